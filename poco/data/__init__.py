@@ -1,0 +1,1 @@
+"""Recordings, readers, splits, windows and simulation."""

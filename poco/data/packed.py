@@ -1,0 +1,36 @@
+"""Batches of windows of different sessions, packed row after row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Windows of one or more sessions; a row is one unit in one window.
+
+    Attributes:
+        x: ``[R, C]`` normalised activity, rows of all windows one after another.
+        unit_index: ``[R]`` int32, row of the unit in a table of the units of all sessions, session after session.
+        window_offsets: ``[W + 1]`` int32; window ``w`` is rows ``window_offsets[w]:window_offsets[w + 1]``.
+        window_session: ``[W]`` int64, index of each window's session.
+        target: ``[R, H]`` normalised activity of the frames to forecast, or None.
+    """
+
+    x: torch.Tensor
+    unit_index: torch.Tensor
+    window_offsets: torch.Tensor
+    window_session: torch.Tensor
+    target: torch.Tensor | None = None
+
+    def to(self, device: torch.device | str) -> PackedBatch:
+        """The same batch on another device."""
+        return PackedBatch(
+            self.x.to(device),
+            self.unit_index.to(device),
+            self.window_offsets.to(device),
+            self.window_session.to(device),
+            None if self.target is None else self.target.to(device),
+        )

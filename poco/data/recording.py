@@ -1,0 +1,101 @@
+"""One recorded session: activity of all units over time, and what is known about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from poco.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """Activity of the units of one session.
+
+    Attributes:
+        activity: ``[N, T]`` float32, units by frames, in the recording's own units. NaN marks missing.
+        session: name of the session, unique among the recordings used together.
+        rate_hz: frames a second, or None where the source does not say.
+        unit_ids: ``N`` names, unique within the session. Default ``"0", "1", ...``.
+        subject: name of the animal; sessions of one animal share it. Default: the session's name.
+        dataset: name of the data set (species, laboratory, preparation) that the session belongs to.
+        labels: per-unit labels by name, each ``N`` strings (``"region"``, ``"cell_class"``, ...); "" is unknown.
+        coordinates: ``[N, 2]`` or ``[N, 3]`` float32 positions, or None.
+        channels: stimulus and behaviour by name, each ``[T]`` or ``[T, k]`` float32, in step with the frames.
+        stretches: contiguous frame ranges ``(start, stop)``; a window never crosses from one to another.
+            Default: one stretch over the whole recording. Trials and gaps in time end a stretch.
+        provenance: where the recording came from (file, reader, key, indicator, licence, ...), all text.
+        warnings: what the reader noticed and a person should know, one line each.
+
+    Raises:
+        DataError: if shapes, names or stretches do not fit together.
+    """
+
+    activity: np.ndarray
+    session: str
+    rate_hz: float | None = None
+    unit_ids: tuple[str, ...] = ()
+    subject: str = ""
+    dataset: str = "default"
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    coordinates: np.ndarray | None = None
+    channels: Mapping[str, np.ndarray] = field(default_factory=dict)
+    stretches: tuple[tuple[int, int], ...] = ()
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        activity = np.asarray(self.activity)
+        if activity.ndim != 2 or 0 in activity.shape:
+            raise DataError(
+                f"session '{self.session}': activity must be units x frames, got shape {tuple(activity.shape)}"
+            )
+        if activity.dtype.kind not in "fiub":
+            raise DataError(f"session '{self.session}': activity must be numbers, got dtype {activity.dtype}")
+        units, frames = activity.shape
+        object.__setattr__(self, "activity", np.ascontiguousarray(activity, dtype=np.float32))
+        object.__setattr__(self, "unit_ids", tuple(map(str, self.unit_ids)) or tuple(map(str, range(units))))
+        object.__setattr__(self, "subject", self.subject or self.session)
+        object.__setattr__(self, "stretches", tuple(self.stretches) or ((0, frames),))
+        self._check()
+
+    def _check(self) -> None:
+        where = f"session '{self.session}'"
+        if not self.session:
+            raise DataError("a recording needs a session name")
+        if self.rate_hz is not None and not (np.isfinite(self.rate_hz) and self.rate_hz > 0):
+            raise DataError(f"{where}: rate_hz must be a positive number, got {self.rate_hz}")
+        if len(self.unit_ids) != self.units:
+            raise DataError(f"{where}: {len(self.unit_ids)} unit ids for {self.units} units")
+        if len(set(self.unit_ids)) != self.units:
+            repeated = next(u for u in self.unit_ids if self.unit_ids.count(u) > 1)
+            raise DataError(f"{where}: unit id '{repeated}' occurs more than once")
+        for name, labels in self.labels.items():
+            if len(labels) != self.units:
+                raise DataError(f"{where}: {len(labels)} labels '{name}' for {self.units} units")
+        if self.coordinates is not None and (
+            self.coordinates.ndim != 2 or self.coordinates.shape[0] != self.units or self.coordinates.shape[1] not in (2, 3)
+        ):
+            raise DataError(f"{where}: coordinates must be [{self.units}, 2 or 3], got {self.coordinates.shape}")
+        for name, channel in self.channels.items():
+            if channel.ndim not in (1, 2) or channel.shape[0] != self.frames:
+                raise DataError(f"{where}: channel '{name}' must be [{self.frames}] or [{self.frames}, k], got {channel.shape}")
+        end = 0
+        for start, stop in self.stretches:
+            if not end <= start < stop <= self.frames:
+                raise DataError(
+                    f"{where}: stretch ({start}, {stop}) is empty, out of order or outside the {self.frames} frames"
+                )
+            end = stop
+
+    @property
+    def units(self) -> int:
+        """Number of units ``N``."""
+        return int(self.activity.shape[0])
+
+    @property
+    def frames(self) -> int:
+        """Number of frames ``T``."""
+        return int(self.activity.shape[1])

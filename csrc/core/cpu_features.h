@@ -1,0 +1,24 @@
+// What this processor can do, found at run time; the binary itself runs on any processor of its family.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace poco {
+
+// Instruction sets for which kernels are built, from oldest to newest.
+enum class Isa { baseline, avx2, avx512 };
+
+// Names of the instruction sets that the processor and the operating system offer ("sse2", "avx2", ...).
+const std::vector<std::string>& cpu_features();
+
+// Whether kernels built for `isa` are part of this library and can run here.
+bool can_run(Isa isa);
+
+const char* name(Isa isa);
+
+// The instruction set in use: the newest that runs here, or the one that the environment variable POCO_ISA names
+// (baseline, avx2 or avx512; read once). Throws Error if that one is unknown or cannot run here.
+Isa isa();
+
+}  // namespace poco

@@ -1,0 +1,47 @@
+"""Colours and matplotlib settings that all figures share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Okabe and Ito's palette: told apart under the common kinds of colour blindness.
+BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
+INK, GREY, PALE = "#222222", "#8C8C8C", "#E3E3E3"
+
+COLOURS = {"poco": BLUE, "mlp": VERMILION, "nlinear": GREEN, "ridge": ORANGE, "mean": PURPLE, "copy": GREY}
+NAMES = {"poco": "POCO", "mlp": "MLP", "nlinear": "NLinear", "ridge": "ridge", "mean": "mean", "copy": "copy"}
+
+SETTINGS: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9.0,
+    "axes.titlesize": 10.0,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 7.0,
+    "axes.labelsize": 9.0,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GREY,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 8.0,
+    "ytick.labelsize": 8.0,
+    "lines.linewidth": 1.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8.0,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+}
+
+
+def colour(forecaster: str) -> str:
+    """Colour of a forecaster, the same in every panel."""
+    return COLOURS.get(forecaster, SKY)
+
+
+def label(forecaster: str) -> str:
+    """Name of a forecaster as a figure or table shows it."""
+    return NAMES.get(forecaster, forecaster)

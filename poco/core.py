@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +54,18 @@ _core_module, _core_words = _load()
 def available() -> tuple[bool, str]:
     """Whether the compiled core is in use, and which one it is or why it is not."""
     return _core_module is not None, _core_words
+
+
+def build_info() -> dict[str, Any]:
+    """How the compiled core was built and what it found here; empty where it is not in use.
+
+    Keys: ``version``, ``compiler``, ``cuda_compiler`` (version or "none"), ``isa`` (instruction set in use) and
+    ``cpu_features`` (list of names).
+    """
+    if _core_module is None:
+        return {}
+    names = ("version", "compiler", "cuda_compiler", "isa", "cpu_features")
+    return {name: getattr(_core_module, name) for name in names}
 
 
 def gather_windows(
@@ -201,8 +214,7 @@ def _gather_windows_numpy(
     """What ``csrc/core/gather.cpp`` does, with the same checks and messages."""
     if context < 1 or horizon < 0:
         raise DataError(
-            "windows: context must be 1 or more and horizon 0 or more, "
-            f"got context {context} and horizon {horizon}"
+            f"windows: context must be 1 or more and horizon 0 or more, got context {context} and horizon {horizon}"
         )
     units = np.array([a.shape[0] for a in activity], dtype=np.int64)
     first_unit = np.concatenate([[0], np.cumsum(units)])

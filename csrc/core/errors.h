@@ -9,7 +9,7 @@ namespace poco {
 
 // The input cannot be used as it stands. Bindings turn it into their language's own error.
 class Error : public std::runtime_error {
-   public:
+public:
     using std::runtime_error::runtime_error;
 };
 

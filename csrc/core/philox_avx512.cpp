@@ -8,7 +8,7 @@ void philox_fill_avx512(uint64_t seed, uint64_t first_row, int64_t rows, int64_t
 }
 
 void philox_keep_avx512(uint64_t seed, uint64_t first_row, int64_t rows, int64_t columns, uint32_t threshold,
-                    uint8_t* keep) {
+                        uint8_t* keep) {
     philox_keep_loop(seed, first_row, rows, columns, threshold, keep);
 }
 

@@ -66,9 +66,9 @@ void test_philox_fill() {
         for (int64_t r = 0; r < rows; ++r) {
             const uint64_t row = first_row + static_cast<uint64_t>(r);
             for (int64_t c = 0; c < columns; ++c) {
-                const auto block = poco::philox_block({static_cast<uint32_t>(c / 4), static_cast<uint32_t>(row),
-                                                       static_cast<uint32_t>(row >> 32), 0},
-                                                      {0x89abcdefu, 0x01234567u});
+                const auto block = poco::philox_block(
+                    {static_cast<uint32_t>(c / 4), static_cast<uint32_t>(row), static_cast<uint32_t>(row >> 32), 0},
+                    {0x89abcdefu, 0x01234567u});
                 CHECK(words[r * columns + c] == block[c % 4]);
             }
         }

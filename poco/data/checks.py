@@ -1,0 +1,129 @@
+"""Checks that recordings can be used together, before anything is computed from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from poco.data.recording import Recording
+from poco.errors import ConfigError, DataError
+
+#: Frame rates of one data set may differ by this factor: a warning, beyond it an error.
+RATE_TOLERANCE = 1.25
+
+_FRAMES_A_CHUNK = 4096
+
+
+def check(recordings: Sequence[Recording], *, context: int, horizon: int) -> list[Recording]:
+    """Check that recordings can be cut into windows and used together.
+
+    Args:
+        recordings: the sessions, in the order in which they will be used.
+        context: frames a forecast is made from.
+        horizon: frames that are forecast; 0 where only contexts are needed.
+
+    Returns:
+        The same recordings; sessions whose rate differs a little from the first of their data set carry a warning.
+
+    Raises:
+        ConfigError: if ``context`` or ``horizon`` is not a positive number.
+        DataError: for no recordings at all, a repeated session name, NaN or infinite values, a constant unit,
+            fewer frames than one window, or different rates within one data set.
+    """
+    if context < 1 or horizon < 0:
+        raise ConfigError(f"context must be at least 1 and horizon at least 0 frames, got {context} and {horizon}")
+    if not recordings:
+        raise DataError("there are no recordings: give at least one session")
+    _check_names(recordings)
+    for recording in recordings:
+        check_values(recording)
+        check_length(recording, context=context, horizon=horizon)
+    return _check_rates(recordings)
+
+
+def _check_names(recordings: Sequence[Recording]) -> None:
+    seen: set[str] = set()
+    for recording in recordings:
+        if recording.session in seen:
+            raise DataError(
+                f"session '{recording.session}' occurs more than once: give each recording a session name of its own"
+            )
+        seen.add(recording.session)
+
+
+def check_values(recording: Recording) -> None:
+    """Raise a DataError if a value is NaN or infinite, or a unit is constant over the covered frames."""
+    where = f"session '{recording.session}'"
+    activity = recording.activity
+    covered = np.zeros(recording.frames, dtype=bool)
+    for start, stop in recording.stretches:
+        covered[start:stop] = True
+    bad = np.zeros(recording.units, dtype=np.int64)
+    frames_bad = 0
+    low = np.full(recording.units, np.inf, dtype=np.float32)
+    high = np.full(recording.units, -np.inf, dtype=np.float32)
+    for first in range(0, recording.frames, _FRAMES_A_CHUNK):
+        keep = covered[first : first + _FRAMES_A_CHUNK]
+        if not keep.any():
+            continue
+        chunk = activity[:, first : first + _FRAMES_A_CHUNK]
+        chunk = chunk if keep.all() else chunk[:, keep]
+        missing = ~np.isfinite(chunk)
+        bad += missing.sum(axis=1)
+        frames_bad += int(missing.any(axis=0).sum())
+        low = np.minimum(low, chunk.min(axis=1))
+        high = np.maximum(high, chunk.max(axis=1))
+    if bad.any():
+        units = np.flatnonzero(bad)
+        raise DataError(
+            f"{where}: {int(bad.sum())} NaN or infinite values in {_some_units(recording, units)}, over {frames_bad} "
+            "frames: drop those units when reading (nan='drop'), or repair the recording"
+        )
+    constant = np.flatnonzero(low == high)
+    if constant.size:
+        raise DataError(
+            f"{where}: {_some_units(recording, constant)} never change: "
+            "drop constant units when reading (constant='drop')"
+        )
+
+
+def check_length(recording: Recording, *, context: int, horizon: int) -> None:
+    """Raise a DataError if no stretch of the recording holds one window."""
+    longest = max(stop - start for start, stop in recording.stretches)
+    if longest < context + horizon:
+        what = f"{recording.frames} frames" if len(recording.stretches) == 1 else f"no stretch above {longest} frames"
+        raise DataError(
+            f"session '{recording.session}': {what}, but one window takes {context + horizon} "
+            f"(context {context} + horizon {horizon}): use a shorter context or horizon, or leave the session out"
+        )
+
+
+def _check_rates(recordings: Sequence[Recording]) -> list[Recording]:
+    first: dict[str, Recording] = {}
+    checked = []
+    for recording in recordings:
+        other = first.setdefault(recording.dataset, recording) if recording.rate_hz is not None else recording
+        if recording.rate_hz is not None and other.rate_hz is not None:
+            rate, against = recording.rate_hz, other.rate_hz
+            ratio = max(rate, against) / min(rate, against)
+            says = (
+                f"session '{recording.session}' has {rate:.4g} frames a second, session '{other.session}' {against:.4g}"
+            )
+            if ratio > RATE_TOLERANCE:
+                raise DataError(
+                    f"{says}: resample one of them, leave it out, or give the two different data set names"
+                )
+            if ratio > 1.01:
+                recording = replace(recording, warnings=(*recording.warnings, f"{says}: used together all the same"))
+        checked.append(recording)
+    return checked
+
+
+def _some_units(recording: Recording, units: np.ndarray) -> str:
+    """``unit 'a'`` or ``3 units ('a', 'b', ...)``, for a message."""
+    names = [f"'{recording.unit_ids[int(unit)]}'" for unit in units[:3]]
+    if len(units) == 1:
+        return f"unit {names[0]}"
+    return f"{len(units)} units ({', '.join(names)}{', ...' if len(units) > 3 else ''})"

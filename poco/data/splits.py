@@ -1,0 +1,248 @@
+"""Training, validation and test parts of recordings, and the statistics that normalise them.
+
+Two protocols. ``leak-free``, the default: each session is cut once in time, 60/20/20, and mean and standard deviation
+come from the training part alone. ``published``: what the published code does, to compare numbers with it; statistics
+come from the whole session, and each block of 1000 frames is cut 60/20/20.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import numpy as np
+
+from poco.data.checks import check
+from poco.data.recording import Recording
+from poco.errors import ConfigError, DataError
+
+Protocol = Literal["leak-free", "published"]
+Part = Literal["train", "val", "test"]
+Segments = tuple[tuple[int, int], ...]
+
+PROTOCOLS: tuple[str, ...] = get_args(Protocol)
+PARTS: tuple[str, ...] = get_args(Part)
+
+_BLOCK = 1000  # frames, published protocol
+_EPSILON = 1e-4  # added to the standard deviation, published protocol
+_PART_NAMES = {"train": "training", "val": "validation", "test": "test"}
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Windows of several sessions.
+
+    Attributes:
+        session: ``[W]`` int64, index of the session among the recordings of the split.
+        start: ``[W]`` int64, first frame of the context.
+    """
+
+    session: np.ndarray
+    start: np.ndarray
+
+    def __len__(self) -> int:
+        return int(self.session.size)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Recordings cut into training, validation and test parts, with the statistics that normalise each unit.
+
+    Attributes:
+        protocol: ``"leak-free"`` or ``"published"``.
+        context: frames a forecast is made from.
+        horizon: frames that are forecast.
+        recordings: the sessions, in order; a session's index is its place here.
+        mean: per session ``[N]`` float32; normalised activity is ``(activity - mean) / std``.
+        std: per session ``[N]`` float32, the divisor (the published protocol has added 1e-4 to the deviation).
+        segments: for each part and session the frame ranges ``(start, stop)`` that belong to the part.
+        warnings: what a person should know about the split, one line each.
+    """
+
+    protocol: str
+    context: int
+    horizon: int
+    recordings: tuple[Recording, ...]
+    mean: tuple[np.ndarray, ...]
+    std: tuple[np.ndarray, ...]
+    segments: Mapping[str, tuple[Segments, ...]]
+    warnings: tuple[str, ...] = field(default=())
+
+    def windows(self, part: str, stride: int = 1) -> Windows:
+        """All windows that lie within one part, session after session, in order of time.
+
+        Args:
+            part: ``"train"``, ``"val"`` or ``"test"``.
+            stride: frames from one window of a segment to the next.
+
+        Raises:
+            ConfigError: for an unknown part or a stride below 1.
+        """
+        if part not in PARTS:
+            raise ConfigError(f"part must be one of {', '.join(PARTS)}, got '{part}'")
+        if stride < 1:
+            raise ConfigError(f"stride must be at least 1 frame, got {stride}")
+        sessions, starts = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+        for session, segments in enumerate(self.segments[part]):
+            for first, stop in segments:
+                count = window_count(stop - first, self.context, self.horizon, self.protocol)
+                start = np.arange(first, first + count, stride, dtype=np.int64)
+                starts.append(start)
+                sessions.append(np.full(start.size, session, dtype=np.int64))
+        return Windows(np.concatenate(sessions), np.concatenate(starts))
+
+    def session_index(self, name: str) -> int:
+        """Index of a session by name; a DataError names the sessions there are."""
+        names = [recording.session for recording in self.recordings]
+        if name not in names:
+            raise DataError(f"there is no session '{name}' here: the sessions are {', '.join(names)}")
+        return names.index(name)
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Names of the data sets, in order of first appearance."""
+        return tuple(dict.fromkeys(recording.dataset for recording in self.recordings))
+
+    @property
+    def inverse_std(self) -> tuple[np.ndarray, ...]:
+        """Per session ``[N]`` float32, ``1 / std``."""
+        return tuple((1.0 / std.astype(np.float64)).astype(np.float32) for std in self.std)
+
+
+def window_count(frames: int, context: int, horizon: int, protocol: str) -> int:
+    """Windows of stride 1 in a segment of ``frames`` frames; the published protocol drops the last one."""
+    dropped = 0 if protocol == "published" else 1
+    return max(0, frames - (context + horizon) + dropped)
+
+
+def split(
+    recordings: Sequence[Recording], *, protocol: str = "leak-free", context: int = 48, horizon: int = 16
+) -> Split:
+    """Cut recordings into parts and compute the statistics that normalise them.
+
+    Args:
+        recordings: the sessions, in order.
+        protocol: ``"leak-free"`` (statistics from the training part, one cut in time) or ``"published"``.
+        context: frames a forecast is made from.
+        horizon: frames that are forecast.
+
+    Returns:
+        The split. Windows never straddle two parts or two stretches of a recording.
+
+    Raises:
+        ConfigError: for an unknown protocol, or a context or horizon below 1.
+        DataError: if the recordings do not pass :func:`poco.data.checks.check`, a session is too short to have a
+            window in every part, or a unit is constant in the training part (leak-free).
+    """
+    if protocol not in PROTOCOLS:
+        raise ConfigError(f"protocol must be one of {', '.join(PROTOCOLS)}, got '{protocol}'")
+    if horizon < 1:
+        raise ConfigError(f"horizon must be at least 1 frame, got {horizon}")
+    checked = tuple(check(recordings, context=context, horizon=horizon))
+    cut = _published_segments if protocol == "published" else _leak_free_segments
+    per_session = [cut(recording) for recording in checked]
+    segments = {part: tuple(parts[part] for parts in per_session) for part in PARTS}
+    for index, recording in enumerate(checked):
+        _check_windows(recording, {p: segments[p][index] for p in PARTS}, context, horizon, protocol)
+    means, stds, warnings = [], [], []
+    for index, recording in enumerate(checked):
+        if protocol == "published":
+            mean, std = _statistics(recording, recording.stretches)
+            std = std + _EPSILON
+        else:
+            mean, std = _statistics(recording, segments["train"][index])
+            warnings += _check_deviation(recording, std)
+        means.append(mean.astype(np.float32))
+        stds.append(std.astype(np.float32))
+        warnings += recording.warnings
+    return Split(protocol, context, horizon, checked, tuple(means), tuple(stds), segments, tuple(warnings))
+
+
+def fingerprint(recording: Recording) -> str:
+    """SHA-256 of a session's activity, shape, unit ids and stretches: the same data give the same text."""
+    digest = hashlib.sha256()
+    digest.update(repr((recording.activity.shape, recording.unit_ids, tuple(recording.stretches))).encode())
+    digest.update(np.ascontiguousarray(recording.activity).data)
+    return digest.hexdigest()
+
+
+def _leak_free_segments(recording: Recording) -> dict[str, Segments]:
+    """One cut in time, 60/20/20 of the frames that the stretches cover."""
+    covered = sum(stop - start for start, stop in recording.stretches)
+    first, second = covered * 6 // 10, covered * 8 // 10
+    bounds = {"train": (0, first), "val": (first, second), "test": (second, covered)}
+    parts: dict[str, list[tuple[int, int]]] = {part: [] for part in PARTS}
+    before = 0  # covered frames before this stretch
+    for start, stop in recording.stretches:
+        for part, (low, high) in bounds.items():
+            inside = _intersect((start, stop), (start + low - before, start + high - before))
+            if inside is not None:
+                parts[part].append(inside)
+        before += stop - start
+    return {part: tuple(found) for part, found in parts.items()}
+
+
+def _published_segments(recording: Recording) -> dict[str, Segments]:
+    """Blocks of 1000 frames, the last with the rest, each cut 60/20/20, with the published rounding."""
+    blocks = max(1, recording.frames // _BLOCK)
+    parts: dict[str, list[tuple[int, int]]] = {part: [] for part in PARTS}
+    for block in range(blocks):
+        start = block * _BLOCK
+        stop = recording.frames if block == blocks - 1 else start + _BLOCK
+        length = stop - start
+        first, second = start + int(0.6 * length), start + int((0.6 + 0.2) * length)
+        for part, bounds in (("train", (start, first)), ("val", (first, second)), ("test", (second, stop))):
+            inside = (_intersect(bounds, stretch) for stretch in recording.stretches)
+            parts[part] += [found for found in inside if found is not None]
+    return {part: tuple(found) for part, found in parts.items()}
+
+
+def _intersect(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int] | None:
+    start, stop = max(one[0], other[0]), min(one[1], other[1])
+    return (start, stop) if start < stop else None
+
+
+def _statistics(recording: Recording, segments: Segments) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and population standard deviation of each unit over frame ranges, ``[N]`` float64 each."""
+    mean = np.empty(recording.units)
+    std = np.empty(recording.units)
+    for unit, trace in enumerate(recording.activity):  # unit by unit: no float64 copy of the whole recording
+        inside = [trace[start:stop] for start, stop in segments]
+        values = (inside[0] if len(inside) == 1 else np.concatenate(inside)).astype(np.float64)
+        mean[unit] = values.mean()
+        std[unit] = values.std()
+    return mean, std
+
+
+def _check_windows(
+    recording: Recording, parts: Mapping[str, Segments], context: int, horizon: int, protocol: str
+) -> None:
+    for part, segments in parts.items():
+        if not any(window_count(stop - start, context, horizon, protocol) for start, stop in segments):
+            raise DataError(
+                f"session '{recording.session}': {recording.frames} frames leave no window of {context + horizon} frames "
+                f"(context {context} + horizon {horizon}) in the {_PART_NAMES[part]} part of the {protocol} split: "
+                "use a shorter context or horizon, or leave the session out"
+            )
+
+
+def _check_deviation(recording: Recording, std: np.ndarray) -> list[str]:
+    """Refuse units that are constant in the training part; warn of units that hardly move there."""
+    where = f"session '{recording.session}'"
+    scale = np.abs(recording.activity).max(axis=1)
+    constant = np.flatnonzero(std <= 1e-7 * scale)
+    if constant.size:
+        names = ", ".join(f"'{recording.unit_ids[int(unit)]}'" for unit in constant[:3])
+        raise DataError(
+            f"{where}: {constant.size} unit(s) never change in the training part ({names}"
+            f"{', ...' if constant.size > 3 else ''}), so they cannot be normalised: leave them out when reading "
+            "(drop_units)"
+        )
+    still = np.flatnonzero(std < 0.01 * np.median(std))
+    return [
+        f"{where}: unit '{recording.unit_ids[int(unit)]}' hardly moves in the training part (its deviation is "
+        f"{std[unit] / np.median(std):.2%} of the median unit's); normalised, it may weigh heavily elsewhere"
+        for unit in still
+    ]

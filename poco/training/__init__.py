@@ -1,0 +1,21 @@
+"""Training: a plain loop that can be killed at any moment and continued exactly."""
+
+from __future__ import annotations
+
+from poco.training.callbacks import Callback, Progress, TensorBoard
+from poco.training.config import TrainConfig
+from poco.training.interrupt import Interrupted
+from poco.training.loop import DivergedError, History, fit
+from poco.training.validation import pooled_mse
+
+__all__ = [
+    "Callback",
+    "DivergedError",
+    "History",
+    "Interrupted",
+    "Progress",
+    "TensorBoard",
+    "TrainConfig",
+    "fit",
+    "pooled_mse",
+]

@@ -1,0 +1,149 @@
+"""What may watch a training run: a progress bar, TensorBoard, or anything of your own."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TextIO
+
+from poco.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from poco.training.loop import History
+
+
+class Callback:
+    """Base of callbacks: every method does nothing."""
+
+    def start(self, step: int, steps: int) -> None:
+        """Training begins after ``step`` steps (0, or where it is resumed) and will end after ``steps``."""
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Training loss: ``step``, ``loss`` (mean since the last record), ``learning_rate``, ``seconds``."""
+
+    def validated(self, record: Mapping[str, Any]) -> None:
+        """A validation: ``step``, ``val_mse``, ``best`` (whether it is the best so far), ``seconds``."""
+
+    def message(self, text: str) -> None:
+        """Something a person should read."""
+
+    def end(self, history: History) -> None:
+        """Training is over, by its last step, by early stopping or by a signal."""
+
+
+class Progress(Callback):
+    """A progress bar with the time left, or plain lines where ``rich`` or a terminal is missing.
+
+    Args:
+        title: what is being trained.
+        stream: where to write; default standard error.
+        seconds_between: least time between two plain lines.
+    """
+
+    def __init__(self, title: str = "training", stream: TextIO | None = None, seconds_between: float = 5.0) -> None:
+        self.title = title
+        self._stream = stream if stream is not None else sys.stderr
+        self._seconds_between = seconds_between
+        self._bar: Any = None
+        self._task: Any = None
+        self._first_step = self._steps = 0
+        self._began = self._printed = 0.0
+        self._val = ""
+
+    def start(self, step: int, steps: int) -> None:
+        """Show the bar."""
+        self._first_step, self._steps = step, steps
+        self._began = self._printed = time.monotonic()
+        if not self._stream.isatty():
+            return
+        try:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+        except ImportError:
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}"),
+        )
+        self._bar = Bar(*columns, console=Console(file=self._stream), transient=False)
+        self._task = self._bar.add_task(self.title, total=steps, completed=step, text="")
+        self._bar.start()
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Move the bar, or print a line if the last one is old enough."""
+        step, text = int(record["step"]), f"loss {record['loss']:.4f}{self._val}"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, text=text)
+            return
+        now = time.monotonic()
+        if now - self._printed >= self._seconds_between or step == self._steps:
+            left = (now - self._began) / max(1, step - self._first_step) * (self._steps - step)
+            self._printed = now
+            print(f"{self.title}: step {step}/{self._steps}, {text}, {_clock(left)} left", file=self._stream, flush=True)
+
+    def validated(self, record: Mapping[str, Any]) -> None:
+        """Remember the validation error for the next line."""
+        self._val = f", validation {record['val_mse']:.4f}{' (best)' if record['best'] else ''}"
+
+    def message(self, text: str) -> None:
+        """Print the line."""
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False, markup=False)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def end(self, history: History) -> None:
+        """Take the bar down."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+class TensorBoard(Callback):
+    """Writes losses, validation errors and the learning rate for TensorBoard.
+
+    Args:
+        folder: where to write the event files.
+
+    Raises:
+        MissingExtraError: if the package ``tensorboard`` is missing.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise MissingExtraError.of("tensorboard", "tensorboard", "writing logs for TensorBoard") from error
+        self._make = lambda step: SummaryWriter(str(folder), purge_step=step)
+        self._writer: Any = None
+
+    def start(self, step: int, steps: int) -> None:
+        """Open the event file; on resume, later points of the interrupted run are purged."""
+        self._writer = self._make(step + 1)
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Write loss and learning rate."""
+        self._writer.add_scalar("train/loss", record["loss"], record["step"])
+        self._writer.add_scalar("train/learning_rate", record["learning_rate"], record["step"])
+
+    def validated(self, record: Mapping[str, Any]) -> None:
+        """Write the validation error."""
+        self._writer.add_scalar("validation/mse", record["val_mse"], record["step"])
+
+    def end(self, history: History) -> None:
+        """Close the event file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,107 @@
+"""Settings of the training loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from poco.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of the training loop; the defaults are the published ones.
+
+    Attributes:
+        steps: optimiser steps. None: 10,000 for several sessions, 5,000 for one.
+        batch_size: windows per data set and step.
+        learning_rate: AdamW's, after warm-up.
+        weight_decay: AdamW's.
+        amsgrad: AdamW's variant that keeps the largest second moment.
+        clip: largest gradient norm; None for no clipping.
+        warmup: steps over which the learning rate rises linearly from zero.
+        schedule: ``"constant"`` after warm-up, or ``"cosine"`` down to zero at the last step.
+        precision: ``"float32"``, or ``"bf16"`` for autocast to bfloat16.
+        ema: decay of an exponential moving average of the weights, which is then what is validated and kept; or None.
+        val_every: steps from one validation to the next; there is always one after the last step.
+        patience: stop after this many validations in a row without a new best; None to never stop early.
+        seed: seed of initial weights, dropout and the order of the windows.
+        log_every: steps from one logged training loss to the next.
+        checkpoint_seconds: a checkpoint is saved at each validation, and after this many seconds without one.
+        device: ``"auto"`` (a GPU if there is one), or a torch device such as ``"cpu"`` or ``"cuda:1"``.
+
+    Raises:
+        ConfigError: if a value cannot work.
+    """
+
+    steps: int | None = None
+    batch_size: int = 64
+    learning_rate: float = 3e-4
+    weight_decay: float = 1e-4
+    amsgrad: bool = True
+    clip: float | None = 5.0
+    warmup: int = 0
+    schedule: Literal["constant", "cosine"] = "constant"
+    precision: Literal["float32", "bf16"] = "float32"
+    ema: float | None = None
+    val_every: int = 100
+    patience: int | None = None
+    seed: int = 0
+    log_every: int = 10
+    checkpoint_seconds: float = 30.0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("val_every", 1), ("log_every", 1), ("warmup", 0), ("seed", 0)):
+            _require(getattr(self, name) >= least, name, f"at least {least}", getattr(self, name))
+        for name in ("steps", "patience"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, name, "at least 1 or none", value)
+        _require(self.learning_rate > 0 and math.isfinite(self.learning_rate), "learning_rate", "> 0", self.learning_rate)
+        _require(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
+        _require(self.clip is None or self.clip > 0, "clip", "> 0 or none", self.clip)
+        _require(self.ema is None or 0 < self.ema < 1, "ema", "between 0 and 1, or none", self.ema)
+        _require(self.checkpoint_seconds > 0, "checkpoint_seconds", "> 0", self.checkpoint_seconds)
+        _require(self.schedule in ("constant", "cosine"), "schedule", "'constant' or 'cosine'", self.schedule)
+        _require(self.precision in ("float32", "bf16"), "precision", "'float32' or 'bf16'", self.precision)
+
+    def for_sessions(self, sessions: int) -> TrainConfig:
+        """The same settings with the number of steps filled in for so many sessions."""
+        if self.steps is not None:
+            return self
+        return dataclasses.replace(self, steps=10_000 if sessions > 1 else 5_000)
+
+    def torch_device(self) -> torch.device:
+        """The device to train on; a ConfigError says why it cannot be used."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError as error:
+            raise ConfigError(f"device '{self.device}' is not a torch device: use 'auto', 'cpu' or 'cuda'") from error
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(f"device '{self.device}' was asked for, but torch sees no GPU here: use 'cpu'")
+        return device
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as plain values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """Settings from plain values; a ConfigError names one that does not exist."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        for name in values:
+            if name not in known:
+                raise ConfigError(f"there is no training setting '{name}': the settings are {', '.join(sorted(known))}")
+        return cls(**values)
+
+
+def _require(holds: bool, name: str, what: str, value: object) -> None:
+    if not holds:
+        raise ConfigError(f"{name} must be {what}, got {value}")

@@ -7,6 +7,7 @@ environment variable ``POCO_CORE=off`` to use numpy on purpose.
 
 from __future__ import annotations
 
+import importlib
 import os
 import warnings
 from collections.abc import Sequence
@@ -30,9 +31,8 @@ def _load() -> tuple[ModuleType | None, str]:
     try:
         if wish not in ("", "on"):
             raise ImportError(f"POCO_CORE={wish!r} is not known: use on or off, or unset it")
-        from poco import _core
-
-        version = getattr(_core, "version", "an unknown version")
+        module = importlib.import_module("poco._core")
+        version = getattr(module, "version", "an unknown version")
         if version != __version__:
             raise ImportError(f"it was built as {version}, but poco is {__version__}")
     except Exception as error:  # noqa: BLE001 - whatever is wrong with the library, poco still works
@@ -45,7 +45,7 @@ def _load() -> tuple[ModuleType | None, str]:
             stacklevel=3,
         )
         return None, reason
-    return _core, f"{version}, built with {_core.compiler}, running {_core.isa}"
+    return module, f"{version}, built with {module.compiler}, running {module.isa}"
 
 
 _core_module, _core_words = _load()

@@ -1,0 +1,77 @@
+"""Fixtures that all tests share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+
+import poco.errors
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def _shared_folder(name: str) -> Path:
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"needs ../shared/{name} beside the project, which is not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real recordings; the test is skipped where it is absent."""
+    return _shared_folder("data")
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """The folder of the published model's inputs and outputs; the test is skipped where it is absent."""
+    return _shared_folder("golden")
+
+
+RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run_python(tmp_path: Path) -> RunPython:
+    """Runs code in a fresh interpreter, outside the source tree, with the package that this one tests."""
+
+    def run(
+        code: str, *, env: Mapping[str, str] | None = None, path: tuple[Path, ...] = (), check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        places = [*map(str, path), str(Path(poco.errors.__file__).parents[1])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places), **(env or {})}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            check=False,
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        if check:
+            assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked ``gpu`` are skipped where torch sees no GPU."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))

@@ -1,0 +1,69 @@
+"""poco forecasts the activity of every recorded neuron of a brain several seconds ahead."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from poco._version import __version__
+from poco.nn import POCO, POCOConfig, SessionSpec
+
+if TYPE_CHECKING:
+    from poco.adapt import adapt
+    from poco.data.inspect import inspect
+    from poco.data.read import read
+    from poco.data.recording import Recording
+    from poco.data.simulate import simulate
+    from poco.data.splits import split
+    from poco.evaluate import evaluate
+    from poco.forecast import forecast
+    from poco.info import info
+    from poco.run import Run
+    from poco.training import TrainConfig, train
+
+# Public names that are imported on first use, so that `import poco` stays quick.
+_LAZY = {
+    "Recording": "poco.data.recording",
+    "Run": "poco.run",
+    "TrainConfig": "poco.training",
+    "adapt": "poco.adapt",
+    "evaluate": "poco.evaluate",
+    "forecast": "poco.forecast",
+    "info": "poco.info",
+    "inspect": "poco.data.inspect",
+    "read": "poco.data.read",
+    "simulate": "poco.data.simulate",
+    "split": "poco.data.splits",
+    "train": "poco.training",
+}
+
+__all__ = [
+    "POCO",
+    "POCOConfig",
+    "Recording",
+    "Run",
+    "SessionSpec",
+    "TrainConfig",
+    "__version__",
+    "adapt",
+    "evaluate",
+    "forecast",
+    "info",
+    "inspect",
+    "read",
+    "simulate",
+    "split",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'poco' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,46 @@
+"""What happens between the two passes: a few latents attend to each other."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from poco.nn.config import POCOConfig
+from poco.nn.feed_forward import FeedForward
+from poco.nn.rotary import Rotary
+
+
+class LatentAttention(nn.Module):
+    """Rotary self-attention of the latents: queries, keys and values rotate, and the result rotates back."""
+
+    def __init__(self, config: POCOConfig) -> None:
+        super().__init__()
+        inner = config.heads * config.head_width
+        self.heads = config.heads
+        self.dropout = config.attention_dropout
+        self.norm = nn.LayerNorm(config.width)
+        self.query_key_value = nn.Linear(config.width, 3 * inner, bias=False)
+        self.output = nn.Linear(inner, config.width)
+
+    def forward(self, z: Tensor, rotary: Rotary, time: Tensor) -> Tensor:
+        """The branch (without the residual) for latents ``z [W, Q, d]`` at ``time [Q]``."""
+        windows, latents = z.shape[:2]
+        heads = self.query_key_value(self.norm(z)).view(windows, latents, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        query, key, value = rotary(heads, time).unbind(0)  # each [W, heads, Q, head width]
+        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=self.dropout if self.training else 0.0)
+        return self.output(rotary(attended, -time).transpose(1, 2).reshape(windows, latents, -1))  # type: ignore[no-any-return]
+
+
+class LatentLayer(nn.Module):
+    """Self-attention and feed-forward, each residual, dropout on both branches."""
+
+    def __init__(self, config: POCOConfig) -> None:
+        super().__init__()
+        self.attention = LatentAttention(config)
+        self.ffn = FeedForward(config.width, config.hidden, config.ffn_dropout)
+        self.dropout = config.latent_dropout
+
+    def forward(self, z: Tensor, rotary: Rotary, time: Tensor) -> Tensor:
+        """Latents ``z [W, Q, d]`` after the layer."""
+        z = z + F.dropout(self.attention(z, rotary, time), self.dropout, self.training)
+        return z + F.dropout(self.ffn(z), self.dropout, self.training)

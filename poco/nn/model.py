@@ -1,0 +1,343 @@
+"""POCO, the population-conditioned forecaster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from poco.data.packed import PackedBatch
+from poco.errors import ShapeError, VocabularyError
+from poco.nn import vocabulary
+from poco.nn.config import POCOConfig
+from poco.nn.cross_attention import LatentEncoder, UnitDecoder
+from poco.nn.feed_forward import FeedForward
+from poco.nn.film import Film
+from poco.nn.latent_transformer import LatentLayer
+from poco.nn.rotary import Rotary
+from poco.nn.vocabulary import SessionEmbedding, SessionSpec
+from poco.ops import FilmParameters, film_forecast, latent_pool
+from poco.ops.reference import unit_states
+
+_UNIT_DROPOUT_STEPS = 0.8  # share of training steps in which unit dropout hides units, as published
+
+
+class POCO(nn.Module):
+    """Forecasts every unit of a population by an MLP of its own past, modulated by a summary of the whole population.
+
+    The population is read by ``latent_pool``, a small transformer lets the latents attend to each other, and
+    ``film_forecast`` writes every unit's forecast. Inputs and forecasts are normalised activity (see
+    :meth:`set_normalisation`); cost and memory are linear in the number of units.
+
+    Source: POCO, population-conditioned forecasting (2025); the passes are an exact rewriting of its equations.
+
+    Args:
+        config: sizes and options.
+        sessions: the sessions that the model knows; more come with :meth:`add_session`.
+
+    Raises:
+        VocabularyError: if two sessions have one name.
+    """
+
+    vocabulary: Tensor
+
+    def __init__(self, config: POCOConfig | None = None, sessions: Sequence[SessionSpec] = ()) -> None:
+        super().__init__()
+        self.config = config = config or POCOConfig()
+        width = config.width
+        self.token = nn.Linear(config.segment_length, width)
+        self.latents = nn.Parameter(torch.randn(config.latents, width) * config.embedding_std)
+        self.rotary = Rotary(config.head_width, config.t_max)
+        self.encoder = LatentEncoder(config)
+        self.encoder_ffn = FeedForward(width, config.hidden, config.ffn_dropout)
+        self.layers = nn.ModuleList(LatentLayer(config) for _ in range(config.layers))
+        self.decoder = UnitDecoder(config)
+        self.decoder_ffn = FeedForward(width, config.hidden, config.ffn_dropout)
+        self.film = Film(config)
+
+        self.specs: tuple[SessionSpec, ...] = ()
+        self.sessions = nn.ModuleList()
+        self.datasets = nn.ParameterList()
+        self.unit_types = nn.ParameterList()
+        self._dataset_names: list[str] = []
+        self._unit_type_names: list[str] = []
+        self.register_buffer("vocabulary", vocabulary.encode(()))
+        self.register_load_state_dict_pre_hook(_check_vocabulary)
+        for spec in sessions:
+            self.add_session(spec)
+
+    # --- sessions -----------------------------------------------------------------------------------------------------
+
+    def session_index(self, session: int | str) -> int:
+        """Index of a session given by name or index.
+
+        Raises:
+            VocabularyError: if the model does not know it.
+        """
+        return vocabulary.find(self.specs, session)
+
+    def add_session(self, spec: SessionSpec) -> int:
+        """Adds a session with fresh embeddings and returns its index; nothing else changes, not even in storage.
+
+        Raises:
+            VocabularyError: if the model knows a session of this name, or the unit types that it needs are missing.
+        """
+        if any(spec.name == known.name for known in self.specs):
+            raise VocabularyError(f"the model knows a session '{spec.name}' already")
+        if self.config.unit_type_embedding and not spec.unit_types:
+            raise VocabularyError(f"session '{spec.name}' needs unit types: the model embeds them")
+        config, like = self.config, self.latents
+        own = SessionEmbedding(len(spec.units), config.width, config.embedding_std).to(like.device, like.dtype)
+        self.sessions.append(own)
+        if spec.dataset not in self._dataset_names:
+            self._dataset_names.append(spec.dataset)
+            self.datasets.append(self._fresh_embedding())
+        for name in dict.fromkeys(spec.unit_types) if config.unit_type_embedding else ():
+            if name not in self._unit_type_names:
+                self._unit_type_names.append(name)
+                self.unit_types.append(self._fresh_embedding())
+        self.specs = (*self.specs, spec)
+        self.vocabulary = vocabulary.encode(self.specs).to(like.device)
+        return len(self.specs) - 1
+
+    def subset(self, sessions: Sequence[int | str]) -> POCO:
+        """A model of its own that knows these sessions only, in this order, with copies of all parameters.
+
+        Raises:
+            VocabularyError: if the model does not know one of them.
+        """
+        indices = [self.session_index(s) for s in sessions]
+        smaller = POCO(self.config, [self.specs[i] for i in indices]).to(self.latents.device, self.latents.dtype)
+        own = ("sessions.", "datasets.", "unit_types.", "vocabulary")
+        state = {k: v for k, v in self.state_dict().items() if not k.startswith(own)}
+        smaller.load_state_dict(state, strict=False)
+        with torch.no_grad():
+            for to, index in zip(smaller.sessions, indices, strict=True):
+                to.load_state_dict(self.sessions[index].state_dict())
+            for to, name in zip(smaller.datasets, smaller._dataset_names, strict=True):
+                to.copy_(self.datasets[self._dataset_names.index(name)])
+            for to, name in zip(smaller.unit_types, smaller._unit_type_names, strict=True):
+                to.copy_(self.unit_types[self._unit_type_names.index(name)])
+        return smaller.train(self.training)
+
+    def session_parameters(self, session: int | str) -> list[nn.Parameter]:
+        """The parameters that belong to this session alone: embeddings of its units ``[N, d]`` and of itself ``[d]``."""
+        return list(self._session(self.session_index(session)).parameters())
+
+    def set_normalisation(self, session: int | str, mean: Tensor | np.ndarray, std: Tensor | np.ndarray) -> None:
+        """Stores how the session's activity is normalised, ``(activity - mean) / std``, each ``[N]``.
+
+        Raises:
+            ShapeError: if there is not one finite mean and one positive finite deviation to a unit.
+        """
+        index = self.session_index(session)
+        own, spec = self._session(index), self.specs[index]
+        mean, std = torch.as_tensor(mean).float(), torch.as_tensor(std).float()
+        if mean.shape != own.mean.shape or std.shape != own.std.shape:
+            raise ShapeError(f"session '{spec.name}': normalisation must be for {len(spec.units)} units")
+        if not (mean.isfinite().all() and std.isfinite().all() and (std > 0).all()):
+            raise ShapeError(f"session '{spec.name}': means must be finite and standard deviations positive")
+        own.mean.copy_(mean)
+        own.std.copy_(std)
+
+    def normalisation(self, session: int | str) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation ``[N]``, float32, that the session's activity is normalised with."""
+        own = self._session(self.session_index(session))
+        return own.mean, own.std
+
+    # --- forecasts ----------------------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor, session: int | str = 0) -> Tensor:
+        """Forecasts windows of one session.
+
+        Args:
+            x: ``[B, N, C]`` normalised activity: windows, units, frames (oldest first).
+            session: name or index of the session.
+
+        Returns:
+            ``[B, N, H]`` normalised forecasts in the dtype of ``x``.
+
+        Raises:
+            VocabularyError: if the model does not know the session.
+            ShapeError: if units or frames are not what the session and the model have.
+        """
+        index = self.session_index(session)
+        units, context = len(self.specs[index].units), self.config.context
+        if x.ndim != 3 or x.shape[1] != units or x.shape[2] != context:
+            raise ShapeError(
+                f"session '{self.specs[index].name}' takes [windows, {units} units, {context} frames], got {list(x.shape)}"
+            )
+        windows = x.shape[0]
+        unit_index = torch.arange(units, dtype=torch.int32, device=x.device).repeat(windows)
+        offsets = torch.arange(windows + 1, dtype=torch.int32, device=x.device) * units
+        window_session = torch.full((windows,), index, device=x.device) if self._latents_vary else None
+        rows = self._forecast(x.flatten(0, 1), unit_index, offsets, self.unit_table([index]), window_session)
+        return rows.view(windows, units, self.config.horizon)
+
+    def forward_packed(self, batch: PackedBatch) -> Tensor:
+        """Forecasts ``[R, H]`` of windows of many sessions at once; ``unit_index`` counts over all sessions in order.
+
+        Raises:
+            ShapeError: if the batch does not fit the model.
+        """
+        if batch.x.ndim != 2 or batch.x.shape[1] != self.config.context:
+            raise ShapeError(f"rows must have {self.config.context} frames, got {list(batch.x.shape)}")
+        table = self.unit_table(range(len(self.specs)))
+        window_session = batch.window_session if self._latents_vary else None
+        return self._forecast(batch.x, batch.unit_index, batch.window_offsets, table, window_session)
+
+    def unit_table(self, sessions: Sequence[int]) -> Tensor:
+        """``[V, d]``: the whole embedding of every unit of these sessions, one after another."""
+        if not self.specs:
+            raise VocabularyError("the model knows no session yet: add_session adds one")
+        tables = []
+        for index in sessions:
+            own = self._session(index)
+            table = own.units
+            if self.config.session_embedding:
+                table = table + (own.session + self._dataset(index))
+            if self.config.unit_type_embedding:
+                rows = [self._unit_type_names.index(name) for name in self.specs[index].unit_types]
+                table = table + torch.stack(list(self.unit_types))[rows]
+            tables.append(table)
+        return tables[0] if len(tables) == 1 else torch.cat(tables)
+
+    @property
+    def _latents_vary(self) -> bool:
+        """Whether the latents start differently from session to session."""
+        return self.config.latent_session_embedding
+
+    def _session(self, index: int) -> SessionEmbedding:
+        return self.sessions[index]  # type: ignore[return-value]
+
+    def _dataset(self, index: int) -> Tensor:
+        return self.datasets[self._dataset_names.index(self.specs[index].dataset)]
+
+    def _fresh_embedding(self) -> nn.Parameter:
+        return nn.Parameter(torch.randn_like(self.latents[0]) * self.config.embedding_std)
+
+    def _initial_latents(self, window_session: Tensor | None) -> Tensor:
+        """``[1 or W, Q, d]``."""
+        if window_session is None:
+            return self.latents[None]
+        of_session = torch.stack([self._session(i).session + self._dataset(i) for i in range(len(self.specs))])
+        return self.latents + of_session[window_session][:, None]
+
+    def _forecast(
+        self, x: Tensor, unit_index: Tensor, offsets: Tensor, table: Tensor, window_session: Tensor | None
+    ) -> Tensor:
+        config = self.config
+        x = x[:, -config.seen :]
+        # Times in frames; those of the latents (m * C / Q, not always whole) are rounded to float32, as published.
+        latent_time = torch.arange(config.latents, device=x.device).double() * (config.seen / config.latents)
+        latent_time = latent_time.float().double()
+        segment_time = torch.arange(config.segments, device=x.device).double() * config.segment_length
+
+        z = self._initial_latents(window_session)
+        queries = self.encoder.absorbed_queries(z, self.rotary, latent_time, segment_time)
+        norm = self.encoder.context_norm
+        pooled, _ = latent_pool(
+            *self._population(x, unit_index, offsets),
+            table,
+            self.token.weight,
+            self.token.bias,
+            norm.weight,
+            norm.bias,
+            queries,
+            norm.eps,
+        )
+        z = z + self.encoder.read(pooled.to(z.dtype), self.rotary, latent_time, segment_time)
+        z = z + self.encoder_ffn(z)
+        for layer in self.layers:
+            z = layer(z, self.rotary, latent_time)
+
+        keys = self.decoder.absorbed_keys(z, self.rotary, latent_time, torch.full_like(latent_time, config.seen))
+        values = self.decoder.absorbed_values(z)
+        dropout = config.ffn_dropout if self.training else 0.0
+        seed = torch.randint(2**63 - 1, (), device=x.device) if dropout else torch.zeros((), dtype=torch.int64)
+        seed = seed.to(x.device)
+        if config.film_depth > 1:
+            state = unit_states(
+                unit_index, offsets, table, keys, values, self._film_parameters(), dropout, seed, norm.eps
+            )
+            return self.film(x, state)
+        return film_forecast(
+            x, unit_index, offsets, table, keys, values, self._film_parameters(), dropout, seed, norm.eps
+        )
+
+    def _population(self, x: Tensor, unit_index: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The rows that pass 1 sees: all of them, or in training what unit dropout leaves."""
+        hide = self.config.unit_dropout
+        if not (self.training and hide and torch.rand(()) < _UNIT_DROPOUT_STEPS):
+            return x, unit_index, offsets
+        kept = torch.rand(x.shape[0], device=x.device) >= hide
+        before = torch.cat([offsets.new_zeros(1), kept.cumsum(0, dtype=torch.int32)])
+        return x[kept], unit_index[kept], before[offsets.long()]
+
+    def _film_parameters(self) -> FilmParameters:
+        decoder, ffn = self.decoder, self.decoder_ffn
+        return FilmParameters(
+            decoder.output.bias,
+            decoder.query_norm.weight,
+            decoder.query_norm.bias,
+            ffn.norm.weight,
+            ffn.norm.bias,
+            ffn.input.weight,
+            ffn.input.bias,
+            ffn.output.weight,
+            ffn.output.bias,
+            *self.film.folded(self.config.seen),
+        )
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
+        """Writes ``config.json`` and ``model.safetensors``; see :func:`poco.nn.files.save`."""
+        from poco.nn import files  # noqa: PLC0415 - safetensors is needed for files only
+
+        files.save(self, Path(folder), metadata or {})
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> POCO:
+        """The model that :meth:`save_pretrained` wrote, on the CPU, in evaluation mode; see :func:`poco.nn.files.load`."""
+        from poco.nn import files  # noqa: PLC0415
+
+        return files.load(Path(folder))
+
+    @classmethod
+    def from_published(
+        cls,
+        state_dict: Mapping[str, Tensor],
+        *,
+        units_per_session: Sequence[int],
+        dataset_of_session: Sequence[int] | None = None,
+        heads: int = 16,
+        unit_types: Sequence[Sequence[int]] | None = None,
+    ) -> POCO:
+        """The model of a published checkpoint; see :func:`poco.nn.published.convert`."""
+        from poco.nn import published  # noqa: PLC0415
+
+        return published.convert(
+            state_dict,
+            units_per_session=units_per_session,
+            dataset_of_session=dataset_of_session,
+            heads=heads,
+            unit_types=unit_types,
+        )
+
+
+def _check_vocabulary(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Refuses a state dict for other sessions before anything is copied."""
+    stored = state.get(f"{prefix}vocabulary")
+    if stored is None:
+        return
+    theirs, ours = vocabulary.decode(stored), module.specs
+    if theirs != ours:
+        raise VocabularyError(
+            f"the state dict is for sessions {[s.name for s in theirs]} and the model for {[s.name for s in ours]}, "  # type: ignore[union-attr]
+            "or their units differ: POCO.from_pretrained builds a model to fit; subset and add_session change one"
+        )

@@ -1,0 +1,98 @@
+"""The sessions and units that a model knows, and the parameters that belong to one session alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from poco.errors import ConfigError, VocabularyError
+from poco.nn.exact import ExactBuffers
+
+
+@dataclass(frozen=True)
+class SessionSpec:
+    """What a model needs to know of a session.
+
+    Attributes:
+        name: name of the session, unique in a model.
+        units: names of the units in their order, unique in the session; a number stands for ``"0", "1", ...``.
+        dataset: name of the data set; sessions of one data set share an embedding.
+        unit_types: type of every unit (region, cell class), or nothing.
+
+    Raises:
+        ConfigError: if there are no units, one occurs twice, or there are not as many types as units.
+    """
+
+    name: str
+    units: tuple[str, ...]
+    dataset: str = "default"
+    unit_types: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        units = map(str, range(self.units)) if isinstance(self.units, int) else map(str, self.units)
+        object.__setattr__(self, "units", tuple(units))
+        object.__setattr__(self, "unit_types", tuple(map(str, self.unit_types)))
+        if not self.units:
+            raise ConfigError(f"session '{self.name}' has no units")
+        if len(set(self.units)) != len(self.units):
+            raise ConfigError(f"session '{self.name}': a unit occurs more than once")
+        if self.unit_types and len(self.unit_types) != len(self.units):
+            raise ConfigError(f"session '{self.name}': {len(self.unit_types)} unit types for {len(self.units)} units")
+
+
+class SessionEmbedding(ExactBuffers):
+    """What belongs to one session alone: embeddings of its units and of itself, and its units' normalisation.
+
+    Args:
+        units: number of units ``N``.
+        width: ``d``.
+        std: standard deviation of the embeddings at the start.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, units: int, width: int, std: float) -> None:
+        super().__init__()
+        self.units = nn.Parameter(torch.randn(units, width) * std)
+        self.session = nn.Parameter(torch.randn(width) * std)
+        self.register_buffer("mean", torch.zeros(units))
+        self.register_buffer("std", torch.ones(units))
+
+
+def encode(specs: Iterable[SessionSpec]) -> Tensor:
+    """The vocabulary as a uint8 tensor (UTF-8 JSON), so that a state dict can hold it."""
+    text = json.dumps([asdict(spec) for spec in specs])
+    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).clone()
+
+
+def decode(data: Tensor) -> tuple[SessionSpec, ...]:
+    """The vocabulary that :func:`encode` wrote.
+
+    Raises:
+        VocabularyError: if the tensor does not hold one.
+    """
+    try:
+        entries = json.loads(bytes(data.cpu().tolist()))
+        return tuple(SessionSpec(e["name"], tuple(e["units"]), e["dataset"], tuple(e["unit_types"])) for e in entries)
+    except (ValueError, TypeError, KeyError) as error:
+        raise VocabularyError(f"the stored vocabulary of sessions cannot be read: {error}") from error
+
+
+def find(specs: Sequence[SessionSpec], session: int | str) -> int:
+    """Index of a session given by name or index.
+
+    Raises:
+        VocabularyError: if there is none; the message lists what there is.
+    """
+    names = [spec.name for spec in specs]
+    if isinstance(session, str) and session in names:
+        return names.index(session)
+    if isinstance(session, int) and -len(names) <= session < len(names):
+        return session % len(names)
+    known = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    raise VocabularyError(f"unknown session {session!r}; the model knows {known or 'none yet: add_session adds one'}")

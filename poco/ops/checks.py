@@ -1,0 +1,169 @@
+"""Argument checks of the two ops, and the bookkeeping of their gradients."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from poco.errors import ShapeError
+from poco.ops.reference import accumulation_dtype
+
+if TYPE_CHECKING:
+    from poco.ops.reference import FilmParameters
+
+
+def _expect(op: str, name: str, tensor: Tensor, shape: tuple[int | str, ...]) -> None:
+    """Raises if ``tensor`` is not of ``shape``; a letter in it stands for any size."""
+    if tensor.ndim != len(shape) or any(isinstance(n, int) and n != m for n, m in zip(shape, tensor.shape, strict=True)):
+        expected = ", ".join(map(str, shape))
+        raise ShapeError(f"{op}: {name} must be [{expected}], got {list(tensor.shape)}")
+
+
+def _expect_packing(op: str, x: Tensor, unit_index: Tensor, window_offsets: Tensor) -> None:
+    _expect(op, "x", x, ("R", "C"))
+    _expect(op, "unit_index", unit_index, (x.shape[0],))
+    _expect(op, "window_offsets", window_offsets, ("W + 1",))
+    if window_offsets.shape[0] < 1:
+        raise ShapeError(f"{op}: window_offsets must have at least one entry")
+    for name, tensor in (("unit_index", unit_index), ("window_offsets", window_offsets)):
+        if tensor.dtype != torch.int32:
+            raise ShapeError(f"{op}: {name} must be int32, got {tensor.dtype}")
+
+
+def _expect_indices(op: str, rows: int, unit_index: Tensor, window_offsets: Tensor, units: int) -> None:
+    """Raises if an index points outside its table. On the CPU only: elsewhere looking would wait for the device."""
+    if window_offsets.device.type != "cpu":
+        return
+    offsets = window_offsets.tolist()
+    if offsets[0] != 0 or offsets[-1] != rows or any(a > b for a, b in itertools.pairwise(offsets)):
+        raise ShapeError(f"{op}: window_offsets must rise from 0 to the {rows} rows of x, got {offsets[:4]} ... {offsets[-1]}")
+    if rows and not (int(unit_index.min()) >= 0 and int(unit_index.max()) < units):
+        raise ShapeError(
+            f"{op}: unit_index must be in 0..{units - 1}, got {int(unit_index.min())}..{int(unit_index.max())}"
+        )
+
+
+def _expect_together(op: str, x: Tensor, tensors: Sequence[Tensor]) -> None:
+    if not x.is_floating_point():
+        raise ShapeError(f"{op}: x must be floating point, got {x.dtype}")
+    for tensor in tensors:
+        if tensor.device != x.device:
+            raise ShapeError(f"{op}: all tensors must be on {x.device}, one is on {tensor.device}")
+
+
+def latent_pool(
+    x: Tensor,
+    unit_index: Tensor,
+    window_offsets: Tensor,
+    unit_table: Tensor,
+    token_weight: Tensor,
+    token_bias: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    queries: Tensor,
+    eps: float,
+) -> None:
+    """Raises ShapeError unless the arguments of pass 1 fit together."""
+    op = "latent_pool"
+    _expect_packing(op, x, unit_index, window_offsets)
+    _expect_together(op, x, (unit_index, window_offsets, unit_table, token_weight, queries))
+    _expect(op, "unit_table", unit_table, ("V", "d"))
+    _expect_indices(op, x.shape[0], unit_index, window_offsets, unit_table.shape[0])
+    width = unit_table.shape[1]
+    _expect(op, "token_weight", token_weight, (width, "L"))
+    length = token_weight.shape[1]
+    if length < 1 or x.shape[1] % length:
+        raise ShapeError(f"{op}: the context {x.shape[1]} must be a multiple of the segment length {length}")
+    for name, tensor in (("token_bias", token_bias), ("norm_weight", norm_weight), ("norm_bias", norm_bias)):
+        _expect(op, name, tensor, (width,))
+    _expect(op, "queries", queries, ("1 or W", x.shape[1] // length, "Q", width))
+    if queries.shape[0] not in (1, window_offsets.shape[0] - 1):
+        raise ShapeError(f"{op}: queries must be for 1 or {window_offsets.shape[0] - 1} windows, got {queries.shape[0]}")
+
+
+def film_forecast(
+    x: Tensor,
+    unit_index: Tensor,
+    window_offsets: Tensor,
+    unit_table: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    parameters: FilmParameters,
+    dropout: float,
+    seed: Tensor,
+    eps: float,
+) -> None:
+    """Raises ShapeError unless the arguments of pass 2 fit together."""
+    op, p = "film_forecast", parameters
+    _expect_packing(op, x, unit_index, window_offsets)
+    _expect_together(op, x, (unit_index, window_offsets, unit_table, keys, values, *parameters))
+    _expect(op, "unit_table", unit_table, ("V", "d"))
+    _expect_indices(op, x.shape[0], unit_index, window_offsets, unit_table.shape[0])
+    width, context, windows = unit_table.shape[1], x.shape[1], window_offsets.shape[0] - 1
+    _expect(op, "keys", keys, (windows, "Q", width))
+    _expect(op, "values", values, (windows, keys.shape[1], width))
+    _expect(op, "ffn_out_weight", p.ffn_out_weight, (width, "F"))
+    _expect(op, "scale_weight", p.scale_weight, ("K", width))
+    _expect(op, "shift_weight", p.shift_weight, ("H", width))
+    hidden, film, horizon = p.ffn_out_weight.shape[1], p.scale_weight.shape[0], p.shift_weight.shape[0]
+    shapes: dict[str, tuple[int | str, ...]] = {
+        "ffn_in_weight": (2 * hidden, width),
+        "ffn_in_bias": (2 * hidden,),
+        "ffn_out_weight": (width, hidden),
+        "scale_weight": (film, width),
+        "scale_bias": (film,),
+        "shift_weight": (horizon, width),
+        "shift_bias": (horizon,),
+        "in_weight": (film, context),
+        "in_bias": (film,),
+        "out_weight": (horizon, film),
+    }
+    for name, tensor in p._asdict().items():
+        _expect(op, name, tensor, shapes.get(name, (width,)))
+    if not 0 <= dropout < 1:
+        raise ShapeError(f"{op}: dropout must be in [0, 1), got {dropout}")
+    if seed.dtype != torch.int64 or seed.numel() != 1:
+        raise ShapeError(f"{op}: seed must be one int64, got {list(seed.shape)} of {seed.dtype}")
+
+
+def missing_seed(dropout: float) -> ShapeError:
+    """The error for dropout without a seed."""
+    return ShapeError(f"film_forecast: dropout {dropout} needs a seed")
+
+
+# --- gradients: a backward op returns one tensor for every differentiable input, empty where none is wanted ------------
+
+
+def all_tensors(gradients: Sequence[Tensor | None], like: Tensor) -> list[Tensor]:
+    """The gradients with an empty tensor in place of None, as an op's schema wants it."""
+    return [like.new_empty(0) if g is None else g for g in gradients]
+
+
+def fake_gradients(inputs: Sequence[Tensor], differentiable: Sequence[int], needs: Sequence[bool]) -> list[Tensor]:
+    """Shapes and dtypes of the gradients that a backward op returns."""
+    wide = accumulation_dtype(inputs[0])
+    return [
+        torch.empty_like(inputs[i], dtype=wide, memory_format=torch.contiguous_format)
+        if needed
+        else inputs[0].new_empty(0, dtype=wide)
+        for i, needed in zip(differentiable, needs, strict=True)
+    ]
+
+
+def place_gradients(
+    gradients: Sequence[Tensor],
+    needs: Sequence[bool],
+    differentiable: Sequence[int],
+    inputs: Sequence[Tensor],
+    arguments: int,
+) -> tuple[Tensor | None, ...]:
+    """The gradients at their arguments' positions, in their inputs' dtypes, None elsewhere."""
+    placed: list[Tensor | None] = [None] * arguments
+    for i, gradient, needed in zip(differentiable, gradients, needs, strict=True):
+        if needed:
+            placed[i] = gradient.to(inputs[i].dtype)
+    return tuple(placed)

@@ -1,0 +1,115 @@
+"""Pass 2 as a torch custom op: ``torch.ops.poco.film_forecast``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from poco.ops import checks
+from poco.ops.backends import choose
+from poco.ops.reference import FilmParameters
+
+_INPUTS = ", ".join(
+    f"Tensor {name}"
+    for name in ("x", "unit_index", "window_offsets", "unit_table", "keys", "values", *FilmParameters._fields)
+)
+_INPUTS += ", float dropout, Tensor seed, float eps"
+_TENSORS = 6 + len(FilmParameters._fields)  # the inputs before dropout, seed and eps
+_DIFFERENTIABLE = (0, *range(3, _TENSORS))  # positions of the inputs that get a gradient
+
+torch.library.define("poco::film_forecast", f"({_INPUTS}) -> Tensor")
+torch.library.define("poco::film_forecast_backward", f"(Tensor grad, {_INPUTS}, bool[] needs) -> Tensor[]")
+
+
+def film_forecast(
+    x: Tensor,
+    unit_index: Tensor,
+    window_offsets: Tensor,
+    unit_table: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    parameters: FilmParameters,
+    dropout: float = 0.0,
+    seed: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Forecasts every row from its own activity, modulated (FiLM) by what its unit reads from the latents.
+
+    With ``u = unit_table[unit]``::
+
+        e = u + softmax_m(<LayerNorm(u), keys[w, m]>) @ values[w] + attention_bias
+        e = e + FFN(e)            LayerNorm, Linear(d, 2F), value * gelu(gate), dropout, Linear(F, d)
+        y = out_weight @ (relu(in_weight @ x + in_bias) * (scale_weight @ e + scale_bias))
+            + shift_weight @ e + shift_bias
+
+    Args:
+        x: ``[R, C]`` activity, rows of all windows one after another.
+        unit_index: ``[R]`` int32, row of ``unit_table`` for each row.
+        window_offsets: ``[W + 1]`` int32; window ``w`` is rows ``window_offsets[w]:window_offsets[w + 1]``.
+        unit_table: ``[V, d]`` embedding of every unit.
+        keys: ``[W, Q, d]`` keys of the latents, absorbed into unit space and scaled.
+        values: ``[W, Q, d]`` values of the latents, absorbed likewise.
+        parameters: the parameters of the pass, see :class:`poco.ops.reference.FilmParameters`; ``K`` may be 0.
+        dropout: probability in ``[0, 1)`` of dropping a feed-forward activation.
+        seed: one int64; key of the Philox 4x32-10 generator whose counter is (row, column). Needed if ``dropout > 0``.
+        eps: added to the variance in both layer normalisations.
+
+    Returns:
+        ``[R, H]`` forecasts in the dtype of ``x``. Under autocast the inputs are taken in bfloat16.
+
+    Raises:
+        ShapeError: if shapes, dtypes or devices do not fit together, or a seed is missing.
+        BackendError: if a forced backend cannot run on these tensors.
+    """
+    if seed is None:
+        if dropout > 0:
+            raise checks.missing_seed(dropout)
+        seed = x.new_zeros((), dtype=torch.int64)
+    inputs = (x, unit_index, window_offsets, unit_table, keys, values, *parameters, dropout, seed, eps)
+    return torch.ops.poco.film_forecast(*inputs)  # type: ignore[no-any-return]
+
+
+def _bundle(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The flat arguments of the op with the parameters as one ``FilmParameters``."""
+    return (*inputs[:6], FilmParameters(*inputs[6:_TENSORS]), *inputs[_TENSORS:])
+
+
+@torch.library.impl("poco::film_forecast", "CompositeExplicitAutograd")
+def _forward(*inputs: Any) -> Tensor:
+    bundled = _bundle(inputs)
+    checks.film_forecast(*bundled)
+    return choose(inputs[0].device).film_forecast(*bundled)  # type: ignore[no-any-return]
+
+
+@torch.library.impl("poco::film_forecast_backward", "CompositeExplicitAutograd")
+def _backward(grad: Tensor, *inputs: Any) -> list[Tensor]:
+    return checks.all_tensors(choose(grad.device).film_forecast_backward(grad, *_bundle(inputs)), grad)
+
+
+@torch.library.register_fake("poco::film_forecast")
+def _fake(x: Tensor, *rest: Any) -> Tensor:
+    return x.new_empty((x.shape[0], _bundle((x, *rest))[6].shift_weight.shape[0]))
+
+
+@torch.library.register_fake("poco::film_forecast_backward")
+def _fake_backward(grad: Tensor, *inputs: Any) -> list[Tensor]:
+    return checks.fake_gradients(inputs, _DIFFERENTIABLE, inputs[-1])
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.dropout, seed, ctx.eps = inputs[_TENSORS:]
+    ctx.save_for_backward(*inputs[:_TENSORS], seed)
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    *tensors, seed = ctx.saved_tensors
+    needs = [ctx.needs_input_grad[i] for i in _DIFFERENTIABLE]
+    gradients = torch.ops.poco.film_forecast_backward(grad, *tensors, ctx.dropout, seed, ctx.eps, needs)
+    return checks.place_gradients(gradients, needs, _DIFFERENTIABLE, tensors, _TENSORS + 3)
+
+
+torch.library.register_autograd("poco::film_forecast", _differentiate, setup_context=_setup_context)
+torch.library.register_autocast("poco::film_forecast", "cpu", torch.bfloat16)
+torch.library.register_autocast("poco::film_forecast", "cuda", torch.bfloat16)

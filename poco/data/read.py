@@ -1,0 +1,244 @@
+"""Read recordings from files and folders of any known format."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fnmatch
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from poco.data import description as descriptions
+from poco.data import session, sources
+from poco.data.description import Description
+from poco.data.readers import SUFFIXES, recognise
+from poco.data.recording import Recording
+from poco.errors import DataError
+
+
+def read(
+    path: str | Path | Sequence[str | Path],
+    *,
+    description: str | Path | Mapping[str, Any] | None = None,
+    **options: Any,
+) -> list[Recording]:
+    """Read all sessions in a file or folder.
+
+    Formats are recognised by name and content: NWB, suite2p folder, CaImAn HDF5, HDF5, MATLAB, NPY, NPZ, CSV, zarr and
+    pickles of numpy arrays. What a file leaves open (which array, which axis is time, the rate) a description must say:
+    the argument, a ``dataset.toml`` in the folder or beside the file, a ``NAME.toml`` beside the file or folder, or one
+    that comes with poco and has the folder's name.
+
+    Args:
+        path: a file, a folder, or several of them.
+        description: path of a description, or its content as a dictionary.
+        **options: single fields that override the description: those of ``[activity]`` (``key``, ``orientation``,
+            ``rate_hz``, ``nan``, ``constant``, ``rois``, ``neuropil``, ...), ``files``, ``format``, ``dataset`` (name of
+            the data set), ``session`` and ``subject`` (names or templates), ``cut_trials``, ``trial_frames``.
+
+    Returns:
+        One recording a session, activity ``[N, T]`` float32 (units x frames), in the order of the files' names.
+
+    Raises:
+        DataError: if something is missing, damaged or left open; the message is one line that says what to do.
+        MissingExtraError: if a format needs a package that is not installed.
+    """
+    paths = [path] if isinstance(path, (str, Path)) else list(path)
+    if not paths:
+        raise DataError("no path to read from")
+    recordings = []
+    for one in paths:
+        job = Job(Path(one), description, options)
+        recordings.extend(job.load(plan).recording for plan in job.plans)
+    return recordings
+
+
+class Job:
+    """The sessions that a path holds, found but not loaded yet.
+
+    Args:
+        path: a file or folder.
+        description: as in ``read``.
+        options: as in ``read``; options that are None are ignored.
+
+    Attributes:
+        path: the file or folder.
+        description: the description that applies, with the options put in.
+        plans: one for each session.
+    """
+
+    def __init__(self, path: Path, description: str | Path | Mapping[str, Any] | None, options: Mapping[str, Any]) -> None:
+        self.path = path.expanduser()
+        try:
+            there = self.path.exists()
+        except PermissionError:
+            raise DataError(f"{path}: no permission to read it") from None
+        if not there:
+            raise DataError(f"{path}: no such file or folder")
+        found, files = _describe(self.path, description, options)
+        self.description = found
+        self._opener = sources.Opener(found.activity, found.format)
+        self.plans = self._plan(files)
+
+    def load(self, plan: session.Plan) -> session.Loaded:
+        """Read one session."""
+        return session.load(plan, self.description, self._opener)
+
+    def _plan(self, files: list[Path]) -> list[session.Plan]:
+        naming, key = self.description.sessions, self.description.activity.key
+        plans: dict[str, session.Plan] = {}
+        for path in files:
+            for one_key in self._keys(path, key):
+                groups = self._groups(path, one_key if one_key != key else None)
+                name = self._fill(naming.name, groups) or groups.get("session", "")
+                if not name and naming.unit:
+                    name = path.parent.name
+                if not name and one_key != key:
+                    name = f"{path.stem}/{one_key}"
+                subject = self._fill(naming.subject, groups) or groups.get("subject", "")
+                unit = self._fill(naming.unit, groups) or None
+                part = session.Part(path, self._fill(one_key, groups) if one_key == key else one_key, unit)
+                slot = name if unit is not None else f"{name}\0{len(plans)}"
+                groups = {**groups, "session": name or path.stem, "subject": subject or name or path.stem}
+                plans.setdefault(slot, session.Plan(name, subject, groups)).parts.append(part)
+        for plan in plans.values():
+            plan.parts.sort(key=lambda part: _natural(part.unit or ""))
+            self._check_units(plan)
+        return list(plans.values())
+
+    def _keys(self, path: Path, key: str | None) -> list[str | None]:
+        """The keys that are a session each, where ``key`` is a pattern; otherwise ``key`` itself."""
+        if key is None or "*" not in key or (self.description.format or recognise(path)) == "nwb":
+            return [key]
+        contents = self._opener.recording(path, None)
+        found: list[str | None] = [
+            name for name, entry in contents.entries.items() if entry.numeric and fnmatch.fnmatchcase(name, key)
+        ]
+        if not found:
+            raise DataError(f"{path}: no key fits '{key}'; it has {contents.keys_text()}")
+        return found
+
+    def _groups(self, path: Path, key: str | None) -> dict[str, str]:
+        """What templates can use: the named groups of the pattern, ``stem``, ``folder`` and ``key``."""
+        base = self.description.root or path.parent
+        absolute = path.absolute()
+        relative = absolute.relative_to(base).as_posix() if absolute.is_relative_to(base) else path.name
+        target = f"{relative}/{key}" if key else relative
+        groups = {"stem": path.stem, "folder": path.parent.name, "key": key or ""}
+        pattern = self.description.sessions.pattern
+        if pattern is not None:
+            match = re.search(pattern, target)
+            if match is None:
+                raise DataError(f"{path}: '{target}' does not fit the pattern '{pattern}' ({self.description.origin})")
+            groups |= {name: value or "" for name, value in match.groupdict().items()}
+        return groups
+
+    def _fill(self, template: str | None, groups: Mapping[str, str]) -> str:
+        return "" if template is None else sources.fill(template, groups, self.description.origin or "options")
+
+    def _check_units(self, plan: session.Plan) -> None:
+        seen: dict[str, Path] = {}
+        for part in plan.parts:
+            if part.unit is not None and part.unit in seen:
+                raise DataError(
+                    f"{part.path}: unit '{part.unit}' of session '{plan.name}' is also in {seen[part.unit].name}"
+                )
+            seen[part.unit or ""] = part.path
+
+
+def _describe(
+    path: Path, given: str | Path | Mapping[str, Any] | None, options: Mapping[str, Any]
+) -> tuple[Description, list[Path]]:
+    """The description that applies, and the recordings' files."""
+    folder = path.absolute() if path.is_dir() else path.absolute().parent
+    if isinstance(given, Mapping):
+        found = dataclasses.replace(descriptions.parse(given, "description"), root=folder)
+    elif given is not None:
+        found = dataclasses.replace(descriptions.load(Path(given).expanduser()), root=folder)
+    else:
+        return _search(path, folder, options)
+    found = _with_options(found, options)
+    if path.is_file():
+        return found, [path]
+    return found, _files(found, folder, path)
+
+
+def _search(path: Path, folder: Path, options: Mapping[str, Any]) -> tuple[Description, list[Path]]:
+    for file, root in descriptions.candidates(path):
+        if not file.is_file() or file.absolute() == path.absolute():
+            continue
+        found = _with_options(dataclasses.replace(descriptions.load(file), root=root), options)
+        inside = [one for one in _files(found, root, path, must=False) if _within(one, path)]
+        if inside:
+            return found, inside
+        if root == path.absolute():
+            raise DataError(f"{path}: no file in it fits files = {list(found.files)} ({file})")
+    found = _with_options(Description(root=folder), options)
+    return found, [path] if path.is_file() else _files(found, folder, path)
+
+
+def _within(one: Path, path: Path) -> bool:
+    return one.absolute() == path.absolute() or path.absolute() in one.absolute().parents
+
+
+def _with_options(found: Description, options: Mapping[str, Any]) -> Description:
+    """Put options into the description."""
+    content: dict[str, dict[str, Any]] = {"": {}, "activity": {}, "sessions": {}, "trials": {}}
+    places = {
+        "files": ("", "files"),
+        "format": ("", "format"),
+        "dataset": ("", "name"),
+        "session": ("sessions", "name"),
+        "subject": ("sessions", "subject"),
+        "cut_trials": ("trials", "cut"),
+        "trial_frames": ("trials", "frames"),
+    }
+    for name, value in options.items():
+        if value is None:
+            continue
+        if name not in descriptions.OPTIONS:
+            close = difflib.get_close_matches(name, descriptions.OPTIONS, n=3)
+            hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(descriptions.OPTIONS)}"
+            raise DataError(f"there is no option '{name}' for reading; {hint}")
+        table, field = places.get(name, ("activity", name))
+        content[table][field] = value
+    top = content.pop("")
+    if found.trials.frames and content["trials"].get("cut"):
+        content["trials"].setdefault("frames", found.trials.frames)
+    given = descriptions.parse({**top, **{table: values for table, values in content.items() if values}}, "options")
+    changes: dict[str, Any] = {field: getattr(given, field) for field in top}
+    for table, values in content.items():
+        if values:
+            new = {field: getattr(getattr(given, table), field) for field in values}
+            changes[table] = dataclasses.replace(getattr(found, table), **new)
+    return dataclasses.replace(found, **changes)
+
+
+def _files(found: Description, root: Path, path: Path, *, must: bool = True) -> list[Path]:
+    """The recordings' files of a description, in the order of their names."""
+    if found.files:
+        files = {
+            one for pattern in found.files for one in root.glob(pattern) if one.is_file() or recognise(one) is not None
+        }
+    elif (found.format in ("suite2p", "zarr") or recognise(root)) and root.is_dir():
+        return [root if root != path.absolute() else path]
+    else:
+        files = {
+            one
+            for one in root.iterdir()
+            if (one.is_file() and one.suffix.lower() in SUFFIXES) or (one.is_dir() and one.suffix.lower() == ".zarr")
+        }
+    if not files and must:
+        if found.files:
+            raise DataError(f"{path}: no file in it fits files = {list(found.files)} ({found.origin or 'options'})")
+        below = next((one for one in sorted(root.rglob("*")) if one.suffix.lower() in SUFFIXES), None)
+        hint = f"; there are files further down: say files = [\"{below.relative_to(root).parent}/*{below.suffix}\"]" if below else ""
+        raise DataError(f"{path}: no recording in this folder; known formats are {', '.join(sorted(SUFFIXES))}{hint}")
+    return sorted(files, key=lambda one: _natural(one.relative_to(root).as_posix()))
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort key in which numbers count as numbers."""
+    return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in re.split(r"(\d+)", name) if piece]

@@ -1,0 +1,87 @@
+"""Comma-, tab-, semicolon- or space-separated tables of numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from poco.data.readers.base import Contents, Entry, guard
+from poco.errors import DataError
+
+FORMAT = "csv"
+
+
+def rows(path: Path) -> list[list[str]]:
+    """All cells as text, one list a line; empty lines are skipped, lines may differ in length."""
+    with guard(path, "CSV"):
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    separator = _separator(path, next((line for line in lines if line.strip()), ""))
+    return [[cell.strip().strip('"') for cell in line.split(separator)] for line in lines if line.strip()]
+
+
+def _separator(path: Path, line: str) -> str | None:
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    return next((mark for mark in (",", "\t", ";") if mark in line), None)
+
+
+def table(path: Path, *, header: bool = False) -> np.ndarray:
+    """The numbers of a table, ``[lines, columns]`` float64; an empty cell is NaN.
+
+    Args:
+        path: the file.
+        header: whether the first line holds names, which are skipped.
+
+    Raises:
+        DataError: where a cell is no number or a line has more or fewer cells; line and column are named (from 1).
+    """
+    with guard(path, "CSV"):
+        with path.open(encoding="utf-8-sig") as file:
+            first = next((line for line in file if line.strip()), "")
+        if not first:
+            raise DataError(f"{path}: is empty")
+        try:
+            return np.loadtxt(
+                path, delimiter=_separator(path, first), ndmin=2, skiprows=int(header), comments=None, encoding="utf-8-sig"
+            )
+        except ValueError:
+            return _careful_table(path, first, header=header)
+
+
+def _careful_table(path: Path, first: str, *, header: bool) -> np.ndarray:
+    """As ``table``, cell by cell: for files with empty cells, and to say where a wrong cell is."""
+    separator = _separator(path, first)
+    values: list[list[float]] = []
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip() or (header and number == 1):
+                continue
+            cells = line.rstrip("\r\n").split(separator)
+            row = [_number(path, cell.strip().strip('"'), number, column, values) for column, cell in enumerate(cells, 1)]
+            if values and len(row) != len(values[0]):
+                raise DataError(f"{path}: line {number} has {len(row)} cells where the first has {len(values[0])}")
+            values.append(row)
+    if not values:
+        raise DataError(f"{path}: holds no numbers")
+    return np.asarray(values, dtype=np.float64)
+
+
+def _number(path: Path, cell: str, line: int, column: int, before: list[list[float]]) -> float:
+    try:
+        return float(cell) if cell else float("nan")
+    except ValueError:
+        hint = "" if before else "; if the first line holds names, say header = true"
+        raise DataError(f"{path}: line {line}, column {column} is not a number: '{cell[:40]}'{hint}") from None
+
+
+def read(path: Path, *, header: bool = False) -> Contents:
+    """A table: key ``table`` for its numbers, ``text`` for its cells as text."""
+    with guard(path, "CSV"), path.open("rb") as file:
+        if b"\0" in file.read(4096):
+            raise DataError(f"{path}: is not a text file")
+    entries = {
+        "table": Entry((-1, -1), "float64", lambda: table(path, header=header)),
+        "text": Entry(None, "text", lambda: rows(path)),
+    }
+    return Contents(path, FORMAT, entries, key="table")

@@ -1,0 +1,42 @@
+"""MATLAB files: v5 through scipy, v7.3 (which is HDF5) through h5py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from poco.data.readers import hdf5
+from poco.data.readers.base import Contents, Entry, guard
+from poco.errors import MissingExtraError
+
+
+def read(path: Path) -> Contents:
+    """The variables by name, the fields of a struct as ``struct/field``; shapes are those MATLAB shows."""
+    with guard(path, "MATLAB"), path.open("rb") as file:
+        head = file.read(520)
+    if head[:4] == b"\x89HDF" or head[512:516] == b"\x89HDF":
+        return hdf5.read(path, matlab=True)
+    try:
+        from scipy.io import loadmat
+    except ImportError:
+        raise MissingExtraError.of("scipy", "formats", "reading MATLAB files") from None
+    with guard(path, "MATLAB"):
+        variables = loadmat(str(path))
+    entries: dict[str, Entry] = {}
+    for name, value in variables.items():
+        if not name.startswith("__"):
+            _add(name, value, entries)
+    return Contents(path, "matlab", entries)
+
+
+def _add(name: str, value: Any, entries: dict[str, Entry]) -> None:
+    if isinstance(value, np.ndarray) and value.dtype.names and value.size == 1:
+        for field in value.dtype.names:
+            _add(f"{name}/{field}", value.reshape(-1)[0][field], entries)
+    elif isinstance(value, np.ndarray) and value.dtype.kind == "O":
+        cells = [cell.reshape(-1)[0] if isinstance(cell, np.ndarray) and cell.size == 1 else cell for cell in value.ravel()]
+        entries[name] = Entry.of(cells)
+    else:
+        entries[name] = Entry.of(value)

@@ -1,0 +1,254 @@
+"""Neurodata Without Borders, through pynwb."""
+
+from __future__ import annotations
+
+import re
+import warnings as python_warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from poco.data.readers.base import FRAMES_FIRST, Contents, Entry, guard, text
+from poco.errors import DataError, MissingExtraError
+
+FORMAT = "nwb"
+
+CONTROL_STRAINS = {"AML175": "expresses GFP that does not sense calcium"}
+"""Strains whose recordings are controls for motion, not neural activity."""
+
+
+def read(path: Path, *, key: str | None = None, rois: str = "accepted") -> Contents:
+    """Traces of an NWB file, frames x units as the standard has it.
+
+    Taken, in this order: the series named by ``key`` (its path, such as ``processing/ophys/DfOverF/RoiResponseSeries``);
+    the only ``RoiResponseSeries`` in a ``DfOverF``; the only one in a ``Fluorescence``; the only one anywhere; a group of
+    one-neuron ``TimeSeries`` that are numbered (``Activity_0000``, ``Activity_0001``, ...; key ``.../Activity_*``).
+    Other series on the same time stamps become channels.
+
+    Raises:
+        DataError: if there is none, or several between which ``key`` must choose.
+        MissingExtraError: without pynwb.
+    """
+    try:
+        import pynwb
+    except ImportError:
+        raise MissingExtraError.of("pynwb", "nwb", "reading NWB") from None
+    with guard(path, "NWB"), python_warnings.catch_warnings():
+        python_warnings.simplefilter("ignore")
+        with pynwb.NWBHDF5IO(str(path), mode="r", load_namespaces=True) as io:
+            return _contents(path, io.read(), pynwb, key, rois)
+
+
+def _contents(path: Path, nwb: Any, pynwb: Any, key: str | None, rois: str) -> Contents:
+    series = {
+        _path(item): item for item in nwb.objects.values() if isinstance(item, pynwb.TimeSeries) and item.data is not None
+    }
+    responses = {name: item for name, item in series.items() if isinstance(item, pynwb.ophys.RoiResponseSeries)}
+    plain = {name: item for name, item in series.items() if type(item) is pynwb.TimeSeries}
+    groups = _numbered(plain)
+    choices: dict[str, list[Any]] = {name: [item] for name, item in responses.items()} | groups
+    choices |= {name: [item] for name, item in plain.items() if len(np.shape(item.data)) == 2}
+    chosen = key if key is not None else _choose(path, choices, responses, groups)
+    if chosen not in choices:
+        if chosen in series:
+            choices[chosen] = [series[chosen]]
+        else:
+            raise DataError(f"{path}: there is no series '{chosen}'; it has {_listing(choices) or _listing(series)}")
+    members = choices[chosen]
+    activity = _activity(path, chosen, members)
+    head = members[0]
+    frames = activity.shape[0]
+    contents = Contents(path, FORMAT, {chosen: Entry.of(activity)}, key=chosen, orientation=FRAMES_FIRST)
+    _time(path, contents, members, frames)
+    if len(members) > 1:
+        contents.unit_ids = tuple(item.name for item in members)
+    elif isinstance(head, pynwb.ophys.RoiResponseSeries):
+        _units(contents, head, activity.shape[1], rois)
+    _channels(contents, {n: s for n, s in series.items() if all(s is not m for m in members)}, responses, groups, frames)
+    _metadata(contents, nwb)
+    return contents
+
+
+def _path(item: Any) -> str:
+    parts: list[str] = []
+    while item is not None and item.parent is not None:
+        parts.append(item.name)
+        item = item.parent
+    parts = parts[::-1]
+    return "/".join(parts)
+
+
+def _numbered(plain: dict[str, Any]) -> dict[str, list[Any]]:
+    """Groups of one-dimensional series whose names differ in a final number only, two or more of one length."""
+    groups: dict[str, list[tuple[int, Any]]] = {}
+    for name, item in plain.items():
+        match = re.fullmatch(r"(.*?)(\d+)", name)
+        if match and len(np.shape(item.data)) == 1:
+            groups.setdefault(match[1] + "*", []).append((int(match[2]), item))
+    return {
+        name: [item for _, item in sorted(items, key=lambda pair: pair[0])]
+        for name, items in groups.items()
+        if len(items) > 1
+    }
+
+
+def _listing(choices: dict[str, Any]) -> str:
+    shown = []
+    for name, items in list(choices.items())[:12]:
+        members = items if isinstance(items, list) else [items]
+        shape = tuple(np.shape(members[0].data))
+        shown.append(f"'{name}' {f'{len(members)} x ' if len(members) > 1 else ''}{shape} {type(members[0]).__name__}")
+    return ", ".join(shown)
+
+
+def _choose(path: Path, choices: dict[str, Any], responses: dict[str, Any], groups: dict[str, Any]) -> str:
+    for container in ("DfOverF", "Fluorescence", ""):
+        inside = [
+            name
+            for name, item in responses.items()
+            if (not container or type(item.parent).__name__ == container) and "neuropil" not in name.lower()
+        ]
+        if len(inside) == 1:
+            return inside[0]
+        if inside:
+            break
+    if not responses and len(groups) == 1:
+        return next(iter(groups))
+    if not choices:
+        raise DataError(f"{path}: no RoiResponseSeries and no numbered TimeSeries in it; there are no traces to read")
+    raise DataError(f"{path}: say which series holds the traces: key = one of {_listing(choices)}")
+
+
+def _activity(path: Path, name: str, members: Sequence[Any]) -> np.ndarray:
+    """``[T, N]``, with conversion and offset applied."""
+    columns = []
+    for item in members:
+        data = np.asarray(item.data[...] if hasattr(item.data, "shape") else item.data)
+        conversion, offset = getattr(item, "conversion", 1.0), getattr(item, "offset", 0.0)
+        if conversion not in (None, 1.0) or offset not in (None, 0.0):
+            data = data * (conversion or 1.0) + (offset or 0.0)
+        columns.append(data)
+    if len({column.shape for column in columns}) > 1:
+        raise DataError(f"{path}: the series '{name}' differ in length")
+    if columns[0].ndim > 2:
+        raise DataError(f"{path}: '{name}' has shape {columns[0].shape}, traces have one or two axes")
+    if len(columns) > 1 or columns[0].ndim == 1:
+        return np.stack(columns, axis=1)
+    data, rois = columns[0], getattr(members[0], "rois", None)
+    if rois is not None and len(rois.data) != data.shape[1] and len(rois.data) == data.shape[0]:
+        return data.T  # written units first, against the standard; the table of ROIs settles it
+    return data
+
+
+def _time(path: Path, contents: Contents, members: Sequence[Any], frames: int) -> None:
+    head = members[0]
+    if head.timestamps is None:
+        contents.rate_hz = float(head.rate) if head.rate else None
+        return
+    times = np.asarray(head.timestamps[...] if hasattr(head.timestamps, "shape") else head.timestamps, dtype=np.float64)
+    if times.shape != (frames,):
+        raise DataError(f"{path}: '{head.name}' has {frames} frames but {times.size} time stamps")
+    tolerance = 0.5 * float(np.median(np.diff(times))) if frames > 1 else 0.0
+    for item in members[1:]:
+        other = None if item.timestamps is None else np.asarray(item.timestamps[...])
+        if other is None or other.shape != times.shape or np.abs(other - times).max() > tolerance:
+            raise DataError(f"{path}: '{item.name}' and '{head.name}' were not recorded at the same times")
+    contents.times = times
+
+
+def _units(contents: Contents, response: Any, units: int, rois: str) -> None:
+    """Names, labels and accepted cells from the table of ROIs."""
+    region = response.rois
+    index = np.asarray(region.data[...] if hasattr(region.data, "shape") else region.data, dtype=np.int64)
+    if len(index) != units:
+        contents.warnings.append(f"the series has {units} units but refers to {len(index)} ROIs; names and labels are left out")
+        return
+    table = region.table
+    contents.unit_ids = tuple(text(table.id[int(i)]) for i in index)
+    for column in table.columns:
+        data = getattr(column, "data", None)
+        if data is None or column.name.endswith("_mask") or column.name.endswith("_index"):
+            continue
+        values = np.asarray(data[...] if hasattr(data, "shape") else data)
+        if len(values) <= (index.max() if len(index) else 0):
+            continue
+        if column.name.lower() in ("iscell", "accepted") and values.ndim in (1, 2):
+            cells = (values[index] if values.ndim == 1 else values[index, 0]).astype(float) > 0
+            contents.labels["iscell"] = tuple("cell" if c else "not a cell" for c in cells)
+            if rois == "accepted":
+                contents.keep = cells
+                contents.keep_reason = f"not accepted in the column '{column.name}'"
+        elif values.ndim == 1 and values.dtype.kind in "OSU":
+            contents.labels[column.name] = tuple(text(values[i]) for i in index)
+
+
+def _channels(
+    contents: Contents, others: dict[str, Any], responses: dict[str, Any], groups: dict[str, Any], frames: int
+) -> None:
+    """Other series in step with the frames; those on another clock are named in a warning."""
+    traces = {id(item) for items in groups.values() for item in items} | {id(item) for item in responses.values()}
+    apart = []
+    for name, item in others.items():
+        shape = np.shape(item.data)
+        if id(item) in traces or len(shape) not in (1, 2) or not shape or type(item).__name__.endswith("ImageSeries"):
+            continue
+        if shape[0] == frames and _same_times(contents, item, frames):
+            data = np.asarray(item.data[...] if hasattr(item.data, "shape") else item.data)
+            if data.dtype.kind in "fiub":
+                contents.channels[item.name if item.name not in contents.channels else name] = data.astype(np.float32)
+        else:
+            apart.append(name)
+    if apart:
+        shown = ", ".join(f"'{name}'" for name in apart[:6])
+        contents.warnings.append(f"not in step with the frames, left out: {shown}{' and more' if len(apart) > 6 else ''}")
+
+
+def _same_times(contents: Contents, item: Any, frames: int) -> bool:
+    if item.timestamps is None:
+        return bool(item.rate) and contents.rate_hz is not None and abs(item.rate / contents.rate_hz - 1) < 1e-3
+    times = np.asarray(item.timestamps[...] if hasattr(item.timestamps, "shape") else item.timestamps)
+    if contents.times is None:
+        return times.shape == (frames,) and bool(contents.rate_hz)
+    step = float(np.median(np.diff(contents.times))) if frames > 1 else 1.0
+    return times.shape == contents.times.shape and bool(np.abs(times - contents.times).max() <= step)
+
+
+def _metadata(contents: Contents, nwb: Any) -> None:
+    subject = nwb.subject
+    planes = list(nwb.imaging_planes.values())
+    indicator = ", ".join(sorted({plane.indicator for plane in planes if plane.indicator}))
+    facts = {
+        "identifier": nwb.identifier,
+        "session_description": nwb.session_description,
+        "experiment_description": nwb.experiment_description,
+        "notes": nwb.notes,
+        "keywords": ", ".join(text(k) for k in nwb.keywords[:]) if nwb.keywords is not None else None,
+        "institution": nwb.institution,
+        "lab": nwb.lab,
+        "indicator": indicator,
+        "species": subject.species if subject else None,
+        "genotype": subject.genotype if subject else None,
+        "strain": getattr(subject, "strain", None) if subject else None,
+        "subject_description": subject.description if subject else None,
+    }
+    contents.provenance.update({name: " ".join(str(value).split()) for name, value in facts.items() if value})
+    contents.subject = (subject.subject_id or "") if subject else ""
+    reason = control_reason(contents.provenance, indicator)
+    if reason:
+        contents.neural = False
+        contents.warnings.append(f"not neural activity: {reason}")
+
+
+def control_reason(facts: dict[str, str], indicator: str) -> str:
+    """Why the metadata say that this is a control recording; empty if they do not."""
+    everything = " ".join(facts.values())
+    for strain, why in CONTROL_STRAINS.items():
+        if re.search(rf"(?<![A-Za-z0-9]){strain}(?![0-9])", everything):
+            return f"strain {strain} {why} (named in the file's metadata)"
+    if re.search(r"\bnot neural activity\b|\b(e?gfp|negative|motion)[ -]control\b", everything, re.IGNORECASE):
+        return "the file's metadata call it a control"
+    if re.fullmatch(r"e?gfp", indicator.strip(), re.IGNORECASE):
+        return f"the indicator is {indicator}, which does not sense calcium"
+    return ""

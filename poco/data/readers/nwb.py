@@ -72,12 +72,15 @@ def _contents(path: Path, nwb: Any, pynwb: Any, key: str | None, rois: str) -> C
 
 
 def _path(item: Any) -> str:
+    """The series' path in the file."""
+    stored = getattr(item.data, "name", None)
+    if isinstance(stored, str) and stored.endswith("/data"):
+        return stored[1 : -len("/data")]
     parts: list[str] = []
     while item is not None and item.parent is not None:
         parts.append(item.name)
         item = item.parent
-    parts = parts[::-1]
-    return "/".join(parts)
+    return "/".join(reversed(parts))
 
 
 def _numbered(plain: dict[str, Any]) -> dict[str, list[Any]]:

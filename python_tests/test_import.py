@@ -63,9 +63,11 @@ class Broken:
             raise ImportError("libgone.so.1: cannot open shared object file")
 sys.meta_path.insert(0, Broken())
 import poco
+print("imported", file=sys.stderr)
 print(poco.info())
 """
     done = run_python(code)
+    assert "RuntimeWarning" in done.stderr.split("imported")[0]
     assert done.stderr.count("RuntimeWarning: poco: the compiled core cannot be used (libgone.so.1") == 1
     assert "compiled  no: libgone.so.1" in done.stdout
 

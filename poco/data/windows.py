@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -45,11 +46,10 @@ class Packer:
         self.split = split
         self.units = np.array([recording.units for recording in split.recordings], dtype=np.int64)
         own_offset = np.concatenate([[0], np.cumsum(self.units)[:-1]])
-        self._session = np.arange(len(self.units), dtype=np.int64)
-        self._shift = np.zeros(len(self.units), dtype=np.int64)
+        self._own = sessions is None
         if sessions is not None:
-            place, offset = match_sessions(split, sessions)
-            self._session, self._shift = place, offset - own_offset
+            self._session, offset = match_sessions(split, sessions)
+            self._shift = offset - own_offset
         self._activity = [recording.activity for recording in split.recordings]
         self._mean, self._inverse_std = list(split.mean), list(split.inverse_std)
 
@@ -64,14 +64,24 @@ class Packer:
             self.split.context,
             self.split.horizon,
         )
-        if self._shift.any():
-            unit_index = unit_index + np.repeat(self._shift[windows.session], self.units[windows.session])
-        return PackedBatch(
+        own = PackedBatch(
             x=torch.from_numpy(x),
-            unit_index=torch.from_numpy(unit_index.astype(np.int32, copy=False)),
-            window_offsets=torch.from_numpy(offsets.astype(np.int32, copy=False)),
-            window_session=torch.from_numpy(self._session[windows.session]),
+            unit_index=torch.from_numpy(unit_index),
+            window_offsets=torch.from_numpy(offsets),
+            window_session=torch.from_numpy(windows.session),
             target=torch.from_numpy(target),
+        )
+        return self.relabel(own, windows)
+
+    def relabel(self, batch: PackedBatch, windows: Windows) -> PackedBatch:
+        """A batch of the same windows, packed without a vocabulary, with sessions and units counted as in this one's."""
+        if self._own:
+            return batch
+        shift = np.repeat(self._shift[windows.session], self.units[windows.session])
+        return replace(
+            batch,
+            unit_index=batch.unit_index + torch.from_numpy(shift.astype(np.int32)),
+            window_session=torch.from_numpy(self._session[windows.session]),
         )
 
     def batches(self, windows: Windows, rows: int = ROWS_A_BATCH) -> Iterator[tuple[Windows, PackedBatch]]:
@@ -84,6 +94,11 @@ class Packer:
             some = Windows(windows.session[first:stop], windows.start[first:stop])
             yield some, self.pack(some)
             first = stop
+
+
+def vocabulary(model: object) -> Sequence[NamedSession] | None:
+    """The sessions that a model knows, in order, or None for a model that treats all units alike."""
+    return getattr(model, "specs", None)
 
 
 def match_sessions(split: Split, sessions: Sequence[NamedSession]) -> tuple[np.ndarray, np.ndarray]:

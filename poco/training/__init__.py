@@ -5,6 +5,7 @@ from __future__ import annotations
 from poco.training.callbacks import Callback, Progress, TensorBoard
 from poco.training.config import TrainConfig
 from poco.training.interrupt import Interrupted
+from poco.training.job import recipe, train
 from poco.training.loop import DivergedError, History, fit
 from poco.training.validation import pooled_mse
 
@@ -18,4 +19,6 @@ __all__ = [
     "TrainConfig",
     "fit",
     "pooled_mse",
+    "recipe",
+    "train",
 ]

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from poco.data.splits import Split
-from poco.data.windows import Packer, ShuffledWindows
+from poco.data.windows import Packer, ShuffledWindows, vocabulary
 from poco.errors import CheckpointError, ConfigError, PocoError
 from poco.training.callbacks import Callback
 from poco.training.checkpoint import (
@@ -28,6 +28,9 @@ from poco.training.config import TrainConfig
 from poco.training.interrupt import Interrupted, SignalWatch
 from poco.training.schedule import learning_rate
 from poco.training.validation import pooled_mse, predict
+
+
+_DROPOUT_STREAM = 1_000_003  # dropout must not repeat the random numbers that the initial weights were drawn from
 
 
 class DivergedError(PocoError):
@@ -73,7 +76,7 @@ def fit(
     squared error over all validation windows. The caller's random state is left as it was.
 
     Args:
-        model: an ``nn.Module`` with ``forward_packed(batch) -> [R, H]``; one with a vocabulary (``.sessions``) must know
+        model: an ``nn.Module`` with ``forward_packed(batch) -> [R, H]``; one with a vocabulary of sessions must know
             every session of the split.
         split: recordings, parts and statistics.
         config: settings.
@@ -95,7 +98,7 @@ def fit(
     config = config.for_sessions(len(split.recordings))
     device = config.torch_device()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(config.seed)
+        torch.manual_seed(config.seed + _DROPOUT_STREAM)
         loop = _Loop(model, split, config, device, callbacks)
         if resume and checkpoint is not None and checkpoint.exists():
             loop.restore(checkpoint)
@@ -122,7 +125,7 @@ class _Loop:
             amsgrad=config.amsgrad,
             fused=all(p.is_floating_point() for p in self.parameters.values()),
         )
-        self.packer = Packer(split, getattr(model, "sessions", None))
+        self.packer = Packer(split, vocabulary(model))
         self.sampler = ShuffledWindows(split, config.batch_size, config.seed)
         self.validation = split.windows("val")
         self.average = self._copy() if config.ema is not None else None
@@ -217,13 +220,13 @@ class _Loop:
             self.best = self._copy()
         else:
             history.since_best += 1
-        if trained is not None:
-            _copy_into(self.parameters, trained)
         if history.step >= self.steps:
             history.stopped = "steps"
         elif self.config.patience is not None and history.since_best >= self.config.patience:
             history.stopped = "patience"
-        self._record("validated", val_mse=mse, best=better)
+        self._record("validated", val_mse=mse, best=better)  # callbacks see the weights that were validated
+        if trained is not None:
+            _copy_into(self.parameters, trained)
 
     def save(self, path: Path) -> None:
         """Save everything that the next step depends on."""

@@ -1,0 +1,363 @@
+"""Prediction scores of a trained forecaster and of the forecasters it is compared with.
+
+The score of a session is 1 - MSE / MSE of repeating the last frame, over all windows, units and steps of one part, in
+normalised units; the score of a forecaster is the unweighted mean over sessions. 0 is no better than repeating the last
+frame, 1 is perfect.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from poco.baselines import NAMES, TRAINED, Ridge, build
+from poco.data.splits import Split, fingerprint
+from poco.data.windows import Packer, vocabulary
+from poco.errors import CheckpointError, ConfigError, DataError
+from poco.training.callbacks import Callback
+from poco.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from poco.training.config import TrainConfig
+from poco.training.loop import fit
+from poco.training.validation import predict
+
+if TYPE_CHECKING:
+    from poco.run import Run
+
+#: Gradient steps of the trained baselines; everything else is as published.
+BASELINE_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class SessionScore:
+    """Errors of one forecaster on one session.
+
+    Attributes:
+        session: name of the session.
+        score: 1 - mse / copy_mse.
+        mse: mean squared error in normalised units.
+        copy_mse: that of repeating the last frame.
+        units: number of units.
+        windows: number of windows.
+        score_per_step: ``H`` scores, one for each step ahead, each against copy at the same step.
+    """
+
+    session: str
+    score: float
+    mse: float
+    copy_mse: float
+    units: int
+    windows: int
+    score_per_step: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Errors of one forecaster.
+
+    Attributes:
+        score: unweighted mean over sessions.
+        sessions: one entry per session, in the order of the split.
+    """
+
+    score: float
+    sessions: tuple[SessionScore, ...]
+
+    @property
+    def score_per_step(self) -> tuple[float, ...]:
+        """``H`` scores, one for each step ahead, averaged over sessions."""
+        return tuple(np.mean([s.score_per_step for s in self.sessions], axis=0).tolist())
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a forecaster and of its baselines over the same windows.
+
+    Attributes:
+        score: the forecaster's score, the unweighted mean over sessions.
+        sessions: its errors, session by session.
+        baselines: the same for each baseline, by name.
+        protocol: how the recordings were cut and normalised.
+        part: ``"train"``, ``"val"`` or ``"test"``.
+        context: frames a forecast is made from.
+        horizon: frames that are forecast.
+        stride: frames from one window to the next.
+        windows: number of windows, all sessions.
+    """
+
+    score: float
+    sessions: tuple[SessionScore, ...]
+    baselines: Mapping[str, Scores]
+    protocol: str
+    part: str
+    context: int
+    horizon: int
+    stride: int = 1
+    windows: int = 0
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def score_per_step(self) -> tuple[float, ...]:
+        """``H`` scores, one for each step ahead, averaged over sessions."""
+        return Scores(self.score, self.sessions).score_per_step
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain values; ``split`` is the part."""
+        return {
+            "score": self.score,
+            "protocol": self.protocol,
+            "split": self.part,
+            "context": self.context,
+            "horizon": self.horizon,
+            "stride": self.stride,
+            "windows": self.windows,
+            "score_per_step": list(self.score_per_step),
+            "sessions": [_session_json(session) for session in self.sessions],
+            "baselines": {
+                name: {
+                    "score": scores.score,
+                    "score_per_step": list(scores.score_per_step),
+                    "sessions": [_session_json(session) for session in scores.sessions],
+                }
+                for name, scores in self.baselines.items()
+            },
+            "warnings": list(self.warnings),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Evaluation:
+        """The evaluation that :meth:`to_json` wrote; a CheckpointError if it is not one."""
+        try:
+            return cls(
+                score=values["score"],
+                sessions=_sessions_from_json(values["sessions"]),
+                baselines={
+                    name: Scores(scores["score"], _sessions_from_json(scores["sessions"]))
+                    for name, scores in values["baselines"].items()
+                },
+                protocol=values["protocol"],
+                part=values["split"],
+                context=values["context"],
+                horizon=values["horizon"],
+                stride=values["stride"],
+                windows=values["windows"],
+                warnings=tuple(values.get("warnings", ())),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"the stored evaluation is incomplete ({error}): evaluate the run again") from error
+
+
+def evaluate(
+    run_or_model: Run | nn.Module,
+    split: Split | None = None,
+    part: str = "test",
+    baselines: Sequence[str] = NAMES,
+    *,
+    stride: int = 1,
+    callbacks: Sequence[Callback] = (),
+) -> Evaluation:
+    """Score a forecaster and its baselines over the same windows, in one pass.
+
+    NLinear and MLP are trained for 1000 steps with the same loop, batch size and seed as a run; those of a run are kept
+    in its folder and not trained again. Memory is bounded: windows are taken in batches and only sums are kept.
+
+    Args:
+        run_or_model: a run, or a model with ``forward_packed``.
+        split: recordings and parts; default for a run: the recordings it was trained on, read again.
+        part: ``"train"``, ``"val"`` or ``"test"``.
+        baselines: names of the baselines to score, see :data:`poco.baselines.NAMES`.
+        stride: frames from one window to the next.
+        callbacks: what may watch the training of the baselines.
+
+    Returns:
+        The scores.
+
+    Raises:
+        ConfigError: for an unknown part or baseline, or a split whose context or horizon is not the model's.
+        VocabularyError: if the model does not know a session of the split.
+        DataError: if there are no windows, or a model is given without a split.
+    """
+    from poco.run import Run
+
+    run = run_or_model if isinstance(run_or_model, Run) else None
+    model = run.model if run is not None else run_or_model
+    assert isinstance(model, nn.Module)
+    if split is None:
+        if run is None:
+            raise DataError("evaluating a model needs a split: poco.split(recordings)")
+        split = run.split()
+    _check_sizes(model, split)
+    config = getattr(run, "train_config", None) or TrainConfig()
+    folder = run.folder / "baselines" if run is not None and run.folder is not None else None
+    forecasters: dict[str, nn.Module] = {"": model}
+    for name in dict.fromkeys(baselines):
+        forecasters[name] = fit_baseline(name, split, seed=config.seed, folder=folder, callbacks=callbacks)
+    scores = score_forecasters(forecasters, split, part, stride=stride)
+    own = scores.pop("")
+    return Evaluation(
+        score=own.score,
+        sessions=own.sessions,
+        baselines=scores,
+        protocol=split.protocol,
+        part=part,
+        context=split.context,
+        horizon=split.horizon,
+        stride=stride,
+        windows=sum(session.windows for session in own.sessions),
+        warnings=split.warnings,
+    )
+
+
+@torch.no_grad()
+def score_forecasters(
+    forecasters: Mapping[str, nn.Module], split: Split, part: str = "test", *, stride: int = 1
+) -> dict[str, Scores]:
+    """Score several forecasters over the same windows, in one pass.
+
+    Args:
+        forecasters: modules with ``forward_packed``, by name; each is left in evaluation mode, where it is.
+        split: recordings and parts.
+        part: ``"train"``, ``"val"`` or ``"test"``.
+        stride: frames from one window to the next.
+
+    Returns:
+        The scores of each.
+
+    Raises:
+        DataError: if a session has no window in the part.
+    """
+    windows = split.windows(part, stride)
+    count = np.bincount(windows.session, minlength=len(split.recordings))
+    if not count.all():
+        missing = split.recordings[int(np.argmin(count > 0))].session
+        raise DataError(f"session '{missing}' has no window in the {part} part")
+    packers = {name: Packer(split, vocabulary(model)) for name, model in forecasters.items()}
+    shared = Packer(split)
+    devices = {name: _device(model) for name, model in forecasters.items()}
+    for model in forecasters.values():
+        model.eval()
+    sessions, horizon = len(split.recordings), split.horizon
+    errors = {name: np.zeros((sessions, horizon)) for name in forecasters}
+    copy_errors = np.zeros((sessions, horizon))
+    for some, batch in shared.batches(windows):
+        assert batch.target is not None
+        copy_errors += _sums(batch.x[:, -1:] - batch.target, some.session, shared.units, sessions)
+        for name, model in forecasters.items():
+            own = packers[name].relabel(batch, some).to(devices[name])
+            assert own.target is not None
+            errors[name] += _sums(predict(model, own, "float32") - own.target, some.session, shared.units, sessions)
+    return {name: _scores(split, error, copy_errors, count) for name, error in errors.items()}
+
+
+def fit_baseline(
+    name: str, split: Split, *, seed: int = 0, folder: Path | None = None, callbacks: Iterable[Callback] = ()
+) -> nn.Module:
+    """A baseline fitted to the training part of a split.
+
+    Args:
+        name: one of :data:`poco.baselines.NAMES`.
+        split: recordings and parts.
+        seed: seed of initial weights and order of windows.
+        folder: where fitted baselines are kept; one fitted to the same split with the same settings is taken from there.
+        callbacks: what may watch the training.
+    """
+    config = TrainConfig(steps=BASELINE_STEPS, seed=seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build(name, split.context, split.horizon)
+    if name not in TRAINED and name != "ridge":
+        return model
+    made_of = {"name": name, "split": _split_key(split), "config": config.to_json() if name in TRAINED else None}
+    path = folder / f"{name}.safetensors" if folder is not None else None
+    if path is not None and path.exists():
+        stored = _stored(path, made_of)
+        if stored is not None:
+            model.load_state_dict(dict(stored))
+            return model.eval()
+    if isinstance(model, Ridge):
+        model.fit(split)
+    else:
+        for callback in callbacks:
+            callback.message(f"training the baseline {name} for {config.steps} steps")
+        fit(model, split, config, callbacks=tuple(callbacks))
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(path, Checkpoint("baseline", model.state_dict(), made_of))
+    return model.eval()
+
+
+def _stored(path: Path, made_of: Mapping[str, Any]) -> Mapping[str, torch.Tensor] | None:
+    """The tensors of a fitted baseline if they were fitted to the same thing; a damaged file is fitted anew."""
+    try:
+        stored = load_checkpoint(path, "baseline")
+    except CheckpointError:
+        return None
+    return stored.tensors if stored.values == made_of else None
+
+
+def _split_key(split: Split) -> str:
+    """A text that is the same for the same recordings, protocol and window sizes."""
+    parts = [split.protocol, split.context, split.horizon, [(r.dataset, fingerprint(r)) for r in split.recordings]]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _sums(error: torch.Tensor, session: np.ndarray, units: np.ndarray, sessions: int) -> np.ndarray:
+    """Squared errors ``[R, H]`` summed per session and step, ``[S, H]`` float64."""
+    of_row = torch.from_numpy(np.repeat(session, units[session])).to(error.device)
+    total = torch.zeros(sessions, error.shape[1], dtype=torch.float64, device=error.device)
+    total.index_add_(0, of_row, error.double().square_())
+    return total.cpu().numpy()
+
+
+def _scores(split: Split, error: np.ndarray, copy_error: np.ndarray, windows: np.ndarray) -> Scores:
+    rows = []
+    for index, recording in enumerate(split.recordings):
+        elements = int(windows[index]) * recording.units * split.horizon
+        mse, copy_mse = error[index].sum() / elements, copy_error[index].sum() / elements
+        rows.append(
+            SessionScore(
+                session=recording.session,
+                score=_ratio(mse, copy_mse),
+                mse=float(mse),
+                copy_mse=float(copy_mse),
+                units=recording.units,
+                windows=int(windows[index]),
+                score_per_step=tuple(_ratio(e, c) for e, c in zip(error[index], copy_error[index])),
+            )
+        )
+    return Scores(float(np.mean([row.score for row in rows])), tuple(rows))
+
+
+def _ratio(mse: float, copy_mse: float) -> float:
+    """1 - mse / copy_mse; where nothing changed at all, 0 for a perfect forecast is the best that can be said."""
+    if copy_mse == 0:
+        return 0.0
+    return float(1.0 - mse / copy_mse)
+
+
+def _check_sizes(model: nn.Module, split: Split) -> None:
+    sizes = getattr(model, "config", model)
+    for name in ("context", "horizon"):
+        theirs, ours = getattr(sizes, name, None), getattr(split, name)
+        if theirs is not None and theirs != ours:
+            raise ConfigError(f"the model has {name} {theirs}, the split {ours}: split with the model's {name}")
+
+
+def _device(model: nn.Module) -> torch.device:
+    tensor = next(model.parameters(), None)
+    return tensor.device if tensor is not None else torch.device("cpu")
+
+
+def _session_json(session: SessionScore) -> dict[str, Any]:
+    return {**vars(session), "score_per_step": list(session.score_per_step)}
+
+
+def _sessions_from_json(values: Iterable[Mapping[str, Any]]) -> tuple[SessionScore, ...]:
+    return tuple(SessionScore(**{**value, "score_per_step": tuple(value["score_per_step"])}) for value in values)

@@ -1,0 +1,202 @@
+"""Forecasts of a recording in its own units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from poco.core import gather_windows
+from poco.data.checks import RATE_TOLERANCE, check_length
+from poco.data.packed import PackedBatch
+from poco.data.recording import Recording
+from poco.data.windows import ROWS_A_BATCH, check_units
+from poco.errors import CheckpointError, ConfigError, DataError, MissingExtraError
+from poco.training.files import write_atomically
+
+if TYPE_CHECKING:
+    from poco.nn import POCO
+    from poco.run import Run
+
+
+@dataclass(frozen=True, eq=False)
+class Forecasts:
+    """Forecasts of one session.
+
+    Attributes:
+        values: ``[W, N, H]`` float32, windows by units by steps ahead, in the recording's own units.
+        frame: ``[W]`` int64, frame of the first step; the last windows reach beyond the end of the recording.
+        session: name of the session.
+        unit_ids: ``N`` names.
+        rate_hz: frames a second, or None.
+    """
+
+    values: np.ndarray
+    frame: np.ndarray
+    session: str
+    unit_ids: tuple[str, ...]
+    rate_hz: float | None
+
+    def save(self, path: str | Path) -> Path:
+        """Write the forecasts to ``.npz`` or ``.zarr``, whole or not at all.
+
+        Raises:
+            ConfigError: if the name ends in neither.
+            MissingExtraError: if ``zarr`` is missing and wanted.
+            CheckpointError: if the file cannot be written.
+        """
+        path = Path(path)
+        if path.suffix not in (".npz", ".zarr"):
+            raise ConfigError(f"forecasts are written to .npz or .zarr, got '{path.name}'")
+        if not path.parent.is_dir():
+            raise CheckpointError(f"cannot save {path}: there is no folder {path.parent}")
+        if path.suffix == ".npz":
+            self._save_npz(path)
+        else:
+            self._save_zarr(path)
+        return path
+
+    def _save_npz(self, path: Path) -> None:
+        import io
+
+        content = io.BytesIO()
+        np.savez_compressed(
+            content,
+            values=self.values,
+            frame=self.frame,
+            unit_ids=np.array(self.unit_ids, dtype=np.str_),
+            session=np.array(self.session),
+            rate_hz=np.array(np.nan if self.rate_hz is None else self.rate_hz),
+        )
+        write_atomically(path, content.getvalue())
+
+    def _save_zarr(self, path: Path) -> None:
+        import os
+        import shutil
+
+        try:
+            import zarr
+        except ImportError as error:
+            raise MissingExtraError.of("zarr", "formats", "writing zarr") from error
+        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            group = zarr.open_group(str(partial), mode="w")
+            group.create_array("values", data=self.values)
+            group.create_array("frame", data=self.frame)
+            group.attrs.update(
+                {"session": self.session, "unit_ids": list(self.unit_ids), "rate_hz": self.rate_hz, "axes": "window unit step"}
+            )
+            if path.is_dir():
+                shutil.rmtree(path)
+            os.replace(partial, path)
+        except OSError as error:
+            raise CheckpointError(f"cannot save {path}: {error.strerror or error}") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@torch.no_grad()
+def forecast(
+    run: Run | POCO | str | Path,
+    recording: Recording,
+    *,
+    session: str | None = None,
+    stride: int = 1,
+    latest: bool = False,
+) -> Forecasts:
+    """Forecast a recording of a session that the model knows, wherever a whole context precedes.
+
+    Args:
+        run: a run, its folder, or a model.
+        recording: the recording; its units must be those of the session, in the same order.
+        session: session of the model to use; default the recording's own name.
+        stride: frames from one forecast to the next.
+        latest: only the forecast from the last context, that is of the frames after the end.
+
+    Returns:
+        The forecasts; contexts never cross from one stretch of the recording to another.
+
+    Raises:
+        VocabularyError: if the model does not know the session, or its units are others.
+        DataError: for NaN or infinite values, too few frames, or a rate other than the session's.
+        ConfigError: for a stride below 1.
+    """
+    from poco.run import Run
+
+    if isinstance(run, (str, Path)):
+        run = Run.load(run)
+    model = run.model if isinstance(run, Run) else run
+    if stride < 1:
+        raise ConfigError(f"stride must be at least 1 frame, got {stride}")
+    index = model.session_index(session if session is not None else recording.session)
+    spec = model.specs[index]
+    check_units(recording.session, recording.unit_ids, spec.units)
+    _check_rate(recording, run.session(spec.name).get("rate_hz") if isinstance(run, Run) else None)
+    context, horizon = model.config.context, model.config.horizon
+    check_length(recording, context=context, horizon=0)
+    start = _starts(recording, context, stride, latest)
+    _check_finite(recording, start, context)
+
+    model.eval()
+    device = next(model.parameters()).device
+    mean, std = (np.asarray(v.detach().cpu(), dtype=np.float32) for v in model.normalisation(index))
+    inverse = (1.0 / std.astype(np.float64)).astype(np.float32)
+    offset = sum(len(known.units) for known in model.specs[:index])
+    values = np.empty((start.size, recording.units, horizon), dtype=np.float32)
+    batch_size = max(1, ROWS_A_BATCH // recording.units)
+    for first in range(0, start.size, batch_size):
+        some = start[first : first + batch_size]
+        x, _, unit_index, offsets = gather_windows(
+            [recording.activity], [mean], [inverse], np.zeros(some.size, dtype=np.int64), some, context, 0
+        )
+        batch = PackedBatch(
+            x=torch.from_numpy(x),
+            unit_index=torch.from_numpy(unit_index) + offset,
+            window_offsets=torch.from_numpy(offsets),
+            window_session=torch.full((some.size,), index, dtype=torch.int64),
+        ).to(device)
+        out = model.forward_packed(batch).float().cpu().numpy().reshape(some.size, recording.units, horizon)
+        values[first : first + some.size] = out * std[:, None] + mean[:, None]
+    return Forecasts(values, start + context, spec.name, recording.unit_ids, recording.rate_hz)
+
+
+def _starts(recording: Recording, context: int, stride: int, latest: bool) -> np.ndarray:
+    """First frames of all contexts, ``[W]`` int64."""
+    found = [np.arange(s, e - context + 1, stride, dtype=np.int64) for s, e in recording.stretches if e - s >= context]
+    if not latest:
+        return np.concatenate(found)
+    start, stop = recording.stretches[-1]
+    if stop - start < context:
+        raise DataError(
+            f"session '{recording.session}': its last stretch has {stop - start} frames, one context takes {context}"
+        )
+    return np.array([stop - context], dtype=np.int64)
+
+
+def _check_finite(recording: Recording, start: np.ndarray, context: int) -> None:
+    used = np.zeros(recording.frames + 1, dtype=np.int64)
+    np.add.at(used, start, 1)
+    np.add.at(used, start + context, -1)
+    frames = np.flatnonzero(np.cumsum(used)[:-1])
+    for first in range(0, frames.size, 4096):
+        chunk = frames[first : first + 4096]
+        bad = ~np.isfinite(recording.activity[:, chunk])
+        if bad.any():
+            unit, frame = (int(i[0]) for i in np.nonzero(bad))
+            raise DataError(
+                f"session '{recording.session}': NaN or infinite values in the frames to forecast from, the first in unit "
+                f"'{recording.unit_ids[unit]}' at frame {int(chunk[frame])}: repair the recording or forecast a part of it"
+            )
+
+
+def _check_rate(recording: Recording, learnt: float | None) -> None:
+    if learnt is None or recording.rate_hz is None:
+        return
+    if max(learnt, recording.rate_hz) / min(learnt, recording.rate_hz) > RATE_TOLERANCE:
+        raise DataError(
+            f"session '{recording.session}' has {recording.rate_hz:.4g} frames a second, the model learnt it at "
+            f"{learnt:.4g}: resample the recording"
+        )

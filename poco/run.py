@@ -1,0 +1,304 @@
+"""A training run on disk: settings, metrics, the best model, the state to resume from, scores and a figure.
+
+A run folder holds
+
+- ``config.json``: settings of model and training, protocol, recipe, seed, versions, where the recordings came from, and
+  each session's size, rate and fingerprint;
+- ``metrics.jsonl``: one line per logged loss and per validation;
+- ``model/``: the best model so far (``POCO.from_pretrained`` reads it);
+- ``resume.safetensors``: the state that training continues from;
+- ``log.txt``: what happened when;
+- ``baselines/``: fitted baselines, ``evaluation.json``: scores, ``figure.png``: the figure, once evaluated.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from poco._version import __version__
+from poco.data.recording import Recording
+from poco.data.splits import Split, fingerprint, split
+from poco.errors import CheckpointError, DataError, MissingExtraError
+from poco.training.callbacks import Callback
+from poco.training.config import TrainConfig
+from poco.training.files import read_json, write_atomically, write_json
+
+if TYPE_CHECKING:
+    from poco.evaluate import Evaluation
+    from poco.nn import POCO
+    from poco.training.loop import History
+
+FORMAT = 1
+CONFIG, METRICS, MODEL, RESUME = "config.json", "metrics.jsonl", "model", "resume.safetensors"
+LOG, EVALUATION, FIGURE = "log.txt", "evaluation.json", "figure.png"
+
+
+@dataclass(eq=False)
+class Run:
+    """A trained model and how it came about.
+
+    Attributes:
+        folder: the run folder, or None for a run that was kept in memory.
+        config: settings, as in ``config.json``.
+        model: the best model, with its sessions' normalisation.
+        history: logged losses and validations, in order of steps.
+        recordings: the sessions it was trained on where they are at hand, else None.
+    """
+
+    folder: Path | None
+    config: Mapping[str, Any]
+    model: POCO
+    history: Sequence[Mapping[str, Any]]
+    recordings: tuple[Recording, ...] | None = field(default=None, repr=False)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Run:
+        """The run in a folder, with the best model so far.
+
+        Raises:
+            CheckpointError: if the folder is no run, or holds no model yet, or a file in it is damaged.
+        """
+        from poco.nn import POCO
+
+        folder = Path(folder)
+        config = read_config(folder)
+        if not (folder / MODEL).is_dir():
+            raise CheckpointError(
+                f"the run in {folder} has no model yet: it stopped before its first validation; resume it"
+            )
+        return cls(folder, config, POCO.from_pretrained(folder / MODEL), read_metrics(folder / METRICS))
+
+    @property
+    def protocol(self) -> str:
+        """How the recordings were cut and normalised."""
+        return str(self.config["protocol"])
+
+    @property
+    def train_config(self) -> TrainConfig:
+        """Settings of the training loop."""
+        return TrainConfig.from_json(self.config["training"])
+
+    def session(self, name: str) -> Mapping[str, Any]:
+        """What ``config.json`` says of a session the run was trained on; empty for one that joined later."""
+        return next((s for s in self.config["sessions"] if s["session"] == name), {})
+
+    def split(self, recordings: Sequence[Recording] | None = None) -> Split:
+        """The recordings cut and normalised as for training.
+
+        Args:
+            recordings: sessions that the run was trained on, some or all. Default: all of them, read again from where
+                they came from.
+
+        Raises:
+            DataError: if the recordings are not those that the run was trained on, or it is not known where they are.
+        """
+        if recordings is None:
+            recordings = self.recordings if self.recordings is not None else self._read_again()
+        known = {entry["session"]: entry["fingerprint"] for entry in self.config["sessions"]}
+        for recording in recordings:
+            if recording.session not in known:
+                raise DataError(
+                    f"the run was not trained on session '{recording.session}': its sessions are {', '.join(known)}"
+                )
+            if fingerprint(recording) != known[recording.session]:
+                raise DataError(
+                    f"session '{recording.session}' is not the recording the run was trained on (its frames, units or "
+                    "values differ): read it with the same options, or train a new run"
+                )
+        sizes = self.model.config
+        return split(recordings, protocol=self.protocol, context=sizes.context, horizon=sizes.horizon)
+
+    def evaluate(self, recordings: Sequence[Recording] | None = None, **options: Any) -> Evaluation:
+        """Score the run and its baselines and keep ``evaluation.json`` and, with matplotlib, ``figure.png``.
+
+        Args:
+            recordings: see :meth:`split`.
+            **options: see :func:`poco.evaluate.evaluate`.
+        """
+        from poco.evaluate import evaluate
+
+        cut = self.split(recordings)
+        evaluation = evaluate(self, cut, **options)
+        if self.folder is not None:
+            write_json(self.folder / EVALUATION, evaluation.to_json())
+            text = ", ".join(f"{name} {scores.score:.4f}" for name, scores in evaluation.baselines.items())
+            log(self.folder, f"evaluated on {evaluation.part}: score {evaluation.score:.4f} ({text})")
+            try:
+                self.draw(evaluation, cut)
+            except MissingExtraError as error:
+                log(self.folder, f"no figure: {error}")
+        return evaluation
+
+    @property
+    def evaluation(self) -> Evaluation | None:
+        """The scores kept by the last :meth:`evaluate`, or None."""
+        from poco.evaluate import Evaluation
+
+        if self.folder is None or not (self.folder / EVALUATION).exists():
+            return None
+        return Evaluation.from_json(read_json(self.folder / EVALUATION, "scores"))
+
+    def draw(self, evaluation: Evaluation, cut: Split) -> Path:
+        """Draw ``figure.png`` into the run folder.
+
+        Raises:
+            MissingExtraError: if matplotlib is missing.
+            CheckpointError: if the run has no folder.
+        """
+        if self.folder is None:
+            raise CheckpointError("a run kept in memory has no folder to draw its figure into: train with out=")
+        from poco.plots import TrainingCurve, run_figure, save
+        from poco.plots.examples import choose_examples
+
+        scores = {"poco": (evaluation.score, [s.score for s in evaluation.sessions])}
+        scores |= {n: (b.score, [s.score for s in b.sessions]) for n, b in evaluation.baselines.items()}
+        steps = {"poco": np.array(evaluation.score_per_step)}
+        steps |= {n: np.array(b.score_per_step) for n, b in evaluation.baselines.items() if n not in ("copy", "mean")}
+        validations = [record for record in self.history if "val_mse" in record]
+        training = TrainingCurve(
+            train=[(record["step"], record["loss"]) for record in self.history if "loss" in record],
+            validation=[(record["step"], record["val_mse"]) for record in validations],
+            best_step=next((record["step"] for record in reversed(validations) if record["best"]), None),
+        )
+        figure = run_figure(
+            choose_examples(self.model, cut, evaluation.part, count=6),
+            scores,
+            steps,
+            training,
+            title=f"{len(cut.recordings)} session(s), score {evaluation.score:.3f}",
+            subtitle=f"{evaluation.protocol} protocol, {evaluation.part} part, context {evaluation.context}, "
+            f"horizon {evaluation.horizon}, recipe {self.config['recipe']}, seed {self.config['seed']}",
+        )
+        return save(figure, self.folder / FIGURE)
+
+    def _read_again(self) -> Sequence[Recording]:
+        from poco.data.read import read
+
+        source = self.config.get("source") or {}
+        if "path" not in source:
+            raise DataError("the run does not say where its recordings are: give them")
+        return read(source["path"], **source.get("options", {}))
+
+
+def run_config(
+    cut: Split, model_config: Mapping[str, Any], train_config: TrainConfig, recipe: str, source: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Content of ``config.json`` for a new run."""
+    sessions = [
+        {
+            "session": recording.session,
+            "dataset": recording.dataset,
+            "subject": recording.subject,
+            "units": recording.units,
+            "frames": recording.frames,
+            "rate_hz": recording.rate_hz,
+            "fingerprint": fingerprint(recording),
+        }
+        for recording in cut.recordings
+    ]
+    versions = {
+        "poco": __version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+    return {
+        "format": FORMAT,
+        "recipe": recipe,
+        "protocol": cut.protocol,
+        "seed": train_config.seed,
+        "model": dict(model_config),
+        "training": train_config.to_json(),
+        "sessions": sessions,
+        "source": dict(source) if source is not None else None,
+        "versions": versions,
+    }
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a run folder; a CheckpointError if it is missing, damaged or of another version."""
+    config = read_json(folder / CONFIG, "run settings")
+    if config.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{folder / CONFIG} has format {config.get('format')}, this poco reads format {FORMAT}: "
+            "use the poco that wrote it"
+        )
+    missing = [key for key in ("recipe", "protocol", "seed", "model", "training", "sessions") if key not in config]
+    if missing:
+        raise CheckpointError(f"{folder / CONFIG} is not the settings of a run: '{missing[0]}' is missing")
+    return config
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of ``metrics.jsonl``; a last line cut short by a crash is left out."""
+    records = []
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    for line in text.splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+    return records
+
+
+def log(folder: Path, text: str) -> None:
+    """Add a line with the time to ``log.txt``."""
+    try:
+        with open(folder / LOG, "a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+    except OSError as error:
+        raise CheckpointError(f"cannot write {folder / LOG}: {error.strerror or error}") from error
+
+
+class RunFiles(Callback):
+    """Writes ``metrics.jsonl`` and ``log.txt`` while a run is trained; on resume, later metrics are cut off."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def start(self, step: int, steps: int) -> None:
+        """Cut the metrics back to ``step``."""
+        kept = [record for record in read_metrics(self._folder / METRICS) if record["step"] <= step]
+        text = "".join(json.dumps(record) + "\n" for record in kept)
+        write_atomically(self._folder / METRICS, text.encode())
+        log(self._folder, f"training from step {step} to {steps}")
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Write the record."""
+        self._write(record)
+
+    def validated(self, record: Mapping[str, Any]) -> None:
+        """Write the record."""
+        self._write(record)
+
+    def message(self, text: str) -> None:
+        """Write the line to the log."""
+        log(self._folder, text)
+
+    def end(self, history: History) -> None:
+        """Write how it ended to the log."""
+        why = {"steps": "done", "patience": "stopped early"}.get(history.stopped, "stopped")
+        best = f", best validation {history.best_mse:.5f} at step {history.best_step}" if history.best_step else ""
+        log(self._folder, f"{why} at step {history.step}{best}")
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        path = self._folder / METRICS
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(dict(record)) + "\n")
+        except OSError as error:
+            raise CheckpointError(f"cannot write {path}: {error.strerror or error}; the last checkpoint is intact") from error

@@ -16,7 +16,7 @@ class LatentAttention(nn.Module):
     def __init__(self, config: POCOConfig) -> None:
         super().__init__()
         inner = config.heads * config.head_width
-        self.heads = config.heads
+        self.heads, self.head_width = config.heads, config.head_width
         self.dropout = config.attention_dropout
         self.norm = nn.LayerNorm(config.width)
         self.query_key_value = nn.Linear(config.width, 3 * inner, bias=False)
@@ -24,11 +24,10 @@ class LatentAttention(nn.Module):
 
     def forward(self, z: Tensor, rotary: Rotary, time: Tensor) -> Tensor:
         """The branch (without the residual) for latents ``z [W, Q, d]`` at ``time [Q]``."""
-        windows, latents = z.shape[:2]
-        heads = self.query_key_value(self.norm(z)).view(windows, latents, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        query, key, value = rotary(heads, time).unbind(0)  # each [W, heads, Q, head width]
+        heads = self.query_key_value(self.norm(z)).unflatten(-1, (3, self.heads, self.head_width))
+        query, key, value = rotary(heads.permute(2, 0, 3, 1, 4), time)  # each [W, heads, Q, head width]
         attended = F.scaled_dot_product_attention(query, key, value, dropout_p=self.dropout if self.training else 0.0)
-        return self.output(rotary(attended, -time).transpose(1, 2).reshape(windows, latents, -1))  # type: ignore[no-any-return]
+        return self.output(rotary(attended, -time).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
 class LatentLayer(nn.Module):

@@ -265,7 +265,7 @@ def fit_baseline(
         name: one of :data:`poco.baselines.NAMES`.
         split: recordings and parts.
         seed: seed of initial weights and order of windows.
-        folder: where fitted baselines are kept; one fitted to the same split with the same settings is taken from there.
+        folder: where fitted baselines are kept; one fitted to the same split in the same way is taken from there.
         callbacks: what may watch the training.
     """
     config = TrainConfig(steps=BASELINE_STEPS, seed=seed)
@@ -329,7 +329,7 @@ def _scores(split: Split, error: np.ndarray, copy_error: np.ndarray, windows: np
                 copy_mse=float(copy_mse),
                 units=recording.units,
                 windows=int(windows[index]),
-                score_per_step=tuple(_ratio(e, c) for e, c in zip(error[index], copy_error[index])),
+                score_per_step=tuple(_ratio(e, c) for e, c in zip(error[index], copy_error[index], strict=True)),
             )
         )
     return Scores(float(np.mean([row.score for row in rows])), tuple(rows))

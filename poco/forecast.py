@@ -87,7 +87,12 @@ class Forecasts:
             group.create_array("values", data=self.values)
             group.create_array("frame", data=self.frame)
             group.attrs.update(
-                {"session": self.session, "unit_ids": list(self.unit_ids), "rate_hz": self.rate_hz, "axes": "window unit step"}
+                {
+                    "session": self.session,
+                    "unit_ids": list(self.unit_ids),
+                    "rate_hz": self.rate_hz,
+                    "axes": "window unit step",
+                }
             )
             if path.is_dir():
                 shutil.rmtree(path)
@@ -187,8 +192,8 @@ def _check_finite(recording: Recording, start: np.ndarray, context: int) -> None
         if bad.any():
             unit, frame = (int(i[0]) for i in np.nonzero(bad))
             raise DataError(
-                f"session '{recording.session}': NaN or infinite values in the frames to forecast from, the first in unit "
-                f"'{recording.unit_ids[unit]}' at frame {int(chunk[frame])}: repair the recording or forecast a part of it"
+                f"session '{recording.session}': NaN or infinite values in the frames to forecast from, the first in "
+                f"unit '{recording.unit_ids[unit]}' at frame {int(chunk[frame])}: repair the recording"
             )
 
 

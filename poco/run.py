@@ -186,11 +186,20 @@ class Run:
         source = self.config.get("source") or {}
         if "path" not in source:
             raise DataError("the run does not say where its recordings are: give them")
-        return read(source["path"], **source.get("options", {}))
+        recordings = {r.session: r for r in read(source["path"], **source.get("options", {}))}
+        names = [entry["session"] for entry in self.config["sessions"]]
+        missing = [name for name in names if name not in recordings]
+        if missing:
+            raise DataError(f"session '{missing[0]}' of the run is no longer in {source['path']}: give the recordings")
+        return [recordings[name] for name in names]
 
 
 def run_config(
-    cut: Split, model_config: Mapping[str, Any], train_config: TrainConfig, recipe: str, source: Mapping[str, Any] | None
+    cut: Split,
+    model_config: Mapping[str, Any],
+    train_config: TrainConfig,
+    recipe: str,
+    source: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Content of ``config.json`` for a new run."""
     sessions = [
@@ -301,4 +310,6 @@ class RunFiles(Callback):
             with open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(dict(record)) + "\n")
         except OSError as error:
-            raise CheckpointError(f"cannot write {path}: {error.strerror or error}; the last checkpoint is intact") from error
+            raise CheckpointError(
+                f"cannot write {path}: {error.strerror or error}; the last checkpoint is intact"
+            ) from error

@@ -1,8 +1,8 @@
 """The forecasters that POCO is compared with.
 
-Each is an ``nn.Module`` whose ``forward_packed(batch)`` takes a packed batch and returns ``[R, H]`` in normalised units,
-as POCO does. ``copy`` and ``mean`` have nothing to learn, ``ridge`` is fitted in closed form (``fit(split)``), ``nlinear``
-and ``mlp`` are trained with the same loop as POCO.
+Each is an ``nn.Module`` whose ``forward_packed(batch)`` takes a packed batch and returns ``[R, H]`` in normalised
+units, as POCO does. ``copy`` and ``mean`` have nothing to learn, ``ridge`` is fitted in closed form (``fit(split)``),
+``nlinear`` and ``mlp`` are trained with the same loop as POCO.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ class Ridge(nn.Module):
     """``forecast = W context`` in normalised units, one ``W`` for all units of all sessions, no intercept.
 
     Ridge regression in closed form: the sums ``X'X`` and ``X'Y`` are collected in float64 over batches of training
-    windows, so memory does not grow with the recordings, and the penalty is the one of :data:`PENALTIES` with the lowest
-    pooled squared error on the validation windows. Shrinking goes towards the unit's mean, which is zero.
+    windows, so memory does not grow with the recordings, and the penalty is the one of :data:`PENALTIES` with the
+    lowest pooled squared error on the validation windows. Shrinking goes towards the unit's mean, which is zero.
 
     Args:
         context: frames of the context.

@@ -112,9 +112,7 @@ def _check_rates(recordings: Sequence[Recording]) -> list[Recording]:
                 f"session '{recording.session}' has {rate:.4g} frames a second, session '{other.session}' {against:.4g}"
             )
             if ratio > RATE_TOLERANCE:
-                raise DataError(
-                    f"{says}: resample one of them, leave it out, or give the two different data set names"
-                )
+                raise DataError(f"{says}: resample one of them, leave it out, or give the two different data set names")
             if ratio > 1.01:
                 recording = replace(recording, warnings=(*recording.warnings, f"{says}: used together all the same"))
         checked.append(recording)

@@ -222,7 +222,7 @@ def _check_windows(
     for part, segments in parts.items():
         if not any(window_count(stop - start, context, horizon, protocol) for start, stop in segments):
             raise DataError(
-                f"session '{recording.session}': {recording.frames} frames leave no window of {context + horizon} frames "
+                f"session '{recording.session}': {recording.frames} frames leave no window of {context + horizon} "
                 f"(context {context} + horizon {horizon}) in the {_PART_NAMES[part]} part of the {protocol} split: "
                 "use a shorter context or horizon, or leave the session out"
             )

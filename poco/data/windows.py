@@ -74,7 +74,7 @@ class Packer:
         return self.relabel(own, windows)
 
     def relabel(self, batch: PackedBatch, windows: Windows) -> PackedBatch:
-        """A batch of the same windows, packed without a vocabulary, with sessions and units counted as in this one's."""
+        """The batch that a packer without a vocabulary made of the windows, counted in this one's vocabulary."""
         if self._own:
             return batch
         shift = np.repeat(self._shift[windows.session], self.units[windows.session])
@@ -130,7 +130,7 @@ def check_units(session: str, units: Sequence[str], expected: Sequence[str]) -> 
             f"session '{session}' has {len(units)} units, the model learnt {len(expected)}: "
             "read it as for training (same units left out), or adapt the model to it under a new session name"
         )
-    for unit, (name, learnt) in enumerate(zip(units, expected)):
+    for unit, (name, learnt) in enumerate(zip(units, expected, strict=True)):
         if name != learnt:
             raise VocabularyError(
                 f"session '{session}': unit {unit} is '{name}', the model learnt '{learnt}' there: "
@@ -173,7 +173,9 @@ class ShuffledWindows:
 
     def _shuffle(self) -> list[np.ndarray]:
         return [
-            np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, self.epoch, d)))).permutation(len(p))
+            np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, self.epoch, d)))).permutation(
+                len(p)
+            )
             for d, p in enumerate(self._pools)
         ]
 
@@ -186,7 +188,7 @@ class ShuffledWindows:
         self.position += 1
         return [
             Windows(pool.session[order[drawn]], pool.start[order[drawn]])
-            for pool, order in zip(self._pools, self._order)
+            for pool, order in zip(self._pools, self._order, strict=True)
         ]
 
     def state_dict(self) -> dict[str, int]:
@@ -211,10 +213,14 @@ class ShuffledWindows:
                 raise CheckpointError(f"the checkpoint was made with {key} {state.get(key)}, here it is {here[key]}")
         epoch, position = state.get("epoch"), state.get("position")
         if not isinstance(epoch, int) or not isinstance(position, int) or not 0 <= position <= self.steps_per_epoch:
-            raise CheckpointError("the checkpoint's place in the training windows makes no sense: start again without it")
+            raise CheckpointError(
+                "the checkpoint's place in the training windows makes no sense: start again without it"
+            )
         self.epoch, self.position = epoch, position
         self._order = self._shuffle()
 
 
 def _some(names: Sequence[str], most: int = 8) -> str:
-    return ", ".join(f"'{name}'" for name in names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(f"'{name}'" for name in names[:most]) + (
+        f" and {len(names) - most} more" if len(names) > most else ""
+    )

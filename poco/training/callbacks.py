@@ -86,7 +86,9 @@ class Progress(Callback):
         if now - self._printed >= self._seconds_between or step == self._steps:
             left = (now - self._began) / max(1, step - self._first_step) * (self._steps - step)
             self._printed = now
-            print(f"{self.title}: step {step}/{self._steps}, {text}, {_clock(left)} left", file=self._stream, flush=True)
+            print(
+                f"{self.title}: step {step}/{self._steps}, {text}, {_clock(left)} left", file=self._stream, flush=True
+            )
 
     def validated(self, record: Mapping[str, Any]) -> None:
         """Remember the validation error for the next line."""

@@ -60,7 +60,7 @@ def load_checkpoint(path: Path, kind: str) -> Checkpoint:
     try:
         with safe_open(str(path), framework="pt", device="cpu") as file:
             header = json.loads((file.metadata() or {}).get(_KEY, "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint at {path}") from None
     except (SafetensorError, OSError, ValueError) as error:

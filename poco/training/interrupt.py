@@ -10,7 +10,7 @@ from typing import Any
 from poco.errors import PocoError
 
 
-class Interrupted(PocoError):
+class Interrupted(PocoError):  # noqa: N818 - it is no fault
     """Training was stopped by a signal after its state was saved.
 
     Attributes:

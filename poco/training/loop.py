@@ -29,7 +29,6 @@ from poco.training.interrupt import Interrupted, SignalWatch
 from poco.training.schedule import learning_rate
 from poco.training.validation import pooled_mse, predict
 
-
 _DROPOUT_STREAM = 1_000_003  # dropout must not repeat the random numbers that the initial weights were drawn from
 
 
@@ -115,7 +114,7 @@ class _Loop:
         assert config.steps is not None
         self.model, self.config, self.device, self.callbacks = model.to(device), config, device, callbacks
         self.steps = config.steps
-        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.parameters: dict[str, torch.Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
         if not self.parameters:
             raise ConfigError("the model has no parameter to train: every one has requires_grad off")
         self.optimizer = torch.optim.AdamW(
@@ -209,9 +208,7 @@ class _Loop:
         trained = None if weights is None else self._copy()
         if weights is not None:
             _copy_into(self.parameters, weights)
-        mse = pooled_mse(
-            self.model, self.packer, self.validation, device=self.device, precision=self.config.precision
-        )
+        mse = pooled_mse(self.model, self.packer, self.validation, device=self.device, precision=self.config.precision)
         if not math.isfinite(mse):
             raise DivergedError(f"the validation error is not finite at step {history.step}: lower the learning rate")
         better = mse < history.best_mse
@@ -267,7 +264,9 @@ class _Loop:
                 continue
             tensors = take(saved.tensors, prefix)
             if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in into.items()}:
-                raise CheckpointError(f"{path} belongs to a model with other parameters: start again, or use that model")
+                raise CheckpointError(
+                    f"{path} belongs to a model with other parameters: start again, or use that model"
+                )
             _copy_into(into, tensors)
         load_optimizer(self.optimizer, take(saved.tensors, "optimizer/"))
         torch.set_rng_state(saved.tensors["random/cpu"])
@@ -323,8 +322,6 @@ def config_changes(before: TrainConfig, now: TrainConfig) -> list[str]:
 
 
 @torch.no_grad()
-def _copy_into(targets: dict[str, nn.Parameter] | dict[str, torch.Tensor], values: dict[str, torch.Tensor]) -> None:
+def _copy_into(targets: dict[str, torch.Tensor], values: dict[str, torch.Tensor]) -> None:
     for name, target in targets.items():
         target.copy_(values[name])
-
-

@@ -165,7 +165,8 @@ class Description:
         return {name: getattr(self, name) for name in names if getattr(self, name)}
 
 
-OPTIONS = tuple(f.name for f in dataclasses.fields(Activity)) + (
+OPTIONS = (
+    *(f.name for f in dataclasses.fields(Activity)),
     "files",
     "format",
     "dataset",
@@ -239,14 +240,18 @@ def _value(name: str, value: Any, kind: str, where: str) -> Any:
     elif kind.startswith("bool"):
         expected = "" if isinstance(value, bool) else "true or false"
     elif kind.startswith("int"):
-        expected = "" if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else "a whole number from 0"
+        expected = (
+            "" if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else "a whole number from 0"
+        )
     elif kind.startswith("float"):
         good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
         expected = "" if good else "a number from 0"
         value = float(value) if good else value
     elif kind.startswith("tuple"):
         value = (value,) if isinstance(value, str) else value
-        expected = "" if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value) else "a list of texts"
+        expected = (
+            "" if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value) else "a list of texts"
+        )
         value = tuple(value) if not expected else value
     elif kind.startswith("Mapping"):
         good = isinstance(value, Mapping) and all(isinstance(v, str) for v in value.values())

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import fnmatch
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,8 @@ def read(
         path: a file, a folder, or several of them.
         description: path of a description, or its content as a dictionary.
         **options: single fields that override the description: those of ``[activity]`` (``key``, ``orientation``,
-            ``rate_hz``, ``nan``, ``constant``, ``rois``, ``neuropil``, ...), ``files``, ``format``, ``dataset`` (name of
-            the data set), ``session`` and ``subject`` (names or templates), ``cut_trials``, ``trial_frames``.
+            ``rate_hz``, ``nan``, ``constant``, ``rois``, ``neuropil``, ...), ``files``, ``format``, ``dataset`` (its
+            name), ``session`` and ``subject`` (names or templates), ``cut_trials``, ``trial_frames``.
 
     Returns:
         One recording a session, activity ``[N, T]`` float32 (units x frames), in the order of the files' names.
@@ -48,7 +48,7 @@ def read(
     paths = [path] if isinstance(path, (str, Path)) else list(path)
     if not paths:
         raise DataError("no path to read from")
-    recordings = []
+    recordings: list[Recording] = []
     for one in paths:
         job = Job(Path(one), description, options)
         recordings.extend(job.load(plan).recording for plan in job.plans)
@@ -69,7 +69,9 @@ class Job:
         plans: one for each session.
     """
 
-    def __init__(self, path: Path, description: str | Path | Mapping[str, Any] | None, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: Path, description: str | Path | Mapping[str, Any] | None, options: Mapping[str, Any]
+    ) -> None:
         self.path = path.expanduser()
         try:
             there = self.path.exists()
@@ -234,7 +236,9 @@ def _files(found: Description, root: Path, path: Path, *, must: bool = True) -> 
         if found.files:
             raise DataError(f"{path}: no file in it fits files = {list(found.files)} ({found.origin or 'options'})")
         below = next((one for one in sorted(root.rglob("*")) if one.suffix.lower() in SUFFIXES), None)
-        hint = f"; there are files further down: say files = [\"{below.relative_to(root).parent}/*{below.suffix}\"]" if below else ""
+        hint = ""
+        if below is not None:
+            hint = f'; there are files further down: say files = ["{below.relative_to(root).parent}/*{below.suffix}"]'
         raise DataError(f"{path}: no recording in this folder; known formats are {', '.join(sorted(SUFFIXES))}{hint}")
     return sorted(files, key=lambda one: _natural(one.relative_to(root).as_posix()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,7 +139,8 @@ def _activity(
     plan: Plan, description: Description, opener: sources.Opener
 ) -> tuple[np.ndarray, np.ndarray | None, str]:
     """``[N, T]`` float32, times ``[T]`` and the key used."""
-    blocks, times, key = [], None, ""
+    blocks: list[np.ndarray] = []
+    times, key = None, ""
     for part in plan.parts:
         contents = opener.recording(part.path, part.key)
         key = part.key or contents.key or _only_key(contents, stacked=part.unit is not None)
@@ -210,9 +212,9 @@ def _oriented(
         if orientation is None:
             a, b = value.shape
             raise DataError(
-                f'{where} has shape {a} x {b} and nothing says which axis is time: say orientation = "units x frames" '
-                f'({a} units, {b} frames) or "frames x units" ({b} units, {a} frames) in dataset.toml under [activity], '
-                "or as an option"
+                f"{where} has shape {a} x {b} and nothing says which axis is time: say "
+                f'orientation = "units x frames" ({a} units, {b} frames) or "frames x units" ({b} units, {a} frames) '
+                "in dataset.toml under [activity], or as an option"
             )
         rows, times = _take_times(value, orientation, description, where)
     if times is None and how.time_key is not None:
@@ -306,9 +308,10 @@ def _extras(
         if source.file is None:
             for part in plan.parts[1:]:
                 again = find(source, f"channel '{name}'", "table", opener.recording(part.path, part.key))
-                if again is not None and not np.array_equal(channels[name], sources.channel(source, again, frames, where)):
-                    warnings.append(f"channel '{name}' differs between the files of a session; {plan.parts[0].path.name} is used")
-                    break
+                if again is None or np.array_equal(channels[name], sources.channel(source, again, frames, where)):
+                    continue
+                warnings.append(f"channel '{name}' differs between files of a session; the first file's is used")
+                break
     for name in [name for name, values in channels.items() if np.isnan(values).all()]:
         del channels[name]
         warnings.append(f"channel '{name}' holds NaN only: left out")
@@ -342,7 +345,7 @@ def _stretches(
                 "(cut_trials = true ends stretches there)"
             )
     ordered = sorted(borders)
-    return tuple(zip(ordered[:-1], ordered[1:]))
+    return tuple(itertools.pairwise(ordered))
 
 
 def _unit_ids(plan: Plan, own: Contents, units: int) -> tuple[str, ...]:
@@ -367,7 +370,8 @@ def _keep(
     if own.keep is not None and len(own.keep) == units:
         keep &= own.keep
         if not own.keep.all():
-            warnings.append(f'{int((~own.keep).sum())} of {units} units {own.keep_reason}: left out (rois = "all" takes them)')
+            left = int((~own.keep).sum())
+            warnings.append(f'{left} of {units} units {own.keep_reason}: left out (rois = "all" takes them)')
     choices: Mapping[str, tuple[np.ndarray, str, str]] = {
         "nan": (nan_units, description.activity.nan, "with NaN or infinite values"),
         "constant": (constant, description.activity.constant, "that never change"),
@@ -377,13 +381,14 @@ def _keep(
         shown = ", ".join(ids[i] for i in here[:8]) + (", ..." if len(here) > 8 else "")
         if choice == "error" and len(here):
             raise DataError(
-                f'session \'{name}\': {len(here)} units {what} ({shown}); {option} = "drop" leaves them out, "keep" keeps them'
+                f"session '{name}': {len(here)} units {what} ({shown}); "
+                f'{option} = "drop" leaves them out, "keep" keeps them'
             )
         if choice == "drop" and len(here):
             keep[here] = False
             warnings.append(f'{len(here)} units {what} dropped ({shown}), because {option} = "drop"')
     if not keep.any():
-        raise DataError(f"session '{name}': no unit is left of {units}; look at rois, nan and constant in the description")
+        raise DataError(f"session '{name}': no unit of {units} is left; see rois, nan and constant in the description")
     dropped = np.flatnonzero(~keep)
     if len(dropped):
         provenance["dropped_units"] = ", ".join(ids[i] for i in dropped)

@@ -73,7 +73,13 @@ def fill(template: str, groups: Mapping[str, str], origin: str) -> str:
 
 
 def value(
-    source: Source, what: str, description: Description, own: Contents, groups: Mapping[str, str], opener: Opener, table: str
+    source: Source,
+    what: str,
+    description: Description,
+    own: Contents,
+    groups: Mapping[str, str],
+    opener: Opener,
+    table: str,
 ) -> Any:
     """The value a source leads to; None if it is optional and not there.
 

@@ -128,7 +128,7 @@ def guard(path: Path, what: str) -> Iterator[None]:
         raise DataError(f"{path}: no permission to read it") from None
     except MemoryError:
         raise DataError(f"{path}: does not fit into memory") from None
-    except Exception as error:  # any failure inside a format's library means that the file is unusable
+    except Exception as error:  # noqa: BLE001 - any failure inside a format's library means that the file is unusable
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(f"{path}: cannot be read as {what}; truncated or damaged? ({reason})") from None
 

@@ -68,7 +68,12 @@ def _centres(contents: Contents, units: int) -> np.ndarray | None:
     parts: dict[str, Any] = {name: _array(contents, f"estimates/A/{name}") for name in ("data", "indices", "indptr")}
     dims = _array(contents, "dims")
     dims = _array(contents, "estimates/dims") if dims is None else dims
-    if any(part is None for part in parts.values()) or dims is None or dims.size != 2 or len(parts["indptr"]) != units + 1:
+    if (
+        any(part is None for part in parts.values())
+        or dims is None
+        or dims.size != 2
+        or len(parts["indptr"]) != units + 1
+    ):
         return None
     column = np.repeat(np.arange(units), np.diff(parts["indptr"]))
     weight = np.bincount(column, parts["data"], units)

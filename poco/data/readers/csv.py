@@ -43,7 +43,12 @@ def table(path: Path, *, header: bool = False) -> np.ndarray:
             raise DataError(f"{path}: is empty")
         try:
             return np.loadtxt(
-                path, delimiter=_separator(path, first), ndmin=2, skiprows=int(header), comments=None, encoding="utf-8-sig"
+                path,
+                delimiter=_separator(path, first),
+                ndmin=2,
+                skiprows=int(header),
+                comments=None,
+                encoding="utf-8-sig",
             )
         except ValueError:
             return _careful_table(path, first, header=header)
@@ -58,7 +63,9 @@ def _careful_table(path: Path, first: str, *, header: bool) -> np.ndarray:
             if not line.strip() or (header and number == 1):
                 continue
             cells = line.rstrip("\r\n").split(separator)
-            row = [_number(path, cell.strip().strip('"'), number, column, values) for column, cell in enumerate(cells, 1)]
+            row = [
+                _number(path, cell.strip().strip('"'), number, column, values) for column, cell in enumerate(cells, 1)
+            ]
             if values and len(row) != len(values[0]):
                 raise DataError(f"{path}: line {number} has {len(row)} cells where the first has {len(values[0])}")
             values.append(row)

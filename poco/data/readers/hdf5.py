@@ -114,6 +114,8 @@ def _walk(path: Path, name: str, parts: list[str]) -> Any:
             else:
                 choices = {}
             if part not in choices:
-                raise DataError(f"{path}: there is no '{part}' in '{name}'; it has {', '.join(list(choices)[:12]) or 'no keys'}")
+                raise DataError(
+                    f"{path}: there is no '{part}' in '{name}'; it has {', '.join(list(choices)[:12]) or 'no keys'}"
+                )
             value = _follow(file, choices[part])
         return _decode(file, value)

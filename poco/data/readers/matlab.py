@@ -36,7 +36,9 @@ def _add(name: str, value: Any, entries: dict[str, Entry]) -> None:
         for field in value.dtype.names:
             _add(f"{name}/{field}", value.reshape(-1)[0][field], entries)
     elif isinstance(value, np.ndarray) and value.dtype.kind == "O":
-        cells = [cell.reshape(-1)[0] if isinstance(cell, np.ndarray) and cell.size == 1 else cell for cell in value.ravel()]
+        cells = [
+            cell.reshape(-1)[0] if isinstance(cell, np.ndarray) and cell.size == 1 else cell for cell in value.ravel()
+        ]
         entries[name] = Entry.of(cells)
     else:
         entries[name] = Entry.of(value)

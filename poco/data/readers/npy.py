@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import zipfile
+from functools import partial
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
 from poco.data.readers.base import Contents, Entry, guard
 from poco.errors import DataError
+
+
+def header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of an array in NPY format; ``file`` is left where the data begin."""
+    version = np.lib.format.read_magic(file)
+    read_rest = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_rest(file)
+    return tuple(shape), dtype
 
 
 def load(path: Path) -> np.ndarray:
@@ -19,11 +29,9 @@ def load(path: Path) -> np.ndarray:
     """
     with guard(path, "NPY"):
         with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            _, _, dtype = read_header(file)
+            _, dtype = header(file)
         if dtype.hasobject:
-            raise DataError(f"{path}: holds Python objects (dtype object), which are not read: save it as plain numbers")
+            raise DataError(f"{path}: holds Python objects (dtype object), not read here: save it as plain numbers")
         return np.asarray(np.load(path, allow_pickle=False))
 
 
@@ -40,12 +48,9 @@ def read_npz(path: Path) -> Contents:
             if not member.endswith(".npy"):
                 continue
             with archive.open(member) as file:
-                version = np.lib.format.read_magic(file)
-                first = version == (1, 0)
-                header = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-                shape, _, dtype = header(file)
+                shape, dtype = header(file)
             name = member[: -len(".npy")]
-            entries[name] = Entry(tuple(shape), str(dtype), lambda name=name: _load_member(path, name))  # type: ignore[misc]
+            entries[name] = Entry(shape, str(dtype), partial(_load_member, path, name))
     return Contents(path, "npz", entries)
 
 

@@ -22,10 +22,10 @@ CONTROL_STRAINS = {"AML175": "expresses GFP that does not sense calcium"}
 def read(path: Path, *, key: str | None = None, rois: str = "accepted") -> Contents:
     """Traces of an NWB file, frames x units as the standard has it.
 
-    Taken, in this order: the series named by ``key`` (its path, such as ``processing/ophys/DfOverF/RoiResponseSeries``);
-    the only ``RoiResponseSeries`` in a ``DfOverF``; the only one in a ``Fluorescence``; the only one anywhere; a group of
-    one-neuron ``TimeSeries`` that are numbered (``Activity_0000``, ``Activity_0001``, ...; key ``.../Activity_*``).
-    Other series on the same time stamps become channels.
+    Taken, in this order: the series named by ``key``, which is its path in the file, such as
+    ``processing/ophys/DfOverF/RoiResponseSeries``; the only ``RoiResponseSeries`` in a ``DfOverF``; the only one in a
+    ``Fluorescence``; the only one anywhere; a group of one-neuron ``TimeSeries`` that are numbered (``Activity_0000``,
+    ``Activity_0001``, ...; key ``acquisition/Activity_*``). Other series on the same time stamps become channels.
 
     Raises:
         DataError: if there is none, or several between which ``key`` must choose.
@@ -42,9 +42,8 @@ def read(path: Path, *, key: str | None = None, rois: str = "accepted") -> Conte
 
 
 def _contents(path: Path, nwb: Any, pynwb: Any, key: str | None, rois: str) -> Contents:
-    series = {
-        _path(item): item for item in nwb.objects.values() if isinstance(item, pynwb.TimeSeries) and item.data is not None
-    }
+    everything = [item for item in nwb.objects.values() if isinstance(item, pynwb.TimeSeries)]
+    series = {_path(item): item for item in everything if item.data is not None}
     responses = {name: item for name, item in series.items() if isinstance(item, pynwb.ophys.RoiResponseSeries)}
     plain = {name: item for name, item in series.items() if type(item) is pynwb.TimeSeries}
     groups = _numbered(plain)
@@ -66,7 +65,8 @@ def _contents(path: Path, nwb: Any, pynwb: Any, key: str | None, rois: str) -> C
         contents.unit_ids = tuple(item.name for item in members)
     elif isinstance(head, pynwb.ophys.RoiResponseSeries):
         _units(contents, head, activity.shape[1], rois)
-    _channels(contents, {n: s for n, s in series.items() if all(s is not m for m in members)}, responses, groups, frames)
+    others = {name: item for name, item in series.items() if all(item is not member for member in members)}
+    _channels(contents, others, responses, groups, frames)
     _metadata(contents, nwb)
     return contents
 
@@ -166,7 +166,7 @@ def _units(contents: Contents, response: Any, units: int, rois: str) -> None:
     region = response.rois
     index = np.asarray(region.data[...] if hasattr(region.data, "shape") else region.data, dtype=np.int64)
     if len(index) != units:
-        contents.warnings.append(f"the series has {units} units but refers to {len(index)} ROIs; names and labels are left out")
+        contents.warnings.append(f"{units} units but {len(index)} ROIs in the table: names and labels are left out")
         return
     table = region.table
     contents.unit_ids = tuple(text(table.id[int(i)]) for i in index)
@@ -205,7 +205,8 @@ def _channels(
             apart.append(name)
     if apart:
         shown = ", ".join(f"'{name}'" for name in apart[:6])
-        contents.warnings.append(f"not in step with the frames, left out: {shown}{' and more' if len(apart) > 6 else ''}")
+        more = " and more" if len(apart) > 6 else ""
+        contents.warnings.append(f"not in step with the frames, left out: {shown}{more}")
 
 
 def _same_times(contents: Contents, item: Any, frames: int) -> bool:

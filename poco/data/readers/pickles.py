@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from poco.data.readers.base import Contents, Entry, guard, text
+from poco.data.readers.npy import header
 from poco.errors import DataError
 
 FORMAT = "pickle"
@@ -80,9 +81,7 @@ def load(path: Path) -> Any:
 def load_object_npy(path: Path) -> Any:
     """The objects in an ``.npy`` file of dtype object, through the restricted unpickler."""
     with guard(path, "NPY"), path.open("rb") as file:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
+        shape, dtype = header(file)
         if dtype.kind != "O":
             raise ValueError(f"dtype {dtype}, expected object")
         value = NumpyUnpickler(io.BytesIO(file.read()), path).load()

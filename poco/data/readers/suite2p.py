@@ -41,7 +41,9 @@ def read(path: Path, *, rois: str = "accepted", neuropil: float = 0.0) -> Conten
     frames = min(part["activity"].shape[1] for part in parts)
     longest = max(part["activity"].shape[1] for part in parts)
     if longest - frames > 1:
-        lengths = ", ".join(f"{folder.name}: {part['activity'].shape[1]}" for folder, part in zip(folders, parts))
+        lengths = ", ".join(
+            f"{folder.name}: {part['activity'].shape[1]}" for folder, part in zip(folders, parts, strict=True)
+        )
         raise DataError(f"{path}: planes differ in length ({lengths} frames); read them one by one")
     warnings = [line for part in parts for line in part["warnings"]]
     if longest != frames:
@@ -49,11 +51,10 @@ def read(path: Path, *, rois: str = "accepted", neuropil: float = 0.0) -> Conten
     activity = np.concatenate([part["activity"][:, :frames] for part in parts])
     many = len(folders) > 1
     contents = Contents(path, FORMAT, {"F": Entry.of(activity)}, key="F", orientation=UNITS_FIRST, warnings=warnings)
-    contents.unit_ids = tuple(
-        f"{folder.name}/{i}" if many else str(i) for folder, part in zip(folders, parts) for i in range(len(part["activity"]))
-    )
+    rows = [(f.name, i) for f, part in zip(folders, parts, strict=True) for i in range(len(part["activity"]))]
+    contents.unit_ids = tuple(f"{plane}/{i}" if many else str(i) for plane, i in rows)
     if many:
-        contents.labels["plane"] = tuple(f.name for f, part in zip(folders, parts) for _ in range(len(part["activity"])))
+        contents.labels["plane"] = tuple(plane for plane, _ in rows)
     rates = {part["rate"] for part in parts}
     contents.rate_hz = rates.pop() if len(rates) == 1 else None
     if all(part["centres"] is not None for part in parts):

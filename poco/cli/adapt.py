@@ -1,0 +1,107 @@
+"""``poco adapt``: fit a trained model to a new session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from poco.cli.options import (
+    Constant,
+    CutTrials,
+    Description,
+    Json,
+    Key,
+    Nan,
+    Orientation,
+    Rate,
+    examples,
+    reading_options,
+)
+from poco.cli.output import print_json, say
+from poco.errors import ConfigError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command(
+        short_help="Fit a trained model to a new session.",
+        epilog=examples(
+            "poco adapt runs/first new-animal.h5 --out adapted",
+            "poco adapt runs/first new-animal.h5 --out adapted --steps 400 --mode full",
+            "poco forecast adapted new-animal.h5 --out forecasts.npz",
+        )
+    )
+    def adapt(
+        run: Annotated[Path, typer.Argument(help="A run folder, or a model folder.")],
+        recording: Annotated[Path, typer.Argument(help="The recording of the new session.")],
+        out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write the adapted model to.")],
+        mode: Annotated[
+            str, typer.Option(help="What to fit: 'embeddings' of the new session, 'full', or 'scratch'.")
+        ] = "embeddings",
+        steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 200,
+        lr: Annotated[float | None, typer.Option(help="Learning rate (default: as the mode needs).")] = None,
+        batch_size: Annotated[int, typer.Option(help="Windows a step.")] = 64,
+        seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+        protocol: Annotated[
+            str | None, typer.Option(help="'leak-free' or 'published' (default: the run's).")
+        ] = None,
+        session: Annotated[
+            str | None, typer.Option(help="Which session, where RECORDING holds several.")
+        ] = None,
+        threads: Annotated[int | None, typer.Option(help="Threads on the CPU.")] = None,
+        description: Description = None,
+        key: Key = None,
+        orientation: Orientation = None,
+        rate: Rate = None,
+        nan: Nan = None,
+        constant: Constant = None,
+        cut_trials: CutTrials = None,
+        json: Json = False,
+    ) -> None:
+        """Adapt the model of RUN to a session it has not seen; the sessions it knows stay as they are."""
+        from poco.adapt import adapt as fit_to
+        from poco.cli.forecast import choose_recording
+        from poco.cli.runs import open_forecaster, source_of
+        from poco.cli.torch_settings import set_threads
+        from poco.data.read import read
+        from poco.run import MODEL, Run
+        from poco.training.callbacks import Progress
+        from poco.training.files import write_json
+
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ConfigError(f"{out} exists and is not an empty folder: choose another one")
+        set_threads(threads)
+        forecaster = open_forecaster(run)
+        is_run = isinstance(forecaster, Run)
+        options = source_of(forecaster)[1] if is_run else {}
+        options |= reading_options(
+            key=key, orientation=orientation, rate=rate, nan=nan, constant=constant, cut_trials=cut_trials
+        )
+        if description is not None:
+            options["description"] = description
+        chosen = choose_recording(read(recording, **options), session, recording)
+        adapted = fit_to(
+            forecaster.model if is_run else forecaster,
+            chosen,
+            mode=mode,
+            steps=steps,
+            learning_rate=lr,
+            batch_size=batch_size,
+            protocol=protocol or (forecaster.protocol if is_run else "leak-free"),
+            seed=seed,
+            callbacks=[Progress("adapting")],
+        )
+        out.mkdir(parents=True, exist_ok=True)
+        adapted.model.save_pretrained(out / MODEL)
+        write_json(out / "adaptation.json", adapted.to_json())
+        if json:
+            print_json({"model": out / MODEL, **adapted.to_json()})
+        else:
+            say(
+                f"session '{adapted.session}': test score {adapted.before:.3f} before, {adapted.after:.3f} after "
+                f"{adapted.seconds:.1f} s ({adapted.parameters:,} values fitted, {adapted.split.protocol} protocol)"
+            )
+            say(f"model  {out / MODEL}")

@@ -1,0 +1,68 @@
+"""``poco eval``: scores of a run and of the simple forecasters on the same windows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from poco.cli.options import Json, examples
+from poco.cli.output import print_json
+from poco.cli.scores import print_scores
+from poco.errors import ConfigError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command(
+        "eval",
+        short_help="Score a run and the simple forecasters.",
+        epilog=examples(
+            "poco eval runs/first",
+            "poco eval runs/first --json > scores.json",
+            "poco eval runs/first --split val",
+            "poco eval runs/first --data /new/place/of/recordings",
+        ),
+    )
+    def evaluate(
+        run: Annotated[Path, typer.Argument(help="A run folder that 'poco train' wrote.")],
+        split: Annotated[str, typer.Option(help="Part to score: 'test', 'val' or 'train'.")] = "test",
+        data: Annotated[
+            Path | None, typer.Option(help="Where the run's recordings are now (default: where they were).")
+        ] = None,
+        stride: Annotated[int, typer.Option(help="Frames from one window to the next.")] = 1,
+        no_baselines: Annotated[bool, typer.Option("--no-baselines", help="Score the run alone.")] = False,
+        threads: Annotated[int | None, typer.Option(help="Threads on the CPU.")] = None,
+        json: Json = False,
+    ) -> None:
+        """Score the run in RUN: 1 - MSE / MSE of repeating the last frame, per session and averaged over sessions.
+
+        Scores of the whole test part are kept in the run folder, with a figure. The JSON document has 'score',
+        'sessions', 'baselines', 'protocol' and 'split'.
+        """
+        from poco import baselines
+        from poco.cli.runs import run_recordings
+        from poco.cli.torch_settings import set_threads
+        from poco.data.splits import PARTS
+        from poco.evaluate import evaluate as score
+        from poco.run import Run
+        from poco.training.callbacks import Progress
+
+        if split not in PARTS:
+            raise ConfigError(f"--split must be one of {', '.join(PARTS)}, got '{split}'")
+        set_threads(threads)
+        loaded = Run.load(run)
+        recordings = run_recordings(loaded, data)
+        names = () if no_baselines else baselines.NAMES
+        if split == "test" and stride == 1 and not no_baselines:
+            evaluation = loaded.evaluate(recordings, callbacks=[Progress("baseline")])
+        else:
+            evaluation = score(
+                loaded, loaded.split(recordings), split, names, stride=stride, callbacks=[Progress("baseline")]
+            )
+        if json:
+            print_json({"run": run, **evaluation.to_json()})
+        else:
+            print_scores(evaluation)

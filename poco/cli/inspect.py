@@ -1,0 +1,57 @@
+"""``poco inspect``: what the reader sees in a file or folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from poco.cli.options import (
+    Constant,
+    CutTrials,
+    Description,
+    Json,
+    Key,
+    Nan,
+    Orientation,
+    Rate,
+    examples,
+    reading_options,
+)
+from poco.cli.output import print_json, say
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command(
+        short_help="Show what is read from a file or folder.",
+        epilog=examples(
+            "poco inspect recordings/",
+            "poco inspect traces.h5 --key dff --orientation 'units x frames' --rate 30",
+            "poco inspect recordings/ --json",
+        )
+    )
+    def inspect(
+        path: Annotated[Path, typer.Argument(help="A file or folder of recordings.")],
+        description: Description = None,
+        key: Key = None,
+        orientation: Orientation = None,
+        rate: Rate = None,
+        nan: Nan = None,
+        constant: Constant = None,
+        cut_trials: CutTrials = None,
+        json: Json = False,
+    ) -> None:
+        """Show what is read from PATH: sessions, units, frames, rate, gaps, labels, stimuli and warnings."""
+        from poco.data.inspect import inspect as look
+
+        options = reading_options(
+            key=key, orientation=orientation, rate=rate, nan=nan, constant=constant, cut_trials=cut_trials
+        )
+        seen = look(path, description=description, **options)
+        if json:
+            print_json(seen.to_json())
+        else:
+            say(seen.to_text())

@@ -1,0 +1,254 @@
+"""``poco train``: from recordings to a trained, evaluated, saved forecaster and a figure."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from poco.cli.options import (
+    Constant,
+    CutTrials,
+    Description,
+    Json,
+    Key,
+    Nan,
+    Orientation,
+    Rate,
+    Sessions,
+    examples,
+    pick_sessions,
+    reading_options,
+)
+from poco.cli.output import print_json, say
+from poco.cli.scores import print_scores
+from poco.cli.torch_settings import set_threads
+from poco.errors import ConfigError
+
+if TYPE_CHECKING:
+    from poco.run import Run
+
+_LOOP = "Training"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command(
+        short_help="Train and score a forecaster on recordings.",
+        epilog=examples(
+            "poco train recordings/",
+            "poco train recordings/ --out runs/first --steps 2000 --val-every 50",
+            "poco train fish.h5 --key dff --orientation 'units x frames' --rate 2.5",
+            "poco train recordings/ --protocol published --recipe published --seed 1 --out runs/published",
+            "poco train recordings/ --out runs/first --resume",
+        )
+    )
+    def train(
+        data: Annotated[
+            list[Path] | None, typer.Argument(help="Files or folders of recordings (with --resume: the run's own).")
+        ] = None,
+        out: Annotated[
+            Path | None, typer.Option("--out", "-o", help="Run folder (default: runs/NAME-DATE-TIME).")
+        ] = None,
+        recipe: Annotated[
+            str | None, typer.Option(help="Defaults of model and training: 'published' (the default).")
+        ] = None,
+        protocol: Annotated[
+            str | None,
+            typer.Option(help="How sessions are cut and normalised: 'leak-free' (the default) or 'published'."),
+        ] = None,
+        steps: Annotated[
+            int | None, typer.Option(help="Optimiser steps (default: as the recipe says).", rich_help_panel=_LOOP)
+        ] = None,
+        val_every: Annotated[
+            int | None, typer.Option(help="Steps from one validation to the next.", rich_help_panel=_LOOP)
+        ] = None,
+        seed: Annotated[
+            int | None, typer.Option(help="Seed of weights, dropout and order (default 0).", rich_help_panel=_LOOP)
+        ] = None,
+        batch_size: Annotated[
+            int | None, typer.Option(help="Windows a step and data set.", rich_help_panel=_LOOP)
+        ] = None,
+        lr: Annotated[float | None, typer.Option(help="Learning rate.", rich_help_panel=_LOOP)] = None,
+        context: Annotated[
+            int | None, typer.Option(help="Frames that a forecast is made from.", rich_help_panel=_LOOP)
+        ] = None,
+        horizon: Annotated[int | None, typer.Option(help="Frames that are forecast.", rich_help_panel=_LOOP)] = None,
+        precision: Annotated[
+            str | None, typer.Option(help="'float32' or 'bf16' (mixed).", rich_help_panel=_LOOP)
+        ] = None,
+        warmup: Annotated[
+            int | None, typer.Option(help="Steps over which the learning rate rises.", rich_help_panel=_LOOP)
+        ] = None,
+        schedule: Annotated[
+            str | None, typer.Option(help="Learning rate after that: 'constant' or 'cosine'.", rich_help_panel=_LOOP)
+        ] = None,
+        ema: Annotated[
+            float | None, typer.Option(help="Decay of an average of the weights, e.g. 0.999.", rich_help_panel=_LOOP)
+        ] = None,
+        patience: Annotated[
+            int | None,
+            typer.Option(help="Stop after so many validations without a new best.", rich_help_panel=_LOOP),
+        ] = None,
+        clip: Annotated[
+            float | None, typer.Option(help="Largest gradient norm; 0 for no clipping.", rich_help_panel=_LOOP)
+        ] = None,
+        device: Annotated[
+            str | None, typer.Option(help="'auto', 'cpu', 'cuda', 'cuda:1', ...", rich_help_panel=_LOOP)
+        ] = None,
+        threads: Annotated[int | None, typer.Option(help="Threads on the CPU.", rich_help_panel=_LOOP)] = None,
+        resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+        overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+        no_baselines: Annotated[
+            bool, typer.Option("--no-baselines", help="Compare with the copy forecast only.")
+        ] = False,
+        tensorboard: Annotated[
+            bool, typer.Option("--tensorboard", help="Also write logs for TensorBoard into the run folder.")
+        ] = False,
+        description: Description = None,
+        key: Key = None,
+        orientation: Orientation = None,
+        rate: Rate = None,
+        nan: Nan = None,
+        constant: Constant = None,
+        cut_trials: CutTrials = None,
+        sessions: Sessions = None,
+        json: Json = False,
+    ) -> None:
+        """Train a forecaster on all sessions in DATA, score it against simple forecasters, and save the run.
+
+        The run folder holds settings, metrics, model, checkpoint, log and figure. An interrupted run goes on with
+        --resume; settings not given then are those of the run.
+        """
+        from poco import baselines
+        from poco.run import FIGURE
+        from poco.training import Progress
+
+        if resume and overwrite:
+            raise ConfigError("--resume and --overwrite exclude each other")
+        if resume and out is None:
+            raise ConfigError("--resume needs --out, the run folder to go on with")
+        if not data and not resume:
+            raise ConfigError("no DATA: give files or folders of recordings")
+        settings = {
+            "steps": steps,
+            "val_every": val_every,
+            "seed": seed,
+            "batch_size": batch_size,
+            "learning_rate": lr,
+            "precision": precision,
+            "warmup": warmup,
+            "schedule": schedule,
+            "ema": ema,
+            "patience": patience,
+            "clip": clip,
+            "device": device,
+        }
+        options: dict[str, Any] = reading_options(
+            key=key, orientation=orientation, rate=rate, nan=nan, constant=constant, cut_trials=cut_trials
+        )
+        if description is not None:
+            options["description"] = str(description.resolve())
+        wanted = Wanted(
+            recipe=recipe,
+            protocol=protocol,
+            training={name: value for name, value in settings.items() if value is not None},
+            model={name: value for name, value in (("context", context), ("horizon", horizon)) if value is not None},
+        )
+        set_threads(threads)
+        folder = out if out is not None else default_folder((data or [Path("run")])[0])
+        run = _train(folder, data or [], options, sessions, wanted, resume, overwrite, tensorboard)
+        evaluation = run.evaluate(
+            baselines=("copy",) if no_baselines else baselines.NAMES, callbacks=[Progress("baseline")]
+        )
+        figure = folder / FIGURE if (folder / FIGURE).exists() else None
+        if json:
+            print_json({"run": folder, "figure": figure, **evaluation.to_json()})
+            return
+        say()
+        print_scores(evaluation)
+        say(f"run     {folder}")
+        say(f"figure  {figure}" if figure is not None else "figure  none: pip install 'poco-forecast[plots]'")
+        path = shlex.quote(str(data[0])) if data else "RECORDING"
+        say(f"next    poco eval {shlex.quote(str(folder))}")
+        say(f"        poco forecast {shlex.quote(str(folder))} {path} --out forecasts.npz")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Settings given on the command line; what is not given comes from the recipe or, on resume, from the run.
+
+    Attributes:
+        recipe: name, or None.
+        protocol: name, or None.
+        training: fields of ``TrainConfig``.
+        model: fields of ``POCOConfig``.
+    """
+
+    recipe: str | None
+    protocol: str | None
+    training: Mapping[str, Any]
+    model: Mapping[str, Any]
+
+
+def _train(
+    folder: Path,
+    data: list[Path],
+    options: dict[str, Any],
+    sessions: str | None,
+    wanted: Wanted,
+    resume: bool,
+    overwrite: bool,
+    tensorboard: bool,
+) -> Run:
+    from poco.data.read import read
+    from poco.nn import POCOConfig
+    from poco.run import CONFIG, read_config
+    from poco.training import TensorBoard, TrainConfig, recipe, train
+
+    before = read_config(folder) if resume and (folder / CONFIG).exists() else None
+    if before is not None:
+        recipe_name, protocol = wanted.recipe or before["recipe"], wanted.protocol or before["protocol"]
+        sizes, settings = POCOConfig.from_dict(before["model"]), TrainConfig.from_json(before["training"])
+    else:
+        recipe_name, protocol = wanted.recipe or "published", wanted.protocol or "leak-free"
+        sizes, settings = recipe(recipe_name)
+    training = dict(wanted.training)
+    if training.get("clip") == 0:
+        training["clip"] = None
+    settings = dataclasses.replace(settings, **training)
+    sizes = dataclasses.replace(sizes, **wanted.model)
+    if data:
+        source: dict[str, Any] = {"path": [str(path) for path in data], "options": options}
+        recordings = pick_sessions(read(data, **options), sessions)
+    elif before is not None and before.get("source"):
+        source = before["source"]
+        names = [entry["session"] for entry in before["sessions"]]
+        recordings = pick_sessions(read(source["path"], **source.get("options", {})), ",".join(names))
+    else:
+        raise ConfigError(f"there is no run in {folder} to say where its recordings are: give DATA")
+    return train(
+        recordings,
+        model_config=sizes,
+        train_config=settings,
+        protocol=protocol,
+        recipe=recipe_name,
+        out=folder,
+        resume=resume,
+        overwrite=overwrite,
+        callbacks=[TensorBoard(folder / "tensorboard")] if tensorboard else [],
+        source=source,
+    )
+
+
+def default_folder(data: Path) -> Path:
+    """``runs/NAME-DATE-TIME`` with the name of the data."""
+    name = data.resolve().name.split(".")[0] or "run"
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"

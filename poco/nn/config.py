@@ -25,7 +25,7 @@ class POCOConfig:
         heads: heads of the self-attention.
         head_width: width of a head, ``dh``; the two cross-attentions have one head. A multiple of 4.
         ffn_width: width of the gated feed-forward layers, ``F``; None is four times the width.
-        film_width: width of each unit's MLP, ``K``; 0 leaves the MLP out: the forecast is then read off the unit's state.
+        film_width: width of each unit's MLP, ``K``; 0 leaves it out: the forecast is then read off the unit's state.
         film_depth: hidden layers of the MLP, modulated at the last. More than 1 runs unfused, in plain torch.
         t_max: longest period of the rotary positions, in frames; the shortest is a thousandth of it.
         session_embedding: add an embedding of the session and one of its data set to each unit's.
@@ -78,7 +78,7 @@ class POCOConfig:
         if self.t_max <= 0:
             raise ConfigError(f"t_max must be positive, got {self.t_max}")
         if self.head_width % 4:
-            raise ConfigError(f"head_width must be a multiple of 4 (half of it rotates, in pairs), got {self.head_width}")
+            raise ConfigError(f"head_width must be a multiple of 4 (half turns, in pairs), got {self.head_width}")
         if self.decoder_context is not None and not 1 <= self.decoder_context <= self.context:
             raise ConfigError(f"decoder_context must be in 1..{self.context} (the context), got {self.decoder_context}")
         if self.seen % self.segment_length:

@@ -33,7 +33,9 @@ def replace(path: Path, write: Callable[[Path], None]) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        raise CheckpointError(f"cannot write {path}: {error.strerror or error}; what was there before is kept") from error
+        raise CheckpointError(
+            f"cannot write {path}: {error.strerror or error}; what was there before is kept"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -61,9 +63,9 @@ def load(folder: Path) -> POCO:
     """The model in ``folder``, on the CPU, in evaluation mode, in the precision that it was saved in.
 
     Raises:
-        CheckpointError: if a file is missing, damaged, of another version or does not fit the other; no code in it runs.
+        CheckpointError: if a file is missing, damaged, of another version or does not fit the other.
     """
-    from poco.nn.model import POCO  # noqa: PLC0415 - the model offers this function as a method
+    from poco.nn.model import POCO
 
     config = read_config(folder)
     state = _read_tensors(folder / TENSORS)
@@ -122,7 +124,7 @@ def _write(path: Path, data: bytes) -> None:
 
 def _safetensors() -> Any:
     try:
-        import safetensors.torch  # noqa: PLC0415
+        import safetensors.torch
     except ImportError as error:
         raise MissingExtraError("model files need the package 'safetensors': pip install safetensors") from error
     return safetensors.torch

@@ -59,8 +59,8 @@ class POCO(nn.Module):
         self.decoder_ffn = FeedForward(width, config.hidden, config.ffn_dropout)
         self.film = Film(config)
 
-        self.specs: tuple[SessionSpec, ...] = ()
-        self.sessions = nn.ModuleList()
+        self.sessions: tuple[SessionSpec, ...] = ()
+        self.session_embeddings = nn.ModuleList()
         self.datasets = nn.ParameterList()
         self.unit_types = nn.ParameterList()
         self._dataset_names: list[str] = []
@@ -78,7 +78,7 @@ class POCO(nn.Module):
         Raises:
             VocabularyError: if the model does not know it.
         """
-        return vocabulary.find(self.specs, session)
+        return vocabulary.find(self.sessions, session)
 
     def add_session(self, spec: SessionSpec) -> int:
         """Adds a session with fresh embeddings and returns its index; nothing else changes, not even in storage.
@@ -86,13 +86,13 @@ class POCO(nn.Module):
         Raises:
             VocabularyError: if the model knows a session of this name, or the unit types that it needs are missing.
         """
-        if any(spec.name == known.name for known in self.specs):
+        if any(spec.name == known.name for known in self.sessions):
             raise VocabularyError(f"the model knows a session '{spec.name}' already")
         if self.config.unit_type_embedding and not spec.unit_types:
             raise VocabularyError(f"session '{spec.name}' needs unit types: the model embeds them")
         config, like = self.config, self.latents
         own = SessionEmbedding(len(spec.units), config.width, config.embedding_std).to(like.device, like.dtype)
-        self.sessions.append(own)
+        self.session_embeddings.append(own)
         if spec.dataset not in self._dataset_names:
             self._dataset_names.append(spec.dataset)
             self.datasets.append(self._fresh_embedding())
@@ -100,9 +100,9 @@ class POCO(nn.Module):
             if name not in self._unit_type_names:
                 self._unit_type_names.append(name)
                 self.unit_types.append(self._fresh_embedding())
-        self.specs = (*self.specs, spec)
-        self.vocabulary = vocabulary.encode(self.specs).to(like.device)
-        return len(self.specs) - 1
+        self.sessions = (*self.sessions, spec)
+        self.vocabulary = vocabulary.encode(self.sessions).to(like.device)
+        return len(self.sessions) - 1
 
     def subset(self, sessions: Sequence[int | str]) -> POCO:
         """A model of its own that knows these sessions only, in this order, with copies of all parameters.
@@ -111,13 +111,13 @@ class POCO(nn.Module):
             VocabularyError: if the model does not know one of them.
         """
         indices = [self.session_index(s) for s in sessions]
-        smaller = POCO(self.config, [self.specs[i] for i in indices]).to(self.latents.device, self.latents.dtype)
-        own = ("sessions.", "datasets.", "unit_types.", "vocabulary")
+        smaller = POCO(self.config, [self.sessions[i] for i in indices]).to(self.latents.device, self.latents.dtype)
+        own = ("session_embeddings.", "datasets.", "unit_types.", "vocabulary")
         state = {k: v for k, v in self.state_dict().items() if not k.startswith(own)}
         smaller.load_state_dict(state, strict=False)
         with torch.no_grad():
-            for to, index in zip(smaller.sessions, indices, strict=True):
-                to.load_state_dict(self.sessions[index].state_dict())
+            for to, index in zip(smaller.session_embeddings, indices, strict=True):
+                to.load_state_dict(self.session_embeddings[index].state_dict())
             for to, name in zip(smaller.datasets, smaller._dataset_names, strict=True):
                 to.copy_(self.datasets[self._dataset_names.index(name)])
             for to, name in zip(smaller.unit_types, smaller._unit_type_names, strict=True):
@@ -125,7 +125,7 @@ class POCO(nn.Module):
         return smaller.train(self.training)
 
     def session_parameters(self, session: int | str) -> list[nn.Parameter]:
-        """The parameters that belong to this session alone: embeddings of its units ``[N, d]`` and of itself ``[d]``."""
+        """The parameters of this session alone: embeddings of its units ``[N, d]`` and of itself ``[d]``."""
         return list(self._session(self.session_index(session)).parameters())
 
     def set_normalisation(self, session: int | str, mean: Tensor | np.ndarray, std: Tensor | np.ndarray) -> None:
@@ -135,7 +135,7 @@ class POCO(nn.Module):
             ShapeError: if there is not one finite mean and one positive finite deviation to a unit.
         """
         index = self.session_index(session)
-        own, spec = self._session(index), self.specs[index]
+        own, spec = self._session(index), self.sessions[index]
         mean, std = torch.as_tensor(mean).float(), torch.as_tensor(std).float()
         if mean.shape != own.mean.shape or std.shape != own.std.shape:
             raise ShapeError(f"session '{spec.name}': normalisation must be for {len(spec.units)} units")
@@ -166,10 +166,11 @@ class POCO(nn.Module):
             ShapeError: if units or frames are not what the session and the model have.
         """
         index = self.session_index(session)
-        units, context = len(self.specs[index].units), self.config.context
+        units, context = len(self.sessions[index].units), self.config.context
         if x.ndim != 3 or x.shape[1] != units or x.shape[2] != context:
             raise ShapeError(
-                f"session '{self.specs[index].name}' takes [windows, {units} units, {context} frames], got {list(x.shape)}"
+                f"session '{self.sessions[index].name}' takes [windows, {units} units, {context} frames], "
+                f"got {list(x.shape)}"
             )
         windows = x.shape[0]
         unit_index = torch.arange(units, dtype=torch.int32, device=x.device).repeat(windows)
@@ -186,22 +187,22 @@ class POCO(nn.Module):
         """
         if batch.x.ndim != 2 or batch.x.shape[1] != self.config.context:
             raise ShapeError(f"rows must have {self.config.context} frames, got {list(batch.x.shape)}")
-        table = self.unit_table(range(len(self.specs)))
+        table = self.unit_table(range(len(self.sessions)))
         window_session = batch.window_session if self._latents_vary else None
         return self._forecast(batch.x, batch.unit_index, batch.window_offsets, table, window_session)
 
     def unit_table(self, sessions: Sequence[int]) -> Tensor:
         """``[V, d]``: the whole embedding of every unit of these sessions, one after another."""
-        if not self.specs:
+        if not self.sessions:
             raise VocabularyError("the model knows no session yet: add_session adds one")
-        tables = []
+        tables: list[Tensor] = []
         for index in sessions:
             own = self._session(index)
-            table = own.units
+            table: Tensor = own.units
             if self.config.session_embedding:
                 table = table + (own.session + self._dataset(index))
             if self.config.unit_type_embedding:
-                rows = [self._unit_type_names.index(name) for name in self.specs[index].unit_types]
+                rows = [self._unit_type_names.index(name) for name in self.sessions[index].unit_types]
                 table = table + torch.stack(list(self.unit_types))[rows]
             tables.append(table)
         return tables[0] if len(tables) == 1 else torch.cat(tables)
@@ -212,10 +213,10 @@ class POCO(nn.Module):
         return self.config.latent_session_embedding
 
     def _session(self, index: int) -> SessionEmbedding:
-        return self.sessions[index]  # type: ignore[return-value]
+        return self.session_embeddings[index]  # type: ignore[return-value]
 
     def _dataset(self, index: int) -> Tensor:
-        return self.datasets[self._dataset_names.index(self.specs[index].dataset)]
+        return self.datasets[self._dataset_names.index(self.sessions[index].dataset)]
 
     def _fresh_embedding(self) -> nn.Parameter:
         return nn.Parameter(torch.randn_like(self.latents[0]) * self.config.embedding_std)
@@ -224,7 +225,7 @@ class POCO(nn.Module):
         """``[1 or W, Q, d]``."""
         if window_session is None:
             return self.latents[None]
-        of_session = torch.stack([self._session(i).session + self._dataset(i) for i in range(len(self.specs))])
+        of_session = torch.stack([self._session(i).session + self._dataset(i) for i in range(len(self.sessions))])
         return self.latents + of_session[window_session][:, None]
 
     def _forecast(
@@ -297,14 +298,14 @@ class POCO(nn.Module):
 
     def save_pretrained(self, folder: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
         """Writes ``config.json`` and ``model.safetensors``; see :func:`poco.nn.files.save`."""
-        from poco.nn import files  # noqa: PLC0415 - safetensors is needed for files only
+        from poco.nn import files
 
         files.save(self, Path(folder), metadata or {})
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> POCO:
-        """The model that :meth:`save_pretrained` wrote, on the CPU, in evaluation mode; see :func:`poco.nn.files.load`."""
-        from poco.nn import files  # noqa: PLC0415
+        """The model that :meth:`save_pretrained` wrote, on the CPU, evaluating; see :func:`poco.nn.files.load`."""
+        from poco.nn import files
 
         return files.load(Path(folder))
 
@@ -319,7 +320,7 @@ class POCO(nn.Module):
         unit_types: Sequence[Sequence[int]] | None = None,
     ) -> POCO:
         """The model of a published checkpoint; see :func:`poco.nn.published.convert`."""
-        from poco.nn import published  # noqa: PLC0415
+        from poco.nn import published
 
         return published.convert(
             state_dict,
@@ -335,7 +336,7 @@ def _check_vocabulary(module: nn.Module, state: dict[str, Any], prefix: str, *_:
     stored = state.get(f"{prefix}vocabulary")
     if stored is None:
         return
-    theirs, ours = vocabulary.decode(stored), module.specs
+    theirs, ours = vocabulary.decode(stored), module.sessions
     if theirs != ours:
         raise VocabularyError(
             f"the state dict is for sessions {[s.name for s in theirs]} and the model for {[s.name for s in ours]}, "  # type: ignore[union-attr]

@@ -42,7 +42,7 @@ def convert(
     Raises:
         CheckpointError: if a tensor is missing or left over, or sizes do not fit together.
     """
-    from poco.nn.model import POCO  # noqa: PLC0415 - the model offers this function as a method
+    from poco.nn.model import POCO
 
     source = {k: v for k, v in state_dict.items() if not k.startswith("normalizer.")}  # unused in the published model
     datasets = [0] * len(units_per_session) if dataset_of_session is None else list(dataset_of_session)
@@ -55,7 +55,9 @@ def convert(
         state = model.state_dict()
         for ours, tensor in _tensors(source, model):
             if state[ours].shape != tensor.shape:
-                raise CheckpointError(f"published tensor for {ours} is {list(tensor.shape)}, not {list(state[ours].shape)}")
+                raise CheckpointError(
+                    f"published tensor for {ours} is {list(tensor.shape)}, not {list(state[ours].shape)}"
+                )
             state[ours] = tensor
     except KeyError as error:
         raise CheckpointError(f"no published POCO checkpoint: it lacks {error}") from error
@@ -75,7 +77,9 @@ def _config(source: Mapping[str, Tensor], heads: int, embeds_types: bool) -> POC
     if layers:
         inner = source[_PERCEIVER + "proc_layers.0.0.to_out.weight"].shape[1]
         if inner != heads * head_width:
-            raise CheckpointError(f"the self-attention is {inner} wide: that is {inner // head_width} heads, not {heads}")
+            raise CheckpointError(
+                f"the self-attention is {inner} wide: that is {inner // head_width} heads, not {heads}"
+            )
     return POCOConfig(
         context=context,
         horizon=horizon,
@@ -96,7 +100,9 @@ def _config(source: Mapping[str, Tensor], heads: int, embeds_types: bool) -> POC
 def _check_counts(source: Mapping[str, Tensor], units_per_session: Sequence[int], datasets: Sequence[int]) -> None:
     found = source["decoder.unit_emb.weight"].shape[0]
     if sum(units_per_session) != found:
-        raise CheckpointError(f"units_per_session adds up to {sum(units_per_session)}, the checkpoint has {found} units")
+        raise CheckpointError(
+            f"units_per_session adds up to {sum(units_per_session)}, the checkpoint has {found} units"
+        )
     found = source["decoder.session_emb.weight"].shape[0]
     if not len(units_per_session) == len(datasets) == found:
         raise CheckpointError(
@@ -165,9 +171,9 @@ def _tensors(source: dict[str, Tensor], model: POCO) -> list[tuple[str, Tensor]]
     both("film.shift", "conditioning_beta")
     both("film.output", "out_proj")
 
-    units = take("decoder.unit_emb.weight").split([len(spec.units) for spec in model.specs])
+    units = take("decoder.unit_emb.weight").split([len(spec.units) for spec in model.sessions])
     for i, (of_units, of_session) in enumerate(zip(units, take("decoder.session_emb.weight"), strict=True)):
-        out.extend([(f"sessions.{i}.units", of_units), (f"sessions.{i}.session", of_session)])
+        out.extend([(f"session_embeddings.{i}.units", of_units), (f"session_embeddings.{i}.session", of_session)])
     datasets = take("decoder.dataset_emb.weight")
     out.extend((f"datasets.{i}", datasets[int(name)]) for i, name in enumerate(model._dataset_names))
     if model.config.unit_type_embedding:

@@ -33,7 +33,7 @@ class Rotary(ExactBuffers):
         self.register_buffer("frequencies", rotary_frequencies(head_width, t_max))
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """``x [..., head_width]`` rotated by ``time`` (frames), whose shape broadcasts against ``x`` without its last axis."""
+        """``x [..., head_width]`` rotated by ``time`` (frames), which broadcasts against ``x`` less its last axis."""
         angle = time.double()[..., None] * self.frequencies.double()  # [..., head_width / 4]
         cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
         turning, still = x.chunk(2, -1)

@@ -45,7 +45,8 @@ def _triton() -> Backend:
     raise BackendError("the Triton kernels of the two passes are not part of this version")
 
 
-# In order of preference: the first that runs on the device is the default. A loader raises BackendError with the reason.
+# In order of preference: the first that runs on the device is the default.
+# A loader raises BackendError to say why not.
 _LOADERS: dict[str, Callable[[], Backend]] = {"cpu": _cpu, "triton": _triton, "reference": _reference}
 _loaded: dict[str, Backend | BackendError] = {}
 _forced: str | None = None

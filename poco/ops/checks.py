@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 def _expect(op: str, name: str, tensor: Tensor, shape: tuple[int | str, ...]) -> None:
     """Raises if ``tensor`` is not of ``shape``; a letter in it stands for any size."""
-    if tensor.ndim != len(shape) or any(isinstance(n, int) and n != m for n, m in zip(shape, tensor.shape, strict=True)):
+    if tensor.ndim != len(shape) or any(
+        isinstance(n, int) and n != m for n, m in zip(shape, tensor.shape, strict=True)
+    ):
         expected = ", ".join(map(str, shape))
         raise ShapeError(f"{op}: {name} must be [{expected}], got {list(tensor.shape)}")
 
@@ -40,7 +42,9 @@ def _expect_indices(op: str, rows: int, unit_index: Tensor, window_offsets: Tens
         return
     offsets = window_offsets.tolist()
     if offsets[0] != 0 or offsets[-1] != rows or any(a > b for a, b in itertools.pairwise(offsets)):
-        raise ShapeError(f"{op}: window_offsets must rise from 0 to the {rows} rows of x, got {offsets[:4]} ... {offsets[-1]}")
+        raise ShapeError(
+            f"{op}: window_offsets must rise from 0 to the {rows} rows of x, got {offsets[:4]} ... {offsets[-1]}"
+        )
     if rows and not (int(unit_index.min()) >= 0 and int(unit_index.max()) < units):
         raise ShapeError(
             f"{op}: unit_index must be in 0..{units - 1}, got {int(unit_index.min())}..{int(unit_index.max())}"
@@ -82,7 +86,9 @@ def latent_pool(
         _expect(op, name, tensor, (width,))
     _expect(op, "queries", queries, ("1 or W", x.shape[1] // length, "Q", width))
     if queries.shape[0] not in (1, window_offsets.shape[0] - 1):
-        raise ShapeError(f"{op}: queries must be for 1 or {window_offsets.shape[0] - 1} windows, got {queries.shape[0]}")
+        raise ShapeError(
+            f"{op}: queries must be for 1 or {window_offsets.shape[0] - 1} windows, got {queries.shape[0]}"
+        )
 
 
 def film_forecast(
@@ -135,7 +141,7 @@ def missing_seed(dropout: float) -> ShapeError:
     return ShapeError(f"film_forecast: dropout {dropout} needs a seed")
 
 
-# --- gradients: a backward op returns one tensor for every differentiable input, empty where none is wanted ------------
+# --- gradients: a backward op returns one tensor for every differentiable input, empty where none is wanted -----------
 
 
 def all_tensors(gradients: Sequence[Tensor | None], like: Tensor) -> list[Tensor]:

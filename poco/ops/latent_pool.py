@@ -20,7 +20,8 @@ _DIFFERENTIABLE = (0, 3, 4, 5, 6, 7, 8)  # positions of the inputs that get a gr
 torch.library.define("poco::latent_pool", f"({_INPUTS}) -> (Tensor pooled, Tensor logsumexp)")
 torch.library.define(
     "poco::latent_pool_backward",
-    f"(Tensor grad_pooled, Tensor grad_logsumexp, Tensor pooled, Tensor logsumexp, {_INPUTS}, bool[] needs) -> Tensor[]",
+    "(Tensor grad_pooled, Tensor grad_logsumexp, Tensor pooled, Tensor logsumexp, "
+    f"{_INPUTS}, bool[] needs) -> Tensor[]",
 )
 
 
@@ -40,7 +41,7 @@ def latent_pool(
 
     For row ``r`` and segment ``s`` the token is ``token_weight @ x[r, sL:(s+1)L] + token_bias + unit_table[unit]`` and
     ``y`` its layer normalisation. Latent ``m`` of window ``w`` attends to all tokens of the window with scores
-    ``<queries[w, s, m], y[r, s]>``; ``pooled[w, s, m]`` is the part of the weighted sum of ``y`` that segment ``s`` gives.
+    ``<queries[w, s, m], y[r, s]>``; ``pooled[w, s, m]`` is what segment ``s`` adds to the weighted sum of ``y``.
     Parts of one population pooled apart combine exactly through ``logsumexp``.
 
     Args:

@@ -26,7 +26,7 @@ def accumulation_dtype(x: Tensor) -> torch.dtype:
 
 
 def dropout_mask(seed: Tensor, rows: int, columns: int, p: float, dtype: torch.dtype) -> Tensor:
-    """Mask ``[rows, columns]`` of 0 and ``1 / (1 - p)``, drawn from Philox 4x32-10 at (row, column) with key ``seed``."""
+    """Mask ``[rows, columns]`` of 0 and ``1 / (1 - p)``, drawn by Philox 4x32-10 at (row, column), key ``seed``."""
     keep = torch.from_numpy(core.dropout_keep(int(seed), rows, columns, p))
     return keep.to(device=seed.device, dtype=dtype).div_(1 - p)
 
@@ -245,9 +245,7 @@ def _feed_forward(
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
     """Rows ``[r, d]`` after the gated feed-forward layer, and what the backward needs of the way there."""
     standard, inverse_std = _standardise(state, eps)
-    value, gate = F.linear(
-        standard * p.ffn_norm_weight + p.ffn_norm_bias, p.ffn_in_weight, p.ffn_in_bias
-    ).chunk(2, -1)
+    value, gate = F.linear(standard * p.ffn_norm_weight + p.ffn_norm_bias, p.ffn_in_weight, p.ffn_in_bias).chunk(2, -1)
     gated = value * F.gelu(gate)
     if mask is not None:
         gated = gated * mask
@@ -273,7 +271,7 @@ def unit_states(
     seed: Tensor,
     eps: float,
 ) -> Tensor:
-    """``e [R, d]``: what pass 2 knows of each row before the row's own activity comes in. Differentiable by autograd."""
+    """``e [R, d]``: what pass 2 knows of each row before its own activity comes in. Autograd differentiates it."""
     rows = WindowRows(window_offsets, unit_index.shape[0])
     state, _ = _attend(unit_table[unit_index.long()], keys, values, parameters, rows, eps)
     return _feed_forward(state, _ffn_mask(parameters, rows.rows, dropout, seed), parameters, eps)[0]

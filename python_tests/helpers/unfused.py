@@ -32,17 +32,17 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 def forecast(model: poco.POCO, x: Tensor, session: int) -> Tensor:
     """``[B, N, C]`` to ``[B, N, H]`` in evaluation mode."""
-    config, spec = model.config, model.specs[session]
-    own, frequencies = model.sessions[session], model.rotary.frequencies
+    config, spec = model.config, model.sessions[session]
+    own, frequencies = model.session_embeddings[session], model.rotary.frequencies
     x = x[..., config.context - config.seen :]
     windows, units = x.shape[:2]
 
     unit = own.units
-    dataset = model.datasets[list(dict.fromkeys(s.dataset for s in model.specs)).index(spec.dataset)]
+    dataset = model.datasets[list(dict.fromkeys(s.dataset for s in model.sessions)).index(spec.dataset)]
     if config.session_embedding:
         unit = unit + own.session + dataset
     if config.unit_type_embedding:
-        names = list(dict.fromkeys(t for s in model.specs for t in s.unit_types))
+        names = list(dict.fromkeys(t for s in model.sessions for t in s.unit_types))
         unit = unit + torch.stack([model.unit_types[names.index(t)] for t in spec.unit_types])
 
     segments = x.reshape(windows, units, config.segments, config.segment_length)

@@ -14,16 +14,16 @@ from poco.data.packed import PackedBatch
 def test_equals_unfused(seed: int) -> None:
     model = random_model(seed)
     generator = torch.Generator().manual_seed(seed)
-    counts = [3, 0, 1][: len(model.specs)]  # windows of each session, one with none
+    counts = [3, 0, 1][: len(model.sessions)]  # windows of each session, one with none
     xs = [
         torch.randn(count, len(spec.units), model.config.context, generator=generator, dtype=torch.float64)
-        for count, spec in zip(counts, model.specs, strict=True)
+        for count, spec in zip(counts, model.sessions, strict=True)
     ]
     expected = [unfused.forecast(model, x, i) for i, x in enumerate(xs)]
     for i, x in enumerate(xs):
         assert model(x, i).shape == expected[i].shape
         if x.numel():
-            assert relative_error(model(x, model.specs[i].name), expected[i]) < 1e-12
+            assert relative_error(model(x, model.sessions[i].name), expected[i]) < 1e-12
 
     batch = pack(xs)
     together = torch.cat([e.flatten(0, 1) for e in expected])

@@ -1,0 +1,103 @@
+"""Model files: what is saved comes back, and what is damaged is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.models import random_model
+
+import poco
+from poco.errors import CheckpointError
+from poco.nn import files
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    model = random_model(3)
+    model.set_normalisation(0, torch.arange(len(model.sessions[0].units)), torch.ones(len(model.sessions[0].units)) * 2)
+    model.save_pretrained(tmp_path / "model", {"recipe": "published"})
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_round_trip(tmp_path: Path, dtype: torch.dtype) -> None:
+    for seed in range(5):
+        model = random_model(seed).to(dtype)
+        model.save_pretrained(tmp_path / "model")
+        again = poco.POCO.from_pretrained(tmp_path / "model")
+        assert again.config == model.config
+        assert again.sessions == model.sessions
+        assert not again.training
+        state = again.state_dict()
+        assert state.keys() == model.state_dict().keys()
+        assert all(torch.equal(v, state[k]) and v.dtype == state[k].dtype for k, v in model.state_dict().items())
+
+
+def test_metadata_is_kept(folder: Path) -> None:
+    assert files.read_config(folder)["recipe"] == "published"
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def rewrite(path: Path, change: dict[str, Any]) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+
+
+def malicious(path: Path) -> None:
+    class Attack:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (path.parent / "owned",)
+
+    path.write_bytes(pickle.dumps(Attack()))
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda f: (f / "config.json").unlink(), "no model in .*cannot read config.json"),
+        (lambda f: (f / "model.safetensors").unlink(), "cannot read .*model.safetensors"),
+        (lambda f: truncate(f / "config.json"), "config.json is damaged"),
+        (lambda f: truncate(f / "model.safetensors"), "truncated or no safetensors"),
+        (lambda f: (f / "model.safetensors").write_bytes(b""), "truncated or no safetensors"),
+        (lambda f: malicious(f / "model.safetensors"), "truncated or no safetensors"),
+        (lambda f: (f / "config.json").write_text("[]"), "does not describe a model"),
+        (lambda f: rewrite(f / "config.json", {"format": 2}), "format 2; this version reads format 1"),
+        (lambda f: rewrite(f / "config.json", {"config": {"width": 64}}), "do not fit together"),
+        (lambda f: rewrite(f / "config.json", {"config": {"weird": 1}}), "unknown model option 'weird'"),
+        (lambda f: rewrite(f / "config.json", {"config": {"width": -1}}), "width must be at least 1"),
+    ],
+)
+def test_damaged_files_are_refused(folder: Path, damage: Any, says: str) -> None:
+    damage(folder)
+    with pytest.raises(CheckpointError, match=says) as caught:
+        poco.POCO.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
+    assert not (folder / "owned").exists()
+
+
+def test_tensors_of_another_program_are_refused(folder: Path) -> None:
+    import safetensors.torch
+
+    safetensors.torch.save_file({"weight": torch.zeros(3)}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match="no POCO model"):
+        poco.POCO.from_pretrained(folder)
+
+
+def test_a_full_disk_keeps_the_old_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+
+    def full(path: Path, data: bytes) -> None:
+        path.write_bytes(data[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "_write", full)
+    with pytest.raises(CheckpointError, match=r"cannot write .*No space left on device; what was there before is kept"):
+        random_model(4).save_pretrained(folder)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before

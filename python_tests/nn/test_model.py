@@ -1,0 +1,201 @@
+"""POCO as a module: sessions, normalisation, precision, dropout, compilation, errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import relative_error
+from helpers.models import randomise
+
+import poco
+from poco.data.packed import PackedBatch
+from poco.errors import ConfigError, ShapeError, VocabularyError
+from poco.nn.model import POCO
+
+SMALL = poco.POCOConfig(
+    context=12, horizon=4, segment_length=4, latents=3, width=16, heads=2, head_width=8, film_width=20
+)
+
+
+def spec(name: str, units: int, dataset: str = "default", kinds: tuple[str, ...] = ()) -> poco.SessionSpec:
+    return poco.SessionSpec(name, tuple(f"{name}-{i}" for i in range(units)), dataset, kinds)
+
+
+@pytest.fixture
+def model() -> POCO:
+    return randomise(POCO(SMALL, [spec("fish", 5), spec("worm", 3, "worms")]))
+
+
+def draw(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def test_session_by_name_and_by_index(model: POCO) -> None:
+    x = draw(2, 3, 12)
+    assert model(x, "worm").shape == (2, 3, 4)
+    assert torch.equal(model(x, "worm"), model(x, 1))
+    assert torch.equal(model(x, -1), model(x, 1))
+
+
+def test_a_new_model_forecasts_a_constant() -> None:
+    torch.manual_seed(0)
+    model = POCO(SMALL, [spec("fish", 5)]).eval()
+    assert torch.allclose(model(torch.randn(2, 5, 12)), model.film.output.bias.expand(2, 5, 4))
+
+
+def test_same_seed_same_model() -> None:
+    def build() -> POCO:
+        torch.manual_seed(3)
+        return POCO(SMALL, [spec("fish", 5)])
+
+    assert all(torch.equal(a, b) for a, b in zip(build().parameters(), build().parameters(), strict=True))
+
+
+def test_adding_an_animal_disturbs_nothing(model: POCO) -> None:
+    x = draw(2, 5, 12)
+    before, parameters = model(x, "fish"), {n: (p, p.detach().clone()) for n, p in model.named_parameters()}
+    model.add_session(spec("new", 4, "worms"))
+    model.add_session(spec("newer", 2, "mice"))
+    now = dict(model.named_parameters())
+    for name, (parameter, value) in parameters.items():
+        assert now[name] is parameter
+        assert torch.equal(parameter, value)
+    assert torch.equal(model(x, "fish"), before)
+    assert len(model.datasets) == 3
+    assert model(draw(1, 4, 12), "new").shape == (1, 4, 4)
+    assert {id(p) for p in model.session_parameters("new")} == {id(p) for p in model.session_embeddings[2].parameters()}
+
+
+def test_subset_keeps_forecasts(model: POCO) -> None:
+    smaller = model.subset(["worm"])
+    assert [s.name for s in smaller.sessions] == ["worm"]
+    assert torch.equal(smaller(draw(2, 3, 12), "worm"), model(draw(2, 3, 12), "worm"))
+    with torch.no_grad():
+        smaller.latents.zero_()
+    assert model.latents.any()  # a copy
+
+
+def test_unit_types_follow_their_names() -> None:
+    config = poco.POCOConfig(**{**SMALL.to_dict(), "unit_type_embedding": True})
+    model = randomise(POCO(config, [spec("a", 3, kinds=("x", "y", "x")), spec("b", 2, kinds=("z", "y"))]))
+    assert len(model.unit_types) == 3
+    smaller = model.subset(["b"])
+    assert torch.equal(smaller(draw(1, 2, 12), "b"), model(draw(1, 2, 12), "b"))
+    with pytest.raises(VocabularyError, match="needs unit types"):
+        model.add_session(spec("c", 2))
+
+
+def test_vocabulary_lives_in_the_state_dict(model: POCO) -> None:
+    state = model.state_dict()
+    same = POCO(SMALL, model.sessions).double().eval()
+    same.load_state_dict(state)
+    assert torch.equal(same(draw(1, 5, 12)), model(draw(1, 5, 12)))
+    other = POCO(SMALL, [spec("cat", 5), spec("worm", 3, "worms")]).double()
+    before = [p.detach().clone() for p in other.parameters()]
+    with pytest.raises(VocabularyError, match=r"for sessions \['fish', 'worm'\] and the model for \['cat', 'worm'\]"):
+        other.load_state_dict(state)
+    assert all(torch.equal(a, b) for a, b in zip(before, other.parameters(), strict=True))
+
+
+def test_normalisation_is_kept_exactly(model: POCO) -> None:
+    mean, std = np.linspace(-1, 1, 5), np.linspace(0.1, 3, 5)
+    model.set_normalisation("fish", mean, std)
+    model.to(torch.bfloat16)
+    assert torch.equal(model.normalisation("fish")[0], torch.as_tensor(mean).float())
+    with pytest.raises(ShapeError, match="5 units"):
+        model.set_normalisation("fish", mean[:4], std[:4])
+    with pytest.raises(ShapeError, match="positive"):
+        model.set_normalisation("fish", mean, 0 * std)
+
+
+def test_bfloat16(model: POCO) -> None:
+    x = draw(2, 5, 12)
+    expected = model(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert relative_error(model.float()(x.float()), expected) < 2e-2
+    half = model.to(torch.bfloat16)
+    assert half.rotary.frequencies.dtype == torch.float32
+    assert half(x.bfloat16()).dtype == torch.bfloat16
+    assert relative_error(half(x.bfloat16()), expected) < 2e-2
+
+
+@pytest.mark.parametrize("film_depth", [1, 2])
+def test_dropout_is_drawn_from_the_global_seed(model: POCO, film_depth: int) -> None:
+    config = poco.POCOConfig(**{**SMALL.to_dict(), "film_depth": film_depth, "unit_dropout": 0.4})
+    model = randomise(POCO(config, [spec("fish", 5)])).train()
+    outs = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        outs.append(model(draw(2, 5, 12)))
+    assert torch.equal(outs[0], outs[1])
+    assert not torch.equal(outs[0], outs[2])
+    assert torch.equal(model.eval()(draw(2, 5, 12)), model(draw(2, 5, 12)))
+
+
+def test_unit_dropout_hides_units_from_the_summary_only(model: POCO, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {"unit_dropout": 0.5, "ffn_dropout": 0.0, "latent_dropout": 0.0}
+    model = randomise(POCO(poco.POCOConfig(**{**SMALL.to_dict(), **config}), [spec("fish", 40)])).train()
+    monkeypatch.setattr("poco.nn.model._UNIT_DROPOUT_STEPS", 1.0)
+    hidden, full = model(draw(3, 40, 12)), model.eval()(draw(3, 40, 12))
+    assert hidden.shape == full.shape
+    assert 0 < relative_error(hidden, full) < 0.5
+
+
+def test_gradients_reach_only_the_sessions_that_are_there(model: POCO) -> None:
+    model(draw(2, 5, 12), "fish").sum().backward()
+    assert model.session_embeddings[0].units.grad is not None
+    assert model.session_embeddings[1].units.grad is None
+    batch = PackedBatch(
+        draw(5, 12), torch.arange(5).int(), torch.tensor([0, 5], dtype=torch.int32), torch.zeros(1, dtype=torch.int64)
+    )
+    model.forward_packed(batch).sum().backward()
+    # Packed, all sessions are in the table, the absent ones with gradient zero.
+    assert model.session_embeddings[1].units.grad is not None
+    assert not model.session_embeddings[1].units.grad.any()
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiles(model: POCO, dynamic: bool) -> None:
+    compiled = torch.compile(model, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    x = draw(2, 5, 12)
+    assert relative_error(compiled(x), model(x)) < 1e-12
+    expected = torch.autograd.grad(model(x).sum(), list(model.parameters()), allow_unused=True)
+    actual = torch.autograd.grad(compiled(x).sum(), list(model.parameters()), allow_unused=True)
+    for mine, reference in zip(actual, expected, strict=True):
+        if reference is not None and reference.any():
+            assert relative_error(mine, reference) < 1e-10
+
+
+def test_exports(model: POCO) -> None:
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(model, (draw(2, 5, 12),), dynamic_shapes=({0: batch},))
+    assert relative_error(program.module()(draw(7, 5, 12)), model(draw(7, 5, 12))) < 1e-12
+    assert any("poco.latent_pool" in str(node.target) for node in program.graph.nodes)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda m: m(draw(2, 4, 12)), ShapeError, "'fish' takes .*5 units, 12 frames.*got .2, 4, 12."),
+        (lambda m: m(draw(2, 5, 11)), ShapeError, "12 frames"),
+        (lambda m: m(draw(5, 12)), ShapeError, "got .5, 12."),
+        (lambda m: m(draw(2, 5, 12), "cat"), VocabularyError, "unknown session 'cat'; the model knows fish, worm"),
+        (lambda m: m(draw(2, 5, 12), 2), VocabularyError, "unknown session 2"),
+        (lambda m: m.add_session(spec("fish", 2)), VocabularyError, "knows a session 'fish' already"),
+        (lambda m: POCO(SMALL)(draw(2, 5, 12)), VocabularyError, "add_session"),
+        (lambda m: poco.SessionSpec("x", ("a", "a")), ConfigError, "more than once"),
+        (lambda m: poco.SessionSpec("x", ()), ConfigError, "no units"),
+        (lambda m: poco.POCOConfig(segment_length=7), ConfigError, "no multiple of segment_length 7"),
+        (lambda m: poco.POCOConfig(ffn_dropout=1.0), ConfigError, "ffn_dropout"),
+        (lambda m: poco.POCOConfig(head_width=6), ConfigError, "multiple of 4"),
+        (lambda m: poco.POCOConfig.from_dict({"widht": 3}), ConfigError, "unknown model option 'widht'"),
+        (lambda m: poco.POCOConfig.from_dict({"width": "3"}), ConfigError, "'width' must be int"),
+    ],
+)
+def test_says_what_is_wrong(model: POCO, call: Any, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says) as caught:
+        call(model)
+    assert "\n" not in str(caught.value)

@@ -101,7 +101,7 @@ class Job:
                     name = f"{path.stem}/{one_key}"
                 subject = self._fill(naming.subject, groups) or groups.get("subject", "")
                 unit = self._fill(naming.unit, groups) or None
-                part = session.Part(path, self._fill(one_key, groups) if one_key == key else one_key, unit)
+                part = session.Part(path, (self._fill(one_key, groups) or None) if one_key == key else one_key, unit)
                 slot = name if unit is not None else f"{name}\0{len(plans)}"
                 groups = {**groups, "session": name or path.stem, "subject": subject or name or path.stem}
                 plans.setdefault(slot, session.Plan(name, subject, groups)).parts.append(part)

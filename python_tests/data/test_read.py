@@ -1,0 +1,351 @@
+"""Reading: what a description or options must say, how files become sessions, and every kind of bad input."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from poco.data.read import read
+from poco.errors import DataError
+
+UNITS_FIRST = "units x frames"
+FRAMES_FIRST = "frames x units"
+
+
+def activity(units: int = 5, frames: int = 40, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((units, frames)).astype(np.float32)
+
+
+def save(path: Path, **kwargs: int) -> np.ndarray:
+    values = activity(**kwargs)
+    np.save(path, values)
+    return values
+
+
+def refused(path: Any, match: str, **options: Any) -> str:
+    with pytest.raises(DataError, match=match) as caught:
+        read(path, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_orientation(tmp_path: Path) -> None:
+    values = save(tmp_path / "a.npy")
+    (first,) = read(tmp_path / "a.npy", orientation=UNITS_FIRST, rate_hz=5)
+    np.testing.assert_array_equal(first.activity, values)
+    assert (first.session, first.rate_hz, first.unit_ids) == ("a", 5.0, ("0", "1", "2", "3", "4"))
+    (second,) = read(tmp_path / "a.npy", orientation=FRAMES_FIRST)
+    np.testing.assert_array_equal(second.activity, values.T)
+    assert any("no rate" in line for line in second.warnings)
+
+
+def test_orientation_is_never_guessed(tmp_path: Path) -> None:
+    save(tmp_path / "a.npy")
+    message = refused(tmp_path / "a.npy", "5 x 40")
+    assert '"units x frames" (5 units, 40 frames)' in message
+    assert '"frames x units" (40 units, 5 frames)' in message
+
+
+def test_folder_of_files_is_one_session_each_in_natural_order(tmp_path: Path) -> None:
+    for number in (10, 2, 1):
+        save(tmp_path / f"day{number}.npy", seed=number)
+    (tmp_path / "notes.md").write_text("not data")
+    found = read(tmp_path, orientation=UNITS_FIRST)
+    assert [r.session for r in found] == ["day1", "day2", "day10"]
+    several = read([tmp_path / "day2.npy", str(tmp_path / "day1.npy")], orientation=UNITS_FIRST)
+    assert [r.session for r in several] == ["day2", "day1"]
+
+
+@pytest.mark.parametrize("place", ["folder", "beside the file", "beside the folder", "argument", "dictionary"])
+def test_where_a_description_may_be(tmp_path: Path, place: str) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    save(folder / "a.npy")
+    content = f'name = "mine"\n[activity]\norientation = "{UNITS_FIRST}"\nrate_hz = 3.0\n'
+    path, given = folder, None
+    if place == "folder":
+        (folder / "dataset.toml").write_text(content)
+    elif place == "beside the file":
+        path = folder / "a.npy"
+        (folder / "a.toml").write_text(content)
+    elif place == "beside the folder":
+        (tmp_path / "set.toml").write_text(content)
+    elif place == "argument":
+        given = tmp_path / "elsewhere.toml"
+        given.write_text(content)
+    else:
+        given = {"name": "mine", "activity": {"orientation": UNITS_FIRST, "rate_hz": 3.0}}
+    (found,) = read(path, description=given)
+    assert (found.dataset, found.rate_hz, found.units) == ("mine", 3.0, 5)
+    (other,) = read(path, description=given, rate_hz=4.0, dataset="other")
+    assert (other.dataset, other.rate_hz) == ("other", 4.0)
+
+
+def test_description_of_a_folder_above_applies_to_its_own_files_only(tmp_path: Path) -> None:
+    (tmp_path / "dataset.toml").write_text(f'files = ["a*/*.npy"]\n[activity]\norientation = "{UNITS_FIRST}"\n')
+    for name in ("a1", "b1"):
+        (tmp_path / name).mkdir()
+        save(tmp_path / name / "x.npy")
+    assert len(read(tmp_path / "a1")) == 1
+    refused(tmp_path / "b1", "which axis is time")
+
+
+def test_pattern_names_sessions_and_animals(tmp_path: Path) -> None:
+    save(tmp_path / "m7_day3.npy")
+    content = {
+        "sessions": {"pattern": r"m(?P<mouse>\d+)_day(?P<day>\d+)", "name": "{mouse}-{day}", "subject": "mouse {mouse}"},
+        "activity": {"orientation": UNITS_FIRST},
+    }
+    (found,) = read(tmp_path, description=content)
+    assert (found.session, found.subject) == ("7-3", "mouse 7")
+    (named,) = read(tmp_path / "m7_day3.npy", orientation=UNITS_FIRST, session="s", subject="animal")
+    assert (named.session, named.subject) == ("s", "animal")
+    content["sessions"]["pattern"] = "fish"
+    refused(tmp_path, "does not fit the pattern 'fish'", description=content)
+    content["sessions"] = {"name": "{mouse}"}
+    refused(tmp_path, "cannot fill", description=content)
+
+
+def test_one_file_per_unit(tmp_path: Path) -> None:
+    values = activity(3, 30)
+    for row, cell in zip(values, (10, 2, 1), strict=True):
+        np.save(tmp_path / f"s1_{cell}.npy", row)
+    content = {"sessions": {"pattern": r"(?P<session>s\d+)_(?P<cell>\d+)", "unit": "{cell}"}}
+    (found,) = read(tmp_path, description=content)
+    assert found.unit_ids == ("1", "2", "10")
+    np.testing.assert_array_equal(found.activity, values[::-1])
+    np.save(tmp_path / "s1_3.npy", np.zeros(29))
+    refused(tmp_path, "29 frames where s1_1.npy has 30", description=content)
+    np.save(tmp_path / "s1_3.npy", np.zeros((2, 15)))
+    refused(tmp_path, "needs a vector", description=content)
+    (tmp_path / "s1_3.npy").unlink()
+    (tmp_path / "sub").mkdir()
+    np.save(tmp_path / "sub" / "s1_2.npy", values[0])
+    refused(tmp_path, "unit '2' of session 's1' is also in", description={**content, "files": ["*.npy", "sub/*.npy"]})
+
+
+def test_one_session_per_key(tmp_path: Path) -> None:
+    with (tmp_path / "all.pkl").open("wb") as file:
+        pickle.dump({(1, 1): activity(), (1, 2): activity(4), "note": "text"}, file)
+    content = {"activity": {"key": "*", "orientation": UNITS_FIRST}}
+    assert [r.session for r in read(tmp_path, description=content)] == ["all/1,1", "all/1,2"]
+    content["activity"]["key"] = "x*"
+    refused(tmp_path, r"no key fits 'x\*'", description=content)
+
+
+def test_labels_coordinates_and_channels(tmp_path: Path) -> None:
+    np.savez(
+        tmp_path / "a.npz",
+        traces=activity(4, 30),
+        region=np.array(["A", "B", "A", ""]),
+        xyz=np.arange(12.0).reshape(4, 3),
+        speed=np.arange(30.0)[None, :],
+        nothing=np.full(30, np.nan),
+    )
+    (tmp_path / "side.csv").write_text("1,left\n0,right\n1,left\n2,\n")
+    (tmp_path / "groups.csv").write_text("1,2\n2,4\n")
+    content: dict[str, Any] = {
+        "activity": {"key": "traces", "orientation": UNITS_FIRST},
+        "labels": {
+            "region": {"key": "region"},
+            "side": {"file": "side.csv", "column": 1},
+            "code": {"file": "side.csv", "column": 0, "names": {"0": "zero"}},
+            "group": {"file": "groups.csv", "form": "members", "first": 1},
+            "missing": {"file": "nowhere.csv", "optional": True},
+        },
+        "coordinates": {"key": "xyz"},
+        "channels": {"speed": {"key": "speed"}, "nothing": {"key": "nothing"}},
+    }
+    (found,) = read(tmp_path / "a.npz", description=content)
+    assert found.labels["region"] == ("A", "B", "A", "")
+    assert found.labels["side"] == ("left", "right", "left", "")
+    assert found.labels["code"] == ("1", "zero", "1", "2")
+    assert found.labels["group"] == ("1", "1 2", "", "2")
+    assert "missing" not in found.labels
+    assert found.coordinates is not None
+    assert found.coordinates.shape == (4, 3)
+    np.testing.assert_array_equal(found.channels["speed"], np.arange(30))
+    assert "nothing" not in found.channels
+    assert any("'nothing' holds NaN only" in line for line in found.warnings)
+
+    content["labels"] = {"region": {"file": "groups.csv", "column": 0}}
+    refused(tmp_path / "a.npz", "2 labels for 4 units", description=content)
+    content["labels"] = {"side": {"file": "side.csv"}}
+    refused(tmp_path / "a.npz", "say which column", description=content)
+    content["labels"] = {"region": {"file": "nowhere.csv"}}
+    refused(tmp_path / "a.npz", "no such file; label 'region'", description=content)
+    content["labels"] = {}
+    content["channels"] = {"xyz": {"key": "xyz"}}
+    refused(tmp_path / "a.npz", r"does not fit 30 frames", description=content)
+
+
+def test_labels_by_index_and_count(tmp_path: Path) -> None:
+    with (tmp_path / "a.pkl").open("wb") as file:
+        pickle.dump({"traces": activity(4, 30), "m": 3}, file)
+    content: dict[str, Any] = {
+        "activity": {"key": "traces", "orientation": UNITS_FIRST},
+        "labels": {"side": {"key": "m", "form": "count", "names": {"before": "left", "after": "right"}}},
+    }
+    (found,) = read(tmp_path / "a.pkl", description=content)
+    assert found.labels["side"] == ("left", "left", "left", "right")
+    content["labels"] = {"x": {"key": "m", "form": "index"}}
+    refused(tmp_path / "a.pkl", "needs a dictionary", description=content)
+
+
+def test_time_stamps_give_rate_and_stretches(tmp_path: Path) -> None:
+    times = np.arange(30) * 0.5
+    times[20:] += 3.0
+    np.savez(tmp_path / "a.npz", traces=activity(4, 30), t=times * 1000)
+    options = {"key": "traces", "orientation": UNITS_FIRST, "time_key": "t", "time_unit": "ms"}
+    (found,) = read(tmp_path / "a.npz", **options)
+    assert found.rate_hz == 2.0
+    assert found.stretches == ((0, 20), (20, 30))
+    assert any("a gap longer than 0.75 s" in line for line in found.warnings)
+    (whole,) = read(tmp_path / "a.npz", **options, gap=10)
+    assert whole.stretches == ((0, 30),)
+    (contrary,) = read(tmp_path / "a.npz", **options, rate_hz=4)
+    assert any("the time stamps say 2 Hz" in line for line in contrary.warnings)
+    refused(tmp_path / "a.npz", "30 time stamps", **{**options, "orientation": FRAMES_FIRST})
+    np.savez(tmp_path / "b.npz", traces=activity(4, 30), t=np.r_[np.arange(10), np.arange(20)])
+    refused(tmp_path / "b.npz", "must rise from frame to frame; frame 10 does not", **options)
+
+
+def test_time_in_a_row_or_column(tmp_path: Path) -> None:
+    values = activity(4, 30)
+    np.save(tmp_path / "a.npy", np.r_[np.arange(30)[None, :] * 0.25, values])
+    (found,) = read(tmp_path / "a.npy", orientation=UNITS_FIRST, time_row=0)
+    np.testing.assert_array_equal(found.activity, values)
+    assert found.rate_hz == 4.0
+    np.save(tmp_path / "b.npy", np.load(tmp_path / "a.npy").T)
+    (turned,) = read(tmp_path / "b.npy", orientation=FRAMES_FIRST, time_column=0)
+    np.testing.assert_array_equal(turned.activity, values)
+    refused(tmp_path / "a.npy", "goes with time_row, not time_column", orientation=UNITS_FIRST, time_column=0)
+    refused(tmp_path / "a.npy", "no row or column 9", orientation=UNITS_FIRST, time_row=9)
+
+
+def test_trials(tmp_path: Path) -> None:
+    save(tmp_path / "a.npy", frames=50)
+    (whole,) = read(tmp_path / "a.npy", orientation=UNITS_FIRST, trial_frames=20)
+    assert whole.stretches == ((0, 50),)
+    assert any("20-frame trials" in line for line in whole.warnings)
+    (cut,) = read(tmp_path / "a.npy", orientation=UNITS_FIRST, trial_frames=20, cut_trials=True)
+    assert cut.stretches == ((0, 20), (20, 40), (40, 50))
+    refused(tmp_path / "a.npy", "cut = true needs frames", orientation=UNITS_FIRST, cut_trials=True)
+
+
+def test_missing_and_constant_units(tmp_path: Path) -> None:
+    values = activity(5, 30)
+    values[1, 3] = np.nan
+    values[2, 4] = np.inf
+    values[3] = 2.0
+    np.save(tmp_path / "a.npy", values)
+    options = {"orientation": UNITS_FIRST, "rate_hz": 1}
+    (kept,) = read(tmp_path / "a.npy", **options)
+    np.testing.assert_array_equal(kept.activity, values)
+    (found,) = read(tmp_path / "a.npy", **options, nan="drop", constant="drop")
+    assert found.unit_ids == ("0", "4")
+    assert found.provenance["dropped_units"] == "1, 2, 3"
+    assert found.provenance["source_shape"] == "5 x 30"
+    assert len(found.warnings) == 2
+    refused(tmp_path / "a.npy", r"2 units with NaN or infinite values \(1, 2\)", **options, nan="error")
+    refused(tmp_path / "a.npy", r"1 units that never change \(3\)", **options, constant="error")
+    np.save(tmp_path / "b.npy", np.full((3, 20), np.nan))
+    refused(tmp_path / "b.npy", "no unit of 3 is left", **options, nan="drop")
+
+
+# Bad input: one clear line each.
+
+
+def test_missing_path(tmp_path: Path) -> None:
+    refused(tmp_path / "nowhere.npy", "no such file or folder")
+    refused([], "no path")
+
+
+def test_unknown_format(tmp_path: Path) -> None:
+    (tmp_path / "a.xyz").write_text("something")
+    refused(tmp_path / "a.xyz", r"unknown format; known are \.csv")
+    save(tmp_path / "b.npy")
+    refused(tmp_path / "b.npy", "there is no format 'excel'", format="excel")
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    refused(tmp_path, "no recording in this folder")
+    (tmp_path / "deep").mkdir()
+    save(tmp_path / "deep" / "a.npy")
+    refused(tmp_path, re.escape('say files = ["deep/*.npy"]'))
+    refused(tmp_path, "no file in it fits", files=["*.mat"])
+
+
+def test_wrong_key_lists_what_is_there(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", one=activity(), two=activity(3, 7), name=np.array("text"))
+    message = refused(tmp_path / "a.npz", "no key 'three'", key="three", orientation=UNITS_FIRST)
+    assert "'one' (5, 40) float32" in message
+    message = refused(tmp_path / "a.npz", "say which array is the activity", orientation=UNITS_FIRST)
+    assert "'two' (3, 7) float32" in message
+    assert "'name'" not in message
+    refused(tmp_path / "a.npz", "not numbers", key="name", orientation=UNITS_FIRST)
+
+
+@pytest.mark.parametrize("shape", [(40,), (2, 3, 4)])
+def test_wrong_number_of_axes(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(shape))
+    refused(tmp_path / "a.npy", re.escape(f"shape {shape}"), orientation=UNITS_FIRST)
+
+
+def test_no_frames(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((3, 0)))
+    refused(tmp_path / "a.npy", "no activity in it", orientation=UNITS_FIRST)
+
+
+def test_complex_text_and_objects(tmp_path: Path) -> None:
+    np.save(tmp_path / "c.npy", np.zeros((3, 9), dtype=complex))
+    refused(tmp_path / "c.npy", "complex numbers", orientation=UNITS_FIRST)
+    np.save(tmp_path / "t.npy", np.full((3, 9), "x"))
+    refused(tmp_path / "t.npy", "not numbers", orientation=UNITS_FIRST)
+    np.save(tmp_path / "o.npy", np.full((3, 9), None), allow_pickle=True)
+    refused(tmp_path / "o.npy", "dtype object", orientation=UNITS_FIRST)
+
+
+def test_unknown_option(tmp_path: Path) -> None:
+    save(tmp_path / "a.npy")
+    refused(tmp_path / "a.npy", "did you mean orientation", orientaton=UNITS_FIRST)
+    refused(tmp_path / "a.npy", 'must be "units x frames" or "frames x units"', orientation="rows")
+    refused(tmp_path / "a.npy", "rate_hz must be above 0", orientation=UNITS_FIRST, rate_hz=0)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not bind this user")
+def test_no_permission(tmp_path: Path) -> None:
+    save(tmp_path / "a.npy")
+    (tmp_path / "a.npy").chmod(0)
+    refused(tmp_path / "a.npy", "no permission", orientation=UNITS_FIRST)
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "h5", "mat", "pkl", "nwb", "csv"])
+@pytest.mark.parametrize("content", [b"", b"\x00\x01garbage" * 20])
+def test_damaged_files(tmp_path: Path, suffix: str, content: bytes) -> None:
+    needed = {"h5": "h5py", "mat": "scipy", "nwb": "pynwb"}.get(suffix)
+    if needed:
+        pytest.importorskip(needed)
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(content)
+    assert str(path) in refused(path, "a\\." + suffix, orientation=UNITS_FIRST)
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "pkl"])
+def test_truncated_files(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "npy":
+        np.save(path, activity())
+    elif suffix == "npz":
+        np.savez(path, x=activity())
+    else:
+        path.write_bytes(pickle.dumps({"x": activity()}))
+    path.write_bytes(path.read_bytes()[:-100])
+    refused(path, "truncated or damaged", orientation=UNITS_FIRST)

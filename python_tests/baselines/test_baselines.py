@@ -1,0 +1,83 @@
+"""poco.baselines: each forecaster against its definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from helpers.recordings import waves
+
+from poco import baselines
+from poco.baselines import MLP, Copy, Mean, NLinear, Ridge
+from poco.data.packed import PackedBatch
+from poco.data.splits import Split, split
+from poco.data.windows import Packer
+from poco.errors import ConfigError
+from poco.evaluate import score_forecasters
+
+
+def batch_of(x: torch.Tensor) -> PackedBatch:
+    rows = x.shape[0]
+    index = torch.arange(rows, dtype=torch.int32)
+    return PackedBatch(x, index, torch.tensor([0, rows], dtype=torch.int32), torch.zeros(1, dtype=torch.int64))
+
+
+def everything(cut: Split, part: str) -> tuple[np.ndarray, np.ndarray]:
+    batch = Packer(cut).pack(cut.windows(part))
+    assert batch.target is not None
+    return batch.x.double().numpy(), batch.target.double().numpy()
+
+
+@pytest.mark.parametrize("name", baselines.NAMES)
+def test_every_baseline_maps_rows_to_horizons(name: str) -> None:
+    model = baselines.build(name, 12, 5)
+    out = model.forward_packed(batch_of(torch.randn(7, 12)))  # type: ignore[operator]
+    assert out.shape == (7, 5)
+    assert out.dtype == torch.float32
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(ConfigError, match="no baseline 'arima': choose from copy, mean, ridge, nlinear, mlp"):
+        baselines.build("arima", 48, 16)
+
+
+def test_copy_and_mean() -> None:
+    x = torch.randn(4, 12)
+    assert torch.equal(Copy(12, 3).forward_packed(batch_of(x)), x[:, [-1, -1, -1]])
+    assert torch.equal(Mean(12, 3).forward_packed(batch_of(x)), torch.zeros(4, 3))
+
+
+def test_nlinear_moves_with_the_level() -> None:
+    model, x = NLinear(12, 3).double(), torch.randn(4, 12, dtype=torch.float64)
+    torch.testing.assert_close(model.forward_packed(batch_of(x + 5)), model.forward_packed(batch_of(x)) + 5)
+
+
+def test_mlp_has_the_published_width() -> None:
+    assert sum(p.numel() for p in MLP(48, 16).parameters()) == 48 * 1024 + 1024 + 1024 * 16 + 16
+
+
+def test_ridge_solves_the_normal_equations() -> None:
+    cut = split([waves("a"), waves("b", units=3)], context=12, horizon=4)
+    x, y = everything(cut, "train")
+    penalty = 0.01
+    expected = np.linalg.solve(x.T @ x + penalty * (x**2).sum() / 12 * np.eye(12), x.T @ y)
+    model = Ridge(12, 4).fit(cut, penalties=(penalty,))
+    np.testing.assert_allclose(model.weight.T.numpy(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_ridge_chooses_its_penalty_on_the_validation_part() -> None:
+    cut = split([waves("a", units=2)], context=48, horizon=4)
+    penalties = (1e-6, 1e-2, 1.0, 100.0)
+    x, y = everything(cut, "val")
+    errors = []
+    for penalty in penalties:
+        weight = Ridge(48, 4).fit(cut, penalties=(penalty,)).weight.double().numpy()
+        errors.append(((x @ weight.T - y) ** 2).mean())
+    assert Ridge(48, 4).fit(cut, penalties).penalty == penalties[int(np.argmin(errors))]
+
+
+def test_ridge_beats_copy_on_waves() -> None:
+    cut = split([waves("a"), waves("b")])
+    scores = score_forecasters({"ridge": Ridge(48, 16).fit(cut), "copy": Copy(48, 16)}, cut)
+    assert scores["ridge"].score > 0.5
+    assert scores["copy"].score == 0

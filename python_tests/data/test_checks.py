@@ -1,0 +1,80 @@
+"""poco.data.checks: recordings that cannot be used are refused in one line that says what to do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers.recordings import waves
+
+from poco.data.checks import check
+from poco.data.recording import Recording
+from poco.errors import ConfigError, DataError
+
+
+def refused(*recordings: Recording, context: int = 48, horizon: int = 16) -> str:
+    with pytest.raises(DataError) as caught:
+        check(recordings, context=context, horizon=horizon)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def changed(index: object, value: float) -> Recording:
+    recording = waves()
+    activity = recording.activity.copy()
+    activity[index] = value
+    return Recording(activity, "a")
+
+
+def test_good_recordings_pass() -> None:
+    recordings = [waves("a"), waves("b", units=3, frames=64)]
+    assert check(recordings, context=48, horizon=16) == recordings
+
+
+def test_nan_and_infinite_values() -> None:
+    message = refused(changed((slice(2, 4), 17), np.nan))
+    assert "session 'a': 2 NaN or infinite values in 2 units ('2', '3'), over 1 frames" in message
+    assert "nan='drop'" in message
+    assert "1 NaN or infinite values in unit '4'" in refused(changed((4, 0), -np.inf))
+
+
+def test_nan_outside_the_stretches_is_no_concern() -> None:
+    activity = waves().activity.copy()
+    activity[:, 200:210] = np.nan
+    check([Recording(activity, "a", stretches=((0, 200), (210, 400)))], context=48, horizon=16)
+
+
+def test_constant_unit() -> None:
+    message = refused(changed(3, 1.5))
+    assert "unit '3' never change" in message
+    assert "constant='drop'" in message
+
+
+def test_too_few_frames() -> None:
+    assert "63 frames, but one window takes 64 (context 48 + horizon 16)" in refused(waves(frames=63))
+    trials = waves(frames=400, stretches=tuple((i, i + 40) for i in range(0, 400, 40)))
+    assert "no stretch above 40 frames, but one window takes 64" in refused(trials)
+
+
+def test_no_recordings_and_repeated_names() -> None:
+    assert "no recordings" in refused()
+    assert "session 'a' occurs more than once" in refused(waves("a"), waves("a", seed=1))
+
+
+def test_rates_of_one_data_set_must_agree() -> None:
+    message = refused(waves("a", rate_hz=2.0), waves("b", rate_hz=10.0))
+    assert "session 'b' has 10 frames a second, session 'a' 2" in message
+    two_sets = [waves("a", rate_hz=2.0, dataset="fish"), waves("b", rate_hz=10.0, dataset="mouse"), waves("c")]
+    assert check(two_sets, context=48, horizon=16) == two_sets
+
+
+def test_rates_that_differ_a_little_carry_a_warning() -> None:
+    first, second = check([waves("a", rate_hz=1.667), waves("b", rate_hz=1.357)], context=48, horizon=16)
+    assert first.warnings == ()
+    assert len(second.warnings) == 1
+    assert "1.357" in second.warnings[0]
+
+
+@pytest.mark.parametrize(("context", "horizon"), [(0, 16), (48, -1)])
+def test_impossible_sizes(context: int, horizon: int) -> None:
+    with pytest.raises(ConfigError):
+        check([waves()], context=context, horizon=horizon)

@@ -1,0 +1,144 @@
+"""poco.data.splits: both protocols on numbers worked out by hand, and no leak from one part to another."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers.recordings import counted, waves
+
+from poco.data.recording import Recording
+from poco.data.splits import PARTS, PROTOCOLS, fingerprint, split
+from poco.errors import ConfigError, DataError
+
+
+def test_published_blocks_by_hand() -> None:
+    cut = split([waves(frames=2300)], protocol="published")
+    # two blocks: frames 0 to 1000, and 1000 to 2300
+    assert cut.segments["train"][0] == ((0, 600), (1000, 1780))
+    assert cut.segments["val"][0] == ((600, 800), (1780, 2040))
+    assert cut.segments["test"][0] == ((800, 1000), (2040, 2300))
+    train = cut.windows("train")
+    assert len(train) == (600 - 64) + (780 - 64)
+    assert train.start[0] == 0
+    assert train.start[535] == 535  # 536 would fit as well: the published protocol drops it
+    assert train.start[536] == 1000
+    assert train.start[-1] == 1000 + 780 - 65
+
+
+@pytest.mark.parametrize(
+    ("frames", "first", "second"),
+    [(799, 479, 639), (999, 599, 799), (1801, 1080, 1440), (1999, 1199, 1599), (517, 310, 413)],
+)
+def test_published_rounding_with_a_single_block(frames: int, first: int, second: int) -> None:
+    cut = split([waves(frames=frames)], protocol="published")
+    assert cut.segments["train"][0] == ((0, first),)
+    assert cut.segments["val"][0] == ((first, second),)
+    assert cut.segments["test"][0] == ((second, frames),)
+    assert len(cut.windows("test")) == max(0, frames - second - 64)
+
+
+def test_published_normalisation_is_over_the_whole_session_with_an_epsilon() -> None:
+    recording = waves(frames=500)
+    cut = split([recording], protocol="published")
+    activity = recording.activity.astype(np.float64)
+    np.testing.assert_allclose(cut.mean[0], activity.mean(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(cut.std[0], activity.std(axis=1) + 1e-4, rtol=1e-6)
+    assert cut.mean[0].dtype == cut.std[0].dtype == np.float32
+
+
+def test_leak_free_parts_by_hand() -> None:
+    cut = split([waves(frames=505)])
+    assert cut.protocol == "leak-free"
+    assert [cut.segments[part][0] for part in PARTS] == [((0, 303),), ((303, 404),), ((404, 505),)]
+    assert [len(cut.windows(part)) for part in PARTS] == [303 - 63, 101 - 63, 101 - 63]
+    assert cut.windows("test").start[-1] + 64 == 505
+
+
+def test_leak_free_statistics_do_not_see_the_future() -> None:
+    recording = waves(frames=500)
+    changed = recording.activity.copy()
+    changed[:, 300:] = changed[:, 300:] * 7 + 100
+    one, other = split([recording]), split([Recording(changed, "a")])
+    np.testing.assert_array_equal(one.mean[0], other.mean[0])
+    np.testing.assert_array_equal(one.std[0], other.std[0])
+    np.testing.assert_allclose(one.std[0], recording.activity[:, :300].astype(np.float64).std(axis=1), rtol=1e-6)
+
+
+def test_leak_free_cut_counts_covered_frames_only() -> None:
+    cut = split([waves(frames=600, stretches=((50, 250), (300, 600)))])
+    # 500 covered frames: 300 for training, that is 200 of the first stretch and 100 of the second
+    assert cut.segments["train"][0] == ((50, 250), (300, 400))
+    assert cut.segments["val"][0] == ((400, 500),)
+    assert cut.segments["test"][0] == ((500, 600),)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("seed", range(5))
+def test_windows_never_straddle_parts_or_stretches(protocol: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    edges = np.sort(rng.choice(np.arange(1, 3000), 6, replace=False))
+    stretches = tuple((int(a), int(b)) for a, b in zip([0, *edges], [*edges, 3000], strict=True))
+    cut = split([waves(units=2, frames=3000, stretches=stretches)], protocol=protocol, context=5, horizon=3)
+    part_of_frame = np.full(3000, -1)
+    for number, part in enumerate(PARTS):
+        for start, stop in cut.segments[part][0]:
+            assert (part_of_frame[start:stop] == -1).all()
+            part_of_frame[start:stop] = number
+    stretch_of_frame = np.repeat(np.arange(len(stretches)), [b - a for a, b in stretches])
+    for number, part in enumerate(PARTS):
+        windows = cut.windows(part)
+        assert len(windows) > 0
+        for start in windows.start:
+            assert set(part_of_frame[start : start + 8]) == {number}
+            assert len(set(stretch_of_frame[start : start + 8])) == 1
+
+
+def test_windows_of_several_sessions_and_stride() -> None:
+    cut = split([waves("a", frames=400), waves("b", units=3, frames=500)])
+    windows = cut.windows("val", stride=4)
+    assert windows.session.dtype == windows.start.dtype == np.int64
+    assert windows.start[windows.session == 0].tolist() == list(range(240, 240 + 17, 4))
+    assert windows.start[windows.session == 1].tolist() == list(range(300, 300 + 37, 4))
+
+
+def test_a_session_without_a_window_in_a_part_is_refused() -> None:
+    with pytest.raises(DataError, match=r"session 'b': 250 frames leave no window of 64 .* in the validation part"):
+        split([waves("a"), waves("b", frames=250)])
+
+
+def test_a_unit_constant_in_the_training_part_is_refused() -> None:
+    activity = waves(frames=500).activity.copy()
+    activity[2, :300] = 0
+    with pytest.raises(DataError, match="1 unit.* never change in the training part .'2'"):
+        split([Recording(activity, "a")])
+    split([Recording(activity, "a")], protocol="published")
+
+
+def test_a_unit_that_hardly_moves_in_the_training_part_is_told() -> None:
+    activity = waves(frames=500).activity.copy()
+    activity[2, :300] *= 1e-4
+    (warning,) = split([Recording(activity, "a")]).warnings
+    assert "unit '2' hardly moves" in warning
+
+
+def test_unknown_words_are_refused() -> None:
+    with pytest.raises(ConfigError, match="protocol must be one of leak-free, published, got 'fair'"):
+        split([waves()], protocol="fair")
+    with pytest.raises(ConfigError, match="horizon"):
+        split([waves()], horizon=0)
+    cut = split([waves()])
+    with pytest.raises(ConfigError, match="part must be one of train, val, test, got 'dev'"):
+        cut.windows("dev")
+    with pytest.raises(ConfigError, match="stride"):
+        cut.windows("test", stride=0)
+    with pytest.raises(DataError, match="no session 'z' here: the sessions are a"):
+        cut.session_index("z")
+
+
+def test_fingerprint_tells_recordings_apart() -> None:
+    recording = counted(frames=100)
+    assert fingerprint(recording) == fingerprint(counted(frames=100))
+    activity = recording.activity.copy()
+    activity[1, 50] += 1
+    assert fingerprint(Recording(activity, "a")) != fingerprint(recording)
+    assert fingerprint(counted(frames=100, unit_ids=("x", "y"))) != fingerprint(recording)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -288,6 +289,11 @@ def load(path: Path) -> Description:
     return parse(content, str(path))
 
 
+def absolute(path: Path) -> Path:
+    """The path from the root, without ``..`` and without following links."""
+    return Path(os.path.abspath(path))
+
+
 def built_in_folder() -> Path:
     """Where the descriptions lie that come with poco: in the package, or in a source tree under ``examples``."""
     package = Path(__file__).resolve().parent
@@ -297,7 +303,7 @@ def built_in_folder() -> Path:
 
 def candidates(path: Path) -> Iterator[tuple[Path, Path]]:
     """Places where a description of ``path`` may be, nearest first, each with the folder that it would describe."""
-    path = path.absolute()
+    path = absolute(path)
     if path.is_dir():
         yield path / FILE_NAME, path
         yield path.with_name(path.name + ".toml"), path

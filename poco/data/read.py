@@ -12,7 +12,7 @@ from typing import Any
 
 from poco.data import description as descriptions
 from poco.data import session, sources
-from poco.data.description import Description
+from poco.data.description import Description, absolute
 from poco.data.readers import SUFFIXES, recognise
 from poco.data.recording import Recording
 from poco.errors import DataError
@@ -79,7 +79,10 @@ class Job:
             raise DataError(f"{path}: no permission to read it") from None
         if not there:
             raise DataError(f"{path}: no such file or folder")
-        found, files = _describe(self.path, description, options)
+        try:
+            found, files = _describe(self.path, description, options)
+        except PermissionError as error:
+            raise DataError(f"{error.filename}: no permission to read it") from None
         self.description = found
         self._opener = sources.Opener(found.activity, found.format)
         self.plans = self._plan(files)
@@ -125,8 +128,8 @@ class Job:
     def _groups(self, path: Path, key: str | None) -> dict[str, str]:
         """What templates can use: the named groups of the pattern, ``stem``, ``folder`` and ``key``."""
         base = self.description.root or path.parent
-        absolute = path.absolute()
-        relative = absolute.relative_to(base).as_posix() if absolute.is_relative_to(base) else path.name
+        whole = absolute(path)
+        relative = whole.relative_to(base).as_posix() if whole.is_relative_to(base) else path.name
         target = f"{relative}/{key}" if key else relative
         groups = {"stem": path.stem, "folder": path.parent.name, "key": key or ""}
         pattern = self.description.sessions.pattern
@@ -154,7 +157,7 @@ def _describe(
     path: Path, given: str | Path | Mapping[str, Any] | None, options: Mapping[str, Any]
 ) -> tuple[Description, list[Path]]:
     """The description that applies, and the recordings' files."""
-    folder = path.absolute() if path.is_dir() else path.absolute().parent
+    folder = absolute(path) if path.is_dir() else absolute(path).parent
     if isinstance(given, Mapping):
         found = dataclasses.replace(descriptions.parse(given, "description"), root=folder)
     elif given is not None:
@@ -169,20 +172,20 @@ def _describe(
 
 def _search(path: Path, folder: Path, options: Mapping[str, Any]) -> tuple[Description, list[Path]]:
     for file, root in descriptions.candidates(path):
-        if not file.is_file() or file.absolute() == path.absolute():
+        if not file.is_file() or file == absolute(path):
             continue
         found = _with_options(dataclasses.replace(descriptions.load(file), root=root), options)
         inside = [one for one in _files(found, root, path, must=False) if _within(one, path)]
         if inside:
             return found, inside
-        if root == path.absolute():
+        if root == absolute(path):
             raise DataError(f"{path}: no file in it fits files = {list(found.files)} ({file})")
     found = _with_options(Description(root=folder), options)
     return found, [path] if path.is_file() else _files(found, folder, path)
 
 
 def _within(one: Path, path: Path) -> bool:
-    return one.absolute() == path.absolute() or path.absolute() in one.absolute().parents
+    return absolute(one) == absolute(path) or absolute(path) in absolute(one).parents
 
 
 def _with_options(found: Description, options: Mapping[str, Any]) -> Description:
@@ -225,7 +228,7 @@ def _files(found: Description, root: Path, path: Path, *, must: bool = True) -> 
             one for pattern in found.files for one in root.glob(pattern) if one.is_file() or recognise(one) is not None
         }
     elif (found.format in ("suite2p", "zarr") or recognise(root)) and root.is_dir():
-        return [root if root != path.absolute() else path]
+        return [root]
     else:
         files = {
             one

@@ -13,7 +13,7 @@ import numpy as np
 from poco.data import sources
 from poco.data.description import Description
 from poco.data.readers import Contents
-from poco.data.readers.base import UNITS_FIRST
+from poco.data.readers.base import FRAMES_FIRST, UNITS_FIRST
 from poco.data.recording import Recording
 from poco.errors import DataError
 
@@ -95,7 +95,7 @@ def load(plan: Plan, description: Description, opener: sources.Opener) -> Loaded
         low = np.where(finite, activity, np.inf).min(axis=1)
         high = np.where(finite, activity, -np.inf).max(axis=1)
     constant = np.flatnonzero(finite.any(axis=1) & (low == high))
-    ids = _unit_ids(plan, own, units)
+    ids = _unit_ids(plan, description, own, units)
     provenance = {
         "file": str(plan.parts[0].path if len(plan.parts) == 1 else plan.parts[0].path.parent),
         "format": own.format,
@@ -305,13 +305,16 @@ def _extras(
         if found is None:
             continue
         channels[name] = sources.channel(source, found, frames, where)
-        if source.file is None:
-            for part in plan.parts[1:]:
-                again = find(source, f"channel '{name}'", "table", opener.recording(part.path, part.key))
-                if again is None or np.array_equal(channels[name], sources.channel(source, again, frames, where)):
-                    continue
-                warnings.append(f"channel '{name}' differs between files of a session; the first file's is used")
-                break
+    for part in plan.parts[1:]:
+        contents = opener.recording(part.path, part.key)
+        for name, source in description.channels.items():
+            if source.file is not None or name not in channels:
+                continue
+            again = find(source, f"channel '{name}'", "table", contents)
+            where = f"{part.path}: channel '{name}'"
+            if again is None or np.array_equal(channels[name], sources.channel(source, again, frames, where)):
+                continue
+            warnings.append(f"channel '{name}' differs between the files of a session; the first file's is used")
     for name in [name for name, values in channels.items() if np.isnan(values).all()]:
         del channels[name]
         warnings.append(f"channel '{name}' holds NaN only: left out")
@@ -348,10 +351,15 @@ def _stretches(
     return tuple(itertools.pairwise(ordered))
 
 
-def _unit_ids(plan: Plan, own: Contents, units: int) -> tuple[str, ...]:
+def _unit_ids(plan: Plan, description: Description, own: Contents, units: int) -> tuple[str, ...]:
     if plan.parts[0].unit is not None:
         return tuple(part.unit or "" for part in plan.parts)
-    return own.unit_ids if len(own.unit_ids) == units else tuple(map(str, range(units)))
+    if len(own.unit_ids) == units:
+        return own.unit_ids
+    columns = [name for i, name in enumerate(own.columns) if i != description.activity.time_column]
+    if len(columns) == units and (description.activity.orientation or own.orientation) == FRAMES_FIRST:
+        return tuple(columns)
+    return tuple(map(str, range(units)))
 
 
 def _keep(

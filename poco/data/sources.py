@@ -26,38 +26,39 @@ class Opener:
     def __init__(self, activity: Activity, format: str | None) -> None:
         self._activity = activity
         self._format = format
-        self._open: OrderedDict[Path, Contents] = OrderedDict()
+        self._recordings: OrderedDict[Path, Contents] = OrderedDict()
+        self._others: OrderedDict[Path, Contents] = OrderedDict()
         self._values: OrderedDict[tuple[Path, str], Any] = OrderedDict()
 
     def recording(self, path: Path, key: str | None) -> Contents:
         """Contents of a file that holds activity."""
-        if path not in self._open:
+        if path not in self._recordings:
             how = self._activity
-            self._open[path] = open_file(
+            self._recordings[path] = open_file(
                 path, format=self._format, key=key, rois=how.rois, neuropil=how.neuropil, header=how.header
             )
-        return self._latest(path)
+        return _latest(self._recordings, path, 2)
 
     def other(self, path: Path) -> Contents:
         """Contents of a file that holds labels, coordinates or channels."""
-        if path not in self._open:
-            self._open[path] = open_file(path)
-        return self._latest(path)
+        if path not in self._others:
+            self._others[path] = open_file(path)
+        return _latest(self._others, path, 8)
 
     def get(self, contents: Contents, key: str) -> Any:
         """A value of another file, remembered, since several labels may come out of one costly dictionary."""
         slot = (contents.path, key)
         if slot not in self._values:
             self._values[slot] = contents.get(key)
-        while len(self._values) > 8:
-            self._values.popitem(last=False)
-        return self._values[slot]
+        return _latest(self._values, slot, 8)
 
-    def _latest(self, path: Path) -> Contents:
-        self._open.move_to_end(path)
-        while len(self._open) > 8:
-            self._open.popitem(last=False)
-        return self._open[path]
+
+def _latest(memory: OrderedDict[Any, Any], slot: Any, limit: int) -> Any:
+    """What is in ``slot``; of everything else only the latest few are kept."""
+    memory.move_to_end(slot)
+    while len(memory) > limit:
+        memory.popitem(last=False)
+    return memory[slot]
 
 
 def fill(template: str, groups: Mapping[str, str], origin: str) -> str:

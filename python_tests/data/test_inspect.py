@@ -61,7 +61,9 @@ def test_all_values_missing(tmp_path: Path) -> None:
     seen.to_text()
 
 
-@pytest.mark.parametrize(("frames", "message"), [(63, "fewer than a default window"), (260, "a fifth of it"), (320, "")])
+@pytest.mark.parametrize(
+    ("frames", "message"), [(63, "fewer than a default window"), (260, "a fifth of it"), (320, "")]
+)
 def test_few_frames(tmp_path: Path, frames: int, message: str) -> None:
     save(tmp_path / "a.npy", frames=frames)
     (session,) = inspect(tmp_path / "a.npy", **OPTIONS).sessions

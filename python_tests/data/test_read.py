@@ -100,7 +100,11 @@ def test_description_of_a_folder_above_applies_to_its_own_files_only(tmp_path: P
 def test_pattern_names_sessions_and_animals(tmp_path: Path) -> None:
     save(tmp_path / "m7_day3.npy")
     content = {
-        "sessions": {"pattern": r"m(?P<mouse>\d+)_day(?P<day>\d+)", "name": "{mouse}-{day}", "subject": "mouse {mouse}"},
+        "sessions": {
+            "pattern": r"m(?P<mouse>\d+)_day(?P<day>\d+)",
+            "name": "{mouse}-{day}",
+            "subject": "mouse {mouse}",
+        },
         "activity": {"orientation": UNITS_FIRST},
     }
     (found,) = read(tmp_path, description=content)

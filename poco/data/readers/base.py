@@ -64,6 +64,7 @@ class Contents:
         rate_hz: frames a second.
         times: ``[T]`` seconds, one per frame.
         unit_ids: ``N`` names.
+        columns: names of the array's columns, which are units where it is ``"frames x units"``.
         labels: per-unit labels by name, each ``N`` strings.
         coordinates: ``[N, 2]`` or ``[N, 3]``.
         channels: stimulus and behaviour by name, ``[T]`` or ``[T, k]``.
@@ -83,6 +84,7 @@ class Contents:
     rate_hz: float | None = None
     times: np.ndarray | None = None
     unit_ids: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
     coordinates: np.ndarray | None = None
     channels: dict[str, np.ndarray] = field(default_factory=dict)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,10 @@ def rows(path: Path) -> list[list[str]]:
     with guard(path, "CSV"):
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     separator = _separator(path, next((line for line in lines if line.strip()), ""))
-    return [[cell.strip().strip('"') for cell in line.split(separator)] for line in lines if line.strip()]
+    filled = [line for line in lines if line.strip()]
+    if separator is None:
+        return [line.split() for line in filled]
+    return [[cell.strip() for cell in row] for row in csv.reader(filled, delimiter=separator, skipinitialspace=True)]
 
 
 def _separator(path: Path, line: str) -> str | None:
@@ -42,16 +47,19 @@ def table(path: Path, *, header: bool = False) -> np.ndarray:
         if not first:
             raise DataError(f"{path}: is empty")
         try:
-            return np.loadtxt(
-                path,
-                delimiter=_separator(path, first),
-                ndmin=2,
-                skiprows=int(header),
-                comments=None,
-                encoding="utf-8-sig",
-            )
+            values = _fast_table(path, _separator(path, first), header=header)
         except ValueError:
-            return _careful_table(path, first, header=header)
+            values = _careful_table(path, first, header=header)
+    if not values.size:
+        raise DataError(f"{path}: holds no numbers")
+    return values
+
+
+def _fast_table(path: Path, separator: str | None, *, header: bool) -> np.ndarray:
+    """As ``table``, for files in which every cell is a number."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that of a file without numbers
+        return np.loadtxt(path, delimiter=separator, ndmin=2, skiprows=int(header), comments=None, encoding="utf-8-sig")
 
 
 def _careful_table(path: Path, first: str, *, header: bool) -> np.ndarray:
@@ -69,8 +77,6 @@ def _careful_table(path: Path, first: str, *, header: bool) -> np.ndarray:
             if values and len(row) != len(values[0]):
                 raise DataError(f"{path}: line {number} has {len(row)} cells where the first has {len(values[0])}")
             values.append(row)
-    if not values:
-        raise DataError(f"{path}: holds no numbers")
     return np.asarray(values, dtype=np.float64)
 
 
@@ -91,4 +97,7 @@ def read(path: Path, *, header: bool = False) -> Contents:
         "table": Entry((-1, -1), "float64", lambda: table(path, header=header)),
         "text": Entry(None, "text", lambda: rows(path)),
     }
-    return Contents(path, FORMAT, entries, key="table")
+    contents = Contents(path, FORMAT, entries, key="table")
+    if header:
+        contents.columns = tuple(next(iter(rows(path)), ()))
+    return contents

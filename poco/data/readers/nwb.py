@@ -141,7 +141,7 @@ def _activity(path: Path, name: str, members: Sequence[Any]) -> np.ndarray:
         return np.stack(columns, axis=1)
     data, rois = columns[0], getattr(members[0], "rois", None)
     if rois is not None and len(rois.data) != data.shape[1] and len(rois.data) == data.shape[0]:
-        return data.T  # written units first, against the standard; the table of ROIs settles it
+        return data.T  # written units first, against the standard; the table of ROIs settles which axis is which
     return data
 
 

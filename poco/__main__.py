@@ -62,12 +62,14 @@ def _call(arguments: Sequence[str]) -> int:
     usage_error = typer.BadParameter.__mro__[1]
     try:
         code = app(args=list(arguments), prog_name="poco", standalone_mode=False)
-    except usage_error as error:
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except Exception as error:
+        if not isinstance(error, usage_error):
+            raise
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "poco"
         raise PocoError(f"{error.format_message()} Try '{command} --help'.") from None  # type: ignore[attr-defined]
-    except typer.Abort:
-        raise KeyboardInterrupt from None
     return code if isinstance(code, int) else OK
 
 

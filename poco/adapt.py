@@ -179,7 +179,7 @@ def _prepare(model: POCO, recording: Recording, mode: str, seed: int) -> POCO:
 def _choose_parameters(model: POCO, session: str, mode: str) -> int:
     """Let only the parameters that the mode fits require a gradient; returns how many values that is."""
     own = {id(parameter) for parameter in model.session_parameters(session)}
-    others = {id(p) for s in model.specs if s.name != session for p in model.session_parameters(s.name)} - own
+    others = {id(p) for s in model.sessions if s.name != session for p in model.session_parameters(s.name)} - own
     count = 0
     for parameter in model.parameters():
         wanted = id(parameter) in own if mode == "embeddings" else id(parameter) not in others

@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
             "poco adapt runs/first new-animal.h5 --out adapted",
             "poco adapt runs/first new-animal.h5 --out adapted --steps 400 --mode full",
             "poco forecast adapted new-animal.h5 --out forecasts.npz",
-        )
+        ),
     )
     def adapt(
         run: Annotated[Path, typer.Argument(help="A run folder, or a model folder.")],
@@ -45,12 +45,8 @@ def register(app: typer.Typer) -> None:
         lr: Annotated[float | None, typer.Option(help="Learning rate (default: as the mode needs).")] = None,
         batch_size: Annotated[int, typer.Option(help="Windows a step.")] = 64,
         seed: Annotated[int, typer.Option(help="Seed.")] = 0,
-        protocol: Annotated[
-            str | None, typer.Option(help="'leak-free' or 'published' (default: the run's).")
-        ] = None,
-        session: Annotated[
-            str | None, typer.Option(help="Which session, where RECORDING holds several.")
-        ] = None,
+        protocol: Annotated[str | None, typer.Option(help="'leak-free' or 'published' (default: the run's).")] = None,
+        session: Annotated[str | None, typer.Option(help="Which session, where RECORDING holds several.")] = None,
         threads: Annotated[int | None, typer.Option(help="Threads on the CPU.")] = None,
         description: Description = None,
         key: Key = None,
@@ -75,8 +71,7 @@ def register(app: typer.Typer) -> None:
             raise ConfigError(f"{out} exists and is not an empty folder: choose another one")
         set_threads(threads)
         forecaster = open_forecaster(run)
-        is_run = isinstance(forecaster, Run)
-        options = source_of(forecaster)[1] if is_run else {}
+        options = source_of(forecaster)[1] if isinstance(forecaster, Run) else {}
         options |= reading_options(
             key=key, orientation=orientation, rate=rate, nan=nan, constant=constant, cut_trials=cut_trials
         )
@@ -84,13 +79,13 @@ def register(app: typer.Typer) -> None:
             options["description"] = description
         chosen = choose_recording(read(recording, **options), session, recording)
         adapted = fit_to(
-            forecaster.model if is_run else forecaster,
+            forecaster.model if isinstance(forecaster, Run) else forecaster,
             chosen,
             mode=mode,
             steps=steps,
             learning_rate=lr,
             batch_size=batch_size,
-            protocol=protocol or (forecaster.protocol if is_run else "leak-free"),
+            protocol=protocol or (forecaster.protocol if isinstance(forecaster, Run) else "leak-free"),
             seed=seed,
             callbacks=[Progress("adapting")],
         )

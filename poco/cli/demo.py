@@ -14,7 +14,10 @@ from poco.cli.output import number, print_json, print_table, say
 def register(app: typer.Typer) -> None:
     """Add the command."""
 
-    @app.command(short_help="Train, compare, adapt and draw on simulated animals.", epilog=examples("poco demo", "poco demo --out my-demo --quick", "poco demo --json"))
+    @app.command(
+        short_help="Train, compare, adapt and draw on simulated animals.",
+        epilog=examples("poco demo", "poco demo --out my-demo --quick", "poco demo --json"),
+    )
     def demo(
         out: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything the demo makes.")] = Path(
             "poco-demo"
@@ -22,7 +25,7 @@ def register(app: typer.Typer) -> None:
         quick: Annotated[
             bool, typer.Option("--quick", help="A tiny version that takes seconds and shows little.")
         ] = False,
-        seed: Annotated[int, typer.Option(help="Seed of animals and models.")] = 0,
+        seed: Annotated[int, typer.Option(help="Seed of the models.")] = 0,
         threads: Annotated[int | None, typer.Option(help="Threads on the CPU.")] = None,
         json: Json = False,
     ) -> None:
@@ -48,8 +51,10 @@ def register(app: typer.Typer) -> None:
             [[name, number(known), number(unseen)] for name, known, unseen in rows],
             bold_row=0,
         )
-        say(f"adaptation  {label('poco')} {result.adapted.before:.3f} before, {result.adapted.after:.3f} after "
-            f"{result.adapted.seconds:.1f} s: {result.adapted.parameters:,} values fitted, all of the new animal")
+        say(
+            f"adaptation  {label('poco')} {result.adapted.before:.3f} before, {result.adapted.after:.3f} after "
+            f"{result.adapted.seconds:.1f} s: {result.adapted.parameters:,} values fitted, all of the new animal"
+        )
         say(f"took        {result.seconds:.0f} s")
         if result.figure is not None:
             say(f"figure      {result.figure}")

@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
             "poco forecast runs/first recordings/fish1.h5 --out forecasts.npz",
             "poco forecast runs/first recordings/ --session fish1 --out forecasts.zarr",
             "poco forecast runs/first today.npy --session fish1 --latest --out next.npz",
-        )
+        ),
     )
     def forecast(
         run: Annotated[Path, typer.Argument(help="A run folder, or a model folder.")],

@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
             "poco inspect recordings/",
             "poco inspect traces.h5 --key dff --orientation 'units x frames' --rate 30",
             "poco inspect recordings/ --json",
-        )
+        ),
     )
     def inspect(
         path: Annotated[Path, typer.Argument(help="A file or folder of recordings.")],

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _READING = "Reading"
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output and nothing else there.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, alone, on standard output.")]
 Description = Annotated[
     Path | None,
     typer.Option(

@@ -57,5 +57,6 @@ def run_recordings(run: Run, data: Path | None = None) -> list[Recording]:
     found = {recording.session: recording for recording in read(path, **options)}
     missing = [name for name in names if name not in found]
     if missing:
-        raise DataError(f"{path}: there is no session '{missing[0]}', which the run was trained on; it has {', '.join(found)}")
+        there = ", ".join(found)
+        raise DataError(f"{path}: there is no session '{missing[0]}', which the run was trained on; it has {there}")
     return [found[name] for name in names]

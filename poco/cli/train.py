@@ -48,7 +48,7 @@ def register(app: typer.Typer) -> None:
             "poco train fish.h5 --key dff --orientation 'units x frames' --rate 2.5",
             "poco train recordings/ --protocol published --recipe published --seed 1 --out runs/published",
             "poco train recordings/ --out runs/first --resume",
-        )
+        ),
     )
     def train(
         data: Annotated[

@@ -4,10 +4,10 @@ The network is the one of the published POCO study. The state ``h`` of ``N`` uni
 
     tau dh/dt = -h + J tanh(h) + noise
 
-with ``J = g / sqrt(N) * (sqrt(1 - eta^2) * template + eta * individual)``, both matrices standard normal. The template is
-common to all animals, the rest belongs to one animal; ``eta`` is the individuality. Activity is ``tanh(h)``, averaged
-over the simulation steps of a frame. With a gain ``g`` well above 1 such a network is chaotic: what a unit does next
-depends on the whole population.
+with ``J = g / sqrt(N) * (sqrt(1 - eta^2) * template + eta * individual)``, both matrices standard normal. The template
+is common to all animals, the rest belongs to one animal; ``eta`` is the individuality. Activity is ``tanh(h)``,
+averaged over the simulation steps of a frame. With a gain ``g`` well above 1 such a network is chaotic: what a unit
+does next depends on the whole population.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def simulate(
             input to a unit keeps its variance.
         calcium_decay: time constant in seconds of an exponential kernel applied to the activity, like a calcium
             indicator's decay; None for none.
-        measurement_noise: standard deviation of noise added to each frame, relative to the unit's own.
+        measurement_noise: standard deviation of noise added to each frame; activity lies between -1 and 1.
         warm_up: seconds simulated before the first frame and thrown away.
 
     Returns:
@@ -105,9 +105,8 @@ def simulate(
         if calcium_decay is not None:
             activity = _exponential_kernel(activity, math.exp(-1 / (rate_hz * calcium_decay)))
         if measurement_noise:
-            spread = activity.std(axis=1, keepdims=True)
             random = _random(seed, _MEASUREMENT, animal)
-            activity = activity + measurement_noise * spread * random.standard_normal(activity.shape, dtype=np.float32)
+            activity = activity + measurement_noise * random.standard_normal(activity.shape, dtype=np.float32)
         name = f"animal-{animal + 1}"
         recordings.append(
             Recording(
@@ -160,7 +159,7 @@ def _check(
         raise ConfigError(f"simulate: step ({step} s) must not exceed time_constant ({time_constant} s)")
     steps = 1 / (rate_hz * step)
     if round(steps) < 1 or abs(steps - round(steps)) > 1e-6 * steps:
-        raise ConfigError(f"simulate: a frame at {rate_hz} Hz must be a whole number of steps of {step} s, not {steps:g}")
+        raise ConfigError(f"simulate: a frame at {rate_hz} Hz must be a whole number of {step} s steps, not {steps:g}")
     return round(steps)
 
 
@@ -187,9 +186,8 @@ def _run(
     """Euler steps of one network; ``rate`` is step / time constant. Returns frame averages ``[N, T]`` float32."""
     units = connectivity.shape[0]
     drive = np.ascontiguousarray(rate * connectivity, dtype=np.float32)
-    keep = np.float32(1 - rate)
-    jitter = np.float32(noise * math.sqrt(2 * rate))
-    state = random.uniform(-1, 1, units).astype(np.float32)
+    keep, jitter = np.float32(1 - rate), np.float32(noise * math.sqrt(2 * rate))
+    state = random.uniform(-1, 1, (units,)).astype(np.float32)
     out = np.empty((frames, units), dtype=np.float32)
     active = np.empty((steps_per_frame, units), dtype=np.float32)
     for frame in range(-warm_up, frames):
@@ -207,7 +205,7 @@ def _run(
 def _exponential_kernel(activity: np.ndarray, decay: float) -> np.ndarray:
     """Causal exponential kernel of unit area along the frames of ``[N, T]``."""
     out = np.empty_like(activity)
-    state = activity[:, 0]
+    state = activity[:, 0].copy()
     for frame in range(activity.shape[1]):
         state = decay * state + (1 - decay) * activity[:, frame]
         out[:, frame] = state

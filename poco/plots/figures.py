@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from poco.plots.style import GREY, INK, SETTINGS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.gridspec import SubplotSpec
 
 Scores = Mapping[str, tuple[float, Sequence[float]]]
 
@@ -147,7 +149,8 @@ def save(figure: Figure, path: str | Path) -> Path:
     return path
 
 
-def _matplotlib():  # type: ignore[no-untyped-def]  # matplotlib is imported here and nowhere above
+def _matplotlib() -> tuple[Callable[..., Figure], AbstractContextManager[None]]:
+    """What makes a figure drawn with Agg, and the settings to draw it in."""
     try:
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -155,25 +158,26 @@ def _matplotlib():  # type: ignore[no-untyped-def]  # matplotlib is imported her
     except ImportError as error:
         raise MissingExtraError.of("matplotlib", "plots", "drawing a figure") from error
 
-    def agg_figure(**options: object) -> Figure:
-        figure = Figure(**options)  # type: ignore[arg-type]
+    def agg_figure(**options: Any) -> Figure:
+        figure = Figure(**options)
         FigureCanvasAgg(figure)
         return figure
 
     return agg_figure, matplotlib.rc_context(SETTINGS)
 
 
-def _columns(figure: Figure, widths: tuple[float, float], title: str, subtitle: str):  # type: ignore[no-untyped-def]
+def _columns(figure: Figure, widths: tuple[float, float], title: str, subtitle: str) -> tuple[SubplotSpec, SubplotSpec]:
     """Two columns under a title, with room on the right for labels at the ends of lines."""
     height = figure.get_figheight()
     figure.text(0.055, 1 - 0.22 / height, title, fontsize=14, fontweight="bold", color=INK, va="top")
     figure.text(0.055, 1 - 0.53 / height, subtitle, fontsize=9, color=GREY, va="top")
-    return figure.add_gridspec(
+    grid = figure.add_gridspec(
         1, 2, width_ratios=widths, left=0.055, right=0.945, top=1 - 1.3 / height, bottom=0.55 / height, wspace=0.26
     )
+    return grid[0], grid[1]
 
 
-def _examples_grid(figure: Figure, place, examples: Sequence[Example], columns: int) -> None:  # type: ignore[no-untyped-def]
+def _examples_grid(figure: Figure, place: SubplotSpec, examples: Sequence[Example], columns: int) -> None:
     if not examples:
         return
     rows = -(-len(examples) // columns)

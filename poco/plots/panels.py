@@ -38,11 +38,16 @@ def draw_example(axes: Axes, example: Example, *, show_x: bool, show_legend: boo
     axes.plot(future, np.concatenate([last, example.forecast]), color=BLUE, linewidth=2.2, label="forecast")
     axes.plot([0, future[-1]], [last[0], last[0]], color=GREY, linestyle=(0, (2, 2)), linewidth=1.0, label="copy")
     axes.set_xlim(past[0], future[-1])
-    axes.set_title(
-        f"{example.session}, unit {example.unit}", fontsize=8.5, fontweight="normal", color=INK, pad=4.0
-    )
+    axes.set_title(f"{example.session}, unit {example.unit}", fontsize=8.5, fontweight="normal", color=INK, pad=4.0)
     axes.text(
-        1.0, 1.02, f"score {example.score:.2f}", transform=axes.transAxes, ha="right", va="bottom", fontsize=8, color=BLUE
+        1.0,
+        1.02,
+        f"score {example.score:.2f}",
+        transform=axes.transAxes,
+        ha="right",
+        va="bottom",
+        fontsize=8,
+        color=BLUE,
     )
     axes.set_ylabel("z-score")
     axes.tick_params(labelbottom=show_x)
@@ -152,7 +157,7 @@ def draw_training(
     if validation:
         steps, errors = zip(*validation, strict=True)
         axes.plot(steps, errors, color=BLUE, linewidth=2.0, label="validation")
-        if best_step in steps:
+        if best_step is not None and best_step in steps:
             best = errors[steps.index(best_step)]
             axes.plot([best_step], [best], marker="o", markersize=6, color=BLUE, markeredgecolor="white", zorder=5)
             axes.annotate(
@@ -250,5 +255,3 @@ def draw_raster(axes: Axes, activity: np.ndarray, rate_hz: float | None, title: 
     bar = axes.figure.colorbar(image, ax=axes, pad=0.015, fraction=0.03, ticks=[-2, 0, 2])
     bar.set_label("z-score", labelpad=1)
     bar.outline.set_visible(False)  # type: ignore[operator]
-
-

@@ -73,9 +73,9 @@ def test_regions_are_labelled_and_coupling_keeps_the_variance() -> None:
 def test_calcium_kernel_smooths_and_measurement_noise_adds() -> None:
     plain = simulate(1, 50, 400, seed=2)[0].activity
     slow = simulate(1, 50, 400, seed=2, calcium_decay=0.5)[0].activity
-    noisy = simulate(1, 50, 400, seed=2, measurement_noise=0.5)[0].activity
+    noisy = simulate(1, 50, 400, seed=2, measurement_noise=0.1)[0].activity
     assert np.diff(slow).std() < 0.5 * np.diff(plain).std()
-    assert (noisy - plain).std() / plain.std() == pytest.approx(0.5, rel=0.05)
+    assert (noisy - plain).std() == pytest.approx(0.1, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def test_calcium_kernel_smooths_and_measurement_noise_adds() -> None:
     [
         ({"animals": 0}, "animals must be at least 1"),
         ({"individuality": 1.5}, "individuality must lie between 0 and 1"),
-        ({"rate_hz": 30.0}, "whole number of steps"),
-        ({"rate_hz": 300.0}, "whole number of steps"),
+        ({"rate_hz": 30.0}, "must be a whole number of"),
+        ({"rate_hz": 300.0}, "must be a whole number of"),
         ({"noise": -1.0}, "noise must not be negative"),
         ({"noise": float("nan")}, "noise must not be negative"),
         ({"calcium_decay": 0.0}, "calcium_decay must be a positive"),

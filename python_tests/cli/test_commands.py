@@ -1,0 +1,144 @@
+"""Each command on small recordings: what it prints, what it writes, and its JSON."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+FEW_STEPS = ["--steps", "4", "--val-every", "2", "--batch-size", "4", "--context", "16", "--horizon", "4"]
+FEW_STEPS += ["--threads", "1", "--device", "cpu", "--no-baselines"]
+
+
+def test_inspect(poco: Callable, recordings: Path) -> None:
+    text, machine = poco("inspect", recordings), poco("inspect", recordings, "--json")
+    assert (text.code, machine.code) == (0, 0)
+    assert "animal-2" in text.out
+    assert len(machine.json["sessions"]) == 2
+
+
+def test_train_writes_a_run_and_ends_with_a_table(poco: Callable, recordings: Path, tmp_path: Path) -> None:
+    result = poco("train", recordings, "--out", tmp_path / "run", *FEW_STEPS, "--warmup", "1", "--clip", "0")
+    assert result.code == 0, result.err
+    assert "Score on the test part, leak-free protocol" in result.out
+    assert "POCO" in result.out
+    assert "animal-2" in result.out
+    assert f"poco eval {tmp_path / 'run'}" in result.out
+    for name in ("config.json", "metrics.jsonl", "log.txt", "evaluation.json", "figure.png"):
+        assert (tmp_path / "run" / name).stat().st_size > 0
+    assert (tmp_path / "run" / "model" / "model.safetensors").exists()
+
+
+def test_train_json_is_pure_and_resume_goes_on(poco: Callable, recordings: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = [*FEW_STEPS, "--sessions", "animal-2", "--protocol", "published", "--seed", "7", "--ema", "0.9"]
+    first = poco("train", recordings, "--out", out, *options, "--json")
+    assert first.code == 0, first.err
+    assert first.json["run"] == str(out)
+    assert first.json["protocol"] == "published"
+    assert [entry["session"] for entry in first.json["sessions"]] == ["animal-2"]
+    more = poco("train", "--out", out, "--resume", "--steps", "6", "--no-baselines", "--json")
+    assert more.code == 0, more.err
+    assert more.json["protocol"] == "published"
+    assert "training from step 4 to 6" in (out / "log.txt").read_text()
+    again = poco("train", recordings, "--out", out, *options)
+    assert again.code == 2
+    assert again.err.count("\n") == 1
+    assert "--resume" in again.err or "resume" in again.err
+    replaced = poco("train", recordings, "--out", out, *options, "--overwrite", "--json")
+    assert replaced.json["score"] == first.json["score"]
+
+
+def test_train_names_its_own_folder(
+    poco: Callable, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = poco("train", recordings, *FEW_STEPS, "--json")
+    assert result.code == 0, result.err
+    assert result.json["run"].startswith("runs/fish-")
+    assert Path(result.json["run"], "config.json").exists()
+
+
+def test_eval(poco: Callable, trained: Path, recordings: Path) -> None:
+    machine = poco("eval", trained, "--json", "--no-baselines")
+    assert machine.code == 0, machine.err
+    assert {"score", "sessions", "baselines", "protocol", "split"} <= set(machine.json)
+    assert machine.json["split"] == "test"
+    assert machine.json["score"] == pytest.approx(np.mean([s["score"] for s in machine.json["sessions"]]))
+    text = poco("eval", trained, "--split", "val", "--no-baselines", "--data", recordings, "--stride", "3")
+    assert text.code == 0, text.err
+    assert "Score on the validation part" in text.out
+
+
+@pytest.mark.parametrize("name", ["out.npz", "out.zarr"])
+def test_forecast(poco: Callable, trained: Path, recordings: Path, tmp_path: Path, name: str) -> None:
+    if name.endswith("zarr"):
+        pytest.importorskip("zarr", reason="zarr files need the extra 'formats'")
+    out = tmp_path / name
+    result = poco("forecast", trained, recordings / "animal-1.npz", "--out", out, "--stride", "50", "--json")
+    assert result.code == 0, result.err
+    assert result.json["session"] == "animal-1"
+    assert result.json["horizon"] == 4
+    assert result.json["first_frame"] == 12
+    assert out.exists()
+    if out.suffix == ".npz":
+        with np.load(out) as stored:
+            assert stored["values"].shape == (result.json["windows"], 8, 4)
+
+
+def test_forecast_of_what_comes_next(poco: Callable, trained: Path, recordings: Path, tmp_path: Path) -> None:
+    options = ["--session", "animal-2", "--latest", "--out", tmp_path / "next.npz"]
+    result = poco("forecast", trained, recordings, *options)
+    assert result.code == 0, result.err
+    with np.load(tmp_path / "next.npz") as stored:
+        assert stored["frame"].tolist() == [400]
+        assert stored["values"].shape == (1, 8, 4)
+
+
+def test_adapt_then_forecast(poco: Callable, trained: Path, recordings: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    new.mkdir()
+    (new / "dataset.toml").write_text((recordings / "dataset.toml").read_text())
+    with np.load(recordings / "animal-1.npz") as stored:
+        np.savez(new / "stranger.npz", activity=stored["activity"][:5, ::-1])
+    out = tmp_path / "adapted"
+    result = poco("adapt", trained, new / "stranger.npz", "--out", out, "--steps", "4", "--batch-size", "4", "--json")
+    assert result.code == 0, result.err
+    assert result.json["session"] == "stranger"
+    assert {"before", "after", "seconds", "history"} <= set(result.json)
+    forecast = poco("forecast", out, new / "stranger.npz", "--out", tmp_path / "f.npz", "--json")
+    assert forecast.code == 0, forecast.err
+    assert forecast.json["units"] == 5
+    assert poco("adapt", trained, new / "stranger.npz", "--out", out).code == 2
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_saves_and_resumes(
+    poco: Callable, recordings: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    out = tmp_path / "run"
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    options = [*FEW_STEPS, "--steps", "100000", "--val-every", "100000"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "poco", "train", str(recordings), "--out", str(out), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+    ) as process:
+        began = time.monotonic()
+        while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").stat().st_size:
+            assert process.poll() is None, process.stderr.read() if process.stderr else ""
+            assert time.monotonic() - began < 60
+            time.sleep(0.05)
+        process.send_signal(number)
+        error = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == code
+    assert error.splitlines()[-1].startswith("poco: error: interrupted at step")
+    assert (out / "resume.safetensors").exists()

@@ -1,0 +1,125 @@
+"""Adaptation: the new session is learnt, the others stay as they are to the bit, the given model is left alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+
+import pytest
+import torch
+
+from poco.adapt import MODES, adapt
+from poco.data.recording import Recording
+from poco.data.simulate import simulate
+from poco.data.splits import split
+from poco.errors import ConfigError, DataError, VocabularyError
+from poco.evaluate import evaluate
+from poco.nn import POCO, POCOConfig, SessionSpec
+from poco.training.config import TrainConfig
+from poco.training.loop import fit
+
+CONFIG = POCOConfig(
+    context=12, horizon=4, segment_length=6, latents=3, width=8, heads=2, head_width=8, film_width=16, embedding_std=0.3
+)
+
+
+@pytest.fixture(scope="module")
+def recordings() -> list[Recording]:
+    return simulate(3, 10, 240, seed=1, individuality=0.3)
+
+
+@pytest.fixture(scope="module")
+def model(recordings: list[Recording]) -> POCO:
+    torch.manual_seed(0)
+    trained = POCO(CONFIG, [SessionSpec(r.session, r.unit_ids, r.dataset) for r in recordings[:2]])
+    cut = split(recordings[:2], context=12, horizon=4)
+    fit(trained, cut, TrainConfig(steps=60, batch_size=16, learning_rate=3e-3, val_every=30, device="cpu"))
+    return trained
+
+
+def frozen(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    return [tensor.detach().clone() for tensor in tensors]
+
+
+def same(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> bool:
+    return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def own(model: POCO, *sessions: str) -> list[torch.Tensor]:
+    """Everything that belongs to some sessions alone."""
+    tensors: list[torch.Tensor] = []
+    for session in sessions:
+        tensors += [*model.session_parameters(session), *model.normalisation(session)]
+    return frozen(tensors)
+
+
+def shared(model: POCO) -> list[torch.Tensor]:
+    """The parameters that no session has for itself."""
+    known = {id(p) for spec in model.sessions for p in model.session_parameters(spec.name)}
+    return frozen(p for p in model.parameters() if id(p) not in known)
+
+
+@pytest.mark.parametrize("mode", ["embeddings", "full"])
+def test_other_animals_stay_as_they_are_to_the_bit(model: POCO, recordings: list[Recording], mode: str) -> None:
+    whole, others, common = frozen(model.state_dict().values()), own(model, "animal-1", "animal-2"), shared(model)
+    adapted = adapt(model, recordings[2], mode=mode, steps=10, batch_size=8, score_every=5)
+    assert same(others, own(adapted.model, "animal-1", "animal-2"))
+    assert same(common, shared(adapted.model)) == (mode == "embeddings")
+    assert same(whole, list(model.state_dict().values()))  # the model given is left alone
+    x = torch.randn(2, 10, 12)
+    if mode == "embeddings":
+        for session in ("animal-1", "animal-2"):
+            assert torch.equal(model.eval()(x, session), adapted.model.eval()(x, session))
+
+
+def test_embeddings_alone_are_fitted(model: POCO, recordings: list[Recording]) -> None:
+    adapted = adapt(model, recordings[2], steps=60, batch_size=16)
+    assert adapted.parameters == sum(p.numel() for p in adapted.model.session_parameters("animal-3"))
+    assert [point.step for point in adapted.history] == [0, 20, 40, 60]
+    assert adapted.history[0].score == adapted.before
+    seconds = [point.seconds for point in adapted.history]
+    assert seconds == sorted(seconds)
+    assert adapted.seconds == seconds[-1] > 0
+    still = adapt(model, recordings[2], steps=1, batch_size=16, learning_rate=1e-12)
+    fitted, fresh = (evaluate(a.model, a.split, part="train", baselines=()).score for a in (adapted, still))
+    assert fitted > fresh + 0.005
+    assert [spec.name for spec in adapted.model.sessions] == ["animal-1", "animal-2", "animal-3"]
+    assert all(parameter.requires_grad for parameter in adapted.model.parameters())
+    mean, std = adapted.model.normalisation("animal-3")
+    assert torch.equal(mean, torch.from_numpy(adapted.split.mean[0]))
+    assert torch.equal(std, torch.from_numpy(adapted.split.std[0]))
+    stored = json.loads(json.dumps(adapted.to_json()))
+    assert stored["after"] == adapted.after
+    assert len(stored["history"]) == 4
+
+
+def test_from_scratch_knows_the_new_session_only(model: POCO, recordings: list[Recording]) -> None:
+    adapted = adapt(model, recordings[2], mode="scratch", steps=5, batch_size=8)
+    assert [spec.name for spec in adapted.model.sessions] == ["animal-3"]
+    assert adapted.model.config == model.config
+    assert adapted.parameters == sum(p.numel() for p in adapted.model.parameters())
+
+
+def test_same_seed_same_result_and_random_state_untouched(model: POCO, recordings: list[Recording]) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    first = adapt(model, recordings[2], steps=6, batch_size=8, seed=5)
+    assert torch.equal(torch.rand(3), expected)
+    second = adapt(model, recordings[2], steps=6, batch_size=8, seed=5)
+    other = adapt(model, recordings[2], steps=6, batch_size=8, seed=6)
+    assert first.after == second.after
+    assert first.after != other.after
+
+
+def test_what_cannot_work_is_refused(model: POCO, recordings: list[Recording]) -> None:
+    with pytest.raises(ConfigError, match=f"mode must be one of {', '.join(MODES)}"):
+        adapt(model, recordings[2], mode="partly")
+    with pytest.raises(VocabularyError, match="animal-1"):
+        adapt(model, recordings[0])
+    short = dataclasses.replace(recordings[2], activity=recordings[2].activity[:, :10], stretches=())
+    with pytest.raises(DataError, match="animal-3"):
+        adapt(model, short)
+    with pytest.raises(ConfigError, match="steps"):
+        adapt(model, recordings[2], steps=0)

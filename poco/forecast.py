@@ -137,7 +137,7 @@ def forecast(
     if stride < 1:
         raise ConfigError(f"stride must be at least 1 frame, got {stride}")
     index = model.session_index(session if session is not None else recording.session)
-    spec = model.specs[index]
+    spec = model.sessions[index]
     check_units(recording.session, recording.unit_ids, spec.units)
     _check_rate(recording, run.session(spec.name).get("rate_hz") if isinstance(run, Run) else None)
     context, horizon = model.config.context, model.config.horizon
@@ -149,7 +149,7 @@ def forecast(
     device = next(model.parameters()).device
     mean, std = (np.asarray(v.detach().cpu(), dtype=np.float32) for v in model.normalisation(index))
     inverse = (1.0 / std.astype(np.float64)).astype(np.float32)
-    offset = sum(len(known.units) for known in model.specs[:index])
+    offset = sum(len(known.units) for known in model.sessions[:index])
     values = np.empty((start.size, recording.units, horizon), dtype=np.float32)
     batch_size = max(1, ROWS_A_BATCH // recording.units)
     for first in range(0, start.size, batch_size):

@@ -98,7 +98,7 @@ class Packer:
 
 def vocabulary(model: object) -> Sequence[NamedSession] | None:
     """The sessions that a model knows, in order, or None for a model that treats all units alike."""
-    return getattr(model, "specs", None)
+    return getattr(model, "sessions", None)
 
 
 def match_sessions(split: Split, sessions: Sequence[NamedSession]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,167 @@
+"""poco.evaluate: scores against a computation by hand."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from helpers.recordings import waves
+
+import poco
+from poco.baselines import Copy, Mean, NLinear
+from poco.data.recording import Recording
+from poco.data.splits import Split, split
+from poco.errors import CheckpointError, ConfigError, DataError, VocabularyError
+from poco.evaluate import Evaluation, evaluate, fit_baseline, score_forecasters
+
+
+@pytest.fixture(scope="module")
+def cut() -> Split:
+    return split([waves("a"), waves("b", units=3, frames=450)], context=12, horizon=4)
+
+
+def by_hand(cut: Split, index: int, part: str = "test") -> tuple[np.ndarray, np.ndarray]:
+    """Squared errors per step of an NLinear with weight 0 and bias 0.1, and of copy, for one session."""
+    recording = cut.recordings[index]
+    z = (recording.activity.astype(np.float64) - cut.mean[index][:, None]) / cut.std[index][:, None]
+    model, copy = [], []
+    for start, stop in cut.segments[part][index]:
+        for first in range(start, stop - 16 + 1):
+            last, target = z[:, first + 11 : first + 12], z[:, first + 12 : first + 16]
+            model.append((last + 0.1 - target) ** 2)
+            copy.append((last - target) ** 2)
+    return np.mean(model, axis=(0, 1)), np.mean(copy, axis=(0, 1))
+
+
+def evaluate_module() -> ModuleType:
+    return sys.modules["poco.evaluate"]  # poco.evaluate itself is the function
+
+
+def biased_copy() -> NLinear:
+    model = NLinear(12, 4)
+    with torch.no_grad():
+        model.linear.weight.zero_()
+        model.linear.bias.fill_(0.1)
+    return model
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_scores_by_hand(cut: Split, part: str) -> None:
+    evaluation = evaluate(biased_copy(), cut, part, baselines=("copy", "mean"))
+    expected = []
+    for index, session in enumerate(evaluation.sessions):
+        model, copy = by_hand(cut, index, part)
+        assert session.session == cut.recordings[index].session
+        assert session.mse == pytest.approx(model.mean(), rel=1e-5)
+        assert session.copy_mse == pytest.approx(copy.mean(), rel=1e-5)
+        assert session.score == pytest.approx(1 - model.mean() / copy.mean(), abs=1e-5)
+        assert session.score_per_step == pytest.approx(1 - model / copy, abs=1e-5)
+        expected.append(session.score)
+    assert evaluation.score == pytest.approx(np.mean(expected))
+    assert evaluation.sessions[0].windows == len(cut.windows(part).session[cut.windows(part).session == 0])
+    assert evaluation.windows == len(cut.windows(part))
+    assert evaluation.baselines["copy"].score == 0
+    assert evaluation.baselines["copy"].score_per_step == (0, 0, 0, 0)
+    assert evaluation.baselines["mean"].sessions[1].units == 3
+    assert evaluation.protocol == "leak-free"
+    assert evaluation.part == part
+
+
+def test_memory_bounded_batches_give_the_same(cut: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = score_forecasters({"mean": Mean(12, 4)}, cut)["mean"]
+    monkeypatch.setattr("poco.data.windows.Packer.batches.__defaults__", (7,))
+    other = score_forecasters({"mean": Mean(12, 4)}, cut)["mean"]
+    assert one.score == pytest.approx(other.score, rel=1e-9)
+
+
+def test_stride_takes_fewer_windows(cut: Split) -> None:
+    assert evaluate(Copy(12, 4), cut, baselines=(), stride=10).windows == len(cut.windows("test", stride=10))
+
+
+def test_a_model_with_more_sessions_in_another_order(cut: Split) -> None:
+    sizes = poco.POCOConfig(
+        context=12, horizon=4, segment_length=4, latents=2, width=8, heads=2, head_width=4, film_width=8
+    )
+    units = {recording.session: recording.unit_ids for recording in cut.recordings}
+    specs = [poco.SessionSpec(name, units.get(name, ("x",))) for name in ("b", "other", "a")]
+    torch.manual_seed(0)
+    model = poco.POCO(sizes, specs)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    evaluation = evaluate(model, cut, baselines=())
+    for index, recording in enumerate(cut.recordings):
+        windows = cut.windows("test")
+        starts = windows.start[windows.session == index]
+        z = (recording.activity - cut.mean[index][:, None]) / cut.std[index][:, None]
+        x = torch.from_numpy(np.stack([z[:, s : s + 12] for s in starts]))
+        y = torch.from_numpy(np.stack([z[:, s + 12 : s + 16] for s in starts]))
+        with torch.no_grad():
+            mse = (model(x, session=recording.session) - y).square().mean().item()
+        assert evaluation.sessions[index].mse == pytest.approx(mse, rel=1e-4)
+    with pytest.raises(VocabularyError, match="does not know session 'b'"):
+        evaluate(model.subset(["a"]), cut, baselines=())
+
+
+def test_json_round_trip(cut: Split) -> None:
+    evaluation = evaluate(biased_copy(), cut, baselines=("copy", "ridge"))
+    values = json.loads(json.dumps(evaluation.to_json()))
+    assert {"score", "sessions", "baselines", "protocol", "split"} <= values.keys()
+    assert values["split"] == "test"
+    assert set(values["baselines"]) == {"copy", "ridge"}
+    assert Evaluation.from_json(values) == evaluation
+    with pytest.raises(CheckpointError, match="incomplete"):
+        Evaluation.from_json({"score": 1.0})
+
+
+def test_trained_baselines_are_kept_and_taken_again(
+    cut: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate_module(), "BASELINE_STEPS", 20)
+    first = fit_baseline("nlinear", cut, seed=3, folder=tmp_path)
+    ridge = fit_baseline("ridge", cut, folder=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["nlinear.safetensors", "ridge.safetensors"]
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate_module(), "fit", None)  # calling it would fail
+        again = fit_baseline("nlinear", cut, seed=3, folder=tmp_path)
+        assert torch.equal(first.linear.weight, again.linear.weight)
+        assert torch.equal(ridge.weight, fit_baseline("ridge", cut, folder=tmp_path).weight)
+        with pytest.raises(TypeError):
+            fit_baseline("nlinear", cut, seed=4, folder=tmp_path)
+        with pytest.raises(TypeError):
+            fit_baseline("nlinear", split([waves("a")], context=12, horizon=4), seed=3, folder=tmp_path)
+    (tmp_path / "nlinear.safetensors").write_bytes(b"damaged")
+    anew = fit_baseline("nlinear", cut, seed=3, folder=tmp_path)
+    assert torch.equal(first.linear.weight, anew.linear.weight)
+
+
+def test_bad_requests(cut: Split) -> None:
+    with pytest.raises(ConfigError, match="the model has context 48, the split 12"):
+        evaluate(Copy(48, 4), cut)
+    with pytest.raises(ConfigError, match="no baseline 'arima'"):
+        evaluate(Copy(12, 4), cut, baselines=("arima",))
+    with pytest.raises(ConfigError, match="part must be one of"):
+        evaluate(Copy(12, 4), cut, "dev", baselines=())
+    with pytest.raises(DataError, match="needs a split"):
+        evaluate(Copy(12, 4))
+
+
+def test_a_part_in_which_nothing_happens_scores_zero() -> None:
+    activity = waves(units=1).activity.copy()
+    activity[:, 320:] = 1.0
+    (session,) = evaluate(Mean(12, 4), split([Recording(activity, "a")], context=12, horizon=4), baselines=()).sessions
+    assert session.copy_mse == 0
+    assert session.score == 0
+
+
+@pytest.mark.parametrize(("folder", "nlinear", "sessions"), [("zebrafish_tectum_triplett2018", 0.173, 1)])
+def test_published_baselines_on_real_recordings(shared_data: Path, folder: str, nlinear: float, sessions: int) -> None:
+    cut = split(poco.read(shared_data / folder), protocol="published")
+    assert len(cut.recordings) == sessions
+    model = fit_baseline("nlinear", cut)
+    assert score_forecasters({"nlinear": model}, cut)["nlinear"].score == pytest.approx(nlinear, abs=0.01)

@@ -1,0 +1,244 @@
+"""poco.run and poco.train: what is in a run folder, and what may become of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.recordings import waves
+
+import poco
+from poco import Run, TrainConfig, train
+from poco.data.recording import Recording
+from poco.errors import CheckpointError, ConfigError, DataError, MissingExtraError
+from poco.run import read_metrics
+from poco.training import Callback
+
+SIZES = poco.POCOConfig(
+    context=12, horizon=4, segment_length=4, latents=2, width=8, heads=2, head_width=4, film_width=8
+)
+SETTINGS = TrainConfig(steps=12, batch_size=8, val_every=4, log_every=3, device="cpu")
+
+
+def recordings() -> list[Recording]:
+    return [waves("a", frames=200, rate_hz=2.0), waves("b", units=3, frames=200, rate_hz=2.0)]
+
+
+def trained(folder: Path | None, **more: object) -> Run:
+    options = {"model_config": SIZES, "train_config": SETTINGS, "progress": False, **more}
+    given = options.pop("recordings", None) or recordings()
+    return train(given, out=folder, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    np.save(folder.parent / "a.npy", np.zeros(1))
+    return trained(folder, source={"path": str(folder.parent / "a.npy"), "options": {"rate_hz": 2.0}})
+
+
+def test_what_is_in_the_folder(run: Run) -> None:
+    assert run.folder is not None
+    names = {path.name for path in run.folder.iterdir()}
+    assert {"config.json", "metrics.jsonl", "model", "resume.safetensors", "log.txt"} <= names
+    assert not [name for name in names if "part" in name]
+    config = json.loads((run.folder / "config.json").read_text())
+    assert config["protocol"] == "leak-free"
+    assert config["recipe"] == "published"
+    assert config["seed"] == 0
+    assert config["model"]["width"] == 8
+    assert config["training"]["steps"] == 12
+    assert config["versions"]["torch"] == str(torch.__version__)
+    assert config["source"]["options"] == {"rate_hz": 2.0}
+    assert Path(config["source"]["path"]).is_absolute()
+    session = config["sessions"][1]
+    assert {k: session[k] for k in ("session", "units", "frames", "rate_hz")} == {
+        "session": "b", "units": 3, "frames": 200, "rate_hz": 2.0,
+    }  # fmt: skip
+    metrics = read_metrics(run.folder / "metrics.jsonl")
+    assert [m["step"] for m in metrics if "loss" in m] == [3, 6, 9, 12]
+    assert [m["step"] for m in metrics if "val_mse" in m] == [4, 8, 12]
+    log = (run.folder / "log.txt").read_text()
+    assert "training from step 0 to 12" in log
+    assert "done at step 12, best validation" in log
+
+
+def test_a_loaded_run_is_the_same(run: Run) -> None:
+    assert run.folder is not None
+    loaded = Run.load(run.folder)
+    assert [spec.name for spec in loaded.model.sessions] == ["a", "b"]
+    for ours, theirs in zip(loaded.model.state_dict().values(), run.model.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert loaded.history == list(run.history)
+    assert loaded.train_config == SETTINGS
+    cut = loaded.split(recordings())
+    mean, std = loaded.model.normalisation("b")
+    np.testing.assert_array_equal(np.asarray(mean), cut.mean[1])
+    np.testing.assert_array_equal(np.asarray(std), cut.std[1])
+
+
+def test_evaluation_is_kept_with_a_figure(run: Run) -> None:
+    pytest.importorskip("matplotlib")
+    assert run.folder is not None
+    loaded = Run.load(run.folder)
+    assert loaded.evaluation is None
+    evaluation = loaded.evaluate(recordings(), baselines=("copy", "mean", "ridge"))
+    assert Run.load(run.folder).evaluation == evaluation
+    assert (run.folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert (run.folder / "baselines" / "ridge.safetensors").exists()
+    assert "evaluated on test" in (run.folder / "log.txt").read_text()
+
+
+def test_no_figure_without_matplotlib(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise MissingExtraError.of("matplotlib", "plots", "drawing")
+
+    monkeypatch.setattr(Run, "draw", missing)
+    run.evaluate(baselines=())
+    assert run.folder is not None
+    assert "no figure: drawing needs the package 'matplotlib'" in (run.folder / "log.txt").read_text()
+
+
+def test_recordings_that_are_not_the_runs(run: Run) -> None:
+    with pytest.raises(DataError, match="not trained on session 'z': its sessions are a, b"):
+        run.split([waves("z")])
+    with pytest.raises(DataError, match="session 'a' is not the recording the run was trained on"):
+        run.split([waves("a", frames=201)])
+    assert len(run.split([recordings()[1]]).recordings) == 1
+    assert run.folder is not None
+    with pytest.raises(DataError):  # the file named as the source holds no such recordings
+        Run.load(run.folder).split()
+
+
+def test_recordings_are_read_again(tmp_path: Path) -> None:
+    for recording in recordings():
+        np.save(tmp_path / f"{recording.session}.npy", recording.activity)
+    source = {"path": str(tmp_path), "options": {"orientation": "units x frames", "rate_hz": 2.0}}
+    read = poco.read(source["path"], **source["options"])  # type: ignore[arg-type]
+    folder = tmp_path.parent / f"{tmp_path.name}-run"
+    trained(folder, recordings=read[1:], source=source)
+    cut = Run.load(folder).split()
+    assert [recording.session for recording in cut.recordings] == [read[1].session]
+
+
+def test_a_run_in_memory() -> None:
+    run = trained(None)
+    assert run.folder is None
+    assert run.evaluation is None
+    assert np.isfinite(run.evaluate(baselines=("copy",)).score)
+    with pytest.raises(CheckpointError, match="kept in memory"):
+        run.draw(run.evaluate(baselines=()), run.split())
+
+
+def test_an_existing_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    trained(folder)
+    before = (folder / "resume.safetensors").read_bytes()
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="there is a run in .* already: resume it, overwrite it"):
+        trained(folder)
+    assert (folder / "resume.safetensors").read_bytes() == before
+    trained(folder, overwrite=True, train_config=dataclasses.replace(SETTINGS, seed=1))
+    assert (folder / "resume.safetensors").read_bytes() != before
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("...")
+    with pytest.raises(ConfigError, match="is not empty and not a run"):
+        trained(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot make the run folder"):
+        trained(tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"protocol": "published"}, "protocol was leak-free, now published"),
+        ({"model_config": dataclasses.replace(SIZES, width=16)}, "width of the model was 8, now 16"),
+        ({"train_config": dataclasses.replace(SETTINGS, batch_size=9)}, "batch_size was 8, now 9"),
+        ({"recordings": [waves("a", frames=200)]}, "the sessions were a, b, now a"),
+        (
+            {"recordings": [waves("a", frames=200, seed=5), waves("b", units=3, frames=200)]},
+            "the recording of session 'a' has changed",
+        ),
+    ],
+)
+def test_resuming_with_something_else_names_the_difference(run: Run, change: dict[str, object], names: str) -> None:
+    with pytest.raises(CheckpointError, match=names) as caught:
+        trained(run.folder, resume=True, **change)
+    assert "\n" not in str(caught.value)
+
+
+def test_resume_starts_a_run_where_there_is_none_and_goes_on_with_more_steps(tmp_path: Path) -> None:
+    folder, whole = tmp_path / "run", tmp_path / "whole"
+    longer = dataclasses.replace(SETTINGS, steps=24)
+    trained(folder, resume=True)
+    trained(folder, resume=True, train_config=longer)
+    trained(whole, train_config=longer)
+    ours, theirs = Run.load(folder), Run.load(whole)
+    assert ours.train_config.steps == 24
+    for a, b in zip(ours.model.state_dict().values(), theirs.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_later_metrics_are_cut_off_on_resume(tmp_path: Path) -> None:
+    class Stop(Callback):
+        def log(self, record: object) -> None:
+            if record["step"] == 9:  # type: ignore[index]
+                raise KeyboardInterrupt
+
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        trained(folder, callbacks=[Stop()])
+    path = folder / "metrics.jsonl"
+    assert read_metrics(path)[-1]["step"] == 9  # the checkpoint is of step 8
+    with open(path, "a") as file:
+        file.write('{"step": 10, "lo')  # a line cut short
+    trained(folder, resume=True)
+    assert [m["step"] for m in read_metrics(path)] == [3, 4, 6, 8, 9, 12, 12]
+    assert len(path.read_text().splitlines()) == 7
+
+
+def test_folders_that_are_no_run(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is this a run folder"):
+        Run.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"format": 7}')
+    with pytest.raises(CheckpointError, match="format 7, this poco reads format 1"):
+        Run.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"format": 1}')
+    with pytest.raises(CheckpointError, match="'recipe' is missing"):
+        Run.load(tmp_path)
+
+
+def test_a_run_stopped_before_its_first_validation(tmp_path: Path, run: Run) -> None:
+    assert run.folder is not None
+    (tmp_path / "config.json").write_bytes((run.folder / "config.json").read_bytes())
+    with pytest.raises(CheckpointError, match="has no model yet: it stopped before its first validation"):
+        Run.load(tmp_path)
+
+
+def test_a_damaged_checkpoint_is_refused_on_resume(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    trained(folder)
+    path = folder / "resume.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="truncated or not a checkpoint"):
+        trained(folder, resume=True)
+
+
+def test_unit_types_come_from_a_label() -> None:
+    sizes = dataclasses.replace(SIZES, unit_type_embedding=True)
+    labels = {"region": ("x", "y", "x", "y", "z"), "side": ("l",) * 5}
+    recording = waves("a", frames=200, labels=labels)
+    run = trained(None, recordings=[recording], model_config=sizes, unit_types="region")
+    assert run.model.sessions[0].unit_types == labels["region"]
+    with pytest.raises(ConfigError, match="which label to embed; session 'a' has: region, side"):
+        trained(None, recordings=[recording], model_config=sizes)
+    with pytest.raises(DataError, match="no label 'class'"):
+        trained(None, recordings=[recording], model_config=sizes, unit_types="class")

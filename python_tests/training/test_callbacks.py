@@ -1,0 +1,80 @@
+"""Progress in plain lines and in colour, and TensorBoard."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.recordings import waves
+
+from poco.baselines import NLinear
+from poco.data.splits import split
+from poco.errors import MissingExtraError
+from poco.training import Progress, TensorBoard, TrainConfig, fit
+
+SMALL = TrainConfig(steps=20, batch_size=8, val_every=5, log_every=5, device="cpu")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def watched(stream: io.StringIO, **more: Any) -> str:
+    progress = Progress("fitting", stream, **more)
+    fit(NLinear(12, 4), split([waves()], context=12, horizon=4), SMALL, callbacks=[progress])
+    progress.message("a word")
+    return stream.getvalue()
+
+
+def test_plain_lines_where_there_is_no_terminal() -> None:
+    lines = watched(io.StringIO(), seconds_between=0.0).splitlines()
+    assert [line.split(",")[0] for line in lines[:4]] == [f"fitting: step {n}/20" for n in (5, 10, 15, 20)]
+    assert "validation" in lines[1]
+    assert lines[3].endswith("0:00 left")
+    assert lines[4] == "a word"
+
+
+def test_few_lines_for_many_steps() -> None:
+    assert len(watched(io.StringIO(), seconds_between=1000.0).splitlines()) == 2
+
+
+def test_a_bar_in_a_terminal() -> None:
+    pytest.importorskip("rich")
+    text = watched(Terminal())
+    assert "20/20" in text
+    assert "fitting" in text
+
+
+def test_plain_lines_in_a_terminal_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def no_rich(name: str, *args: Any) -> Any:
+        if name.split(".", maxsplit=1)[0] == "rich":
+            raise ImportError(name)
+        return real(name, *args)
+
+    monkeypatch.setattr(builtins, "__import__", no_rich)
+    assert "fitting: step 20/20" in watched(Terminal())
+
+
+def test_tensorboard(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    cut = split([waves()], context=12, horizon=4)
+    fit(NLinear(12, 4), cut, SMALL, callbacks=[TensorBoard(tmp_path / "logs")])
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "logs"))
+    events.Reload()
+    assert [e.step for e in events.Scalars("validation/mse")] == [5, 10, 15, 20]
+    assert set(events.Tags()["scalars"]) == {"train/loss", "train/learning_rate", "validation/mse"}
+
+
+def test_tensorboard_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(MissingExtraError, match=r"poco-forecast\[tensorboard\]"):
+        TensorBoard(tmp_path)

@@ -1,0 +1,76 @@
+"""Training settings, the learning rate, and what counts as the same run."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from poco.errors import ConfigError
+from poco.training import TrainConfig, recipe
+from poco.training.loop import config_changes
+from poco.training.schedule import learning_rate
+
+
+def test_defaults_are_the_published_ones() -> None:
+    config = TrainConfig()
+    assert (config.batch_size, config.learning_rate, config.weight_decay, config.clip) == (64, 3e-4, 1e-4, 5.0)
+    assert config.amsgrad
+    assert config.val_every == 100
+    assert config.for_sessions(1).steps == 5_000
+    assert config.for_sessions(2).steps == 10_000
+    assert TrainConfig(steps=7).for_sessions(2).steps == 7
+    sizes, settings = recipe("published")
+    assert settings == config
+    assert (sizes.width, sizes.latents, sizes.ffn_dropout, sizes.latent_dropout) == (128, 8, 0.2, 0.4)
+    with pytest.raises(ConfigError, match="no recipe 'best': the recipes are published"):
+        recipe("best")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"learning_rate": float("nan")}, {"clip": -1.0},
+        {"ema": 1.0}, {"patience": 0}, {"schedule": "step"}, {"precision": "fp8"}, {"val_every": 0}, {"warmup": -1},
+        {"weight_decay": -1.0}, {"seed": -1},
+    ],
+)  # fmt: skip
+def test_impossible_settings(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        TrainConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_settings_survive_json() -> None:
+    config = TrainConfig(steps=3, ema=0.9, clip=None)
+    assert TrainConfig.from_json(config.to_json()) == config
+    with pytest.raises(ConfigError, match="no training setting 'lr'"):
+        TrainConfig.from_json({"lr": 1.0})
+
+
+def test_devices() -> None:
+    assert TrainConfig(device="cpu").torch_device().type == "cpu"
+    with pytest.raises(ConfigError, match="not a torch device"):
+        TrainConfig(device="gpu7").torch_device()
+
+
+def test_warmup_and_cosine() -> None:
+    config = TrainConfig(steps=110, warmup=10, schedule="cosine", learning_rate=1.0)
+    assert learning_rate(config, 1) == pytest.approx(0.1)
+    assert learning_rate(config, 10) == pytest.approx(1.0)
+    assert learning_rate(config, 60) == pytest.approx(0.5)
+    assert learning_rate(config, 110) == pytest.approx(0.0)
+    constant = dataclasses.replace(config, schedule="constant")
+    assert learning_rate(constant, 5) == pytest.approx(0.5)
+    assert learning_rate(constant, 110) == 1.0
+
+
+def test_what_may_change_on_resume() -> None:
+    config = TrainConfig(steps=100)
+    more = dataclasses.replace(config, steps=200, log_every=1, checkpoint_seconds=1.0, device="cpu")
+    assert config_changes(config, more) == []
+    assert config_changes(config, dataclasses.replace(config, seed=1, steps=50)) == [
+        "steps was 100, now 50",
+        "seed was 0, now 1",
+    ]
+    cosine = dataclasses.replace(config, schedule="cosine")
+    assert config_changes(cosine, dataclasses.replace(cosine, steps=200)) == ["steps was 100, now 200"]

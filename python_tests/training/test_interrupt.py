@@ -1,0 +1,128 @@
+"""Signals and kill -9, in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import poco.errors
+from poco import Run
+from poco.run import METRICS, MODEL, RESUME, read_metrics
+from poco.training.checkpoint import load_checkpoint
+
+SCRIPT = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads(1)
+import poco
+from poco.errors import PocoError
+from poco.training import Callback, TrainConfig, train
+from helpers.recordings import waves
+
+class KillAt(Callback):
+    def log(self, record):
+        if record["step"] == {kill}:
+            os.kill(os.getpid(), {signal})
+
+sizes = poco.POCOConfig(context=12, horizon=4, segment_length=4, latents=2, width=8, heads=2, head_width=4, film_width=8)
+settings = TrainConfig(steps={steps}, batch_size=8, val_every=6, log_every=1, checkpoint_seconds={every}, device="cpu")
+try:
+    train([waves("a", frames=200), waves("b", frames=200)], model_config=sizes, train_config=settings, out={out!r},
+          resume=True, progress=False, callbacks=[KillAt()])
+except PocoError as error:
+    print(error)
+    sys.exit(getattr(error, "exit_code", 2))
+"""
+
+
+def command(out: Path, kill: int = 0, number: int = 9, steps: int = 40, every: float = 30.0) -> list[str]:
+    tests = str(Path(__file__).resolve().parents[1])
+    code = SCRIPT.format(tests=tests, kill=kill, signal=int(number), out=str(out), steps=steps, every=every)
+    return [sys.executable, "-c", code]
+
+
+def run(*args: object, **more: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*args, **more),  # type: ignore[arg-type]
+        capture_output=True, text=True, check=False, timeout=120, env=environment(),
+    )  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    source = str(Path(poco.errors.__file__).parents[1])
+    return {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(load_checkpoint(folder / RESUME, "training").tensors)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    done = run(folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    ours, theirs = tensors(one), tensors(other)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    best, expected = Run.load(one), Run.load(other)
+    for a, b in zip(best.model.state_dict().values(), expected.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    without_time = [[{k: v for k, v in r.items() if k != "seconds"} for r in run.history] for run in (best, expected)]
+    assert without_time[0] == without_time[1]
+
+
+def test_killed_at_random_steps_and_resumed_is_the_same_run(whole: Path, tmp_path: Path) -> None:
+    first, second = sorted(random.sample(range(1, 40), 2))
+    folder = tmp_path / "run"
+    every = random.choice([0.001, 30.0])  # a checkpoint after every step, or at validations only
+    for step in (first, second):
+        killed = run(folder, step, signal.SIGKILL, every=every)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert read_metrics(folder / METRICS)[-1]["step"] == step
+    done = run(folder, every=every)
+    assert done.returncode == 0, done.stderr
+    print(f"killed at steps {first} and {second}, checkpoints every {every} s")
+    assert_same_run(folder, whole)
+
+
+def test_killed_at_a_random_moment_and_resumed_is_the_same_run(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    process = subprocess.Popen(command(folder, every=0.001), env=environment())
+    deadline = time.monotonic() + 100
+    while not (folder / RESUME).exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    time.sleep(random.uniform(0, 0.4))
+    process.kill()
+    process.wait()
+    done = run(folder, every=0.001)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(folder, whole)
+    assert not list(folder.glob(".*.part*"))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_the_state_and_exits(whole: Path, tmp_path: Path, number: int, code: int) -> None:
+    folder = tmp_path / "run"
+    stopped = run(folder, 9, number)
+    assert stopped.returncode == code, stopped.stderr
+    assert f"interrupted at step 9 of 40: the state is saved in {folder / RESUME}" in stopped.stdout
+    assert "Traceback" not in stopped.stderr
+    assert (folder / MODEL).is_dir()
+    if number == signal.SIGINT:
+        done = run(folder)
+        assert done.returncode == 0, done.stderr
+        assert_same_run(folder, whole)

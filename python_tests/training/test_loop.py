@@ -1,0 +1,285 @@
+"""poco.training.loop: what is trained, what is kept, and that a stopped run continues exactly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.recordings import waves
+from torch import nn
+
+import poco
+from poco.baselines import MLP, NLinear
+from poco.data.splits import Split, split
+from poco.data.windows import Packer
+from poco.errors import CheckpointError, ConfigError
+from poco.training import Callback, DivergedError, TrainConfig, fit, pooled_mse
+from poco.training.checkpoint import load_checkpoint, take
+
+SMALL = TrainConfig(steps=30, batch_size=16, val_every=7, log_every=4, learning_rate=1e-2, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def cut() -> Split:
+    return split([waves("a"), waves("b", units=3, frames=450)], context=12, horizon=4)
+
+
+def mlp(seed: int = 0) -> MLP:
+    torch.manual_seed(seed)
+    return MLP(12, 4, width=8)
+
+
+def small_poco(cut: Split, seed: int = 0) -> poco.POCO:
+    torch.manual_seed(seed)
+    config = poco.POCOConfig(
+        context=12, horizon=4, segment_length=4, latents=2, width=8, heads=2, head_width=4, film_width=8
+    )
+    return poco.POCO(config, [poco.SessionSpec(r.session, r.unit_ids) for r in cut.recordings])
+
+
+class StopAt(Callback):
+    """Ends the process, as far as the loop can tell, after a step."""
+
+    class Stop(Exception):
+        pass
+
+    def __init__(self, step: int) -> None:
+        self.at = step
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        if record["step"] >= self.at:
+            raise self.Stop
+
+
+class Keep(Callback):
+    """Keeps what the loop reports."""
+
+    def __init__(self) -> None:
+        self.records: list[Mapping[str, Any]] = []
+        self.messages: list[str] = []
+        self.started: tuple[int, int] | None = None
+        self.ended = 0
+
+    def start(self, step: int, steps: int) -> None:
+        self.started = (step, steps)
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        self.records.append(record)
+
+    def validated(self, record: Mapping[str, Any]) -> None:
+        self.records.append(record)
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+    def end(self, history: object) -> None:
+        self.ended += 1
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_one_step_by_hand(cut: Split) -> None:
+    config = TrainConfig(steps=1, batch_size=16, device="cpu")
+    model, expected = mlp(), mlp()
+    from poco.data.windows import ShuffledWindows
+
+    (windows,) = ShuffledWindows(cut, 16, 0).next()
+    batch = Packer(cut).pack(windows)
+    loss = ((expected.forward_packed(batch) - batch.target) ** 2).mean()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(expected.parameters(), 5.0)
+    torch.optim.AdamW(expected.parameters(), lr=3e-4, weight_decay=1e-4, amsgrad=True).step()
+    history = fit(model, cut, config)
+    for ours, theirs in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert history.records[0]["loss"] == pytest.approx(loss.item())
+
+
+def test_losses_of_data_sets_are_summed() -> None:
+    both = split([waves("a", dataset="x"), waves("b", dataset="y")], context=12, horizon=4)
+    each = [split([recording], context=12, horizon=4) for recording in both.recordings]
+    config = TrainConfig(steps=1, batch_size=16, device="cpu")
+    assert fit(mlp(), both, config).records[0]["loss"] > 1.2 * max(
+        fit(mlp(), one, config).records[0]["loss"] for one in each
+    )
+
+
+def test_validation_is_pooled_over_sessions(cut: Split) -> None:
+    model, packer = mlp(), Packer(cut)
+    batch = packer.pack(cut.windows("val"))
+    with torch.no_grad():
+        expected = (model.forward_packed(batch) - batch.target).square().mean().item()
+    assert pooled_mse(model, packer, cut.windows("val")) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_best_weights_are_kept(cut: Split) -> None:
+    model = mlp()
+    history = fit(model, cut, TrainConfig(steps=60, batch_size=4, val_every=3, learning_rate=0.1, device="cpu"))
+    validations = {r["step"]: r["val_mse"] for r in history.records if "val_mse" in r}
+    assert sorted(validations) == list(range(3, 61, 3))
+    assert history.best_step == min(validations, key=validations.__getitem__) < 60
+    assert history.best_mse == validations[history.best_step]
+    assert pooled_mse(model, Packer(cut), cut.windows("val")) == history.best_mse
+    assert history.stopped == "steps"
+    assert not model.training
+
+
+def test_a_last_validation_comes_after_the_last_step(cut: Split) -> None:
+    history = fit(mlp(), cut, SMALL)
+    assert [r["step"] for r in history.records if "val_mse" in r] == [7, 14, 21, 28, 30]
+    assert [r["step"] for r in history.records if "loss" in r] == [4, 8, 12, 16, 20, 24, 28, 30]
+
+
+def test_early_stopping(cut: Split) -> None:
+    config = TrainConfig(steps=400, batch_size=4, val_every=2, learning_rate=0.3, patience=3, device="cpu")
+    history = fit(mlp(), cut, config)
+    assert history.stopped == "patience"
+    assert history.step < 400
+    assert history.step == history.best_step + 3 * 2
+
+
+def test_frozen_parameters_stay(cut: Split) -> None:
+    model = mlp()
+    before = [p.clone() for p in model.parameters()]
+    model.layers[0].requires_grad_(False)
+    fit(model, cut, SMALL)
+    changed = [not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
+    assert changed == [False, False, True, True]
+    with pytest.raises(ConfigError, match="no parameter to train"):
+        fit(model.requires_grad_(False), cut, SMALL)
+
+
+def test_same_seed_same_weights_and_the_callers_random_state_is_kept(cut: Split) -> None:
+    models = [small_poco(cut) for _ in range(3)]
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    for model, seed in zip(models, (0, 0, 1), strict=True):
+        torch.manual_seed(5)
+        fit(model, cut, TrainConfig(steps=6, batch_size=8, val_every=3, seed=seed, device="cpu"))
+        assert torch.equal(torch.rand(3), expected)
+    assert same(models[0], models[1])
+    assert not same(models[0], models[2])
+
+
+def test_ema_is_what_is_validated_and_kept(cut: Split) -> None:
+    plain, averaged = mlp(), mlp()
+    config = TrainConfig(steps=2, batch_size=16, val_every=2, learning_rate=1e-2, device="cpu")
+    start = [p.clone() for p in mlp().parameters()]
+    one_step = mlp()
+    fit(one_step, cut, TrainConfig(**{**config.to_json(), "steps": 1}))
+    fit(plain, cut, config)
+    fit(averaged, cut, TrainConfig(**{**config.to_json(), "ema": 0.5}))
+    for s, a, b, average in zip(start, one_step.parameters(), plain.parameters(), averaged.parameters(), strict=True):
+        torch.testing.assert_close(average, 0.25 * s + 0.25 * a + 0.5 * b)
+
+
+def test_bfloat16_trains_and_keeps_float32_weights(cut: Split) -> None:
+    model = mlp()
+    history = fit(model, cut, TrainConfig(**{**SMALL.to_json(), "precision": "bf16"}))
+    exact = fit(mlp(), cut, SMALL)
+    assert next(model.parameters()).dtype == torch.float32
+    assert history.best_mse == pytest.approx(exact.best_mse, rel=0.05)
+    assert history.best_mse != exact.best_mse
+
+
+def test_a_diverged_run_is_ended(cut: Split) -> None:
+    model = mlp()
+    with torch.no_grad():
+        next(model.parameters()).fill_(math.inf)
+    keep = Keep()
+    with pytest.raises(DivergedError, match="not finite at step 4: lower the learning rate"):
+        fit(model, cut, SMALL, callbacks=[keep])
+    assert keep.ended == 1
+
+
+@pytest.mark.parametrize("stop", [1, 8, 20, 28])
+@pytest.mark.parametrize("more", [{}, {"ema": 0.9, "warmup": 5, "schedule": "cosine", "patience": 50}])
+def test_a_stopped_run_continues_exactly(cut: Split, tmp_path: Path, stop: int, more: dict[str, Any]) -> None:
+    config = TrainConfig(**{**SMALL.to_json(), **more, "checkpoint_seconds": 0.02})
+    whole, stopped, going_on = small_poco(cut), small_poco(cut), small_poco(cut, seed=1)
+    file, file_whole = tmp_path / "resume", tmp_path / "whole"
+    expected = fit(whole, cut, config, checkpoint=file_whole)
+    with pytest.raises(StopAt.Stop):
+        fit(stopped, cut, config, checkpoint=file, callbacks=[StopAt(stop)])
+    if not file.exists():  # killed before the first checkpoint: the run starts anew
+        going_on = small_poco(cut)
+    history = fit(going_on, cut, config, checkpoint=file, resume=True)
+    assert same(whole, going_on)
+    drop = {"seconds"}
+    assert [{k: v for k, v in r.items() if k not in drop} for r in history.records] == [
+        {k: v for k, v in r.items() if k not in drop} for r in expected.records
+    ]
+    one, other = load_checkpoint(file_whole, "training").tensors, load_checkpoint(file, "training").tensors
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert any(not torch.equal(t, take(one, "best/")[n]) for n, t in take(one, "model/").items()) or not more
+
+
+def test_resuming_a_finished_run_changes_nothing_and_more_steps_go_on(cut: Split, tmp_path: Path) -> None:
+    file = tmp_path / "resume"
+    config = TrainConfig(**{**SMALL.to_json(), "steps": 21, "log_every": 7})
+    done, again, longer, whole = mlp(), mlp(1), mlp(1), mlp()
+    fit(done, cut, config, checkpoint=file)
+    keep = Keep()
+    fit(again, cut, config, checkpoint=file, resume=True, callbacks=[keep])
+    assert same(done, again)
+    assert keep.started == (21, 21)
+    assert keep.records == []
+    more = TrainConfig(**{**config.to_json(), "steps": 35})
+    fit(longer, cut, more, checkpoint=file, resume=True)
+    fit(whole, cut, more)
+    assert same(longer, whole)
+
+
+def test_a_checkpoint_of_another_run_is_refused(cut: Split, tmp_path: Path) -> None:
+    file = tmp_path / "resume"
+    fit(mlp(), cut, SMALL, checkpoint=file)
+    with pytest.raises(CheckpointError, match="other settings: learning_rate was 0.01, now 0.5"):
+        fit(mlp(), cut, TrainConfig(**{**SMALL.to_json(), "learning_rate": 0.5}), checkpoint=file, resume=True)
+    with pytest.raises(CheckpointError, match="a model with other parameters"):
+        fit(NLinear(12, 4), cut, SMALL, checkpoint=file, resume=True)
+    fewer = split([waves("a")], context=12, horizon=4)
+    with pytest.raises(CheckpointError, match="made with windows"):
+        fit(mlp(), fewer, SMALL, checkpoint=file, resume=True)
+
+
+def test_a_full_disk_ends_the_run_and_spares_the_checkpoint(
+    cut: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "resume"
+    fit(mlp(), cut, TrainConfig(**{**SMALL.to_json(), "steps": 14}), checkpoint=file)
+    before = file.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(CheckpointError, match="No space left on device; the file that was there is intact"):
+            fit(mlp(), cut, SMALL, checkpoint=file, resume=True)
+    assert file.read_bytes() == before
+    model = mlp(1)
+    fit(model, cut, SMALL, checkpoint=file, resume=True)
+    whole = mlp()
+    fit(whole, cut, SMALL)
+    assert same(model, whole)
+
+
+def test_another_number_of_threads_is_told(cut: Split, tmp_path: Path) -> None:
+    file = tmp_path / "resume"
+    threads = torch.get_num_threads()
+    fit(mlp(), cut, SMALL, checkpoint=file)
+    keep = Keep()
+    try:
+        torch.set_num_threads(threads + 1)
+        fit(mlp(), cut, SMALL, checkpoint=file, resume=True, callbacks=[keep])
+    finally:
+        torch.set_num_threads(threads)
+    assert any("threads" in message for message in keep.messages)

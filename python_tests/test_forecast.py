@@ -85,7 +85,7 @@ def test_bad_recordings(model: poco.POCO) -> None:
         forecast(model, waves("a", frames=11))
     activity = waves("a", frames=60).activity.copy()
     activity[2, 33] = np.nan
-    with pytest.raises(DataError, match="NaN or infinite values .* the first in unit '2' at frame 33"):
+    with pytest.raises(DataError, match=r"NaN or infinite values .* the first in unit '2' at frame 33"):
         forecast(model, Recording(activity, "a"))
     with pytest.raises(ConfigError, match="stride"):
         forecast(model, waves("a"), stride=0)

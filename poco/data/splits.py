@@ -237,7 +237,7 @@ def _check_deviation(recording: Recording, std: np.ndarray) -> list[str]:
         names = ", ".join(f"'{recording.unit_ids[int(unit)]}'" for unit in constant[:3])
         raise DataError(
             f"{where}: {constant.size} unit(s) never change in the training part ({names}"
-            f"{', ...' if constant.size > 3 else ''}), so they cannot be normalised: leave those units out of the recording"
+            f"{', ...' if constant.size > 3 else ''}), so they cannot be normalised: leave them out of the recording"
         )
     still = np.flatnonzero(std < 0.01 * np.median(std))
     return [

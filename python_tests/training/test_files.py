@@ -85,9 +85,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(
-        CheckpointError, match="cannot save .*: No space left on device; the file that was there is intact"
-    ):
+    with pytest.raises(CheckpointError, match=r"cannot save .*: No space left on device; the file .* is intact"):
         save_checkpoint(path, Checkpoint("training", {"w": torch.zeros(5)}, {}))
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["c"]
@@ -99,7 +97,7 @@ def test_a_file_cut_off_by_the_system_leaves_the_old_file(tmp_path: Path) -> Non
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        with pytest.raises(CheckpointError, match="cannot save .*: File too large; the file that was there is intact"):
+        with pytest.raises(CheckpointError, match=r"cannot save .*: File too large; the file that was there is intact"):
             write_atomically(path, b"x" * 100_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -108,7 +106,7 @@ def test_a_file_cut_off_by_the_system_leaves_the_old_file(tmp_path: Path) -> Non
 
 def test_json_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
-    with pytest.raises(CheckpointError, match="there are no run settings at .* is this a run folder"):
+    with pytest.raises(CheckpointError, match=r"there are no run settings at .* is this a run folder"):
         read_json(path, "run settings")
     for content in ("{", "[1]", "\ufffd"):
         path.write_text(content)

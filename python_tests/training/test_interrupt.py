@@ -33,7 +33,9 @@ class KillAt(Callback):
         if record["step"] == {kill}:
             os.kill(os.getpid(), {signal})
 
-sizes = poco.POCOConfig(context=12, horizon=4, segment_length=4, latents=2, width=8, heads=2, head_width=4, film_width=8)
+sizes = poco.POCOConfig(
+    context=12, horizon=4, segment_length=4, latents=2, width=8, heads=2, head_width=4, film_width=8
+)
 settings = TrainConfig(steps={steps}, batch_size=8, val_every=6, log_every=1, checkpoint_seconds={every}, device="cpu")
 try:
     train([waves("a", frames=200), waves("b", frames=200)], model_config=sizes, train_config=settings, out={out!r},

@@ -44,7 +44,7 @@ def small_poco(cut: Split, seed: int = 0) -> poco.POCO:
 class StopAt(Callback):
     """Ends the process, as far as the loop can tell, after a step."""
 
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     def __init__(self, step: int) -> None:
@@ -52,7 +52,7 @@ class StopAt(Callback):
 
     def log(self, record: Mapping[str, Any]) -> None:
         if record["step"] >= self.at:
-            raise self.Stop
+            raise self.StopError
 
 
 class Keep(Callback):
@@ -206,7 +206,7 @@ def test_a_stopped_run_continues_exactly(cut: Split, tmp_path: Path, stop: int, 
     whole, stopped, going_on = small_poco(cut), small_poco(cut), small_poco(cut, seed=1)
     file, file_whole = tmp_path / "resume", tmp_path / "whole"
     expected = fit(whole, cut, config, checkpoint=file_whole)
-    with pytest.raises(StopAt.Stop):
+    with pytest.raises(StopAt.StopError):
         fit(stopped, cut, config, checkpoint=file, callbacks=[StopAt(stop)])
     if not file.exists():  # killed before the first checkpoint: the run starts anew
         going_on = small_poco(cut)
@@ -241,7 +241,7 @@ def test_resuming_a_finished_run_changes_nothing_and_more_steps_go_on(cut: Split
 def test_a_checkpoint_of_another_run_is_refused(cut: Split, tmp_path: Path) -> None:
     file = tmp_path / "resume"
     fit(mlp(), cut, SMALL, checkpoint=file)
-    with pytest.raises(CheckpointError, match="other settings: learning_rate was 0.01, now 0.5"):
+    with pytest.raises(CheckpointError, match=r"other settings: learning_rate was 0\.01, now 0\.5"):
         fit(mlp(), cut, TrainConfig(**{**SMALL.to_json(), "learning_rate": 0.5}), checkpoint=file, resume=True)
     with pytest.raises(CheckpointError, match="a model with other parameters"):
         fit(NLinear(12, 4), cut, SMALL, checkpoint=file, resume=True)

@@ -70,6 +70,8 @@ def _call(arguments: Sequence[str]) -> int:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "poco"
         raise PocoError(f"{error.format_message()} Try '{command} --help'.") from None  # type: ignore[attr-defined]
+    if code == INTERRUPTED:  # Typer turns the interrupt into a code, or above into Abort
+        raise KeyboardInterrupt
     return code if isinstance(code, int) else OK
 
 

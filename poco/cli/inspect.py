@@ -20,6 +20,7 @@ from poco.cli.options import (
     reading_options,
 )
 from poco.cli.output import print_json, say
+from poco.errors import DataError
 
 
 def register(app: typer.Typer) -> None:
@@ -44,14 +45,22 @@ def register(app: typer.Typer) -> None:
         cut_trials: CutTrials = None,
         json: Json = False,
     ) -> None:
-        """Show what is read from PATH: sessions, units, frames, rate, gaps, labels, stimuli and warnings."""
+        """Show what is read from PATH: sessions, units, frames, rate, gaps, labels, stimuli and warnings.
+
+        Sessions that cannot be read are listed with the reason, and the exit code is then 2.
+        """
         from poco.data.inspect import inspect as look
 
         options = reading_options(
             key=key, orientation=orientation, rate=rate, nan=nan, constant=constant, cut_trials=cut_trials
         )
         seen = look(path, description=description, **options)
+        unreadable = [report for report in seen.sessions if report.error]
+        if len(unreadable) == 1 == len(seen.sessions):
+            raise DataError(unreadable[0].error)
         if json:
             print_json(seen.to_json())
         else:
             say(seen.to_text())
+        if unreadable:
+            raise DataError(f"{len(unreadable)} of {len(seen.sessions)} sessions cannot be read: {unreadable[0].error}")

@@ -52,7 +52,12 @@ def test_unknown_format(poco: Callable, tmp_path: Path, command: str) -> None:
 
 
 def test_wrong_key_lists_the_keys(poco: Callable, recordings: Path) -> None:
-    refused(poco("inspect", recordings, "--key", "dff"), "dff", "activity")
+    refused(poco("inspect", recordings / "animal-1.npz", "--key", "dff"), "dff", "activity")
+    refused(poco("train", recordings, "--key", "dff"), "dff", "activity")
+    all_bad = poco("inspect", recordings, "--key", "dff", "--json")
+    assert all_bad.code == 2
+    assert "2 of 2 sessions cannot be read" in all_bad.err
+    assert len(all_bad.json["sessions"]) == 2
 
 
 def test_ambiguous_orientation(poco: Callable, tmp_path: Path, activity: np.ndarray) -> None:

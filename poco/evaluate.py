@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -288,9 +289,17 @@ def fit_baseline(
             callback.message(f"training the baseline {name} for {config.steps} steps")
         fit(model, split, config, callbacks=tuple(callbacks))
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_checkpoint(path, Checkpoint("baseline", model.state_dict(), made_of))
+        _keep(path, Checkpoint("baseline", model.state_dict(), made_of))
     return model.eval()
+
+
+def _keep(path: Path, fitted: Checkpoint) -> None:
+    """Save a fitted baseline; where that is impossible, it is fitted again next time."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(path, fitted)
+    except (OSError, CheckpointError) as error:
+        warnings.warn(f"the baseline '{path.stem}' could not be kept: {error}", RuntimeWarning, stacklevel=3)
 
 
 def _stored(path: Path, made_of: Mapping[str, Any]) -> Mapping[str, torch.Tensor] | None:

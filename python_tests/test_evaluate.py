@@ -140,6 +140,12 @@ def test_trained_baselines_are_kept_and_taken_again(
     assert torch.equal(first.linear.weight, anew.linear.weight)
 
 
+def test_a_folder_that_cannot_be_written_costs_no_scores(cut: Split, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.warns(RuntimeWarning, match="the baseline 'ridge' could not be kept"):
+        fit_baseline("ridge", cut, folder=tmp_path / "file")
+
+
 def test_bad_requests(cut: Split) -> None:
     with pytest.raises(ConfigError, match="the model has context 48, the split 12"):
         evaluate(Copy(48, 4), cut)

@@ -103,6 +103,17 @@ def test_no_figure_without_matplotlib(run: Run, monkeypatch: pytest.MonkeyPatch)
     assert "no figure: drawing needs the package 'matplotlib'" in (run.folder / "log.txt").read_text()
 
 
+def test_scores_come_even_where_they_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trained(tmp_path / "run")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.warns(RuntimeWarning, match="the scores could not be kept: cannot save .*: No space left on device"):
+        assert np.isfinite(run.evaluate(baselines=("copy",)).score)
+
+
 def test_recordings_that_are_not_the_runs(run: Run) -> None:
     with pytest.raises(DataError, match="not trained on session 'z': its sessions are a, b"):
         run.split([waves("z")])

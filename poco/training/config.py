@@ -96,12 +96,15 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """Settings from plain values; a ConfigError names one that does not exist."""
+        """Settings from plain values; a ConfigError for one that does not exist or cannot work."""
         known = {field.name for field in dataclasses.fields(cls)}
         for name in values:
             if name not in known:
                 raise ConfigError(f"there is no training setting '{name}': the settings are {', '.join(sorted(known))}")
-        return cls(**values)
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ConfigError(f"a training setting has a value of the wrong kind: {error}") from error
 
 
 def _require(holds: bool, name: str, what: str, value: object) -> None:

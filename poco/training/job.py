@@ -12,14 +12,27 @@ import torch
 from poco.data.recording import Recording
 from poco.data.splits import Split, split
 from poco.errors import CheckpointError, ConfigError, DataError
-from poco.run import CONFIG, MODEL, RESUME, Run, RunFiles, log, read_config, run_config
 from poco.training.callbacks import Callback, Progress
 from poco.training.config import TrainConfig
 from poco.training.files import write_json
+from poco.training.folder import (
+    CONFIG,
+    EVALUATION,
+    FIGURE,
+    LOG,
+    METRICS,
+    MODEL,
+    RESUME,
+    RunFiles,
+    log,
+    read_config,
+    run_config,
+)
 from poco.training.loop import config_changes, fit
 
 if TYPE_CHECKING:
     from poco.nn import POCO, POCOConfig
+    from poco.run import Run
 
 
 def _published() -> tuple[POCOConfig, TrainConfig]:
@@ -88,6 +101,8 @@ def train(
         DataError: if the recordings cannot be used as they stand.
         Interrupted: after SIGINT or SIGTERM, when the state has been saved.
     """
+    from poco.run import Run
+
     sizes, settings = _recipe_by_name(recipe)
     sizes = model_config if model_config is not None else sizes
     settings = (train_config if train_config is not None else settings).for_sessions(len(recordings))
@@ -205,8 +220,6 @@ def _prepare_folder(folder: Path, config: dict[str, Any], *, resume: bool, overw
 
 def _clear(folder: Path) -> None:
     """Remove what a run wrote; whatever else is in the folder stays."""
-    from poco.run import EVALUATION, FIGURE, LOG, METRICS
-
     for name in (RESUME, METRICS, LOG, EVALUATION, FIGURE, CONFIG):
         (folder / name).unlink(missing_ok=True)
     for name in (MODEL, "baselines"):

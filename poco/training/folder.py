@@ -1,0 +1,148 @@
+"""What a run folder holds, and reading and writing it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from poco._version import __version__
+from poco.data.splits import Split, fingerprint
+from poco.errors import CheckpointError
+from poco.training.callbacks import Callback
+from poco.training.config import TrainConfig
+from poco.training.files import read_json, write_atomically
+
+if TYPE_CHECKING:
+    from poco.training.loop import History
+
+FORMAT = 1
+CONFIG, METRICS, MODEL, RESUME = "config.json", "metrics.jsonl", "model", "resume.safetensors"
+LOG, EVALUATION, FIGURE = "log.txt", "evaluation.json", "figure.png"
+
+
+def run_config(
+    cut: Split,
+    model_config: Mapping[str, Any],
+    train_config: TrainConfig,
+    recipe: str,
+    source: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Content of ``config.json`` for a new run."""
+    sessions = [
+        {
+            "session": recording.session,
+            "dataset": recording.dataset,
+            "subject": recording.subject,
+            "units": recording.units,
+            "frames": recording.frames,
+            "rate_hz": recording.rate_hz,
+            "fingerprint": fingerprint(recording),
+        }
+        for recording in cut.recordings
+    ]
+    versions = {
+        "poco": __version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+    return {
+        "format": FORMAT,
+        "recipe": recipe,
+        "protocol": cut.protocol,
+        "seed": train_config.seed,
+        "model": dict(model_config),
+        "training": train_config.to_json(),
+        "sessions": sessions,
+        "source": dict(source) if source is not None else None,
+        "versions": versions,
+    }
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a run folder; a CheckpointError if it is missing, damaged or of another version."""
+    config = read_json(folder / CONFIG, "run settings")
+    if config.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{folder / CONFIG} has format {config.get('format')}, this poco reads format {FORMAT}: "
+            "use the poco that wrote it"
+        )
+    missing = [key for key in ("recipe", "protocol", "seed", "model", "training", "sessions") if key not in config]
+    if missing:
+        raise CheckpointError(f"{folder / CONFIG} is not the settings of a run: '{missing[0]}' is missing")
+    return config
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of ``metrics.jsonl``; a last line cut short by a crash is left out."""
+    records = []
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    for line in text.splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+    return records
+
+
+def log(folder: Path, text: str) -> None:
+    """Add a line with the time to ``log.txt``."""
+    try:
+        with open(folder / LOG, "a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+    except OSError as error:
+        raise CheckpointError(f"cannot write {folder / LOG}: {error.strerror or error}") from error
+
+
+class RunFiles(Callback):
+    """Writes ``metrics.jsonl`` and ``log.txt`` while a run is trained; on resume, later metrics are cut off."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def start(self, step: int, steps: int) -> None:
+        """Cut the metrics back to ``step``."""
+        kept = [record for record in read_metrics(self._folder / METRICS) if record["step"] <= step]
+        text = "".join(json.dumps(record) + "\n" for record in kept)
+        write_atomically(self._folder / METRICS, text.encode())
+        log(self._folder, f"training from step {step} to {steps}")
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Write the record."""
+        self._write(record)
+
+    def validated(self, record: Mapping[str, Any]) -> None:
+        """Write the record."""
+        self._write(record)
+
+    def message(self, text: str) -> None:
+        """Write the line to the log."""
+        log(self._folder, text)
+
+    def end(self, history: History) -> None:
+        """Write how it ended to the log."""
+        why = {"steps": "done", "patience": "stopped early"}.get(history.stopped, "stopped")
+        best = f", best validation {history.best_mse:.5f} at step {history.best_step}" if history.best_step else ""
+        log(self._folder, f"{why} at step {history.step}{best}")
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        path = self._folder / METRICS
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(dict(record)) + "\n")
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot write {path}: {error.strerror or error}; the last checkpoint is intact"
+            ) from error

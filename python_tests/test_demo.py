@@ -36,7 +36,7 @@ def test_everything_is_in_the_folder(demo: Demo, folder: Path) -> None:
 def test_rows_hold_every_forecaster_with_adaptation_before_and_after(demo: Demo) -> None:
     rows = demo.rows()
     assert [row[0] for row in rows[:2]] == ["POCO, adapted", "POCO, not adapted"]
-    assert {row[0] for row in rows[2:]} == {"copy", "mean", "ridge"}
+    assert {row[0] for row in rows[2:]} == {"copy", "mean", "ridge", "ridge, refitted"}
     assert rows[0][1:] == (demo.evaluation.score, demo.adapted.after)
     assert rows[1][1:] == (None, demo.adapted.before)
     assert {row[0]: row[1:] for row in rows}["copy"] == (0.0, 0.0)

@@ -55,6 +55,7 @@ def register(app: typer.Typer) -> None:
             f"adaptation  {label('poco')} {result.adapted.before:.3f} before, {result.adapted.after:.3f} after "
             f"{result.adapted.seconds:.1f} s: {result.adapted.parameters:,} values fitted, all of the new animal"
         )
+        say("refitted    to the unseen animal; the other forecasters only know the training animals")
         say(f"took        {result.seconds:.0f} s")
         if result.figure is not None:
             say(f"figure      {result.figure}")

@@ -195,7 +195,8 @@ def draw_adaptation(
     ends = []
     for name, value in references.items():
         if value > -0.3:
-            axes.axhline(value, color=colour(name), linewidth=1.3, linestyle=(0, (4, 2)), zorder=2)
+            style = "-" if "," in name else (0, (4, 2))  # solid: fitted to the new animal too
+            axes.axhline(value, color=colour(name), linewidth=1.3, linestyle=style, zorder=2)
             ends.append((value, name))
             top_value, bottom_value = max(top_value, value), min(bottom_value, value)
     span = max(top_value - bottom_value, 0.05)
@@ -224,7 +225,7 @@ def draw_adaptation(
         fontweight="bold",
         color=BLUE,
     )
-    axes.set_xlabel("adaptation steps (embeddings of the new animal only)")
+    axes.set_xlabel("adaptation steps (new animal's embeddings only; dashed: fitted to the other animals)")
     axes.set_ylabel("test score")
     axes.set_title(title)
     axes.grid(axis="y", color=PALE, linewidth=0.8)

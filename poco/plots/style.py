@@ -38,10 +38,11 @@ SETTINGS: dict[str, Any] = {
 
 
 def colour(forecaster: str) -> str:
-    """Colour of a forecaster, the same in every panel."""
-    return COLOURS.get(forecaster, SKY)
+    """Colour of a forecaster, the same in every panel and however it was fitted."""
+    return COLOURS.get(forecaster.split(",", maxsplit=1)[0], SKY)
 
 
 def label(forecaster: str) -> str:
     """Name of a forecaster as a figure or table shows it."""
-    return NAMES.get(forecaster, forecaster)
+    name, comma, rest = forecaster.partition(",")
+    return NAMES.get(name, name) + comma + rest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import mode
 
 import numpy as np
 
@@ -25,7 +26,7 @@ def check(recordings: Sequence[Recording], *, context: int, horizon: int) -> lis
         horizon: frames that are forecast; 0 where only contexts are needed.
 
     Returns:
-        The same recordings; sessions whose rate differs a little from the first of their data set carry a warning.
+        The same recordings; sessions whose rate differs a little from the usual one of their data set carry a warning.
 
     Raises:
         ConfigError: if ``context`` or ``horizon`` is not a positive number.
@@ -101,11 +102,16 @@ def check_length(recording: Recording, *, context: int, horizon: int) -> None:
 
 
 def _check_rates(recordings: Sequence[Recording]) -> list[Recording]:
-    first: dict[str, Recording] = {}
+    usual = {}
+    for dataset in {recording.dataset for recording in recordings}:
+        known = [r for r in recordings if r.dataset == dataset and r.rate_hz is not None]
+        if known:
+            rate = mode(round(r.rate_hz or 0.0, 2) for r in known)
+            usual[dataset] = next(r for r in known if round(r.rate_hz or 0.0, 2) == rate)
     checked = []
     for recording in recordings:
-        other = first.setdefault(recording.dataset, recording) if recording.rate_hz is not None else recording
-        if recording.rate_hz is not None and other.rate_hz is not None:
+        other = usual.get(recording.dataset)
+        if other is not None and recording.rate_hz is not None and other.rate_hz is not None:
             rate, against = recording.rate_hz, other.rate_hz
             ratio = max(rate, against) / min(rate, against)
             says = (

@@ -156,8 +156,9 @@ def split(
             warnings += _check_deviation(recording, std)
         means.append(mean.astype(np.float32))
         stds.append(std.astype(np.float32))
-        warnings += recording.warnings
-    return Split(protocol, context, horizon, checked, tuple(means), tuple(stds), segments, tuple(warnings))
+    return Split(
+        protocol, context, horizon, checked, tuple(means), tuple(stds), segments, (*_warnings(checked), *warnings)
+    )
 
 
 def fingerprint(recording: Recording) -> str:
@@ -214,6 +215,22 @@ def _statistics(recording: Recording, segments: Segments) -> tuple[np.ndarray, n
         mean[unit] = values.mean()
         std[unit] = values.std()
     return mean, std
+
+
+def _warnings(recordings: Sequence[Recording]) -> list[str]:
+    """Warnings of the recordings, each once, with the session or the number of sessions that it is about."""
+    sessions: dict[str, list[str]] = {}
+    for recording in recordings:
+        for warning in recording.warnings:
+            sessions.setdefault(warning, []).append(recording.session)
+    return [
+        warning
+        if warning.startswith("session '")
+        else f"session '{names[0]}': {warning}"
+        if len(names) == 1
+        else f"{len(names)} sessions: {warning}"
+        for warning, names in sessions.items()
+    ]
 
 
 def _check_windows(

@@ -74,6 +74,12 @@ def test_rates_that_differ_a_little_carry_a_warning() -> None:
     assert "1.357" in second.warnings[0]
 
 
+def test_the_odd_one_out_is_told_not_all_the_others() -> None:
+    rates = (1.357, 1.667, 1.667)
+    checked = check([waves(str(i), rate_hz=rate) for i, rate in enumerate(rates)], context=48, horizon=16)
+    assert [len(recording.warnings) for recording in checked] == [1, 0, 0]
+
+
 @pytest.mark.parametrize(("context", "horizon"), [(0, 16), (48, -1)])
 def test_impossible_sizes(context: int, horizon: int) -> None:
     with pytest.raises(ConfigError):

@@ -121,6 +121,11 @@ def test_a_unit_that_hardly_moves_in_the_training_part_is_told() -> None:
     assert "unit '2' hardly moves" in warning
 
 
+def test_warnings_of_recordings_are_told_once() -> None:
+    recordings = [waves(name, warnings=("no channel", f"odd {name == 'b'}")) for name in "abc"]
+    assert split(recordings).warnings == ("3 sessions: no channel", "2 sessions: odd False", "session 'b': odd True")
+
+
 def test_unknown_words_are_refused() -> None:
     with pytest.raises(ConfigError, match="protocol must be one of leak-free, published, got 'fair'"):
         split([waves()], protocol="fair")

@@ -64,7 +64,7 @@ class Size:
 
 
 _SMALL = {"heads": 2, "head_width": 32, "ffn_dropout": 0.0, "latent_dropout": 0.0, "embedding_std": 0.3}
-FULL = Size(4, 80, 2048, 1000, 200, NAMES, {**_SMALL, "width": 64, "film_width": 256})
+FULL = Size(4, 80, 2048, 1000, 200, NAMES, {**_SMALL, "width": 64, "film_width": 512})
 QUICK = Size(2, 16, 600, 30, 20, ("copy", "mean", "ridge"), {**_SMALL, "width": 16, "film_width": 32, "latents": 4})
 
 
@@ -217,8 +217,9 @@ def _draw(
         ),
         AdaptationCurve(
             points=[(point.step, point.seconds, point.score) for point in adapted.history],
-            references={name: scores.score for name, scores in unseen.items() if name != "copy"},
+            references={name: scores.score for name, scores in unseen.items() if name not in ("copy", "mean")},
             session=adapted.session,
+            after=adapted.after,
         ),
         title="POCO forecasts a simulated population, and adapts to an animal it has not seen",
         subtitle=f"{len(cut.recordings)} animals x {first.units} units x {first.frames} frames at {first.rate_hz:g} Hz"

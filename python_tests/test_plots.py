@@ -46,7 +46,7 @@ def test_run_figure_is_a_png(tmp_path: Path, count: int, rate_hz: float | None) 
 
 
 def test_demo_figure_is_a_png(tmp_path: Path) -> None:
-    adaptation = AdaptationCurve([(0, 0.0, 0.1), (10, 0.5, 0.4)], {"mlp": 0.35, "mean": -3.0}, "animal-5")
+    adaptation = AdaptationCurve([(0, 0.0, 0.1), (10, 0.5, 0.4)], {"mlp": 0.35, "mean": -3.0}, "animal-5", 0.4)
     activity = np.random.default_rng(0).normal(size=(12, 80))
     figure = demo_figure(activity, 20.0, examples(4), SCORES, STEPS, TRAINING, adaptation, title="Demo")
     assert png_size(save(figure, tmp_path / "figure.png")) == (1620, 1260)
@@ -79,6 +79,8 @@ def test_labels_keep_apart() -> None:
     assert sorted(placed, key=placed.__getitem__) == ["a", "b", "c", "d"]
     heights = sorted(placed.values())
     assert min(np.diff(heights)) >= 0.1 - 1e-9
+    assert placed["a"] == pytest.approx(0.45)
+    assert placed["b"] == pytest.approx(0.55)
     assert heights[-1] <= 1
     assert spread([], gap=1, low=0, high=1) == []
 

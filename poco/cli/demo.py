@@ -26,7 +26,9 @@ def register(app: typer.Typer) -> None:
             bool, typer.Option("--quick", help="A tiny version that takes seconds and shows little.")
         ] = False,
         seed: Annotated[int, typer.Option(help="Seed of the models.")] = 0,
-        threads: Annotated[int | None, typer.Option(help="Threads on the CPU.")] = None,
+        threads: Annotated[
+            int, typer.Option(help="Threads on the CPU; more than one helps little with models this small.")
+        ] = 1,
         json: Json = False,
     ) -> None:
         """Simulate animals, train a POCO, compare it with simple forecasters, adapt it to an unseen animal, draw it.

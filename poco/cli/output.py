@@ -49,14 +49,16 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left", no_wrap=True)
     for number, row in enumerate(rows):
         table.add_row(*row, style="bold" if number == bold_row else None)
     # Without a terminal rich would cut the table at 80 columns.
     width = None if sys.stdout.isatty() else 200
-    Console(file=sys.stdout, width=width, highlight=False, markup=False).print(table)
+    console = Console(file=sys.stdout, width=width, highlight=False, markup=False)
+    console.print(title, style="bold")
+    console.print(table)
 
 
 def number(value: float | None, digits: int = 3) -> str:

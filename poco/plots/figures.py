@@ -46,11 +46,13 @@ class AdaptationCurve:
         points: (step, seconds, score) triples, the first before any step.
         references: score of other forecasters on the same windows, by name.
         session: name of the animal's session.
+        after: score of the weights that were kept.
     """
 
     points: Sequence[tuple[int, float, float]]
     references: Mapping[str, float]
     session: str
+    after: float
 
 
 def run_figure(
@@ -128,6 +130,7 @@ def demo_figure(
             adaptation.points,
             title=f"Adapting to an unseen animal ({adaptation.session})",
             references=adaptation.references,
+            after=adaptation.after,
         )
         grid = right.subgridspec(3, 1, hspace=0.42, height_ratios=(0.85, 1.1, 1.0))
         draw_scores(figure.add_subplot(grid[0]), scores, "Score on the test part, training animals")

@@ -64,7 +64,7 @@ def draw_scores(axes: Axes, scores: Mapping[str, tuple[float, Sequence[float]]],
     """Horizontal bars of every forecaster's score, best on top, with a dot for each session."""
     order = sorted(scores, key=lambda name: scores[name][0])
     highest = max([0.1, *(score for score, _ in scores.values()), *(s for _, each in scores.values() for s in each)])
-    lowest = min(0.0, *(score for score, _ in scores.values()))
+    lowest = min([0.0, *(score for score, _ in scores.values()), *(s for _, each in scores.values() for s in each)])
     left = max(_LOWEST_BAR, lowest) - 0.02
     for row, name in enumerate(order):
         score, each = scores[name]
@@ -136,15 +136,23 @@ def draw_steps(axes: Axes, curves: Mapping[str, np.ndarray], rate_hz: float | No
 def spread(ends: Sequence[tuple[float, str]], *, gap: float, low: float, high: float) -> list[tuple[float, str]]:
     """Move label positions apart until neighbours are ``gap`` from each other, within ``low`` and ``high``."""
     order = sorted((min(max(y, low), high), name) for y, name in ends)
-    placed: list[float] = []
+    # Labels that would touch join in a block, which is centred on the places they want.
+    blocks: list[list[float]] = []
     for y, _ in order:
-        placed.append(y if not placed else max(y, placed[-1] + gap))
-    excess = placed[-1] - high if placed else 0.0
-    if excess > 0:
-        placed[-1] -= excess
-        for i in range(len(placed) - 2, -1, -1):
-            placed[i] = min(placed[i], placed[i + 1] - gap)
+        blocks.append([y])
+        while len(blocks) > 1 and _middle(blocks[-1], gap, low, high)[0] - _middle(blocks[-2], gap, low, high)[1] < gap:
+            last = blocks.pop()
+            blocks[-1] += last
+    placed = [_middle(block, gap, low, high)[0] + gap * number for block in blocks for number in range(len(block))]
     return [(y, name) for y, (_, name) in zip(placed, order, strict=True)]
+
+
+def _middle(block: Sequence[float], gap: float, low: float, high: float) -> tuple[float, float]:
+    """Lowest and highest place of a block of labels, centred on its mean but within ``low`` and ``high``."""
+    length = gap * (len(block) - 1)
+    first = sum(block) / len(block) - length / 2
+    first = max(low, min(first, high - length))
+    return first, first + length
 
 
 def draw_training(
@@ -156,22 +164,12 @@ def draw_training(
         axes.plot(steps, errors, color=GREY, linewidth=1.2, label="training")
     if validation:
         steps, errors = zip(*validation, strict=True)
-        axes.plot(steps, errors, color=BLUE, linewidth=2.0, label="validation")
-        if best_step is not None and best_step in steps:
+        best_step = best_step if best_step in steps else None
+        name = "validation" if best_step is None else f"validation, best at step {best_step:,}"
+        axes.plot(steps, errors, color=BLUE, linewidth=2.0, label=name)
+        if best_step is not None:
             best = errors[steps.index(best_step)]
-            axes.plot([best_step], [best], marker="o", markersize=6, color=BLUE, markeredgecolor="white", zorder=5)
-            axes.annotate(
-                f"best, step {best_step:,}",
-                (best_step, best),
-                xytext=(0, 9),
-                textcoords="offset points",
-                ha="right" if best_step > 0.5 * steps[-1] else "left",
-                va="bottom",
-                fontsize=8,
-                color=BLUE,
-            )
-        low, high = axes.get_ylim()
-        axes.set_ylim(low - 0.1 * (high - low), high)
+            axes.plot([best_step], [best], marker="o", markersize=7, color=BLUE, markeredgecolor="white", zorder=5)
     axes.set_xlabel("training steps")
     axes.set_ylabel("MSE of z-scores")
     axes.set_title("Training")
@@ -185,8 +183,9 @@ def draw_adaptation(
     *,
     title: str,
     references: Mapping[str, float],
+    after: float,
 ) -> None:
-    """Score of the new animal against adaptation steps (seconds above), with other forecasters as lines."""
+    """Score of the new animal against adaptation steps, other forecasters as lines, the final score in words."""
     steps = np.array([row[0] for row in curve])
     seconds = np.array([row[1] for row in curve])
     scores = np.array([row[2] for row in curve])
@@ -215,7 +214,7 @@ def draw_adaptation(
             annotation_clip=False,
         )
     axes.annotate(
-        f"{scores[-1]:.3f} after {seconds[-1]:.0f} s",
+        f"{after:.3f} after {seconds[-1]:.0f} s",
         (steps[-1], scores[-1]),
         xytext=(-4, 7),
         textcoords="offset points",

@@ -114,10 +114,14 @@ def test_caiman(tmp_path: Path, dff: bool) -> None:
 # MATLAB
 
 
-def test_matlab_5(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compressed", [True, False])
+def test_matlab_5(tmp_path: Path, compressed: bool) -> None:
     io = pytest.importorskip("scipy.io")
-    content = {"dff": values(), "s": {"fs": 2.0, "names": np.array(["a", "bc", "d", "e"], dtype=object)}}
-    io.savemat(str(tmp_path / "a.mat"), content)
+    content: dict[str, Any] = {
+        "dff": values(),
+        "s": {"fs": 2.0, "names": np.array(["a", "bc", "d", "e"], dtype=object)},
+    }
+    io.savemat(str(tmp_path / "a.mat"), content, do_compression=compressed)
     description = {"labels": {"name": {"key": "s/names"}}}
     (found,) = read(
         tmp_path / "a.mat", key="dff", orientation="units x frames", rate_key="s/fs", description=description
@@ -127,6 +131,18 @@ def test_matlab_5(tmp_path: Path) -> None:
     (tmp_path / "b.mat").write_bytes((tmp_path / "a.mat").read_bytes()[:200])
     with pytest.raises(DataError, match="cannot be read as MATLAB"):
         read(tmp_path / "b.mat", **ROWS)
+
+
+@pytest.mark.parametrize(("byte", "value"), [(145, 219), (136, 14), (128, 99), (144, 77), (132, 255)])
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_matlab_5_is_noticed_before_scipy_crashes(tmp_path: Path, byte: int, value: int) -> None:
+    io = pytest.importorskip("scipy.io")
+    io.savemat(str(tmp_path / "a.mat"), {"x": values(), "y": values()})
+    content = bytearray((tmp_path / "a.mat").read_bytes())
+    content[byte] = value
+    (tmp_path / "a.mat").write_bytes(content)
+    with pytest.raises(DataError, match="cannot be read as MATLAB"):
+        read(tmp_path / "a.mat", key="x", **ROWS)
 
 
 def test_matlab_73_has_the_shape_that_matlab_shows(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from poco.data.readers import hdf5
+from poco.data.readers import hdf5, matlab_check
 from poco.data.readers.base import Contents, Entry, guard
 from poco.errors import MissingExtraError
 
@@ -23,6 +23,7 @@ def read(path: Path) -> Contents:
     except ImportError:
         raise MissingExtraError.of("scipy", "formats", "reading MATLAB files") from None
     with guard(path, "MATLAB"):
+        matlab_check.check(path)
         variables = loadmat(str(path))
     entries: dict[str, Entry] = {}
     for name, value in variables.items():

@@ -24,7 +24,7 @@ Mode = Literal["embeddings", "full", "scratch"]
 MODES: tuple[str, ...] = get_args(Mode)
 
 #: Embeddings start near zero and see few steps: they take a larger step than a network does.
-LEARNING_RATES: Mapping[str, float] = {"embeddings": 1e-2, "full": 3e-4, "scratch": 3e-4}
+LEARNING_RATES: Mapping[str, float] = {"embeddings": 2e-2, "full": 3e-4, "scratch": 3e-4}
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def adapt(
         mode: ``"embeddings"`` fits the new session's own parameters alone, ``"full"`` everything but the other
             sessions' parameters, ``"scratch"`` a fresh model of the same shape on this session alone.
         steps: optimiser steps.
-        learning_rate: default 1e-2 for embeddings, 3e-4 otherwise.
+        learning_rate: default 2e-2 for embeddings, 3e-4 otherwise.
         batch_size: windows a step.
         protocol: how the session is cut and normalised, ``"leak-free"`` or ``"published"``.
         seed: seed of new embeddings, dropout and the order of the windows.

@@ -9,15 +9,15 @@ from poco._version import __version__
 from poco.nn import POCO, POCOConfig, SessionSpec
 
 if TYPE_CHECKING:
-    from poco.adapt import adapt
+    from poco.adaptation import adapt
     from poco.data.inspect import inspect
     from poco.data.read import read
     from poco.data.recording import Recording
     from poco.data.simulate import simulate
     from poco.data.splits import split
-    from poco.evaluate import evaluate
-    from poco.forecast import forecast
-    from poco.info import info
+    from poco.evaluation import evaluate
+    from poco.forecasting import forecast
+    from poco.installation import info
     from poco.run import Run
     from poco.training import TrainConfig, train
 
@@ -26,10 +26,10 @@ _LAZY = {
     "Recording": "poco.data.recording",
     "Run": "poco.run",
     "TrainConfig": "poco.training",
-    "adapt": "poco.adapt",
-    "evaluate": "poco.evaluate",
-    "forecast": "poco.forecast",
-    "info": "poco.info",
+    "adapt": "poco.adaptation",
+    "evaluate": "poco.evaluation",
+    "forecast": "poco.forecasting",
+    "info": "poco.installation",
     "inspect": "poco.data.inspect",
     "read": "poco.data.read",
     "simulate": "poco.data.simulate",

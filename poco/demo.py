@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from poco.adapt import Adapted, adapt
+from poco.adaptation import Adapted, adapt
 from poco.baselines import NAMES
 from poco.data.read import read
 from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.errors import ConfigError, MissingExtraError
-from poco.evaluate import Evaluation, Scores, fit_baseline, score_forecasters
+from poco.evaluation import Evaluation, Scores, fit_baseline, score_forecasters
 from poco.nn import POCOConfig
 from poco.run import Run
 from poco.training import Progress, TrainConfig, train

@@ -40,7 +40,7 @@ from poco.training.folder import (
 )
 
 if TYPE_CHECKING:
-    from poco.evaluate import Evaluation
+    from poco.evaluation import Evaluation
     from poco.nn import POCO
 
 __all__ = ["CONFIG", "EVALUATION", "FIGURE", "LOG", "METRICS", "MODEL", "RESUME", "Run", "read_config", "read_metrics"]
@@ -126,9 +126,9 @@ class Run:
 
         Args:
             recordings: see :meth:`split`.
-            **options: see :func:`poco.evaluate.evaluate`.
+            **options: see :func:`poco.evaluation.evaluate`.
         """
-        from poco.evaluate import evaluate
+        from poco.evaluation import evaluate
 
         cut = self.split(recordings)
         evaluation = evaluate(self, cut, **options)
@@ -153,7 +153,7 @@ class Run:
     @property
     def evaluation(self) -> Evaluation | None:
         """The scores kept by the last :meth:`evaluate`, or None."""
-        from poco.evaluate import Evaluation
+        from poco.evaluation import Evaluation
 
         if self.folder is None or not (self.folder / EVALUATION).exists():
             return None

@@ -58,7 +58,7 @@ def register(app: typer.Typer) -> None:
         json: Json = False,
     ) -> None:
         """Adapt the model of RUN to a session it has not seen; the sessions it knows stay as they are."""
-        from poco.adapt import adapt as fit_to
+        from poco.adaptation import adapt as fit_to
         from poco.cli.forecast import choose_recording
         from poco.cli.runs import open_forecaster, source_of
         from poco.cli.torch_settings import set_threads

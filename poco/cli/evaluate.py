@@ -46,7 +46,7 @@ def register(app: typer.Typer) -> None:
         from poco.cli.runs import run_recordings
         from poco.cli.torch_settings import set_threads
         from poco.data.splits import PARTS
-        from poco.evaluate import evaluate as score
+        from poco.evaluation import evaluate as score
         from poco.run import Run
         from poco.training.callbacks import Progress
 

@@ -66,7 +66,7 @@ def register(app: typer.Typer) -> None:
         from poco.cli.runs import open_forecaster, source_of
         from poco.cli.torch_settings import set_threads
         from poco.data.read import read
-        from poco.forecast import forecast as make
+        from poco.forecasting import forecast as make
         from poco.run import Run
 
         if out.suffix not in (".npz", ".zarr"):

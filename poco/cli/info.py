@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
     @app.command(short_help="Show what this installation can do.", epilog=examples("poco info", "poco info --json"))
     def info(json: Json = False) -> None:
         """Show versions, the compiled core, backends, devices and extras, and why one of them is missing."""
-        from poco.info import info as find_out
+        from poco.installation import info as find_out
 
         found = find_out()
         if json:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from poco.cli.output import number, print_table, say
 
 if TYPE_CHECKING:
-    from poco.evaluate import Evaluation, SessionScore
+    from poco.evaluation import Evaluation, SessionScore
 
 _MOST_COLUMNS = 8
 

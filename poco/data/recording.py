@@ -76,12 +76,16 @@ class Recording:
             if len(labels) != self.units:
                 raise DataError(f"{where}: {len(labels)} labels '{name}' for {self.units} units")
         if self.coordinates is not None and (
-            self.coordinates.ndim != 2 or self.coordinates.shape[0] != self.units or self.coordinates.shape[1] not in (2, 3)
+            self.coordinates.ndim != 2
+            or self.coordinates.shape[0] != self.units
+            or self.coordinates.shape[1] not in (2, 3)
         ):
             raise DataError(f"{where}: coordinates must be [{self.units}, 2 or 3], got {self.coordinates.shape}")
         for name, channel in self.channels.items():
             if channel.ndim not in (1, 2) or channel.shape[0] != self.frames:
-                raise DataError(f"{where}: channel '{name}' must be [{self.frames}] or [{self.frames}, k], got {channel.shape}")
+                raise DataError(
+                    f"{where}: channel '{name}' must be [{self.frames}] or [{self.frames}, k], got {channel.shape}"
+                )
         end = 0
         for start, stop in self.stretches:
             if not end <= start < stop <= self.frames:

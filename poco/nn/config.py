@@ -78,7 +78,7 @@ class POCOConfig:
         if self.t_max <= 0:
             raise ConfigError(f"t_max must be positive, got {self.t_max}")
         if self.head_width % 4:
-            raise ConfigError(f"head_width must be a multiple of 4 (half turns, in pairs), got {self.head_width}")
+            raise ConfigError(f"head_width must be a multiple of 4 (half turns), got {self.head_width}")
         if self.decoder_context is not None and not 1 <= self.decoder_context <= self.context:
             raise ConfigError(f"decoder_context must be in 1..{self.context} (the context), got {self.decoder_context}")
         if self.seen % self.segment_length:

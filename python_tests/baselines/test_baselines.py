@@ -13,7 +13,7 @@ from poco.data.packed import PackedBatch
 from poco.data.splits import Split, split
 from poco.data.windows import Packer
 from poco.errors import ConfigError
-from poco.evaluate import score_forecasters
+from poco.evaluation import score_forecasters
 
 
 def batch_of(x: torch.Tensor) -> PackedBatch:

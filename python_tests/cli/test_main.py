@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import poco.info  # noqa: F401  # tests replace what it does
+import poco.installation  # noqa: F401  # tests replace what it does
 from poco import __version__
 from poco.__main__ import BUG, INTERRUPTED, MENDABLE, OK
 
@@ -94,7 +94,7 @@ def test_any_error_is_one_line(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(sys.modules["poco.info"], "info", fail)
+    monkeypatch.setattr(sys.modules["poco.installation"], "info", fail)
     result = poco("info")
     assert result.code == code
     assert result.err.startswith(line)
@@ -117,7 +117,7 @@ def test_warnings_are_one_line(poco: Callable, monkeypatch: pytest.MonkeyPatch) 
         warnings.warn("something\nto know", RuntimeWarning, stacklevel=1)
         return {}
 
-    monkeypatch.setattr(sys.modules["poco.info"], "info", warn)
+    monkeypatch.setattr(sys.modules["poco.installation"], "info", warn)
     assert poco("info", "--json").err == "poco: warning: something to know\n"
 
 

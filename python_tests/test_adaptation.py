@@ -9,12 +9,12 @@ from collections.abc import Iterable, Sequence
 import pytest
 import torch
 
-from poco.adapt import MODES, adapt
+from poco.adaptation import MODES, adapt
 from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.data.splits import split
 from poco.errors import ConfigError, DataError, VocabularyError
-from poco.evaluate import evaluate
+from poco.evaluation import evaluate
 from poco.nn import POCO, POCOConfig, SessionSpec
 from poco.training.config import TrainConfig
 from poco.training.loop import fit

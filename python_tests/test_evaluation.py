@@ -1,4 +1,4 @@
-"""poco.evaluate: scores against a computation by hand."""
+"""Evaluation: scores against a computation by hand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from poco.baselines import Copy, Mean, NLinear
 from poco.data.recording import Recording
 from poco.data.splits import Split, split
 from poco.errors import CheckpointError, ConfigError, DataError, VocabularyError
-from poco.evaluate import Evaluation, evaluate, fit_baseline, score_forecasters
+from poco.evaluation import Evaluation, evaluate, fit_baseline, score_forecasters
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def by_hand(cut: Split, index: int, part: str = "test") -> tuple[np.ndarray, np.
 
 
 def evaluate_module() -> ModuleType:
-    return sys.modules["poco.evaluate"]  # poco.evaluate itself is the function
+    return sys.modules["poco.evaluation"]  # poco.evaluate itself is the function
 
 
 def biased_copy() -> NLinear:

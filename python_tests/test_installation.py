@@ -8,7 +8,7 @@ import pytest
 
 from poco import core
 from poco._version import __version__
-from poco.info import EXTRAS, info
+from poco.installation import EXTRAS, info
 
 
 def test_says_what_is_here_and_why_not() -> None:
@@ -52,7 +52,7 @@ def test_without_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_imports_nothing_optional(run_python) -> None:
     code = (
         "import sys; import torch; before = set(sys.modules)\n"
-        "from poco.info import info; str(info())\n"
+        "from poco.installation import info; str(info())\n"
         "print(sorted({m.split('.')[0] for m in set(sys.modules) - before}))"
     )
     loaded = run_python(code).stdout

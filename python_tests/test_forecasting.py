@@ -1,4 +1,4 @@
-"""poco.forecast: forecasts in the recording's own units."""
+"""Forecasting: forecasts in the recording's own units."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from helpers.recordings import waves
 import poco
 from poco.data.recording import Recording
 from poco.errors import CheckpointError, ConfigError, DataError, VocabularyError
-from poco.forecast import Forecasts, forecast
+from poco.forecasting import Forecasts, forecast
 
 SIZES = poco.POCOConfig(
     context=12, horizon=4, segment_length=4, latents=2, width=8, heads=2, head_width=4, film_width=8
@@ -63,7 +63,7 @@ def test_stride_latest_and_another_name(model: poco.POCO) -> None:
 def test_many_batches_give_the_same(model: poco.POCO, monkeypatch: pytest.MonkeyPatch) -> None:
     recording = waves("a", frames=60)
     one = forecast(model, recording)
-    monkeypatch.setattr("poco.forecast.ROWS_A_BATCH", 12)
+    monkeypatch.setattr("poco.forecasting.ROWS_A_BATCH", 12)
     np.testing.assert_allclose(forecast(model, recording).values, one.values, rtol=1e-5, atol=1e-5)
 
 

@@ -189,7 +189,7 @@ def _choose_parameters(model: POCO, session: str, mode: str) -> int:
 
 
 def _score(model: POCO, cut: Split) -> float:
-    from poco.evaluate import evaluate
+    from poco.evaluation import evaluate
 
     was_training = model.training
     score = evaluate(model, cut, part="test", baselines=()).score

@@ -15,6 +15,7 @@ from poco.errors import ConfigError
 from poco.training.callbacks import Callback
 from poco.training.config import TrainConfig
 from poco.training.loop import fit
+from poco.training.seeds import stream
 
 if TYPE_CHECKING:
     from poco.data.recording import Recording
@@ -168,7 +169,7 @@ def _prepare(model: POCO, recording: Recording, mode: str, seed: int) -> POCO:
         dataset=recording.dataset,
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(stream(seed, "weights"))
         if mode == "scratch":
             return POCO(model.config, [spec])
         adapted = copy.deepcopy(model)

@@ -27,6 +27,7 @@ from poco.training.callbacks import Callback
 from poco.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from poco.training.config import TrainConfig
 from poco.training.loop import fit
+from poco.training.seeds import stream
 from poco.training.validation import predict
 
 if TYPE_CHECKING:
@@ -271,7 +272,7 @@ def fit_baseline(
     """
     config = TrainConfig(steps=BASELINE_STEPS, seed=seed)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(stream(seed, "weights"))
         model = build(name, split.context, split.horizon)
     if name not in TRAINED and name != "ridge":
         return model

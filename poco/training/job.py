@@ -29,6 +29,7 @@ from poco.training.folder import (
     run_config,
 )
 from poco.training.loop import config_changes, fit
+from poco.training.seeds import stream
 
 if TYPE_CHECKING:
     from poco.nn import POCO, POCOConfig
@@ -165,7 +166,7 @@ def _build(cut: Split, sizes: POCOConfig, seed: int, unit_types: str | None) -> 
         for r, t in zip(cut.recordings, types, strict=True)
     ]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(stream(seed, "weights"))
         model = POCO(sizes, specs)
     for index, recording in enumerate(cut.recordings):
         mean, std = (torch.from_numpy(values.copy()) for values in (cut.mean[index], cut.std[index]))

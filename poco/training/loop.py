@@ -27,9 +27,8 @@ from poco.training.checkpoint import (
 from poco.training.config import TrainConfig
 from poco.training.interrupt import Interrupted, SignalWatch
 from poco.training.schedule import learning_rate
+from poco.training.seeds import stream
 from poco.training.validation import pooled_mse, predict
-
-_DROPOUT_STREAM = 1_000_003  # dropout must not repeat the random numbers that the initial weights were drawn from
 
 
 class DivergedError(PocoError):
@@ -97,7 +96,7 @@ def fit(
     config = config.for_sessions(len(split.recordings))
     device = config.torch_device()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(config.seed + _DROPOUT_STREAM)
+        torch.manual_seed(stream(config.seed, "dropout"))
         loop = _Loop(model, split, config, device, callbacks)
         if resume and checkpoint is not None and checkpoint.exists():
             loop.restore(checkpoint)

@@ -33,7 +33,7 @@ def convert(
     Sizes are read off the tensors. Sessions are named ``"0", "1", ...`` in their order, and so are data sets.
 
     Args:
-        state_dict: the published names and tensors.
+        state_dict: the published names and tensors (or arrays).
         units_per_session: number of units of every session, in order.
         dataset_of_session: index of every session's data set; None puts all into one.
         heads: heads of the self-attention, which no tensor tells.
@@ -44,7 +44,8 @@ def convert(
     """
     from poco.nn.model import POCO
 
-    source = {k: v for k, v in state_dict.items() if not k.startswith("normalizer.")}  # unused in the published model
+    # What is under "normalizer." is not used by the published model.
+    source = {k: torch.as_tensor(v) for k, v in state_dict.items() if not k.startswith("normalizer.")}
     datasets = [0] * len(units_per_session) if dataset_of_session is None else list(dataset_of_session)
     embeds_types = any(k.startswith("decoder.unit_type_emb.") for k in source)
     try:

@@ -8,7 +8,9 @@ environment variable ``POCO_CORE=off`` to use numpy on purpose.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
+import struct
 import warnings
 from collections.abc import Sequence
 from types import ModuleType
@@ -31,6 +33,7 @@ def _load() -> tuple[ModuleType | None, str]:
     try:
         if wish not in ("", "on"):
             raise ImportError(f"POCO_CORE={wish!r} is not known: use on or off, or unset it")
+        _refuse_truncated("poco._core")
         module = importlib.import_module("poco._core")
         version = getattr(module, "version", "an unknown version")
         if version != __version__:
@@ -46,6 +49,20 @@ def _load() -> tuple[ModuleType | None, str]:
         )
         return None, reason
     return module, f"{version}, built with {module.compiler}, running {module.isa}"
+
+
+def _refuse_truncated(name: str) -> None:
+    """Raise ImportError for a 64-bit ELF library that ends before its section table: loading one kills the process."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None or not os.path.isfile(spec.origin):
+        return
+    with open(spec.origin, "rb") as file:
+        header = file.read(64)
+    if len(header) < 64 or header[:6] != b"\x7fELF\x02\x01":
+        return  # of another kind, or so short that the loader itself refuses it
+    (table,), (size, count) = struct.unpack_from("<Q", header, 0x28), struct.unpack_from("<HH", header, 0x3A)
+    if os.path.getsize(spec.origin) < table + size * count:
+        raise ImportError(f"{spec.origin} is truncated")
 
 
 _core_module, _core_words = _load()

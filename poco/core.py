@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import os
 import struct
+import sys
 import warnings
 from collections.abc import Sequence
 from types import ModuleType
@@ -53,7 +54,7 @@ def _load() -> tuple[ModuleType | None, str]:
 
 def _refuse_truncated(name: str) -> None:
     """Raise ImportError for a 64-bit ELF library that ends before its section table: loading one kills the process."""
-    spec = importlib.util.find_spec(name)
+    spec = importlib.util.find_spec(name) if name not in sys.modules else None
     if spec is None or spec.origin is None or not os.path.isfile(spec.origin):
         return
     with open(spec.origin, "rb") as file:

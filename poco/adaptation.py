@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import copy
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 
+from poco._version import __version__
+from poco.data.checks import RATE_TOLERANCE
+from poco.data.recording import Recording
 from poco.data.splits import Split, split
-from poco.errors import ConfigError
+from poco.errors import ConfigError, DataError
+from poco.nn import files
 from poco.training.callbacks import Callback
 from poco.training.config import TrainConfig
+from poco.training.job import choose_label
 from poco.training.loop import fit
 from poco.training.seeds import stream
 
 if TYPE_CHECKING:
-    from poco.data.recording import Recording
     from poco.nn import POCO
 
 Mode = Literal["embeddings", "full", "scratch"]
@@ -96,12 +101,15 @@ def adapt(
     seed: int = 0,
     score_every: int = 20,
     train_config: TrainConfig | None = None,
+    unit_types: str | None = None,
+    source: Mapping[str, Any] | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Adapted:
     """Fit a trained model to a session it has not seen.
 
     The new session joins the vocabulary; parameters of the other sessions stay as they are, to the bit. Scores are on
-    the test part of the new session, against the forecast that repeats the last frame.
+    the test part of the new session, against the forecast that repeats the last frame. A parameter of the model that
+    requires no gradient is not fitted. A recording of another rate than those the model learnt from gives a warning.
 
     Args:
         model: a trained model; it is left as it was.
@@ -115,6 +123,9 @@ def adapt(
         seed: seed of new embeddings, dropout and the order of the windows.
         score_every: steps from one point of the history to the next, and from one validation to the next.
         train_config: all settings of the loop, in place of the five before.
+        unit_types: label of the units for a model that embeds unit types; default the one it was trained with, or the
+            only one there is.
+        source: how the recording was read (``options``), kept with the model so that it can be read that way again.
         callbacks: what may watch.
 
     Returns:
@@ -125,6 +136,8 @@ def adapt(
         VocabularyError: if the session is in the model's vocabulary already.
         DataError: if the recording cannot be used as it stands.
     """
+    if not isinstance(recording, Recording):
+        raise DataError(f"one recording is wanted, not {type(recording).__name__}: read it with poco.read, choose one")
     if mode not in MODES:
         raise ConfigError(f"mode must be one of {', '.join(MODES)}, got '{mode}'")
     config = train_config or TrainConfig(
@@ -135,17 +148,23 @@ def adapt(
         seed=seed,
     )
     cut = split([recording], protocol=protocol, context=model.config.context, horizon=model.config.horizon)
-    adapted = _prepare(model, recording, mode, config.seed)
+    types: tuple[str, ...] = ()
+    if model.config.unit_type_embedding:
+        label = unit_types or (files.metadata(model).get("training") or {}).get("unit_types")
+        types = tuple(recording.labels[choose_label([recording], label)])
+    _compare_rates(model, recording)
+    adapted = _prepare(model, recording, types, mode, config.seed)
     adapted.set_normalisation(
         recording.session, torch.from_numpy(cut.mean[0].copy()), torch.from_numpy(cut.std[0].copy())
     )
+    required = [parameter.requires_grad for parameter in adapted.parameters()]
     fitted = _choose_parameters(adapted, recording.session, mode)
     before = _score(adapted, cut)
     scorer = _Scorer(adapted, cut)
-    history = fit(adapted, cut, config, callbacks=[scorer, *callbacks])
-    seconds = history.seconds or scorer.elapsed
-    for parameter in adapted.parameters():
-        parameter.requires_grad_(True)
+    fit(adapted, cut, config, callbacks=[scorer, *callbacks])
+    for parameter, flag in zip(adapted.parameters(), required, strict=True):
+        parameter.requires_grad_(flag)
+    files.remember(adapted, _metadata(model, recording, mode, protocol, config, source))
     return Adapted(
         model=adapted,
         session=recording.session,
@@ -153,13 +172,13 @@ def adapt(
         history=(Point(0, 0.0, before), *scorer.points),
         before=before,
         after=_score(adapted, cut),
-        seconds=scorer.points[-1].seconds if scorer.points else seconds,
+        seconds=scorer.points[-1].seconds,  # there is always a validation after the last step
         parameters=fitted,
         split=cut,
     )
 
 
-def _prepare(model: POCO, recording: Recording, mode: str, seed: int) -> POCO:
+def _prepare(model: POCO, recording: Recording, unit_types: tuple[str, ...], mode: str, seed: int) -> POCO:
     """A copy of the model that knows the session, or a fresh model of the same shape."""
     from poco.nn import POCO, SessionSpec
 
@@ -167,6 +186,7 @@ def _prepare(model: POCO, recording: Recording, mode: str, seed: int) -> POCO:
         name=recording.session,
         units=recording.unit_ids,
         dataset=recording.dataset,
+        unit_types=unit_types,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, "weights"))
@@ -177,13 +197,46 @@ def _prepare(model: POCO, recording: Recording, mode: str, seed: int) -> POCO:
         return adapted
 
 
+def _compare_rates(model: POCO, recording: Recording) -> None:
+    learnt = [rate for rate in (files.metadata(model).get("rate_hz") or {}).values() if rate is not None]
+    rate = recording.rate_hz
+    if learnt and rate is not None and all(max(rate, r) / min(rate, r) > RATE_TOLERANCE for r in learnt):
+        warnings.warn(
+            f"session '{recording.session}' has {rate:.4g} frames a second, the model learnt from "
+            f"{', '.join(f'{r:.4g}' for r in dict.fromkeys(learnt))}: resample the recording, or expect lower scores",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _metadata(
+    model: POCO, recording: Recording, mode: str, protocol: str, config: TrainConfig, source: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What the adapted model's folder says of it, on top of what is known of the model."""
+    known = files.metadata(model) if mode != "scratch" else {}
+    this = {
+        "session": recording.session,
+        "mode": mode,
+        "protocol": protocol,
+        "settings": config.to_json(),
+        "poco": __version__,
+    }
+    return {
+        **known,
+        "rate_hz": {**(known.get("rate_hz") or {}), recording.session: recording.rate_hz},
+        "reading": (source or {}).get("options", {}),
+        "adaptations": [*known.get("adaptations", ()), this],
+    }
+
+
 def _choose_parameters(model: POCO, session: str, mode: str) -> int:
-    """Let only the parameters that the mode fits require a gradient; returns how many values that is."""
+    """Freeze the parameters that the mode does not fit; returns how many values it does."""
     own = {id(parameter) for parameter in model.session_parameters(session)}
     others = {id(p) for s in model.sessions if s.name != session for p in model.session_parameters(s.name)} - own
     count = 0
     for parameter in model.parameters():
-        wanted = id(parameter) in own if mode == "embeddings" else id(parameter) not in others
+        meant = id(parameter) in own if mode == "embeddings" else id(parameter) not in others
+        wanted = meant and parameter.requires_grad
         parameter.requires_grad_(wanted)
         count += parameter.numel() if wanted else 0
     return count

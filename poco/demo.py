@@ -23,10 +23,10 @@ from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.errors import ConfigError, MissingExtraError
 from poco.evaluation import Evaluation, Scores, fit_baseline, score_forecasters
+from poco.files import write_atomically, write_json
 from poco.nn import POCOConfig
 from poco.run import Run
 from poco.training import Progress, TrainConfig, train
-from poco.training.files import write_atomically, write_json
 
 if TYPE_CHECKING:
     from poco.data.splits import Split

@@ -304,10 +304,11 @@ def _keep(path: Path, fitted: Checkpoint) -> None:
 
 
 def _stored(path: Path, made_of: Mapping[str, Any]) -> Mapping[str, torch.Tensor] | None:
-    """The tensors of a fitted baseline if they were fitted to the same thing; a damaged file is fitted anew."""
+    """The tensors of a fitted baseline if they were fitted to the same thing; a damaged file is told of and left."""
     try:
         stored = load_checkpoint(path, "baseline")
     except CheckpointError:
+        warnings.warn(f"the kept baseline {path} is damaged: it is fitted again", RuntimeWarning, stacklevel=3)
         return None
     return stored.tensors if stored.values == made_of else None
 

@@ -24,8 +24,8 @@ import numpy as np
 from poco.data.recording import Recording
 from poco.data.splits import Split, fingerprint, split
 from poco.errors import CheckpointError, DataError, MissingExtraError
+from poco.files import read_json, write_json
 from poco.training.config import TrainConfig
-from poco.training.files import read_json, write_json
 from poco.training.folder import (
     CONFIG,
     EVALUATION,
@@ -38,6 +38,7 @@ from poco.training.folder import (
     read_config,
     read_metrics,
 )
+from poco.training.job import as_recordings
 
 if TYPE_CHECKING:
     from poco.evaluation import Evaluation
@@ -95,7 +96,7 @@ class Run:
         """What ``config.json`` says of a session the run was trained on; empty for one that joined later."""
         return next((s for s in self.config["sessions"] if s["session"] == name), {})
 
-    def split(self, recordings: Sequence[Recording] | None = None) -> Split:
+    def split(self, recordings: Recording | Sequence[Recording] | None = None) -> Split:
         """The recordings cut and normalised as for training.
 
         Args:
@@ -106,7 +107,8 @@ class Run:
             DataError: if the recordings are not those that the run was trained on, or it is not known where they are.
         """
         if recordings is None:
-            recordings = self.recordings if self.recordings is not None else self._read_again()
+            recordings = self.recordings if self.recordings is not None else self.read()
+        recordings = as_recordings(recordings)
         known = {entry["session"]: entry["fingerprint"] for entry in self.config["sessions"]}
         for recording in recordings:
             if recording.session not in known:
@@ -121,7 +123,7 @@ class Run:
         sizes = self.model.config
         return split(recordings, protocol=self.protocol, context=sizes.context, horizon=sizes.horizon)
 
-    def evaluate(self, recordings: Sequence[Recording] | None = None, **options: Any) -> Evaluation:
+    def evaluate(self, recordings: Recording | Sequence[Recording] | None = None, **options: Any) -> Evaluation:
         """Score the run and its baselines and keep ``evaluation.json`` and, with matplotlib, ``figure.png``.
 
         Args:
@@ -192,15 +194,33 @@ class Run:
         )
         return save(figure, self.folder / FIGURE)
 
-    def _read_again(self) -> Sequence[Recording]:
+    @property
+    def source(self) -> tuple[Any, dict[str, Any]]:
+        """Path or paths of the recordings and the options they were read with; (None, {}) if that is not known."""
+        source = self.config.get("source") or {}
+        return source.get("path"), dict(source.get("options", {}))
+
+    def read(self, path: str | Path | None = None) -> tuple[Recording, ...]:
+        """The recordings that the run was trained on, read again.
+
+        Args:
+            path: where they are now; default where they were.
+
+        Raises:
+            DataError: if it is not known where they are, or one is not there.
+        """
         from poco.data.read import read
 
-        source = self.config.get("source") or {}
-        if "path" not in source:
-            raise DataError("the run does not say where its recordings are: give them")
-        recordings = {r.session: r for r in read(source["path"], **source.get("options", {}))}
+        place, options = self.source
+        place = path if path is not None else place
+        if place is None:
+            raise DataError(f"the run in {self.folder} does not say where its recordings are: give them (--data PATH)")
+        found = {recording.session: recording for recording in read(place, **options)}
         names = [entry["session"] for entry in self.config["sessions"]]
-        missing = [name for name in names if name not in recordings]
+        missing = [name for name in names if name not in found]
         if missing:
-            raise DataError(f"session '{missing[0]}' of the run is no longer in {source['path']}: give the recordings")
-        return [recordings[name] for name in names]
+            raise DataError(
+                f"there is no session '{missing[0]}', which the run was trained on, in {place}: it has "
+                f"{', '.join(found)}; give the recordings (--data PATH)"
+            )
+        return tuple(found[name] for name in names)

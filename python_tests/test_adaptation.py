@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +17,8 @@ from poco.data.simulate import simulate
 from poco.data.splits import split
 from poco.errors import ConfigError, DataError, VocabularyError
 from poco.evaluation import evaluate
-from poco.nn import POCO, POCOConfig, SessionSpec
+from poco.forecasting import forecast
+from poco.nn import POCO, POCOConfig, SessionSpec, files
 from poco.training.config import TrainConfig
 from poco.training.loop import fit
 
@@ -123,3 +126,40 @@ def test_what_cannot_work_is_refused(model: POCO, recordings: list[Recording]) -
         adapt(model, short)
     with pytest.raises(ConfigError, match="steps"):
         adapt(model, recordings[2], steps=0)
+
+
+def test_what_the_caller_froze_stays_frozen(model: POCO, recordings: list[Recording]) -> None:
+    mine = copy.deepcopy(model)
+    mine.latents.requires_grad_(False)
+    for mode in ("embeddings", "full"):
+        adapted = adapt(mine, recordings[2], mode=mode, steps=2, batch_size=8)
+        assert [n for n, p in adapted.model.named_parameters() if not p.requires_grad] == ["latents"]
+        assert torch.equal(adapted.model.latents, model.latents)
+
+
+def test_an_adapted_model_knows_how_it_came_about(model: POCO, recordings: list[Recording], tmp_path: Path) -> None:
+    known = copy.deepcopy(model)
+    files.remember(known, {"training": {"protocol": "leak-free"}, "rate_hz": {"animal-1": 20.0}, "reading": {}})
+    new = dataclasses.replace(recordings[2], rate_hz=21.0)
+    source = {"options": {"key": "dff"}}
+    adapted = adapt(known, new, protocol="published", steps=2, batch_size=8, seed=4, source=source)
+    adapted.model.save_pretrained(tmp_path)
+    loaded = POCO.from_pretrained(tmp_path)
+    kept = files.metadata(loaded)
+    assert kept["training"] == {"protocol": "leak-free"}
+    assert kept["rate_hz"] == {"animal-1": 20.0, "animal-3": 21.0}
+    assert files.reading_options(loaded) == {"key": "dff"}
+    (how,) = kept["adaptations"]
+    assert (how["session"], how["mode"], how["protocol"]) == ("animal-3", "embeddings", "published")
+    assert how["settings"]["seed"] == 4
+    with pytest.raises(DataError, match="session 'animal-3' has 40 frames a second, the model learnt it at 21"):
+        forecast(loaded, dataclasses.replace(new, rate_hz=40.0))
+    scratch = adapt(known, new, mode="scratch", steps=1, batch_size=8)
+    assert files.metadata(scratch.model)["rate_hz"] == {"animal-3": 21.0}
+
+
+def test_another_rate_than_in_training_is_told(model: POCO, recordings: list[Recording]) -> None:
+    known = copy.deepcopy(model)
+    files.remember(known, {"rate_hz": {"animal-1": 10.0, "animal-2": 10.0}})
+    with pytest.warns(RuntimeWarning, match="'animal-3' has 20 frames a second, the model learnt from 10: resample"):
+        adapt(known, dataclasses.replace(recordings[2], rate_hz=20.0), steps=1, batch_size=8)

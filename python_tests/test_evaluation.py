@@ -136,7 +136,8 @@ def test_trained_baselines_are_kept_and_taken_again(
         with pytest.raises(TypeError):
             fit_baseline("nlinear", split([waves("a")], context=12, horizon=4), seed=3, folder=tmp_path)
     (tmp_path / "nlinear.safetensors").write_bytes(b"damaged")
-    anew = fit_baseline("nlinear", cut, seed=3, folder=tmp_path)
+    with pytest.warns(RuntimeWarning, match=r"the kept baseline .*nlinear.safetensors is damaged: it is fitted again"):
+        anew = fit_baseline("nlinear", cut, seed=3, folder=tmp_path)
     assert torch.equal(first.linear.weight, anew.linear.weight)
 
 

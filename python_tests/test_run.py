@@ -167,6 +167,58 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
         trained(tmp_path / "file" / "run")
 
 
+def kill_at(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Ends the process, as far as the code can tell, where ``what`` is called."""
+
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(what, die)
+
+
+@pytest.mark.parametrize("again", [{"resume": True}, {"overwrite": True}, {}])
+def test_killed_while_the_first_settings_were_written(tmp_path: Path, again: dict[str, bool]) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".config.json.123.part").write_text('{"for')
+    trained(folder, **again)
+    assert not list(folder.glob(".*"))
+
+
+@pytest.mark.parametrize("what", ["poco.training.job.shutil.rmtree", "poco.training.job.write_json"])
+@pytest.mark.parametrize("again", [{"resume": True}, {"overwrite": True}])
+def test_killed_while_a_run_was_being_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, again: dict[str, bool]
+) -> None:
+    folder = tmp_path / "run"
+    trained(folder)
+    (folder / "model" / ".model.safetensors.9.part").write_bytes(b"")
+    (folder / "notes.txt").write_text("mine")
+    with monkeypatch.context() as patch:
+        kill_at(patch, what)
+        with pytest.raises(KeyboardInterrupt):
+            trained(folder, overwrite=True)
+    trained(folder, **again)
+    assert Run.load(folder).history
+    assert not list(folder.rglob(".*"))
+
+
+def test_what_is_no_recording_is_refused_in_one_line(run: Run) -> None:
+    for wrong, name in (("file.npy", "str"), ([1], "int"), (np.zeros((2, 3)), "ndarray"), (["a.npy"], "str")):
+        with pytest.raises(DataError, match=f"recordings are wanted, not {name}.*: read them with poco.read"):
+            poco.train(wrong)  # type: ignore[arg-type]
+        with pytest.raises(DataError, match="recordings are wanted"):
+            run.split(wrong)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="one recording is wanted, not list"):
+        poco.adapt(run.model, recordings())  # type: ignore[arg-type]
+
+
+def test_one_recording_is_as_good_as_a_list_of_one() -> None:
+    one = trained(None, recordings=recordings()[0])
+    assert [spec.name for spec in one.model.sessions] == ["a"]
+    assert len(one.split(recordings()[0]).recordings) == 1
+
+
 @pytest.mark.parametrize(
     ("change", "names"),
     [
@@ -249,6 +301,13 @@ def test_unit_types_come_from_a_label() -> None:
     recording = waves("a", frames=200, labels=labels)
     run = trained(None, recordings=[recording], model_config=sizes, unit_types="region")
     assert run.model.sessions[0].unit_types == labels["region"]
+    new = waves("b", units=3, frames=200, labels={"region": ("z", "new", "x"), "side": ("l",) * 3})
+    adapted = poco.adapt(run.model, new, steps=2, batch_size=4)  # takes the label that the run took
+    assert adapted.model.sessions[1].unit_types == ("z", "new", "x")
+    adapted = poco.adapt(run.model, new, steps=2, batch_size=4, unit_types="side")
+    assert adapted.model.sessions[1].unit_types == ("l",) * 3
+    with pytest.raises(DataError, match="session 'b' has no label 'region' of its units; it has: none"):
+        poco.adapt(run.model, waves("b", frames=200))
     with pytest.raises(ConfigError, match="which label to embed; session 'a' has: region, side"):
         trained(None, recordings=[recording], model_config=sizes)
     with pytest.raises(DataError, match="no label 'class'"):

@@ -11,11 +11,15 @@ from poco.cli.options import (
     Constant,
     CutTrials,
     Description,
+    Header,
     Json,
     Key,
+    LeaveOut,
     Nan,
     Orientation,
     Rate,
+    Session,
+    choose_recording,
     examples,
     reading_options,
 )
@@ -46,7 +50,9 @@ def register(app: typer.Typer) -> None:
         batch_size: Annotated[int, typer.Option(help="Windows a step.")] = 64,
         seed: Annotated[int, typer.Option(help="Seed.")] = 0,
         protocol: Annotated[str | None, typer.Option(help="'leak-free' or 'published' (default: the run's).")] = None,
-        session: Annotated[str | None, typer.Option(help="Which session, where RECORDING holds several.")] = None,
+        unit_types: Annotated[
+            str | None, typer.Option(help="Label of the units, for a model that embeds unit types.")
+        ] = None,
         threads: Annotated[int | None, typer.Option(help="Threads on the CPU.")] = None,
         description: Description = None,
         key: Key = None,
@@ -54,29 +60,37 @@ def register(app: typer.Typer) -> None:
         rate: Rate = None,
         nan: Nan = None,
         constant: Constant = None,
+        leave_out: LeaveOut = None,
+        header: Header = None,
         cut_trials: CutTrials = None,
+        session: Session = None,
         json: Json = False,
     ) -> None:
         """Adapt the model of RUN to a session it has not seen; the sessions it knows stay as they are."""
         from poco.adaptation import adapt as fit_to
-        from poco.cli.forecast import choose_recording
         from poco.cli.runs import open_forecaster, source_of
         from poco.cli.torch_settings import set_threads
         from poco.data.read import read
+        from poco.files import write_json
         from poco.run import MODEL, Run
         from poco.training.callbacks import Progress
-        from poco.training.files import write_json
 
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise ConfigError(f"{out} exists and is not an empty folder: choose another one")
         set_threads(threads)
         forecaster = open_forecaster(run)
-        options = source_of(forecaster)[1] if isinstance(forecaster, Run) else {}
+        options = source_of(forecaster)[1]
         options |= reading_options(
-            key=key, orientation=orientation, rate=rate, nan=nan, constant=constant, cut_trials=cut_trials
+            description=description,
+            key=key,
+            orientation=orientation,
+            rate=rate,
+            nan=nan,
+            constant=constant,
+            leave_out=leave_out,
+            header=header,
+            cut_trials=cut_trials,
         )
-        if description is not None:
-            options["description"] = description
         chosen = choose_recording(read(recording, **options), session, recording)
         adapted = fit_to(
             forecaster.model if isinstance(forecaster, Run) else forecaster,
@@ -87,6 +101,8 @@ def register(app: typer.Typer) -> None:
             batch_size=batch_size,
             protocol=protocol or (forecaster.protocol if isinstance(forecaster, Run) else "leak-free"),
             seed=seed,
+            unit_types=unit_types,
+            source={"options": options},
             callbacks=[Progress("adapting")],
         )
         out.mkdir(parents=True, exist_ok=True)

@@ -43,18 +43,17 @@ def register(app: typer.Typer) -> None:
         'sessions', 'baselines', 'protocol' and 'split'.
         """
         from poco import baselines
-        from poco.cli.runs import run_recordings
+        from poco.cli.runs import open_run
         from poco.cli.torch_settings import set_threads
         from poco.data.splits import PARTS
         from poco.evaluation import evaluate as score
-        from poco.run import Run
         from poco.training.callbacks import Progress
 
         if split not in PARTS:
             raise ConfigError(f"--split must be one of {', '.join(PARTS)}, got '{split}'")
         set_threads(threads)
-        loaded = Run.load(run)
-        recordings = run_recordings(loaded, data)
+        loaded = open_run(run)
+        recordings = loaded.read(data)
         names = () if no_baselines else baselines.NAMES
         if split == "test" and stride == 1 and not no_baselines:
             evaluation = loaded.evaluate(recordings, callbacks=[Progress("baseline")])

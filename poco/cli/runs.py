@@ -1,14 +1,13 @@
-"""Opening what earlier commands wrote, and reading a run's recordings again."""
+"""Opening what earlier commands wrote."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from poco.errors import CheckpointError, DataError
+from poco.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from poco.data.recording import Recording
     from poco.nn import POCO
     from poco.run import Run
 
@@ -19,44 +18,42 @@ def open_forecaster(folder: Path) -> Run | POCO:
     Raises:
         CheckpointError: if it is neither, or damaged.
     """
+    from poco.files import read_json
     from poco.nn import POCO
-    from poco.run import METRICS, MODEL, Run
+    from poco.run import CONFIG, MODEL, Run
 
     if not folder.exists():
         raise CheckpointError(f"{folder}: no such run folder")
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is a file: give the run folder")
-    if (folder / METRICS).exists():
-        return Run.load(folder)
-    for model in (folder, folder / MODEL):
-        if (model / "model.safetensors").exists():
-            return POCO.from_pretrained(model)
+    if (folder / CONFIG).exists():
+        of_model = "config" in read_json(folder / CONFIG, "settings")
+        return POCO.from_pretrained(folder) if of_model else Run.load(folder)
+    if (folder / MODEL / CONFIG).exists():
+        return POCO.from_pretrained(folder / MODEL)
     return Run.load(folder)  # says what is missing
 
 
-def source_of(run: Run) -> tuple[Any, dict[str, Any]]:
-    """Path or paths of a run's recordings and the options they were read with; (None, {}) if it does not say."""
-    source = run.config.get("source") or {}
-    return source.get("path"), dict(source.get("options", {}))
-
-
-def run_recordings(run: Run, data: Path | None = None) -> list[Recording]:
-    """The recordings that a run was trained on, read from where they were or from ``data``.
+def open_run(folder: Path) -> Run:
+    """The run in a folder.
 
     Raises:
-        DataError: if it is not known where they are, or none of the run's sessions is there.
+        CheckpointError: if it is none, or damaged; of a model alone it is said that it is no run.
     """
-    from poco.data.read import read
+    from poco.run import Run
 
-    path, options = source_of(run)
-    if data is not None:
-        path = data
-    if path is None:
-        raise DataError(f"the run in {run.folder} does not say where its recordings are: give them with --data")
-    names = [entry["session"] for entry in run.config["sessions"]]
-    found = {recording.session: recording for recording in read(path, **options)}
-    missing = [name for name in names if name not in found]
-    if missing:
-        there = ", ".join(found)
-        raise DataError(f"{path}: there is no session '{missing[0]}', which the run was trained on; it has {there}")
-    return [found[name] for name in names]
+    found = open_forecaster(folder)
+    if not isinstance(found, Run):
+        raise CheckpointError(
+            f"{folder} holds a model, not a run: give the folder that 'poco train' wrote "
+            "(what 'poco adapt' wrote keeps its scores in adaptation.json)"
+        )
+    return found
+
+
+def source_of(forecaster: Run | POCO) -> tuple[Any, dict[str, Any]]:
+    """Path or paths of the recordings of a run or model and the options of reading them; (None, {}) if not known."""
+    from poco.nn.files import reading_options
+    from poco.run import Run
+
+    return forecaster.source if isinstance(forecaster, Run) else (None, reading_options(forecaster))

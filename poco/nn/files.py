@@ -3,67 +3,54 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from poco.errors import CheckpointError, ConfigError, MissingExtraError, VocabularyError
+from poco.files import write_atomically
 from poco.nn import vocabulary
 from poco.nn.config import POCOConfig
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from poco.nn.model import POCO
 
 FORMAT = 1  # raised when a file of an older version can no longer be read as it is
 CONFIG, TENSORS = "config.json", "model.safetensors"
+_OWN = ("format", "model", "config")  # entries of config.json that are not metadata
 
 
-def replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Writes a file beside ``path`` and puts it in its place at once: a reader sees the old or the new, never a part.
-
-    Raises:
-        CheckpointError: if it cannot be written (disk full, no permission); the old file is as it was.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write {path}: {error.strerror or error}; what was there before is kept"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def save(model: POCO, folder: Path, metadata: Mapping[str, Any]) -> None:
-    """Writes the model into ``folder``, which is made if need be.
+def save(model: POCO, folder: Path, more: Mapping[str, Any]) -> None:
+    """Writes the model into ``folder``, which is made if need be, with what :func:`metadata` knows of it.
 
     Args:
         model: the model.
         folder: where to.
-        metadata: further entries of ``config.json`` (how the model was trained, ...), as JSON can hold them.
+        more: further entries of ``config.json`` (how the model was trained, ...), as JSON can hold them.
 
     Raises:
         CheckpointError: if it cannot be written; files that were there before are kept.
     """
     safetensors = _safetensors()
-    config = {"format": FORMAT, "model": "POCO", "config": model.config.to_dict(), **metadata}
+    config = {"format": FORMAT, "model": "POCO", "config": model.config.to_dict(), **metadata(model), **more}
     text = json.dumps(config, indent=2) + "\n"
     data = safetensors.save({k: v.detach().contiguous() for k, v in model.state_dict().items()}, {"format": "pt"})
-    replace(folder / TENSORS, lambda path: _write(path, data))
-    replace(folder / CONFIG, lambda path: _write(path, text.encode()))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+    write_atomically(folder / TENSORS, data)
+    write_atomically(folder / CONFIG, text.encode())
 
 
 def load(folder: Path) -> POCO:
     """The model in ``folder``, on the CPU, in evaluation mode, in the precision that it was saved in.
 
     Raises:
-        CheckpointError: if a file is missing, damaged, of another version or does not fit the other.
+        CheckpointError: if a file is missing, damaged, of another version or does not fit the other, or a weight is not
+            finite.
     """
     from poco.nn.model import POCO
 
@@ -83,7 +70,35 @@ def load(folder: Path) -> POCO:
     except RuntimeError as error:
         detail = str(error).strip().splitlines()[-1].strip()
         raise CheckpointError(f"{folder}: {CONFIG} and {TENSORS} do not fit together: {detail}") from error
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(
+                f"{folder / TENSORS}: '{name}' holds NaN or infinite values: train again, or restore it from a copy"
+            )
+    remember(model, {name: value for name, value in config.items() if name not in _OWN})
     return model.eval()
+
+
+def metadata(model: nn.Module) -> Mapping[str, Any]:
+    """What is known of how a model was trained and adapted: the entries of its ``config.json`` that are not its own."""
+    found: Mapping[str, Any] = vars(model).get("_metadata", {})
+    return found
+
+
+def remember(model: nn.Module, metadata: Mapping[str, Any]) -> None:
+    """Attaches what :func:`metadata` then gives; copies of the model have it too."""
+    vars(model)["_metadata"] = dict(metadata)
+
+
+def learnt_rate(model: nn.Module, session: str) -> float | None:
+    """Frames a second of the recording that a session was learnt from; None if that is not known."""
+    rates = metadata(model).get("rate_hz") or {}
+    return rates.get(session)  # type: ignore[no-any-return]
+
+
+def reading_options(model: nn.Module) -> dict[str, Any]:
+    """The options that the recordings of the last training or adaptation were read with."""
+    return dict(metadata(model).get("reading") or {})
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -114,12 +129,6 @@ def _read_tensors(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     except Exception as error:  # the library's own error type, and whatever a damaged header makes it raise
         raise CheckpointError(f"{path} is truncated or no safetensors file: {error}") from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
 
 
 def _safetensors() -> Any:

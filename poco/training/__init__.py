@@ -5,8 +5,9 @@ from __future__ import annotations
 from poco.training.callbacks import Callback, Progress, TensorBoard
 from poco.training.config import TrainConfig
 from poco.training.interrupt import Interrupted
-from poco.training.job import recipe, train
+from poco.training.job import train
 from poco.training.loop import DivergedError, History, fit
+from poco.training.recipes import recipe
 from poco.training.validation import pooled_mse
 
 __all__ = [

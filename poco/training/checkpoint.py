@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from poco.errors import CheckpointError
-from poco.training.files import write_atomically
+from poco.files import write_atomically
 
 _VERSION = 1
 _KEY = "poco"

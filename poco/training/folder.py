@@ -15,9 +15,9 @@ import torch
 from poco._version import __version__
 from poco.data.splits import Split, fingerprint
 from poco.errors import CheckpointError
+from poco.files import read_json, write_atomically
 from poco.training.callbacks import Callback
 from poco.training.config import TrainConfig
-from poco.training.files import read_json, write_atomically
 
 if TYPE_CHECKING:
     from poco.training.loop import History
@@ -81,7 +81,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of ``metrics.jsonl``; a last line cut short by a crash is left out."""
+    """The records of ``metrics.jsonl``; lines that hold none, as where a crash cut one short, are left out."""
     records = []
     try:
         text = path.read_text(encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,11 @@ import torch
 from poco.data.recording import Recording
 from poco.data.splits import Split, split
 from poco.errors import CheckpointError, ConfigError, DataError
+from poco.files import is_leftover, write_json
+from poco.nn import files
+from poco.training import recipes
 from poco.training.callbacks import Callback, Progress
 from poco.training.config import TrainConfig
-from poco.training.files import write_json
 from poco.training.folder import (
     CONFIG,
     EVALUATION,
@@ -36,32 +38,8 @@ if TYPE_CHECKING:
     from poco.run import Run
 
 
-def _published() -> tuple[POCOConfig, TrainConfig]:
-    from poco.nn import POCOConfig
-
-    return POCOConfig(), TrainConfig()
-
-
-_RECIPES: Mapping[str, Callable[[], tuple[POCOConfig, TrainConfig]]] = {"published": _published}
-RECIPES: tuple[str, ...] = tuple(_RECIPES)
-
-
-def recipe(name: str) -> tuple[POCOConfig, TrainConfig]:
-    """Settings of model and training by name.
-
-    Args:
-        name: ``"published"``, the published sizes, optimiser and dropout.
-
-    Raises:
-        ConfigError: if there is no recipe of that name.
-    """
-    if name not in _RECIPES:
-        raise ConfigError(f"there is no recipe '{name}': the recipes are {', '.join(RECIPES)}")
-    return _RECIPES[name]()
-
-
 def train(
-    recordings: Sequence[Recording],
+    recordings: Recording | Sequence[Recording],
     *,
     model_config: POCOConfig | None = None,
     train_config: TrainConfig | None = None,
@@ -80,7 +58,7 @@ def train(
     A run with a folder can be stopped by SIGINT or SIGTERM, or killed at any moment, and continued with ``resume``.
 
     Args:
-        recordings: the sessions.
+        recordings: the sessions, or one.
         model_config: sizes and options of the model; default the recipe's.
         train_config: settings of the loop; default the recipe's.
         protocol: ``"leak-free"`` or ``"published"``, see :mod:`poco.data.splits`.
@@ -104,11 +82,14 @@ def train(
     """
     from poco.run import Run
 
-    sizes, settings = _recipe_by_name(recipe)
+    recordings = as_recordings(recordings)
+    sizes, settings = recipes.recipe(recipe)
     sizes = model_config if model_config is not None else sizes
     settings = (train_config if train_config is not None else settings).for_sessions(len(recordings))
     settings.torch_device()
     cut = split(recordings, protocol=protocol, context=sizes.context, horizon=sizes.horizon)
+    if sizes.unit_type_embedding:
+        unit_types = choose_label(cut.recordings, unit_types)
     config = run_config(cut, sizes.to_dict(), settings, recipe, _with_full_path(source))
     folder = Path(out) if out is not None else None
     going_on = folder is not None and _prepare_folder(folder, config, resume=resume, overwrite=overwrite)
@@ -116,9 +97,10 @@ def train(
     if progress is None or progress:
         watching.append(Progress())
     model = _build(cut, sizes, settings.seed, unit_types)
+    files.remember(model, _metadata(config, unit_types))
     if folder is not None:
         watching.insert(0, RunFiles(folder))
-        watching.append(_ModelFiles(folder, model, config))
+        watching.append(_ModelFiles(folder, model))
         for warning in cut.warnings:
             log(folder, f"warning: {warning}")
     for callback in watching:
@@ -133,36 +115,43 @@ def train(
         resume=going_on,
     )
     if folder is not None:
-        model.save_pretrained(folder / MODEL, _metadata(config, history.best_step))
+        _save(model, folder, history.best_step)
     return Run(folder, config, model, history.records, cut.recordings)
-
-
-_recipe_by_name = recipe
 
 
 class _ModelFiles(Callback):
     """Keeps the best model so far in the run folder."""
 
-    def __init__(self, folder: Path, model: POCO, config: Mapping[str, Any]) -> None:
-        self._folder, self._model, self._config = folder, model, config
+    def __init__(self, folder: Path, model: POCO) -> None:
+        self._folder, self._model = folder, model
 
     def validated(self, record: Mapping[str, Any]) -> None:
         if record["best"]:
-            self._model.save_pretrained(self._folder / MODEL, _metadata(self._config, int(record["step"])))
+            _save(self._model, self._folder, int(record["step"]))
 
 
-def _metadata(config: Mapping[str, Any], step: int) -> dict[str, Any]:
+def _save(model: POCO, folder: Path, step: int) -> None:
+    model.save_pretrained(folder / MODEL, {"training": {**files.metadata(model)["training"], "step": step}})
+
+
+def _metadata(config: Mapping[str, Any], unit_types: str | None) -> dict[str, Any]:
+    """What a model's own folder says of its training: enough to forecast and adapt without the run."""
     kept = {key: config[key] for key in ("recipe", "protocol", "seed", "versions")}
-    rates = {entry["session"]: entry["rate_hz"] for entry in config["sessions"]}
-    return {"training": {**kept, "step": step, "rate_hz": rates}}
+    return {
+        "training": {**kept, "unit_types": unit_types},
+        "rate_hz": {entry["session"]: entry["rate_hz"] for entry in config["sessions"]},
+        "reading": (config["source"] or {}).get("options", {}),
+    }
 
 
 def _build(cut: Split, sizes: POCOConfig, seed: int, unit_types: str | None) -> POCO:
     from poco.nn import POCO, SessionSpec
 
-    types = [_unit_types(r, unit_types) if sizes.unit_type_embedding else () for r in cut.recordings]
+    types = [
+        r.labels[unit_types] if unit_types is not None and sizes.unit_type_embedding else () for r in cut.recordings
+    ]
     specs = [
-        SessionSpec(name=r.session, units=r.unit_ids, dataset=r.dataset, unit_types=t)
+        SessionSpec(name=r.session, units=r.unit_ids, dataset=r.dataset, unit_types=tuple(t))
         for r, t in zip(cut.recordings, types, strict=True)
     ]
     with torch.random.fork_rng(devices=[]):
@@ -174,15 +163,36 @@ def _build(cut: Split, sizes: POCOConfig, seed: int, unit_types: str | None) -> 
     return model
 
 
-def _unit_types(recording: Recording, label: str | None) -> tuple[str, ...]:
-    where, labels = f"session '{recording.session}'", ", ".join(recording.labels) or "none"
-    if label is None:
-        if len(recording.labels) != 1:
-            raise ConfigError(f"unit_type_embedding needs to know which label to embed; {where} has: {labels}")
-        label = next(iter(recording.labels))
-    if label not in recording.labels:
-        raise DataError(f"{where} has no label '{label}' of its units; it has: {labels}")
-    return tuple(recording.labels[label])
+def as_recordings(given: Any) -> tuple[Recording, ...]:
+    """One recording or several as a tuple; a DataError says what was given in their place."""
+    found = (given,) if isinstance(given, Recording) else given
+    if isinstance(found, (str, Path)) or not isinstance(found, Sequence):
+        raise DataError(f"recordings are wanted, not {type(given).__name__}: read them with poco.read")
+    other = next((item for item in found if not isinstance(item, Recording)), None)
+    if other is not None:
+        raise DataError(f"recordings are wanted, not {type(other).__name__} among them: read them with poco.read")
+    return tuple(found)
+
+
+def choose_label(recordings: Sequence[Recording], label: str | None) -> str:
+    """The label of the units that ``unit_type_embedding`` embeds: the one asked for, or the only one.
+
+    Raises:
+        ConfigError: if none was asked for and there is not exactly one.
+        DataError: if a recording has no such label.
+    """
+    for recording in recordings:
+        where, labels = f"session '{recording.session}'", ", ".join(recording.labels) or "none"
+        if label is None:
+            if len(recording.labels) != 1:
+                raise ConfigError(
+                    f"unit_type_embedding needs to know which label to embed; {where} has: {labels} (unit_types=LABEL)"
+                )
+            label = next(iter(recording.labels))
+        if label not in recording.labels:
+            raise DataError(f"{where} has no label '{label}' of its units; it has: {labels}")
+    assert label is not None
+    return label
 
 
 def _with_full_path(source: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -196,18 +206,17 @@ def _with_full_path(source: Mapping[str, Any] | None) -> dict[str, Any] | None:
 def _prepare_folder(folder: Path, config: dict[str, Any], *, resume: bool, overwrite: bool) -> bool:
     """Make the folder ready; returns whether the run in it goes on."""
     exists = (folder / CONFIG).exists()
-    for leftover in folder.glob(".*.part*") if exists else ():
-        leftover.unlink(missing_ok=True)  # of a process killed while it was writing
     if exists and resume:
         before = read_config(folder)
         changes = _changes(before, config)
         if changes:
             raise CheckpointError(f"cannot resume the run in {folder}: {'; '.join(changes)}")
+        _remove_leftovers(folder)
         write_json(folder / CONFIG, {**config, "source": config["source"] or before.get("source")})
         return True
     if exists and not overwrite:
         raise ConfigError(f"there is a run in {folder} already: resume it, overwrite it, or choose another folder")
-    if not exists and folder.is_dir() and any(folder.iterdir()):
+    if not exists and folder.is_dir() and any(not is_leftover(path) for path in folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and not a run: choose another folder")
     if exists:
         _clear(folder)
@@ -215,13 +224,21 @@ def _prepare_folder(folder: Path, config: dict[str, Any], *, resume: bool, overw
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"cannot make the run folder {folder}: {error.strerror or error}") from error
+    _remove_leftovers(folder)
     write_json(folder / CONFIG, config)
     return False
 
 
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what a process left that was killed while it was writing."""
+    for path in [*folder.glob(".*"), *folder.glob("*/.*")]:
+        if is_leftover(path):
+            path.unlink(missing_ok=True)
+
+
 def _clear(folder: Path) -> None:
-    """Remove what a run wrote; whatever else is in the folder stays."""
-    for name in (RESUME, METRICS, LOG, EVALUATION, FIGURE, CONFIG):
+    """Remove what a run wrote but its settings, which make the folder a run; whatever else is in the folder stays."""
+    for name in (RESUME, METRICS, LOG, EVALUATION, FIGURE):
         (folder / name).unlink(missing_ok=True)
     for name in (MODEL, "baselines"):
         shutil.rmtree(folder / name, ignore_errors=True)

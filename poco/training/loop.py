@@ -40,8 +40,8 @@ class History:
     """What happened during training.
 
     Attributes:
-        records: one entry per logged loss (``step``, ``loss``, ``learning_rate``, ``seconds``) and per validation
-            (``step``, ``val_mse``, ``best``, ``seconds``), in order.
+        records: one entry per logged loss (``step``, ``loss``, the mean over data sets, ``learning_rate``, ``seconds``)
+            and per validation (``step``, ``val_mse``, ``best``, ``seconds``), in order.
         step: steps done.
         best_step: step with the lowest validation error; 0 before the first validation.
         best_mse: the lowest pooled validation error.
@@ -161,23 +161,25 @@ class _Loop:
                         )
             _copy_into(self.parameters, self.best)
         finally:
+            history.seconds = time.monotonic() - self.began
             self.model.eval()
             for callback in self.callbacks:
                 callback.end(history)
 
     def step(self) -> None:
-        """One optimiser step over one batch of each data set."""
+        """One optimiser step over one batch of each data set: losses are summed, what is recorded is their mean."""
         step = self.history.step + 1
         rate = learning_rate(self.config, step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        for windows in self.sampler.next():
+        batches = self.sampler.next()
+        for windows in batches:
             batch = self.packer.pack(windows).to(self.device)
             assert batch.target is not None
             loss = (predict(self.model, batch, self.config.precision) - batch.target).square().mean()
             loss.backward()  # type: ignore[no-untyped-call]
-            self.loss_sum += loss.detach()
+            self.loss_sum += loss.detach() / len(batches)
         if self.config.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip)
         self.optimizer.step()

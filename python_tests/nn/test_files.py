@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 from pathlib import Path
@@ -93,11 +94,36 @@ def test_tensors_of_another_program_are_refused(folder: Path) -> None:
 def test_a_full_disk_keeps_the_old_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
 
-    def full(path: Path, data: bytes) -> None:
-        path.write_bytes(data[:10])
+    def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "_write", full)
-    with pytest.raises(CheckpointError, match=r"cannot write .*No space left on device; what was there before is kept"):
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(CheckpointError, match=r"cannot save .*No space left on device; the file .* there is intact"):
         random_model(4).save_pretrained(folder)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    with pytest.raises(CheckpointError, match=r"No space left on device$"):  # nothing was there to be kept
+        random_model(4).save_pretrained(folder / "new")
+    assert not list((folder / "new").iterdir())
+
+
+def test_a_folder_that_cannot_be_made(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match="cannot make the folder"):
+        random_model(4).save_pretrained(folder / "config.json" / "model")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(folder: Path, value: float) -> None:
+    model = poco.POCO.from_pretrained(folder)
+    with torch.no_grad():
+        model.latents[0, 0] = value
+    model.save_pretrained(folder)
+    with pytest.raises(CheckpointError, match=r"model.safetensors: 'latents' holds NaN or infinite values"):
+        poco.POCO.from_pretrained(folder)
+
+
+def test_metadata_goes_with_the_model(folder: Path, tmp_path: Path) -> None:
+    model = poco.POCO.from_pretrained(folder)
+    assert files.metadata(model) == {"recipe": "published"}
+    copy.deepcopy(model).save_pretrained(tmp_path / "again", {"note": 1})
+    assert files.metadata(poco.POCO.from_pretrained(tmp_path / "again")) == {"recipe": "published", "note": 1}
+    assert files.learnt_rate(model, "s0") is None

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from poco.errors import CheckpointError
+from poco.files import read_json, write_atomically
 from poco.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from poco.training.files import read_json, write_atomically
 
 
 def saved(path: Path) -> Path:

@@ -15,7 +15,7 @@ from torch import nn
 import poco
 from poco.baselines import MLP, NLinear
 from poco.data.splits import Split, split
-from poco.data.windows import Packer
+from poco.data.windows import Packer, ShuffledWindows
 from poco.errors import CheckpointError, ConfigError
 from poco.training import Callback, DivergedError, TrainConfig, fit, pooled_mse
 from poco.training.checkpoint import load_checkpoint, take
@@ -102,13 +102,17 @@ def test_one_step_by_hand(cut: Split) -> None:
     assert history.records[0]["loss"] == pytest.approx(loss.item())
 
 
-def test_losses_of_data_sets_are_summed() -> None:
+def test_losses_of_data_sets_are_summed_and_their_mean_is_recorded() -> None:
     both = split([waves("a", dataset="x"), waves("b", dataset="y")], context=12, horizon=4)
-    each = [split([recording], context=12, horizon=4) for recording in both.recordings]
-    config = TrainConfig(steps=1, batch_size=16, device="cpu")
-    assert fit(mlp(), both, config).records[0]["loss"] > 1.2 * max(
-        fit(mlp(), one, config).records[0]["loss"] for one in each
-    )
+    torch.manual_seed(0)
+    sampler, model = ShuffledWindows(both, 16, 0), mlp()
+    losses = [(model.forward_packed(b) - b.target).square().mean() for b in map(Packer(both).pack, sampler.next())]
+    config = TrainConfig(steps=1, batch_size=16, clip=None, device="cpu")
+    trained = mlp()
+    assert fit(trained, both, config).records[0]["loss"] == pytest.approx(sum(losses).item() / 2)
+    sum(losses).backward()
+    for ours, theirs in zip(trained.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 def test_validation_is_pooled_over_sessions(cut: Split) -> None:
@@ -135,6 +139,11 @@ def test_a_last_validation_comes_after_the_last_step(cut: Split) -> None:
     history = fit(mlp(), cut, SMALL)
     assert [r["step"] for r in history.records if "val_mse" in r] == [7, 14, 21, 28, 30]
     assert [r["step"] for r in history.records if "loss" in r] == [4, 8, 12, 16, 20, 24, 28, 30]
+
+
+def test_the_time_is_kept_without_a_checkpoint(cut: Split) -> None:
+    history = fit(mlp(), cut, SMALL)
+    assert history.seconds >= history.records[-1]["seconds"] > 0
 
 
 def test_early_stopping(cut: Split) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         kept = "; the file that was there is intact" if path.exists() else ""
         raise CheckpointError(f"cannot save {path}: {error.strerror or error}{kept}") from error
     _flush_folder(path.parent)
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file was left by a process that was killed while it was writing."""
+    return re.fullmatch(r"\..+\.\d+\.part", path.name) is not None and path.is_file()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import json
+import os
+import shutil
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +20,14 @@ from poco.data.packed import PackedBatch
 from poco.data.recording import Recording
 from poco.data.windows import ROWS_A_BATCH, check_units
 from poco.errors import CheckpointError, ConfigError, DataError, MissingExtraError
-from poco.training.files import write_atomically
+from poco.files import write_atomically
+from poco.nn.files import learnt_rate
 
 if TYPE_CHECKING:
     from poco.nn import POCO
     from poco.run import Run
+
+_AXES = "window unit step"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,19 +48,20 @@ class Forecasts:
     unit_ids: tuple[str, ...]
     rate_hz: float | None
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the forecasts to ``.npz`` or ``.zarr``, whole or not at all.
 
+        Args:
+            path: where to write.
+            overwrite: whether to replace earlier forecasts; nothing else is ever replaced.
+
         Raises:
-            ConfigError: if the name ends in neither.
+            ConfigError: if the name ends in neither, or something is there that may not be replaced.
             MissingExtraError: if ``zarr`` is missing and wanted.
             CheckpointError: if the file cannot be written.
         """
         path = Path(path)
-        if path.suffix not in (".npz", ".zarr"):
-            raise ConfigError(f"forecasts are written to .npz or .zarr, got '{path.name}'")
-        if not path.parent.is_dir():
-            raise CheckpointError(f"cannot save {path}: there is no folder {path.parent}")
+        check_place(path, overwrite=overwrite)
         if path.suffix == ".npz":
             self._save_npz(path)
         else:
@@ -60,8 +69,6 @@ class Forecasts:
         return path
 
     def _save_npz(self, path: Path) -> None:
-        import io
-
         content = io.BytesIO()
         np.savez_compressed(
             content,
@@ -74,9 +81,6 @@ class Forecasts:
         write_atomically(path, content.getvalue())
 
     def _save_zarr(self, path: Path) -> None:
-        import os
-        import shutil
-
         try:
             import zarr
         except ImportError as error:
@@ -84,14 +88,14 @@ class Forecasts:
         partial = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             group = zarr.open_group(str(partial), mode="w")
-            group.create_array("values", data=self.values)
-            group.create_array("frame", data=self.frame)
+            group["values"] = self.values
+            group["frame"] = self.frame
             group.attrs.update(
                 {
                     "session": self.session,
                     "unit_ids": list(self.unit_ids),
                     "rate_hz": self.rate_hz,
-                    "axes": "window unit step",
+                    "axes": _AXES,
                 }
             )
             if path.is_dir():
@@ -101,6 +105,45 @@ class Forecasts:
             raise CheckpointError(f"cannot save {path}: {error.strerror or error}") from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_place(path: Path, *, overwrite: bool = False) -> None:
+    """Check that forecasts may be written to a path, before they are made.
+
+    Raises:
+        ConfigError: if the name does not say the format, or something is there: earlier forecasts without
+            ``overwrite``, or anything else.
+        CheckpointError: if there is no folder to write into.
+    """
+    if path.suffix not in (".npz", ".zarr"):
+        raise ConfigError(f"forecasts are written to .npz or .zarr, got '{path.name}'")
+    if not path.parent.is_dir():
+        raise CheckpointError(f"cannot save {path}: there is no folder {path.parent}")
+    if not os.path.lexists(path):
+        return
+    if not _holds_forecasts(path):
+        raise ConfigError(f"{path} exists and does not hold forecasts: choose another name")
+    if not overwrite:
+        raise ConfigError(f"{path} holds forecasts already: choose another name, or overwrite them (--overwrite)")
+
+
+def _holds_forecasts(path: Path) -> bool:
+    """Whether a path holds what :meth:`Forecasts.save` wrote, and nothing else."""
+    try:
+        if path.is_symlink():
+            return False
+        if path.suffix == ".npz":
+            with zipfile.ZipFile(path) as content:
+                names = sorted(content.namelist())
+            return names == ["frame.npy", "rate_hz.npy", "session.npy", "unit_ids.npy", "values.npy"]
+        inside = {entry.name for entry in path.iterdir()} - {"frame", "values"}
+        if inside == {".zgroup", ".zattrs"}:  # format 2
+            return json.loads((path / ".zattrs").read_text(encoding="utf-8")).get("axes") == _AXES
+        if inside == {"zarr.json"}:
+            return json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"].get("axes") == _AXES
+        return False
+    except (OSError, ValueError, KeyError, AttributeError, zipfile.BadZipFile):
+        return False
 
 
 @torch.no_grad()
@@ -139,7 +182,7 @@ def forecast(
     index = model.session_index(session if session is not None else recording.session)
     spec = model.sessions[index]
     check_units(recording.session, recording.unit_ids, spec.units)
-    _check_rate(recording, run.session(spec.name).get("rate_hz") if isinstance(run, Run) else None)
+    _check_rate(recording, learnt_rate(model, spec.name))
     context, horizon = model.config.context, model.config.horizon
     check_length(recording, context=context, horizon=0)
     start = _starts(recording, context, stride, latest)

@@ -100,6 +100,8 @@ def test_another_rate_than_in_training(tmp_path: Path) -> None:
     assert forecast(tmp_path / "run", waves("a", frames=60, rate_hz=2.1), latest=True).values.shape == (1, 5, 4)
     with pytest.raises(DataError, match="session 'a' has 4 frames a second, the model learnt it at 2: resample"):
         forecast(tmp_path / "run", waves("a", frames=60, rate_hz=4.0))
+    with pytest.raises(DataError, match="session 'a' has 4 frames a second, the model learnt it at 2: resample"):
+        forecast(poco.POCO.from_pretrained(tmp_path / "run" / "model"), waves("a", frames=60, rate_hz=4.0))
 
 
 def forecasts() -> Forecasts:
@@ -109,7 +111,9 @@ def forecasts() -> Forecasts:
 
 def test_npz(tmp_path: Path) -> None:
     path = forecasts().save(tmp_path / "f.npz")
-    forecasts().save(path)
+    with pytest.raises(ConfigError, match=r"holds forecasts already: .*--overwrite"):
+        forecasts().save(path)
+    forecasts().save(path, overwrite=True)
     with np.load(path) as file:
         np.testing.assert_array_equal(file["values"], forecasts().values)
         assert file["frame"].tolist() == [5, 6]
@@ -121,11 +125,28 @@ def test_npz(tmp_path: Path) -> None:
 def test_zarr(tmp_path: Path) -> None:
     zarr = pytest.importorskip("zarr")
     path = forecasts().save(tmp_path / "f.zarr")
-    forecasts().save(path)
+    with pytest.raises(ConfigError, match=r"holds forecasts already: .*--overwrite"):
+        forecasts().save(path)
+    forecasts().save(path, overwrite=True)
     group = zarr.open_group(str(path), mode="r")
     np.testing.assert_array_equal(group["values"][:], forecasts().values)
     assert group.attrs["unit_ids"] == ["x", "y", "é"]
     assert [entry.name for entry in tmp_path.iterdir()] == ["f.zarr"]
+
+
+def test_only_forecasts_are_ever_replaced(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    np.savez(tmp_path / "recording.npz", activity=np.ones((2, 3)))
+    zarr.open_group(str(tmp_path / "recording.zarr"), mode="w").create_array("activity", data=np.ones((2, 3)))
+    shared = forecasts().save(tmp_path / "shared.zarr")
+    (shared / "thesis.tex").write_text("years of work")
+    (tmp_path / "link.zarr").symlink_to(forecasts().save(tmp_path / "linked.zarr"))
+    (tmp_path / "damaged.npz").write_bytes(b"PK")
+    before = {path: path.is_dir() or path.read_bytes() for path in tmp_path.rglob("*")}
+    for name in ("recording.npz", "recording.zarr", "shared.zarr", "link.zarr", "damaged.npz"):
+        with pytest.raises(ConfigError, match=f"{name} exists and does not hold forecasts: choose another name"):
+            forecasts().save(tmp_path / name, overwrite=True)
+    assert {path: path.is_dir() or path.read_bytes() for path in tmp_path.rglob("*")} == before
 
 
 def test_places_that_cannot_be_written(tmp_path: Path) -> None:

@@ -79,14 +79,15 @@ def check_values(recording: Recording) -> None:
     if bad.any():
         units = np.flatnonzero(bad)
         raise DataError(
-            f"{where}: {int(bad.sum())} NaN or infinite values in {_some_units(recording, units)}, over {frames_bad} "
-            "frames: drop those units when reading (nan='drop'), or repair the recording"
+            f"{where}: {_count(int(bad.sum()), 'NaN or infinite value')} in {_some_units(recording, units)}, over "
+            f"{_count(frames_bad, 'frame')}: drop such units when reading (--nan drop, or nan='drop'), or repair the "
+            "recording"
         )
     constant = np.flatnonzero(low == high)
     if constant.size:
         raise DataError(
-            f"{where}: {_some_units(recording, constant)} never change: "
-            "drop constant units when reading (constant='drop')"
+            f"{where}: {_some_units(recording, constant)} never {'changes' if constant.size == 1 else 'change'}: "
+            "drop constant units when reading (--constant drop, or constant='drop')"
         )
 
 
@@ -123,6 +124,10 @@ def _check_rates(recordings: Sequence[Recording]) -> list[Recording]:
                 recording = replace(recording, warnings=(*recording.warnings, f"{says}: used together all the same"))
         checked.append(recording)
     return checked
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _some_units(recording: Recording, units: np.ndarray) -> str:

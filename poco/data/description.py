@@ -60,6 +60,7 @@ class Activity:
         gap: an interval between frames longer than this many seconds ends a stretch. Default: 1.5 median intervals.
         nan: units with NaN or infinite values: ``"keep"``, ``"drop"`` or ``"error"``.
         constant: units that never change: ``"keep"``, ``"drop"`` or ``"error"``.
+        leave_out: units to leave out, by name: ``"session/unit"``, or ``"unit"`` for every session that has it.
         rois: ``"accepted"`` or ``"all"``, where a format marks accepted cells.
         neuropil: fraction of the neuropil signal to subtract (suite2p; 0.7 is its own default). 0 subtracts nothing.
         header: whether the first line of a table (CSV) holds names.
@@ -76,6 +77,7 @@ class Activity:
     gap: float | None = None
     nan: str = "keep"
     constant: str = "keep"
+    leave_out: tuple[str, ...] = ()
     rois: str = "accepted"
     neuropil: float = 0.0
     header: bool = False

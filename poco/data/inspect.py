@@ -118,6 +118,12 @@ class Inspection:
     def _more(self) -> list[str]:
         good = [report for report in self.sessions if not report.error]
         lines: list[str] = []
+        by_key: dict[str, list[str]] = {}
+        for report in good:
+            if report.key:
+                by_key.setdefault(report.key, []).append(report.session)
+        lines += [""] if by_key else []
+        lines += [f"array        {key}{_which(owners, len(good))}" for key, owners in by_key.items()]
         if any(report.labels for report in good):
             lines += ["", "labels (units labelled, classes)"]
         for report in good:
@@ -243,10 +249,12 @@ def _noticed(recording: Recording, drift: float) -> list[str]:
     finite = np.isfinite(activity)
     bad = int((~finite.all(axis=1)).sum())
     if bad:
-        out.append(f'{bad} units hold NaN or infinite values, which training refuses (nan = "drop" leaves them out)')
+        many = "1 unit holds" if bad == 1 else f"{bad} units hold"
+        out.append(f"{many} NaN or infinite values, which training refuses (--nan drop leaves such units out)")
     constant = int((finite.any(axis=1) & ((activity == activity[:, :1]) | ~finite).all(axis=1)).sum())
     if constant:
-        out.append(f'{constant} units never change, which training refuses (constant = "drop" leaves them out)')
+        many = "1 unit never changes" if constant == 1 else f"{constant} units never change"
+        out.append(f"{many}, which training refuses (--constant drop leaves such units out)")
     longest = _longest(recording)
     if longest < WINDOW:
         out.append(f"the longest stretch has {longest} frames, fewer than a default window of {WINDOW} (48 + 16)")
@@ -293,18 +301,22 @@ def _row(report: SessionReport) -> tuple[str, ...]:
     return (
         report.session,
         f"{report.units} x {report.frames}",
-        "all" if report.units_used == report.units else f"{report.units_used} units",
+        "all" if report.units_used == report.units else _units(report.units_used),
         "not stated" if report.rate_hz is None else f"{report.rate_hz:.4g} Hz",
         "" if report.duration_s is None else _seconds(report.duration_s),
         "" if report.low is None or report.high is None else f"{report.low:.3g} to {report.high:.3g}",
         _count(report.nan_values + report.infinite_values, len(report.nan_units)),
-        f"{len(report.constant_units)} units" if report.constant_units else "0",
+        _units(len(report.constant_units)) if report.constant_units else "0",
         f"{report.stretches}" if report.stretches == 1 else f"{report.stretches} (longest {report.longest_stretch})",
     )
 
 
 def _count(values: int, units: int) -> str:
-    return f"{values} in {units} units" if values else "0"
+    return f"{values} in {_units(units)}" if values else "0"
+
+
+def _units(count: int) -> str:
+    return "1 unit" if count == 1 else f"{count} units"
 
 
 def _seconds(value: float) -> str:

@@ -35,8 +35,9 @@ def read(
         path: a file, a folder, or several of them.
         description: path of a description, or its content as a dictionary.
         **options: single fields that override the description: those of ``[activity]`` (``key``, ``orientation``,
-            ``rate_hz``, ``nan``, ``constant``, ``rois``, ``neuropil``, ...), ``files``, ``format``, ``dataset`` (its
-            name), ``session`` and ``subject`` (names or templates), ``cut_trials``, ``trial_frames``.
+            ``rate_hz``, ``nan``, ``constant``, ``leave_out``, ``rois``, ``neuropil``, ...), ``files``, ``format``,
+            ``dataset`` (its name), ``session`` and ``subject`` (names or templates), ``cut_trials``,
+            ``trial_frames``.
 
     Returns:
         One recording a session, activity ``[N, T]`` float32 (units x frames), in the order of the files' names.

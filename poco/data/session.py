@@ -152,7 +152,14 @@ def _activity(
                 f"{part.path}: {block.shape[1]} frames where {plan.parts[0].path.name} has {blocks[0].shape[1]}; "
                 f"the units of session '{plan.name}' must have equal length"
             )
-        blocks.append(np.asarray(block, dtype=np.float32))
+        with np.errstate(over="ignore"):
+            taken = np.asarray(block, dtype=np.float32)
+        if block.dtype.itemsize > 4 and (np.isinf(taken) & np.isfinite(block)).any():
+            largest = np.abs(block[np.isfinite(block)]).max()
+            raise DataError(
+                f"{part.path}: '{key}' holds {float(largest):.3g}, which does not fit float32: scale or repair it"
+            )
+        blocks.append(taken)
     activity = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
     if 0 in activity.shape:
         raise DataError(f"{plan.parts[0].path}: no activity in it, '{key}' has shape {activity.shape}")
@@ -169,8 +176,8 @@ def _only_key(contents: Contents, *, stacked: bool) -> str:
     if not found:
         raise DataError(f"{contents.path}: no array of numbers with two axes in it; it has {contents.keys_text()}")
     raise DataError(
-        f"{contents.path}: say which array is the activity: key = one of {contents.keys_text(found)} "
-        "(in dataset.toml under [activity], or as an option)"
+        f"{contents.path}: say which array is the activity: --key with one of {contents.keys_text(found)} "
+        "(or key = ... in dataset.toml under [activity])"
     )
 
 
@@ -213,8 +220,8 @@ def _oriented(
             a, b = value.shape
             raise DataError(
                 f"{where} has shape {a} x {b} and nothing says which axis is time: say "
-                f'orientation = "units x frames" ({a} units, {b} frames) or "frames x units" ({b} units, {a} frames) '
-                "in dataset.toml under [activity], or as an option"
+                f'--orientation "units x frames" ({a} units, {b} frames) or "frames x units" ({b} units, {a} frames), '
+                "or orientation = ... in dataset.toml under [activity]"
             )
         rows, times = _take_times(value, orientation, description, where)
     if times is None and how.time_key is not None:
@@ -270,7 +277,7 @@ def _rate(description: Description, own: Contents, times: np.ndarray | None, war
     if rate is None:
         rate = measured
     if rate is None:
-        warnings.append("no rate is stated: times are in frames (say rate_hz = ...)")
+        warnings.append("no rate is stated: times are in frames (say --rate, or rate_hz = ...)")
     return rate
 
 
@@ -345,7 +352,7 @@ def _stretches(
         else:
             warnings.append(
                 f"the record is {trial.frames}-frame trials one after another; windows cross their borders "
-                "(cut_trials = true ends stretches there)"
+                "(--cut-trials, or cut_trials = true, ends stretches there)"
             )
     ordered = sorted(borders)
     return tuple(itertools.pairwise(ordered))
@@ -380,24 +387,44 @@ def _keep(
         if not own.keep.all():
             left = int((~own.keep).sum())
             warnings.append(f'{left} of {units} units {own.keep_reason}: left out (rois = "all" takes them)')
+    _leave_out(description.activity.leave_out, name, ids, keep, warnings)
     choices: Mapping[str, tuple[np.ndarray, str, str]] = {
         "nan": (nan_units, description.activity.nan, "with NaN or infinite values"),
-        "constant": (constant, description.activity.constant, "that never change"),
+        "constant": (constant, description.activity.constant, "without any change"),
     }
     for option, (found, choice, what) in choices.items():
         here = found[keep[found]]
         shown = ", ".join(ids[i] for i in here[:8]) + (", ..." if len(here) > 8 else "")
         if choice == "error" and len(here):
             raise DataError(
-                f"session '{name}': {len(here)} units {what} ({shown}); "
-                f'{option} = "drop" leaves them out, "keep" keeps them'
+                f"session '{name}': {_units(len(here))} {what} ({shown}); "
+                f'{option} = "drop" (--{option} drop) leaves them out, "keep" keeps them'
             )
         if choice == "drop" and len(here):
             keep[here] = False
-            warnings.append(f'{len(here)} units {what} dropped ({shown}), because {option} = "drop"')
+            warnings.append(f'{_units(len(here))} {what} dropped ({shown}), because {option} = "drop"')
     if not keep.any():
-        raise DataError(f"session '{name}': no unit of {units} is left; see rois, nan and constant in the description")
+        raise DataError(f"session '{name}': no unit of {units} is left; see leave_out, rois, nan and constant")
     dropped = np.flatnonzero(~keep)
     if len(dropped):
         provenance["dropped_units"] = ", ".join(ids[i] for i in dropped)
     return keep
+
+
+def _leave_out(wanted: tuple[str, ...], name: str, ids: tuple[str, ...], keep: np.ndarray, warnings: list[str]) -> None:
+    """Clear ``keep`` for the units that are named."""
+    places = {unit: i for i, unit in enumerate(ids)}
+    for entry in wanted:
+        own = entry.startswith(f"{name}/")
+        unit = entry.removeprefix(f"{name}/")
+        if unit in places:
+            keep[places[unit]] = False
+        elif own:
+            shown = ", ".join(ids[:8]) + (", ..." if len(ids) > 8 else "")
+            raise DataError(f"leave_out names '{entry}', but session '{name}' has no unit '{unit}'; it has {shown}")
+        elif "/" not in entry:
+            warnings.append(f"leave_out names unit '{entry}', which is not in this session")
+
+
+def _units(count: int) -> str:
+    return "1 unit" if count == 1 else f"{count} units"

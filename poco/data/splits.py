@@ -8,6 +8,7 @@ come from the whole session, and each block of 1000 frames is cut 60/20/20.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -251,10 +252,11 @@ def _check_deviation(recording: Recording, std: np.ndarray) -> list[str]:
     scale = np.abs(recording.activity).max(axis=1)
     constant = np.flatnonzero(std <= 1e-7 * scale)
     if constant.size:
-        names = ", ".join(f"'{recording.unit_ids[int(unit)]}'" for unit in constant[:3])
+        names = [f"{recording.session}/{recording.unit_ids[int(unit)]}" for unit in constant]
+        many = "1 unit never changes" if len(names) == 1 else f"{len(names)} units never change"
         raise DataError(
-            f"{where}: {constant.size} unit(s) never change in the training part ({names}"
-            f"{', ...' if constant.size > 3 else ''}), so they cannot be normalised: leave them out of the recording"
+            f"{where}: {many} in the training part, which gives no scale to normalise by: leave such units out with "
+            f"--leave-out '{','.join(names)}', or leave_out = {json.dumps(names, ensure_ascii=False)} under [activity]"
         )
     still = np.flatnonzero(std < 0.01 * np.median(std))
     return [

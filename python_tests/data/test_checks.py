@@ -32,9 +32,9 @@ def test_good_recordings_pass() -> None:
 
 def test_nan_and_infinite_values() -> None:
     message = refused(changed((slice(2, 4), 17), np.nan))
-    assert "session 'a': 2 NaN or infinite values in 2 units ('2', '3'), over 1 frames" in message
-    assert "nan='drop'" in message
-    assert "1 NaN or infinite values in unit '4'" in refused(changed((4, 0), -np.inf))
+    assert "session 'a': 2 NaN or infinite values in 2 units ('2', '3'), over 1 frame:" in message
+    assert "(--nan drop, or nan='drop')" in message
+    assert "1 NaN or infinite value in unit '4'" in refused(changed((4, 0), -np.inf))
 
 
 def test_nan_outside_the_stretches_is_no_concern() -> None:
@@ -45,8 +45,8 @@ def test_nan_outside_the_stretches_is_no_concern() -> None:
 
 def test_constant_unit() -> None:
     message = refused(changed(3, 1.5))
-    assert "unit '3' never change" in message
-    assert "constant='drop'" in message
+    assert "unit '3' never changes:" in message
+    assert "(--constant drop, or constant='drop')" in message
 
 
 def test_too_few_frames() -> None:

@@ -36,6 +36,11 @@ def test_sizes_and_ranges(tmp_path: Path) -> None:
     assert "none: only what the files say" in seen.to_text()
 
 
+def test_the_array_that_was_taken(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", dff=np.random.default_rng(0).standard_normal((3, 400)), notes=np.zeros(3))
+    assert "array        dff" in inspect(tmp_path / "a.npz", **OPTIONS).to_text().splitlines()
+
+
 def test_missing_and_constant_units(tmp_path: Path) -> None:
     values = save(tmp_path / "a.npy")
     values[1, :3] = np.nan

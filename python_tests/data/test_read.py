@@ -259,9 +259,36 @@ def test_missing_and_constant_units(tmp_path: Path) -> None:
     assert found.provenance["source_shape"] == "5 x 30"
     assert len(found.warnings) == 2
     refused(tmp_path / "a.npy", r"2 units with NaN or infinite values \(1, 2\)", **options, nan="error")
-    refused(tmp_path / "a.npy", r"1 units that never change \(3\)", **options, constant="error")
+    refused(
+        tmp_path / "a.npy",
+        r"1 unit without any change \(3\); .*\(--constant drop\)",
+        **options,
+        constant="error",
+    )
     np.save(tmp_path / "b.npy", np.full((3, 20), np.nan))
     refused(tmp_path / "b.npy", "no unit of 3 is left", **options, nan="drop")
+
+
+def test_units_left_out_by_name(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        np.save(tmp_path / f"{name}.npy", activity(4, 30))
+    (tmp_path / "dataset.toml").write_text(
+        '[activity]\norientation = "units x frames"\nrate_hz = 1\nleave_out = ["a/3", "1"]\n'
+    )
+    first, second = read(tmp_path)
+    assert (first.unit_ids, second.unit_ids) == (("0", "2"), ("0", "2", "3"))
+    assert first.provenance["dropped_units"] == "1, 3"
+    assert read(tmp_path, leave_out=["b/0", "9"])[1].unit_ids == ("1", "2", "3")
+    assert any("'9', which is not in this session" in line for line in read(tmp_path, leave_out=["9"])[0].warnings)
+    refused(tmp_path, "leave_out names 'b/9', but session 'b' has no unit '9'; it has 0, 1, 2, 3", leave_out=["b/9"])
+    refused(tmp_path / "a.npy", "no unit of 4 is left; see leave_out", leave_out=["0", "1", "2", "3"])
+
+
+def test_values_beyond_float32(tmp_path: Path) -> None:
+    values = activity(3, 30).astype(np.float64)
+    values[1, 2] = 1e300
+    np.save(tmp_path / "a.npy", values)
+    refused(tmp_path / "a.npy", "holds 1e.300, which does not fit float32", orientation=UNITS_FIRST)
 
 
 # Bad input: one clear line each.

@@ -89,7 +89,10 @@ def test_header_names_units(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ('1,2,3\n4,"x",6\n', "line 2, column 2 is not a number: 'x'"),
-        ("a,b\n1,2\n", "line 1, column 1 is not a number: 'a'; if the first line holds names, say header = true"),
+        (
+            "a,b\n1,2\n",
+            "line 1, column 1 is not a number: 'a'; if the first line holds names, say --header",
+        ),
         ("1,2,3\n4,5\n", "line 2 has 2 cells where the first has 3"),
         ("", "is empty"),
         ("\n\n", "is empty"),

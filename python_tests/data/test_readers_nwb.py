@@ -84,7 +84,9 @@ def test_df_over_f_is_preferred_to_fluorescence(tmp_path: Path) -> None:
     assert found.provenance["key"] == "processing/ophys/DfOverF/RoiResponseSeries"
     assert found.provenance["indicator"] == "GCaMP6s"
     assert found.provenance["neural"] == "yes"
+    assert any("--key takes others: processing/ophys/Fluorescence" in line for line in found.warnings)
     (raw,) = read(tmp_path / "a.nwb", key="processing/ophys/Fluorescence/RoiResponseSeries")
+    assert not any("--key" in line for line in raw.warnings)
     np.testing.assert_array_equal(raw.activity, values(1).T)
     with pytest.raises(DataError, match=r"no series 'x'; it has 'processing/ophys/.*' \(40, 5\) RoiResponseSeries"):
         read(tmp_path / "a.nwb", key="x")

@@ -84,7 +84,7 @@ def _number(path: Path, cell: str, line: int, column: int, before: list[list[flo
     try:
         return float(cell) if cell else float("nan")
     except ValueError:
-        hint = "" if before else "; if the first line holds names, say header = true"
+        hint = "" if before else "; if the first line holds names, say --header, or header = true under [activity]"
         raise DataError(f"{path}: line {line}, column {column} is not a number: '{cell[:40]}'{hint}") from None
 
 

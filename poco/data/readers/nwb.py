@@ -60,6 +60,10 @@ def _contents(path: Path, nwb: Any, pynwb: Any, key: str | None, rois: str) -> C
     head = members[0]
     frames = activity.shape[0]
     contents = Contents(path, FORMAT, {chosen: Entry.of(activity)}, key=chosen, orientation=FRAMES_FIRST)
+    passed_over = [name for name in responses if name != chosen and "neuropil" not in name.lower()]
+    if key is None and passed_over:
+        shown = ", ".join(passed_over[:4]) + (", ..." if len(passed_over) > 4 else "")
+        contents.warnings.append(f"the traces are those of {chosen}; --key takes others: {shown}")
     _time(path, contents, members, frames)
     if len(members) > 1:
         contents.unit_ids = tuple(item.name for item in members)

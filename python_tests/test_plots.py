@@ -11,10 +11,12 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="figures need the extra 'plots'")
 
+from matplotlib.figure import Figure
+
 from poco.errors import MissingExtraError
 from poco.plots import AdaptationCurve, TrainingCurve, demo_figure, run_figure, save
 from poco.plots.examples import Example
-from poco.plots.panels import spread, time_axis
+from poco.plots.panels import draw_steps, spread, time_axis
 
 SCORES = {"poco": (0.5, [0.4, 0.6]), "mlp": (0.4, [0.4, 0.4]), "copy": (0.0, [0.0, 0.0]), "mean": (-3.0, [-5.0, -1.0])}
 STEPS = {"poco": np.linspace(0.8, 0.3, 16), "mlp": np.linspace(0.7, 0.3, 16)}
@@ -71,6 +73,13 @@ def test_time_is_shown_in_a_fitting_unit() -> None:
     assert time_axis(64, None) == (1.0, "frames")
     assert time_axis(16, 20.0) == (50.0, "time (ms)")
     assert time_axis(64, 2.0) == (0.5, "time (s)")
+
+
+def test_a_curve_that_leaves_the_panel_is_marked() -> None:
+    axes = Figure().add_subplot()
+    draw_steps(axes, {"poco": np.array([0.2, -3.25]), "mlp": np.array([0.1, -0.4])}, None)
+    assert axes.get_ylim()[0] > -1
+    assert [text.get_text() for text in axes.texts if "falls" in text.get_text()] == ["\u25bc POCO falls to -3.25"]
 
 
 def test_labels_keep_apart() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from poco.errors import MissingExtraError
-from poco.plots.examples import PERCENTILES, Example
+from poco.plots.examples import Example
 from poco.plots.panels import draw_adaptation, draw_example, draw_raster, draw_scores, draw_steps, draw_training
 from poco.plots.style import GREY, INK, SETTINGS
 
@@ -192,9 +192,8 @@ def _examples_grid(figure: Figure, place: SubplotSpec, examples: Sequence[Exampl
         if number % columns:
             axes.set_ylabel("")
         if number == 0:
-            percentiles = f"{PERCENTILES[0]}th to {PERCENTILES[len(examples) - 1]}th"
             axes.annotate(
-                f"Forecasts of single units, from the {percentiles} percentile of score",
+                "Forecasts of single units, from good to poor within their own session",
                 (0.0, 1.0),
                 xycoords="axes fraction",
                 xytext=(0, 18),

@@ -13,6 +13,7 @@ from poco.plots.style import BLUE, GREY, INK, PALE, colour, label
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_LOWEST_STEP = -0.5  # curves below leave the panel, which says so
 _LOWEST_BAR = -0.25  # bars below are cut here and say so: a poor forecaster must not squeeze the others
 
 
@@ -109,7 +110,7 @@ def draw_steps(axes: Axes, curves: Mapping[str, np.ndarray], rate_hz: float | No
         axes.plot(x, curve, color=colour(name), linewidth=2.4 if own else 1.5, zorder=3 if own else 2)
         ends.append((float(curve[-1]), name))
     values = np.concatenate([np.asarray(curve, dtype=float) for curve in curves.values()])
-    low, high = max(float(values.min()), -0.5), float(values.max())
+    low, high = max(float(values.min()), _LOWEST_STEP), float(values.max())
     pad = 0.06 * max(high - low, 0.1)
     axes.set_ylim(low - pad, high + pad)
     axes.set_xlim(frame * 0.5, horizon * frame * 1.02)
@@ -125,6 +126,16 @@ def draw_steps(axes: Axes, curves: Mapping[str, np.ndarray], rate_hz: float | No
             color=colour(name),
             fontweight="bold" if name.startswith("poco") else "normal",
             annotation_clip=False,
+        )
+    lowest = {name: float(np.min(curve)) for name, curve in curves.items()}
+    for row, name in enumerate(name for name, value in lowest.items() if value < bottom):
+        axes.text(
+            0.02,
+            0.03 + 0.08 * row,
+            f"\u25bc {label(name)} falls to {lowest[name]:.2f}",
+            transform=axes.transAxes,
+            fontsize=7.5,
+            color=colour(name),
         )
     axes.axhline(0, color=INK, linewidth=0.9)
     axes.grid(axis="y", color=PALE, linewidth=0.8)

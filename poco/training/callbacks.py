@@ -51,7 +51,7 @@ class Progress(Callback):
         self._task: Any = None
         self._first_step = self._steps = 0
         self._began = self._printed = 0.0
-        self._val = ""
+        self._val = self._best = ""
 
     def start(self, step: int, steps: int) -> None:
         """Show the bar."""
@@ -91,8 +91,10 @@ class Progress(Callback):
             )
 
     def validated(self, record: Mapping[str, Any]) -> None:
-        """Remember the validation error for the next line."""
-        self._val = f", validation {record['val_mse']:.4f}{' (best)' if record['best'] else ''}"
+        """Remember the validation error, and the best one so far, for the next lines."""
+        if record["best"]:
+            self._best = f", best {record['val_mse']:.4f} at step {record['step']}"
+        self._val = f", validation {record['val_mse']:.4f}{self._best}"
 
     def message(self, text: str) -> None:
         """Print the line."""

@@ -39,6 +39,18 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
     assert lines[4] == "a word"
 
 
+def test_the_best_is_named_with_its_step() -> None:
+    stream = io.StringIO()
+    progress = Progress("fitting", stream, seconds_between=0.0)
+    progress.start(0, 40)
+    for step, error, best in ((10, 0.5, True), (20, 0.6, False)):
+        progress.validated({"step": step, "val_mse": error, "best": best})
+        progress.log({"step": step, "loss": 1.0})
+    first, second = stream.getvalue().splitlines()
+    assert "validation 0.5000, best 0.5000 at step 10," in first
+    assert "validation 0.6000, best 0.5000 at step 10," in second
+
+
 def test_few_lines_for_many_steps() -> None:
     assert len(watched(io.StringIO(), seconds_between=1000.0).splitlines()) == 2
 

@@ -11,8 +11,10 @@ from poco.cli.options import (
     Constant,
     CutTrials,
     Description,
+    Header,
     Json,
     Key,
+    LeaveOut,
     Nan,
     Orientation,
     Rate,
@@ -35,13 +37,15 @@ def register(app: typer.Typer) -> None:
         ),
     )
     def inspect(
-        path: Annotated[Path, typer.Argument(help="A file or folder of recordings.")],
+        path: Annotated[list[Path], typer.Argument(help="Files or folders of recordings.")],
         description: Description = None,
         key: Key = None,
         orientation: Orientation = None,
         rate: Rate = None,
         nan: Nan = None,
         constant: Constant = None,
+        leave_out: LeaveOut = None,
+        header: Header = None,
         cut_trials: CutTrials = None,
         json: Json = False,
     ) -> None:
@@ -52,15 +56,24 @@ def register(app: typer.Typer) -> None:
         from poco.data.inspect import inspect as look
 
         options = reading_options(
-            key=key, orientation=orientation, rate=rate, nan=nan, constant=constant, cut_trials=cut_trials
+            description=description,
+            key=key,
+            orientation=orientation,
+            rate=rate,
+            nan=nan,
+            constant=constant,
+            leave_out=leave_out,
+            header=header,
+            cut_trials=cut_trials,
         )
-        seen = look(path, description=description, **options)
-        unreadable = [report for report in seen.sessions if report.error]
-        if len(unreadable) == 1 == len(seen.sessions):
+        seen = [look(one, **options) for one in path]
+        reports = [report for inspection in seen for report in inspection.sessions]
+        unreadable = [report for report in reports if report.error]
+        if len(unreadable) == 1 == len(reports):
             raise DataError(unreadable[0].error)
         if json:
-            print_json(seen.to_json())
+            print_json(seen[0].to_json() if len(seen) == 1 else {"paths": [one.to_json() for one in seen]})
         else:
-            say(seen.to_text())
+            say("\n\n".join(one.to_text() for one in seen))
         if unreadable:
-            raise DataError(f"{len(unreadable)} of {len(seen.sessions)} sessions cannot be read: {unreadable[0].error}")
+            raise DataError(f"{len(unreadable)} of {len(reports)} sessions cannot be read: {unreadable[0].error}")

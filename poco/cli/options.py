@@ -35,6 +35,14 @@ Nan = Annotated[
 Constant = Annotated[
     str | None, typer.Option(help="Units that never change: 'keep', 'drop' or 'error'.", rich_help_panel=_READING)
 ]
+LeaveOut = Annotated[
+    str | None,
+    typer.Option(help="Units to leave out: SESSION/UNIT or UNIT, separated by commas.", rich_help_panel=_READING),
+]
+Header = Annotated[
+    bool | None,
+    typer.Option("--header/--no-header", help="The first line of a table (CSV) holds names.", rich_help_panel=_READING),
+]
 CutTrials = Annotated[
     bool | None,
     typer.Option(
@@ -47,6 +55,9 @@ Sessions = Annotated[
     str | None,
     typer.Option(help="Use these sessions only: names separated by commas.", rich_help_panel=_READING),
 ]
+Session = Annotated[
+    str | None, typer.Option(help="Which session, where RECORDING holds several.", rich_help_panel=_READING)
+]
 
 
 def examples(*lines: str) -> str:
@@ -56,20 +67,26 @@ def examples(*lines: str) -> str:
 
 def reading_options(
     *,
+    description: Path | None = None,
     key: str | None = None,
     orientation: str | None = None,
     rate: float | None = None,
     nan: str | None = None,
     constant: str | None = None,
+    leave_out: str | None = None,
+    header: bool | None = None,
     cut_trials: bool | None = None,
 ) -> dict[str, Any]:
     """The options of ``poco.data.read`` that were given, by its names."""
     values = {
+        "description": None if description is None else str(description.resolve()),
         "key": key,
         "orientation": orientation,
         "rate_hz": rate,
         "nan": nan,
         "constant": constant,
+        "leave_out": None if leave_out is None else _names(leave_out),
+        "header": header,
         "cut_trials": cut_trials,
     }
     for name in ("nan", "constant"):
@@ -86,7 +103,7 @@ def pick_sessions(recordings: list[Recording], sessions: str | None) -> list[Rec
     """
     if sessions is None:
         return recordings
-    wanted = [name.strip() for name in sessions.split(",") if name.strip()]
+    wanted = _names(sessions)
     names = [recording.session for recording in recordings]
     for name in wanted:
         if name not in names:
@@ -94,3 +111,23 @@ def pick_sessions(recordings: list[Recording], sessions: str | None) -> list[Rec
     if not wanted:
         raise ConfigError("--sessions names no session")
     return [recording for recording in recordings if recording.session in wanted]
+
+
+def choose_recording(recordings: list[Recording], session: str | None, path: Path) -> Recording:
+    """The recording of the session, or the only one where no session is named.
+
+    Raises:
+        DataError: if it is not clear which, or it is not there; the message names the sessions.
+    """
+    names = [recording.session for recording in recordings]
+    if session is None and len(names) == 1:
+        return recordings[0]
+    if session is None:
+        raise DataError(f"{path} holds {len(names)} sessions: choose one with --session: {', '.join(names)}")
+    if session not in names:
+        raise DataError(f"{path}: there is no session '{session}'; it has {', '.join(names)}")
+    return recordings[names.index(session)]
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from poco.cli.output import number, print_table, say
+from poco.cli.output import counted, number, print_table, say
 
 if TYPE_CHECKING:
     from poco.evaluation import Evaluation, SessionScore
@@ -30,7 +30,7 @@ def print_scores(evaluation: Evaluation, title: str | None = None) -> None:
         bold_row=order.index("poco"),
     )
     if len(sessions) > len(shown) > 0:
-        say(f"(and {len(sessions) - len(shown)} more sessions; --json shows all)")
+        say(f"(and {counted(len(sessions) - len(shown), 'more session')}; --json shows all)")
 
 
 def _by_session(sessions: tuple[SessionScore, ...]) -> Mapping[str, float]:

@@ -16,8 +16,10 @@ from poco.cli.options import (
     Constant,
     CutTrials,
     Description,
+    Header,
     Json,
     Key,
+    LeaveOut,
     Nan,
     Orientation,
     Rate,
@@ -29,7 +31,7 @@ from poco.cli.options import (
 from poco.cli.output import print_json, say
 from poco.cli.scores import print_scores
 from poco.cli.torch_settings import set_threads
-from poco.errors import ConfigError
+from poco.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from poco.run import Run
@@ -81,6 +83,9 @@ def register(app: typer.Typer) -> None:
             int | None, typer.Option(help="Frames that a forecast is made from.", rich_help_panel=_LOOP)
         ] = None,
         horizon: Annotated[int | None, typer.Option(help="Frames that are forecast.", rich_help_panel=_LOOP)] = None,
+        segment_length: Annotated[
+            int | None, typer.Option(help="Frames to a token; divides the context.", rich_help_panel=_LOOP)
+        ] = None,
         precision: Annotated[
             str | None, typer.Option(help="'float32' or 'bf16' (mixed).", rich_help_panel=_LOOP)
         ] = None,
@@ -118,6 +123,8 @@ def register(app: typer.Typer) -> None:
         rate: Rate = None,
         nan: Nan = None,
         constant: Constant = None,
+        leave_out: LeaveOut = None,
+        header: Header = None,
         cut_trials: CutTrials = None,
         sessions: Sessions = None,
         json: Json = False,
@@ -151,20 +158,27 @@ def register(app: typer.Typer) -> None:
             "clip": clip,
             "device": device,
         }
-        options: dict[str, Any] = reading_options(
-            key=key, orientation=orientation, rate=rate, nan=nan, constant=constant, cut_trials=cut_trials
+        sizes = {"context": context, "horizon": horizon, "segment_length": segment_length}
+        options = reading_options(
+            description=description,
+            key=key,
+            orientation=orientation,
+            rate=rate,
+            nan=nan,
+            constant=constant,
+            leave_out=leave_out,
+            header=header,
+            cut_trials=cut_trials,
         )
-        if description is not None:
-            options["description"] = str(description.resolve())
         wanted = Wanted(
             recipe=recipe,
             protocol=protocol,
             training={name: value for name, value in settings.items() if value is not None},
-            model={name: value for name, value in (("context", context), ("horizon", horizon)) if value is not None},
+            model={name: value for name, value in sizes.items() if value is not None},
         )
         set_threads(threads)
         folder = out if out is not None else default_folder((data or [Path("run")])[0])
-        run = _train(folder, data or [], options, sessions, wanted, resume, overwrite, tensorboard)
+        run, recording = _train(folder, data or [], options, sessions, wanted, resume, overwrite, tensorboard)
         evaluation = run.evaluate(
             baselines=("copy",) if no_baselines else baselines.NAMES, callbacks=[Progress("baseline")]
         )
@@ -176,9 +190,8 @@ def register(app: typer.Typer) -> None:
         print_scores(evaluation)
         say(f"run     {folder}")
         say(f"figure  {figure}" if figure is not None else "figure  none: pip install 'poco-forecast[plots]'")
-        path = shlex.quote(str(data[0])) if data else "RECORDING"
-        say(f"next    poco eval {shlex.quote(str(folder))}")
-        say(f"        poco forecast {shlex.quote(str(folder))} {path} --out forecasts.npz")
+        say(f"next    {shlex.join(['poco', 'eval', str(folder)])}")
+        say(f"        {shlex.join(['poco', 'forecast', str(folder), *recording, '--out', 'forecasts.npz'])}")
 
 
 @dataclass(frozen=True)
@@ -207,13 +220,16 @@ def _train(
     resume: bool,
     overwrite: bool,
     tensorboard: bool,
-) -> Run:
+) -> tuple[Run, list[str]]:
+    """Train; returns the run, and one of its recordings as arguments of ``poco forecast``."""
     from poco.data.read import read
     from poco.nn import POCOConfig
     from poco.run import CONFIG, read_config
     from poco.training import TensorBoard, TrainConfig, recipe, train
 
-    before = read_config(folder) if resume and (folder / CONFIG).exists() else None
+    if resume and not (folder / CONFIG).exists():
+        raise CheckpointError(f"there is no run in {folder} to resume: check --out, or start one without --resume")
+    before = read_config(folder) if resume else None
     if before is not None:
         recipe_name, protocol = wanted.recipe or before["recipe"], wanted.protocol or before["protocol"]
         sizes, settings = POCOConfig.from_dict(before["model"]), TrainConfig.from_json(before["training"])
@@ -227,14 +243,15 @@ def _train(
     sizes = dataclasses.replace(sizes, **wanted.model)
     if data:
         source: dict[str, Any] = {"path": [str(path) for path in data], "options": options}
-        recordings = pick_sessions(read(data, **options), sessions)
     elif before is not None and before.get("source"):
         source = before["source"]
-        names = [entry["session"] for entry in before["sessions"]]
-        recordings = pick_sessions(read(source["path"], **source.get("options", {})), ",".join(names))
+        sessions = ",".join(entry["session"] for entry in before["sessions"])
     else:
-        raise ConfigError(f"there is no run in {folder} to say where its recordings are: give DATA")
-    return train(
+        raise ConfigError(f"the run in {folder} does not say where its recordings are: give DATA")
+    paths = [source["path"]] if isinstance(source["path"], str) else source["path"]
+    found = [(path, recording) for path in paths for recording in read(path, **source.get("options", {}))]
+    recordings = pick_sessions([recording for _, recording in found], sessions)
+    run = train(
         recordings,
         model_config=sizes,
         train_config=settings,
@@ -246,6 +263,9 @@ def _train(
         callbacks=[TensorBoard(folder / "tensorboard")] if tensorboard else [],
         source=source,
     )
+    first = next(path for path, recording in found if recording is recordings[0])
+    several = sum(path == first for path, _ in found) > 1
+    return run, [first, "--session", recordings[0].session] if several else [first]
 
 
 def default_folder(data: Path) -> Path:

@@ -83,7 +83,8 @@ class POCOConfig:
             raise ConfigError(f"decoder_context must be in 1..{self.context} (the context), got {self.decoder_context}")
         if self.seen % self.segment_length:
             raise ConfigError(
-                f"the {self.seen} frames that it looks at are no multiple of segment_length {self.segment_length}"
+                f"segment_length {self.segment_length} (--segment-length) does not divide the {self.seen} frames of "
+                "context that the model looks at: change one of them"
             )
 
     @property

@@ -114,6 +114,7 @@ def test_unknown_session(poco: Callable, trained: Path, recordings: Path, tmp_pa
     out = tmp_path / "f.npz"
     one = recordings / "animal-1.npz"
     refused(poco("forecast", trained, one, "--session", "nobody", "--out", out), "nobody", "animal-1")
+    refused(poco("forecast", trained, one, "--as", "nobody", "--out", out), "nobody", "animal-1")
     refused(poco("forecast", trained, recordings, "--out", out), "--session", "animal-2")
     refused(poco("forecast", trained, recordings, "--session", "nobody", "--out", out), "nobody")
     refused(poco("train", recordings, "--sessions", "nobody", *SHORT), "nobody", "animal-1")
@@ -135,7 +136,7 @@ def test_forecasts_to_an_unknown_format(poco: Callable, trained: Path, recording
         (["--threads", "0"], ["--threads"]),
         (["--device", "abacus"], ["abacus"]),
         (["--lr", "-1"], ["learning_rate"]),
-        (["--context", "50"], ["segment_length"]),
+        (["--context", "50"], ["--segment-length", "does not divide the 50"]),
         (["--resume"], ["--out"]),
         (["--resume", "--overwrite"], ["exclude"]),
         (["--sessions", " , "], ["--sessions"]),
@@ -155,7 +156,53 @@ def test_settings_that_cannot_work(
 
 def test_train_without_data(poco: Callable, tmp_path: Path) -> None:
     refused(poco("train", "--out", tmp_path / "run"), "no DATA")
-    refused(poco("train", "--out", tmp_path / "run", "--resume"), "give DATA")
+
+
+def test_resume_what_is_not_there(poco: Callable, trained: Path, recordings: Path, tmp_path: Path) -> None:
+    refused(poco("train", "--out", tmp_path / "typo", "--resume"), "there is no run in", "typo")
+    refused(poco("train", recordings, "--out", tmp_path / "typo", "--resume", *SHORT), "there is no run in", "typo")
+    assert not (tmp_path / "typo").exists()
+    lost = tmp_path / "lost"
+    shutil.copytree(trained, lost)
+    config = json.loads((lost / "config.json").read_text())
+    (lost / "config.json").write_text(json.dumps({**config, "source": None}))
+    refused(poco("train", "--out", lost, "--resume"), "does not say where its recordings are: give DATA")
+
+
+def test_forecasts_never_replace_data(poco: Callable, trained: Path, recordings: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(recordings, data)
+    before = (data / "animal-1.npz").read_bytes()
+    own = ["forecast", trained, data / "animal-1.npz", "--out", data / "animal-1.npz"]
+    for options in ([], ["--overwrite"]):
+        refused(poco(*own, *options), "animal-1.npz exists and does not hold forecasts")
+    assert (data / "animal-1.npz").read_bytes() == before
+    good = ["forecast", trained, data / "animal-1.npz", "--latest", "--out", tmp_path / "f.npz"]
+    assert poco(*good).code == 0
+    refused(poco(*good), "holds forecasts already", "--overwrite")
+    replaced = poco(*good, "--overwrite")
+    assert replaced.code == 0, replaced.err
+    assert "1 forecast of 8 units" in replaced.out
+
+
+def test_a_unit_constant_while_training(poco: Callable, tmp_path: Path, activity: np.ndarray) -> None:
+    activity[4, :200] = 1.5
+    data, out = folder_of(tmp_path / "data", a=activity), tmp_path / "run"
+    refused(poco("train", data, "--out", out, *SHORT), "--leave-out 'a/4'")
+    left = poco("train", data, "--out", out, *SHORT, "--no-baselines", "--leave-out", "a/4", "--json")
+    assert left.code == 0, left.err
+    assert left.json["sessions"][0]["units"] == 5
+    assert poco("eval", out, "--no-baselines").code == 0
+
+
+def test_a_table_with_names(poco: Callable, tmp_path: Path, activity: np.ndarray) -> None:
+    lines = [",".join(map(str, row)) for row in activity.T]
+    (tmp_path / "a.csv").write_text("\n".join(["u,v,w,x,y,z", *lines]))
+    options = ["--orientation", "frames x units", "--rate", "20"]
+    refused(poco("inspect", tmp_path / "a.csv", *options), "say --header")
+    seen = poco("inspect", tmp_path / "a.csv", *options, "--header", "--json")
+    assert seen.code == 0, seen.err
+    assert (seen.json["sessions"][0]["units"], seen.json["sessions"][0]["frames"]) == activity.shape
 
 
 def test_out_folder_holds_something_else(poco: Callable, recordings: Path, tmp_path: Path) -> None:

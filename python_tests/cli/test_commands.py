@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -24,6 +25,14 @@ def test_inspect(poco: Callable, recordings: Path) -> None:
     assert len(machine.json["sessions"]) == 2
 
 
+def test_inspect_several(poco: Callable, recordings: Path) -> None:
+    paths = [recordings / "animal-1.npz", recordings / "animal-2.npz"]
+    text, machine = poco("inspect", *paths), poco("inspect", *paths, "--json")
+    assert (text.code, machine.code) == (0, 0)
+    assert text.out.count("array        activity") == 2
+    assert [one["sessions"][0]["session"] for one in machine.json["paths"]] == ["animal-1", "animal-2"]
+
+
 def test_train_writes_a_run_and_ends_with_a_table(poco: Callable, recordings: Path, tmp_path: Path) -> None:
     result = poco("train", recordings, "--out", tmp_path / "run", *FEW_STEPS, "--warmup", "1", "--clip", "0")
     assert result.code == 0, result.err
@@ -31,6 +40,12 @@ def test_train_writes_a_run_and_ends_with_a_table(poco: Callable, recordings: Pa
     assert "POCO" in result.out
     assert "animal-2" in result.out
     assert f"poco eval {tmp_path / 'run'}" in result.out
+    more = poco("train", "--out", tmp_path / "run", "--resume", "--steps", "6", "--no-baselines")
+    for printed in (result.out, more.out):
+        command = shlex.split(next(line for line in printed.splitlines() if "poco forecast" in line))
+        assert command[-2:] == ["--out", "forecasts.npz"]
+        forecast = poco(*command[1:-1], tmp_path / "f.npz", "--latest", "--overwrite")
+        assert forecast.code == 0, forecast.err
     for name in ("config.json", "metrics.jsonl", "log.txt", "evaluation.json", "figure.png"):
         assert (tmp_path / "run" / name).stat().st_size > 0
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()

@@ -15,6 +15,7 @@ import poco
 from poco import Run, TrainConfig, train
 from poco.data.recording import Recording
 from poco.errors import CheckpointError, ConfigError, DataError, MissingExtraError
+from poco.nn.files import reading_options
 from poco.run import read_metrics
 from poco.training import Callback
 
@@ -233,9 +234,12 @@ def test_one_recording_is_as_good_as_a_list_of_one() -> None:
     ],
 )
 def test_resuming_with_something_else_names_the_difference(run: Run, change: dict[str, object], names: str) -> None:
+    assert run.folder is not None
+    before = (run.folder / "config.json").read_bytes()
     with pytest.raises(CheckpointError, match=names) as caught:
         trained(run.folder, resume=True, **change)
     assert "\n" not in str(caught.value)
+    assert (run.folder / "config.json").read_bytes() == before
 
 
 def test_resume_starts_a_run_where_there_is_none_and_goes_on_with_more_steps(tmp_path: Path) -> None:
@@ -266,6 +270,17 @@ def test_later_metrics_are_cut_off_on_resume(tmp_path: Path) -> None:
     trained(folder, resume=True)
     assert [m["step"] for m in read_metrics(path)] == [3, 4, 6, 8, 9, 12, 12]
     assert len(path.read_text().splitlines()) == 7
+
+
+def test_a_resumed_run_still_says_how_its_recordings_were_read(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    trained(folder, source={"path": "x", "options": {"key": "dff"}})
+    resumed = trained(folder, resume=True, train_config=dataclasses.replace(SETTINGS, steps=16))
+    assert resumed.source == Run.load(folder).source == (str(Path("x").resolve()), {"key": "dff"})
+    assert reading_options(Run.load(folder).model) == {"key": "dff"}
+    resumed.recordings = None
+    with pytest.raises(DataError, match="x"):
+        resumed.split()
 
 
 def test_folders_that_are_no_run(tmp_path: Path) -> None:

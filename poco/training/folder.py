@@ -15,7 +15,7 @@ import torch
 from poco._version import __version__
 from poco.data.splits import Split, fingerprint
 from poco.errors import CheckpointError
-from poco.files import read_json, write_atomically
+from poco.files import read_json, write_atomically, write_json
 from poco.training.callbacks import Callback
 from poco.training.config import TrainConfig
 
@@ -109,11 +109,12 @@ def log(folder: Path, text: str) -> None:
 class RunFiles(Callback):
     """Writes ``metrics.jsonl`` and ``log.txt`` while a run is trained; on resume, later metrics are cut off."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        self._folder, self._config = folder, config
 
     def start(self, step: int, steps: int) -> None:
-        """Cut the metrics back to ``step``."""
+        """Cut the metrics back to ``step``; settings that were accepted on resume are kept from here on."""
+        write_json(self._folder / CONFIG, self._config)
         kept = [record for record in read_metrics(self._folder / METRICS) if record["step"] <= step]
         text = "".join(json.dumps(record) + "\n" for record in kept)
         write_atomically(self._folder / METRICS, text.encode())

@@ -30,7 +30,7 @@ from poco.training.folder import (
     read_config,
     run_config,
 )
-from poco.training.loop import config_changes, fit
+from poco.training.loop import fit
 from poco.training.seeds import stream
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def train(
     model = _build(cut, sizes, settings.seed, unit_types)
     files.remember(model, _metadata(config, unit_types))
     if folder is not None:
-        watching.insert(0, RunFiles(folder))
+        watching.insert(0, RunFiles(folder, config))
         watching.append(_ModelFiles(folder, model))
         for warning in cut.warnings:
             log(folder, f"warning: {warning}")
@@ -204,7 +204,7 @@ def _with_full_path(source: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _prepare_folder(folder: Path, config: dict[str, Any], *, resume: bool, overwrite: bool) -> bool:
-    """Make the folder ready; returns whether the run in it goes on."""
+    """Make the folder ready; returns whether the run in it goes on, whose source then stands in ``config`` too."""
     exists = (folder / CONFIG).exists()
     if exists and resume:
         before = read_config(folder)
@@ -212,7 +212,7 @@ def _prepare_folder(folder: Path, config: dict[str, Any], *, resume: bool, overw
         if changes:
             raise CheckpointError(f"cannot resume the run in {folder}: {'; '.join(changes)}")
         _remove_leftovers(folder)
-        write_json(folder / CONFIG, {**config, "source": config["source"] or before.get("source")})
+        config["source"] = config["source"] or before.get("source")
         return True
     if exists and not overwrite:
         raise ConfigError(f"there is a run in {folder} already: resume it, overwrite it, or choose another folder")
@@ -245,7 +245,7 @@ def _clear(folder: Path) -> None:
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What keeps a run from going on, one text per difference."""
+    """What keeps a run from going on but for settings of the loop, which the loop compares; one text per difference."""
     changes = [f"{key} was {before[key]}, now {now[key]}" for key in ("recipe", "protocol") if before[key] != now[key]]
     model = {**before["model"], **now["model"]}
     changes += [
@@ -253,7 +253,6 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         for key in model
         if before["model"].get(key) != now["model"].get(key)
     ]
-    changes += config_changes(TrainConfig.from_json(before["training"]), TrainConfig.from_json(now["training"]))
     old = {entry["session"]: entry for entry in before["sessions"]}
     new = {entry["session"]: entry for entry in now["sessions"]}
     if list(old) != list(new):

@@ -143,7 +143,8 @@ def test_a_last_validation_comes_after_the_last_step(cut: Split) -> None:
 
 def test_the_time_is_kept_without_a_checkpoint(cut: Split) -> None:
     history = fit(mlp(), cut, SMALL)
-    assert history.seconds >= history.records[-1]["seconds"] > 0
+    assert history.seconds > 0
+    assert history.seconds >= history.records[-1]["seconds"] - 0.001  # records are rounded
 
 
 def test_early_stopping(cut: Split) -> None:

@@ -188,7 +188,7 @@ class Run:
             scores,
             steps,
             training,
-            title=f"{len(cut.recordings)} session(s), score {evaluation.score:.3f}",
+            title=f"{len(cut.recordings)} session{'s'[: len(cut.recordings) - 1]}, score {evaluation.score:.3f}",
             subtitle=f"{evaluation.protocol} protocol, {evaluation.part} part, context {evaluation.context}, "
             f"horizon {evaluation.horizon}, recipe {self.config['recipe']}, seed {self.config['seed']}",
         )

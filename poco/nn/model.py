@@ -165,6 +165,8 @@ class POCO(nn.Module):
             VocabularyError: if the model does not know the session.
             ShapeError: if units or frames are not what the session and the model have.
         """
+        if not isinstance(x, Tensor):
+            raise ShapeError(f"x must be a torch tensor, got {type(x).__name__}")
         index = self.session_index(session)
         units, context = len(self.sessions[index].units), self.config.context
         if x.ndim != 3 or x.shape[1] != units or x.shape[2] != context:

@@ -182,6 +182,7 @@ def test_exports(model: POCO) -> None:
         (lambda m: m(draw(2, 4, 12)), ShapeError, "'fish' takes .*5 units, 12 frames.*got .2, 4, 12."),
         (lambda m: m(draw(2, 5, 11)), ShapeError, "12 frames"),
         (lambda m: m(draw(5, 12)), ShapeError, "got .5, 12."),
+        (lambda m: m(draw(2, 5, 12).numpy()), ShapeError, "must be a torch tensor, got ndarray"),
         (lambda m: m(draw(2, 5, 12), "cat"), VocabularyError, "unknown session 'cat'; the model knows fish, worm"),
         (lambda m: m(draw(2, 5, 12), 2), VocabularyError, "unknown session 2"),
         (lambda m: m.add_session(spec("fish", 2)), VocabularyError, "knows a session 'fish' already"),

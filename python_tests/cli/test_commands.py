@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.processes import environment
 
 FEW_STEPS = ["--steps", "4", "--val-every", "2", "--batch-size", "4", "--context", "16", "--horizon", "4"]
 FEW_STEPS += ["--threads", "1", "--device", "cpu", "--no-baselines"]
@@ -139,13 +139,13 @@ def test_an_interrupted_run_saves_and_resumes(
     poco: Callable, recordings: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     out = tmp_path / "run"
-    paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     options = [*FEW_STEPS, "--steps", "100000", "--val-every", "100000"]
     with subprocess.Popen(
         [sys.executable, "-m", "poco", "train", str(recordings), "--out", str(out), *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        env=environment(),
+        cwd=tmp_path,
     ) as process:
         began = time.monotonic()
         while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").stat().st_size:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
+from helpers import processes
 
 import poco.installation  # noqa: F401  # tests replace what it does
 from poco import __version__
@@ -20,13 +20,13 @@ COMMANDS = ["demo", "inspect", "train", "eval", "forecast", "adapt", "info"]
 
 def subprocess_run(*arguments: str, code: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", code] if code is not None else [sys.executable, "-m", "poco", *arguments]
-    paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
         command,
         capture_output=True,
         text=True,
         timeout=120,
-        env={**os.environ, "PYTHONPATH": paths, **environment},
+        env=processes.environment(**environment),
+        cwd=tempfile.gettempdir(),
         check=False,
     )
 
@@ -135,12 +135,12 @@ def test_without_its_packages_one_line_names_the_extra(package: str) -> None:
 
 
 def test_reader_of_the_output_may_go_away() -> None:
-    paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     with subprocess.Popen(
         [sys.executable, "-m", "poco", "info"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": paths},
+        env=processes.environment(),
+        cwd=tempfile.gettempdir(),
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
@@ -12,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.processes import environment
 
-import poco.errors
 from poco import Run
 from poco.run import METRICS, MODEL, RESUME, read_metrics
 from poco.training.checkpoint import load_checkpoint
@@ -57,11 +56,6 @@ def run(*args: object, **more: object) -> subprocess.CompletedProcess[str]:
         command(*args, **more),  # type: ignore[arg-type]
         capture_output=True, text=True, check=False, timeout=120, env=environment(),
     )  # fmt: skip
-
-
-def environment() -> dict[str, str]:
-    source = str(Path(poco.errors.__file__).parents[1])
-    return {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 namespace poco {
 
@@ -19,8 +20,10 @@ void parallel_for(int64_t count, int threads, LoopBody body, void* context);
 // The same for a callable f(index, worker).
 template <typename F>
 void parallel_for(int64_t count, int threads, F&& f) {
+    using Callable = std::remove_reference_t<F>;
     parallel_for(
-        count, threads, [](void* context, int64_t index, int worker) { (*static_cast<F*>(context))(index, worker); },
+        count, threads,
+        [](void* context, int64_t index, int worker) { (*static_cast<Callable*>(context))(index, worker); },
         const_cast<void*>(static_cast<const void*>(&f)));
 }
 

@@ -115,7 +115,7 @@ inline Vector min(Vector a, Vector b) {
 
 inline Vector sqrt(Vector v) {
 #if defined(__AVX512F__)
-    return _mm512_sqrt_ps(v);
+    return _mm512_maskz_sqrt_ps(0xffff, v);  // without the mask GCC 12 warns of its own header
 #elif defined(__AVX2__)
     return _mm256_sqrt_ps(v);
 #elif defined(__SSE2__)

@@ -14,12 +14,11 @@ namespace {
 
 constexpr int64_t kPanel = 64;  // a multiple of 4, as dropout is drawn for 4 columns at a time
 
-// Lanes first, ..., last - 1 of a tile belong to one window.
+// Rows first, ..., last - 1 of a tile belong to one window.
 struct Run {
     int64_t window, first, last;
-    bool alone;  // no other window in this tile
-
-    int64_t first_vector() const { return first / kLanes * kLanes; }
+    int64_t lanes;  // `last`, or all lanes in use for the last window of the tile: what lies there stays finite
+    bool alone;     // no other window in this tile
 };
 
 // The rows of one tile.
@@ -44,7 +43,7 @@ struct TileRows {
         for (int64_t row = 0; row < count; ++window) {
             const int64_t end = smaller(offsets[window + 1] - first, count);
             if (end <= row) continue;
-            f(Run{window, row, end, row == 0 && end == count});
+            f(Run{window, row, end, end == count ? lanes() : end, row == 0 && end == count});
             row = end;
         }
     }
@@ -55,13 +54,13 @@ template <bool kAdd>
 inline void multiply_run(const Run& run, int64_t rows, int64_t inner, Strided a, const float* b, float* c,
                          float* scratch) {
     if (run.alone) {
-        multiply<kAdd ? Onto::c : Onto::zero>(rows, inner, run.last, a, b, kTile, c, kTile);
+        multiply<kAdd ? Onto::c : Onto::zero>(rows, inner, run.lanes, a, b, kTile, c, kTile);
         return;
     }
-    const int64_t from = run.first_vector();
-    multiply<Onto::zero>(rows, inner, run.last - from, a, b + from, kTile, scratch + from, kTile);
-    for (int64_t lane = from; lane < run.last; lane += kLanes) {
-        const IntVector inside = lanes_between(run.first - lane, run.last - lane);
+    const int64_t from = run.first / kLanes * kLanes;
+    multiply<Onto::zero>(rows, inner, run.lanes - from, a, b + from, kTile, scratch + from, kTile);
+    for (int64_t lane = from; lane < run.lanes; lane += kLanes) {
+        const IntVector inside = lanes_between(run.first - lane, run.lanes - lane);
         for (int64_t i = 0; i < rows; ++i) {
             const Vector old = load(c + i * kTile + lane);
             const Vector made = load(scratch + i * kTile + lane);

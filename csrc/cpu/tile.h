@@ -27,8 +27,7 @@ inline void for_vectors(int64_t features, int64_t lanes, const F& f) {
     }
 }
 
-// --- rows to lanes and back
-// -------------------------------------------------------------------------------------------
+// --- rows to lanes and back --------------------------------------------------------------------------------
 
 // Transposes 4 x 4 elements.
 inline void transpose_4x4(const float* from, int64_t from_row, float* to, int64_t to_row) {
@@ -95,8 +94,7 @@ inline void plane_to_rows(int64_t rows, int64_t features, const float* plane, fl
     transpose(features, rows, plane, kTile, to, row);
 }
 
-// --- what every row does on its own
-// -----------------------------------------------------------------------------------
+// --- what every row does on its own ------------------------------------------------------------------------
 
 // Rows with mean 0 and variance 1, and one over their standard deviation.
 inline void standardise(int64_t features, int64_t lanes, float eps, const float* from, float* standard,
@@ -168,8 +166,21 @@ inline void softmax(int64_t features, int64_t lanes, float* plane) {
     }
 }
 
-// --- dropout
-// ----------------------------------------------------------------------------------------------------------
+// Turns the gradients of the weights that softmax() made into those of what it was given.
+inline void softmax_backward(int64_t features, int64_t lanes, const float* weights, float* grad) {
+    for (int64_t lane = 0; lane < lanes; lane += kLanes) {
+        Vector mean = {};
+        for (int64_t i = 0; i < features; ++i) {
+            mean = fma(load(weights + i * kTile + lane), load(grad + i * kTile + lane), mean);
+        }
+        for (int64_t i = 0; i < features; ++i) {
+            const int64_t at = i * kTile + lane;
+            store(grad + at, load(weights + at) * (load(grad + at) - mean));
+        }
+    }
+}
+
+// --- dropout -----------------------------------------------------------------------------------------------
 
 typedef uint64_t LongVector __attribute__((vector_size(kVectorBytes)));
 

@@ -35,9 +35,7 @@ def _call(op: str, tensors: Mapping[str, Tensor], numbers: Mapping[str, int | fl
 
 def _gradients(inputs: Mapping[str, Tensor], names: Sequence[str], needs: Sequence[bool]) -> dict[str, Tensor]:
     """Uninitialised gradients of those inputs that need one."""
-    return {
-        f"grad_{name}": torch.empty_like(inputs[name]) for name, needed in zip(names, needs, strict=True) if needed
-    }
+    return {f"grad_{name}": torch.empty_like(inputs[name]) for name, needed in zip(names, needs, strict=True) if needed}
 
 
 # --- pass 1 -----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@
 namespace poco {
 namespace {
 
-constexpr int64_t kPanel = 64;  // a multiple of 4, as dropout is drawn for 4 columns at a time
+constexpr int64_t kPanel = 128;  // a multiple of 4, as dropout is drawn for 4 columns at a time
 
 // Rows first, ..., last - 1 of a tile belong to one window.
 struct Run {

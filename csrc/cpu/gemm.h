@@ -65,33 +65,33 @@ inline __attribute__((always_inline)) void register_tile(int64_t inner, Strided 
     }
 }
 
-// kRows rows of C, all columns.
-template <int kRows, Onto kOnto>
-inline void row_band(int64_t inner, int64_t columns, Strided a, const float* b, int64_t b_row, const float* bias,
-                     float* c, int64_t c_row) {
-    int64_t vectors = round_up(columns) / kLanes;
-    for (; vectors >= kTileVectors; vectors -= kTileVectors, b += kTileColumns, c += kTileColumns) {
-        register_tile<kRows, kTileVectors, kOnto>(inner, a, b, b_row, bias, c, c_row);
-    }
-    if (kTileVectors > 2 && vectors == 2) register_tile<kRows, 2, kOnto>(inner, a, b, b_row, bias, c, c_row);
-    if (vectors == 1) register_tile<kRows, 1, kOnto>(inner, a, b, b_row, bias, c, c_row);
+// kVectors vectors of columns of C, all rows.
+template <int kVectors, Onto kOnto>
+inline void column_band(int64_t rows, int64_t inner, Strided a, const float* b, int64_t b_row, float* c, int64_t c_row,
+                        const float* bias) {
+    int64_t i = 0;
+    const auto take = [&](auto count) {
+        register_tile<decltype(count)::value, kVectors, kOnto>(
+            inner, a.from(i, 0), b, b_row, kOnto == Onto::bias ? bias + i : nullptr, c + i * c_row, c_row);
+        i += decltype(count)::value;
+    };
+    while (rows - i >= kTileRows) take(std::integral_constant<int, kTileRows>{});
+    if (kTileRows > 4 && rows - i >= 4) take(std::integral_constant<int, 4>{});
+    if (rows - i >= 2) take(std::integral_constant<int, 2>{});
+    if (rows - i >= 1) take(std::integral_constant<int, 1>{});
 }
 
-// C[rows, columns] (+)= A[rows, inner] B[inner, columns]. B stays in the first-level cache if it fits there; A is read
-// once for each kTileColumns columns. Rows of B and C have room for whole vectors.
+// C[rows, columns] (+)= A[rows, inner] B[inner, columns]. The kTileColumns columns of B in use should fit into the
+// first-level cache; A is read once for each of these bands. Rows of B and C have room for whole vectors.
 template <Onto kOnto>
 inline void multiply(int64_t rows, int64_t inner, int64_t columns, Strided a, const float* b, int64_t b_row, float* c,
                      int64_t c_row, const float* bias = nullptr) {
-    int64_t i = 0;
-    const auto band = [&](auto count) {
-        row_band<decltype(count)::value, kOnto>(inner, columns, a.from(i, 0), b, b_row,
-                                                bias == nullptr ? nullptr : bias + i, c + i * c_row, c_row);
-        i += decltype(count)::value;
-    };
-    while (rows - i >= kTileRows) band(std::integral_constant<int, kTileRows>{});
-    if (kTileRows > 4 && rows - i >= 4) band(std::integral_constant<int, 4>{});
-    if (rows - i >= 2) band(std::integral_constant<int, 2>{});
-    if (rows - i >= 1) band(std::integral_constant<int, 1>{});
+    int64_t vectors = round_up(columns) / kLanes;
+    for (; vectors >= kTileVectors; vectors -= kTileVectors, b += kTileColumns, c += kTileColumns) {
+        column_band<kTileVectors, kOnto>(rows, inner, a, b, b_row, c, c_row, bias);
+    }
+    if (kTileVectors > 2 && vectors == 2) column_band<2, kOnto>(rows, inner, a, b, b_row, c, c_row, bias);
+    if (vectors == 1) column_band<1, kOnto>(rows, inner, a, b, b_row, c, c_row, bias);
 }
 
 }  // namespace

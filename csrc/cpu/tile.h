@@ -29,13 +29,13 @@ inline void for_vectors(int64_t features, int64_t lanes, const F& f) {
 
 // --- rows to lanes and back --------------------------------------------------------------------------------
 
-// Transposes 4 x 4 elements.
-inline void transpose_4x4(const float* from, int64_t from_row, float* to, int64_t to_row) {
+// to[j][i] = from[i][j] for the 4 rows that `from` points to and their first 4 elements.
+inline void transpose_4x4(const float* const (&from)[4], int64_t at, float* to, int64_t to_row) {
     QuarterVector a, b, c, d;
-    std::memcpy(&a, from, sizeof a);
-    std::memcpy(&b, from + from_row, sizeof b);
-    std::memcpy(&c, from + 2 * from_row, sizeof c);
-    std::memcpy(&d, from + 3 * from_row, sizeof d);
+    std::memcpy(&a, from[0] + at, sizeof a);
+    std::memcpy(&b, from[1] + at, sizeof b);
+    std::memcpy(&c, from[2] + at, sizeof c);
+    std::memcpy(&d, from[3] + at, sizeof d);
 #if defined(__clang__)
     const auto low = [](QuarterVector p, QuarterVector q) { return __builtin_shufflevector(p, q, 0, 4, 1, 5); };
     const auto high = [](QuarterVector p, QuarterVector q) { return __builtin_shufflevector(p, q, 2, 6, 3, 7); };
@@ -49,44 +49,45 @@ inline void transpose_4x4(const float* from, int64_t from_row, float* to, int64_
     for (int i = 0; i < 4; ++i) std::memcpy(to + i * to_row, &lines[i], sizeof lines[i]);
 }
 
+// to[j][i] = row(i)[j] for i < rows, j < columns.
+template <typename Row>
+inline void transpose_rows(int64_t rows, int64_t columns, const Row& row, float* to, int64_t to_row) {
+    int64_t i = 0;
+    for (; i + 4 <= rows; i += 4) {
+        const float* const four[4] = {row(i), row(i + 1), row(i + 2), row(i + 3)};
+        int64_t j = 0;
+        for (; j + 4 <= columns; j += 4) transpose_4x4(four, j, to + j * to_row + i, to_row);
+        for (; j < columns; ++j) {
+            for (int64_t k = 0; k < 4; ++k) to[j * to_row + i + k] = four[k][j];
+        }
+    }
+    for (; i < rows; ++i) {
+        const float* const one = row(i);
+        for (int64_t j = 0; j < columns; ++j) to[j * to_row + i] = one[j];
+    }
+}
+
 // to[j][i] = from[i][j] for i < rows, j < columns.
 inline void transpose(int64_t rows, int64_t columns, const float* from, int64_t from_row, float* to, int64_t to_row) {
-    const int64_t whole_rows = rows / 4 * 4;
-    const int64_t whole_columns = columns / 4 * 4;
-    for (int64_t i = 0; i < whole_rows; i += 4) {
-        for (int64_t j = 0; j < whole_columns; j += 4) {
-            transpose_4x4(from + i * from_row + j, from_row, to + j * to_row + i, to_row);
-        }
-        for (int64_t j = whole_columns; j < columns; ++j) {
-            for (int64_t k = i; k < i + 4; ++k) to[j * to_row + k] = from[k * from_row + j];
-        }
-    }
-    for (int64_t i = whole_rows; i < rows; ++i) {
-        for (int64_t j = 0; j < columns; ++j) to[j * to_row + i] = from[i * from_row + j];
-    }
+    transpose_rows(rows, columns, [=](int64_t i) { return from + i * from_row; }, to, to_row);
+}
+
+// 0 in the lanes behind the last row.
+inline void clear_lanes_behind(int64_t rows, int64_t features, float* plane) {
+    if (rows % kLanes == 0) return;
+    for (int64_t i = 0; i < features; ++i) store(plane + i * kTile + rows / kLanes * kLanes, Vector{});
 }
 
 // plane[feature][row] of dense rows [rows, features]; 0 in the lanes behind them.
 inline void rows_to_plane(int64_t rows, int64_t features, const float* from, float* plane) {
-    if (rows % kLanes != 0) {
-        for (int64_t i = 0; i < features; ++i) {
-            store(plane + i * kTile + rows / kLanes * kLanes, Vector{});
-        }
-    }
+    clear_lanes_behind(rows, features, plane);
     transpose(rows, features, from, features, plane, kTile);
 }
 
 // The same for rows of a table, picked by index.
 inline void gather_to_plane(int64_t rows, int64_t features, const float* table, const int32_t* index, float* plane) {
-    if (rows % kLanes != 0) {
-        for (int64_t i = 0; i < features; ++i) {
-            store(plane + i * kTile + rows / kLanes * kLanes, Vector{});
-        }
-    }
-    for (int64_t row = 0; row < rows; ++row) {
-        const float* from = table + index[row] * features;
-        for (int64_t i = 0; i < features; ++i) plane[i * kTile + row] = from[i];
-    }
+    clear_lanes_behind(rows, features, plane);
+    transpose_rows(rows, features, [=](int64_t i) { return table + index[i] * features; }, plane, kTile);
 }
 
 // Rows [rows, features], `row` apart.

@@ -9,22 +9,24 @@
 namespace poco {
 
 UnitSums::UnitSums(const int32_t* unit_index, int64_t rows, int64_t units, int64_t width, float* table)
-    : unit_index_(unit_index), rows_(rows), units_(units), width_(width), table_(table) {
+    : unit_index_(unit_index), units_(units), width_(width), table_(table) {
     if (table == nullptr) return;
-    std::unique_ptr<int64_t[]> begin(new int64_t[static_cast<size_t>(units) + 1]());
+    std::unique_ptr<int64_t[]> begin_memory(new int64_t[static_cast<size_t>(units) + 1]());
+    int64_t* begin = begin_memory.get();
     for (int64_t r = 0; r < rows; ++r) ++begin[unit_index[r] + 1];
-    if (*std::max_element(begin.get(), begin.get() + units + 1) < 2) {
+    if (*std::max_element(begin, begin + units + 1) < 2) {
         std::memset(table, 0, static_cast<size_t>(units * width) * sizeof(float));
         return;
     }
     for (int64_t u = 0; u < units; ++u) begin[u + 1] += begin[u];
-    std::unique_ptr<int32_t[]> order(new int32_t[static_cast<size_t>(rows)]);
+    std::unique_ptr<int32_t[]> order_memory(new int32_t[static_cast<size_t>(rows)]);
+    int32_t* order = order_memory.get();
     for (int64_t r = 0; r < rows; ++r) order[begin[unit_index[r]]++] = static_cast<int32_t>(r);
     for (int64_t u = units; u > 0; --u) begin[u] = begin[u - 1];  // filling moved every beginning to the next
     begin[0] = 0;
     buffer_ = new float[static_cast<size_t>(rows * width)];
-    begin_ = begin.release();
-    order_ = order.release();
+    begin_ = begin_memory.release();
+    order_ = order_memory.release();
 }
 
 UnitSums::~UnitSums() {

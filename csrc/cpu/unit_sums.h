@@ -25,7 +25,6 @@ public:
 
 private:
     const int32_t* unit_index_;
-    int64_t rows_;
     int64_t units_;
     int64_t width_;
     float* table_;

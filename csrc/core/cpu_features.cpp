@@ -99,7 +99,7 @@ std::vector<std::string> find_features() {
 
 #endif
 
-bool has(const char* feature) {
+[[maybe_unused]] bool has(const char* feature) {
     for (const std::string& there : cpu_features()) {
         if (there == feature) return true;
     }

@@ -6,6 +6,7 @@
 
 namespace poco {
 
-const CpuKernels cpu_kernels_baseline{"baseline", latent_pool, latent_pool_backward, film_forecast, film_forecast_backward};
+const CpuKernels cpu_kernels_baseline{"baseline", latent_pool, latent_pool_backward, film_forecast,
+                                      film_forecast_backward};
 
 }  // namespace poco

@@ -8,7 +8,16 @@
 namespace poco {
 namespace {
 
-constexpr int64_t kMostChunks = 16;  // each has its own copy of all gradients of parameters
+constexpr int64_t kMostChunks = 64;
+constexpr int64_t kSumBytes = int64_t{24} << 20;  // about what all copies of the parameters' gradients may take
+
+// Into how many chunks the tiles go. Each has `sum_bytes` of sums, so there are few if these are large or rows are few;
+// but more than the threads of most machines, so that one late thread does not keep the others waiting.
+inline int64_t chunk_count(int64_t tiles, int64_t sum_bytes) {
+    const int64_t most = sum_bytes == 0 ? kMostChunks : larger(8, smaller(kMostChunks, kSumBytes / sum_bytes));
+    const int64_t wanted = sum_bytes == 0 ? tiles : round_up(tiles / 6, 4);
+    return larger(1, smaller(smaller(wanted, tiles), most));  // one even without tiles: it clears the sums
+}
 
 // --- sums over rows ----------------------------------------------------------------------------------------
 
@@ -407,9 +416,6 @@ inline void film_forecast_backward(const FilmForecastBackward& back) {
     const FilmForecast& call = back.forward;
     const bool with_parameters = wants_parameters(back.grad_parameters);
     const int64_t tiles = (call.rows + kTile - 1) / kTile;
-    // At least one chunk, which clears the sums if there is no row. Few rows are worth few copies of the parameters.
-    const int64_t chunks = larger(1, smaller(kMostChunks, with_parameters ? tiles / 3 : tiles));
-    const int threads = static_cast<int>(smaller(call.threads, chunks));
 
     Pieces plane_size, sum_size, window_size;
     static_cast<void>(FilmBackwardPlanes(call, plane_size));
@@ -417,6 +423,8 @@ inline void film_forecast_backward(const FilmForecastBackward& back) {
     static_cast<void>(WindowSums(back, window_size));
     const size_t worker_bytes = plane_size.used();
     const size_t sum_bytes = with_parameters ? sum_size.used() : 0;
+    const int64_t chunks = chunk_count(tiles, static_cast<int64_t>(sum_bytes));
+    const int threads = static_cast<int>(smaller(call.threads, chunks));
     const size_t chunk_bytes = sum_bytes + window_size.used();
     const size_t bytes = worker_bytes * static_cast<size_t>(threads) + chunk_bytes * static_cast<size_t>(chunks);
     Workspace workspace(bytes);

@@ -39,11 +39,20 @@ constexpr int kTileVectors = 3;
 #endif
 constexpr int kTileColumns = kTileVectors * kLanes;
 
+// GCC leaves short loops over accumulators in loops, and so the accumulators in memory, unless told.
+#if defined(__clang__)
+#define POCO_UNROLL
+#else
+#define POCO_UNROLL _Pragma("GCC unroll 8")
+#endif
+
 template <int kRows, int kVectors, Onto kOnto>
 inline __attribute__((always_inline)) void register_tile(int64_t inner, Strided a, const float* b, int64_t b_row,
                                                          const float* bias, float* c, int64_t c_row) {
     Vector sum[kRows][kVectors];
+    POCO_UNROLL
     for (int i = 0; i < kRows; ++i) {
+        POCO_UNROLL
         for (int v = 0; v < kVectors; ++v) {
             if (kOnto == Onto::c) {
                 sum[i][v] = load(c + i * c_row + v * kLanes);
@@ -54,13 +63,18 @@ inline __attribute__((always_inline)) void register_tile(int64_t inner, Strided 
     }
     for (int64_t k = 0; k < inner; ++k) {
         Vector line[kVectors];
+        POCO_UNROLL
         for (int v = 0; v < kVectors; ++v) line[v] = load(b + k * b_row + v * kLanes);
+        POCO_UNROLL
         for (int i = 0; i < kRows; ++i) {
             const Vector factor = broadcast(a.at[i * a.row + k * a.column]);
+            POCO_UNROLL
             for (int v = 0; v < kVectors; ++v) sum[i][v] = fma(factor, line[v], sum[i][v]);
         }
     }
+    POCO_UNROLL
     for (int i = 0; i < kRows; ++i) {
+        POCO_UNROLL
         for (int v = 0; v < kVectors; ++v) store(c + i * c_row + v * kLanes, sum[i][v]);
     }
 }

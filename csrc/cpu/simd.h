@@ -63,7 +63,7 @@ inline void store_some(float* to, Vector v, int64_t count) {
 }
 
 inline Vector broadcast(float value) {
-    return Vector{} + value;
+    return value - Vector{};  // minus: the compiler knows that x - 0 is x, but -0 + 0 is not -0
 }
 
 inline WordVector broadcast(uint32_t value) {

@@ -20,7 +20,6 @@ struct Strided {
     int64_t column;
 
     Strided from(int64_t i, int64_t k) const { return {at + i * row + k * column, row, column}; }
-    Strided transposed() const { return {at, column, row}; }
 };
 
 // What the product is added to.

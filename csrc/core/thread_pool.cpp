@@ -13,6 +13,9 @@
 #include <pthread.h>
 #include <signal.h>
 #endif
+#if defined(__linux__)
+#include <sched.h>
+#endif
 #if defined(POCO_X86_64)
 #include <immintrin.h>
 #endif
@@ -49,6 +52,41 @@ bool spin(const Ready& ready) {
     return false;
 }
 
+// The processor that the calling thread is on now; -1 where the system does not say.
+int current_processor() {
+#if defined(__linux__)
+    return sched_getcpu();
+#else
+    return -1;
+#endif
+}
+
+// Moves a worker that woke up on the caller's processor to another of those it may use. Systems that spread threads
+// by themselves do this sooner or later; some virtual machines never do, and the loop would run on one processor. The
+// worker is not bound to where it goes.
+void leave_processor(int taken, int worker) {
+#if defined(__linux__)
+    if (taken < 0 || taken >= CPU_SETSIZE || sched_getcpu() != taken) return;
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0 || !CPU_ISSET(taken, &allowed)) return;
+    const int others = CPU_COUNT(&allowed) - 1;
+    if (others < 1) return;
+    int skip = (worker - 1) % others;  // workers go to different ones
+    for (int step = 1; step < CPU_SETSIZE; ++step) {
+        const int candidate = (taken + step) % CPU_SETSIZE;
+        if (!CPU_ISSET(candidate, &allowed) || skip-- > 0) continue;
+        cpu_set_t one;
+        CPU_ZERO(&one);
+        CPU_SET(candidate, &one);
+        if (sched_setaffinity(0, sizeof one, &one) == 0) sched_setaffinity(0, sizeof allowed, &allowed);
+        return;
+    }
+#else
+    static_cast<void>(taken);
+    static_cast<void>(worker);
+#endif
+}
+
 thread_local bool inside_loop = false;
 
 void run_alone(int64_t count, LoopBody body, void* context) {
@@ -74,6 +112,7 @@ public:
             error_ = nullptr;
             joined_ = 0;
             wanted_ = helpers;
+            processor_ = current_processor();
             epoch_.fetch_add(1, std::memory_order_release);
         }
         if (helpers == workers_) {
@@ -137,7 +176,9 @@ private:
             if (joined_ >= wanted_) continue;
             const int worker = ++joined_;
             active_.fetch_add(1, std::memory_order_relaxed);
+            const int taken = processor_;
             lock.unlock();
+            leave_processor(taken, worker);
             work(worker);
             lock.lock();
             if (active_.fetch_sub(1, std::memory_order_release) == 1) done_.notify_one();
@@ -169,6 +210,7 @@ private:
     LoopBody body_ = nullptr;
     void* context_ = nullptr;
     int64_t count_ = 0;
+    int processor_ = -1;  // of the caller
     int joined_ = 0;
     int wanted_ = 0;
     std::exception_ptr error_;

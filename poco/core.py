@@ -1,8 +1,9 @@
-"""The compiled core: gathering of packed windows and counter-based random numbers.
+"""The compiled core: gathering of packed windows, counter-based random numbers, kernels of the two passes.
 
 Each function runs in the compiled module ``poco._core``. Where that cannot be loaded, importing ``poco`` gives one
-``RuntimeWarning`` that says why, and numpy does the same work, slower, with the same result bit for bit. Set the
-environment variable ``POCO_CORE=off`` to use numpy on purpose.
+``RuntimeWarning`` that says why, and numpy does the same work, slower, with the same result bit for bit; the kernels
+have no such twin, other backends do their work (see :mod:`poco.ops.backends`). Set the environment variable
+``POCO_CORE=off`` to do without the core on purpose.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import struct
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from poco._version import __version__
-from poco.errors import ConfigError, DataError
+from poco.errors import BackendError, ConfigError, DataError
 
 _MOST_INDICES = 2**31 - 1
 
@@ -84,6 +85,32 @@ def build_info() -> dict[str, Any]:
         return {}
     names = ("version", "compiler", "cuda_compiler", "isa", "cpu_features")
     return {name: getattr(_core_module, name) for name in names}
+
+
+def kernels_missing() -> str | None:
+    """Why the core's kernels of the two passes cannot be used; None if they can."""
+    if _core_module is None:
+        return f"the compiled core is not in use: {_core_words}"
+    return _core_module.cpu_kernels_missing or None
+
+
+def run_kernel(op: str, arguments: Mapping[str, int | float]) -> None:
+    """Runs a kernel of the two passes; the interpreter lock is released meanwhile.
+
+    Args:
+        op: ``latent_pool``, ``latent_pool_backward``, ``film_forecast`` or ``film_forecast_backward``.
+        arguments: sizes, numbers and the addresses of arrays by the names in ``csrc/cpu/kernels.h``. Nothing is
+            checked: :mod:`poco.ops.cpu` does that, and keeps the arrays alive.
+
+    Raises:
+        BackendError: if the compiled core is not in use, or an argument is missing or not known.
+    """
+    if _core_module is None:
+        raise BackendError(f"the compiled core is not in use: {_core_words}")
+    try:
+        getattr(_core_module, op)(arguments)
+    except _core_module.Error as error:
+        raise BackendError(str(error)) from None
 
 
 def gather_windows(

@@ -144,8 +144,8 @@ def test_an_unknown_switch_is_named(run_python) -> None:
 
 @compiled
 def test_an_unknown_instruction_set_is_named(run_python) -> None:
-    done = run_python("import poco.core", env={"POCO_ISA": "mmx"})
-    assert "POCO_ISA=mmx is not known" in done.stderr
+    done = run_python("import poco.core", env={"POCO_CPU": "mmx"})
+    assert "POCO_CPU=mmx is not known" in done.stderr
 
 
 @compiled
@@ -156,7 +156,7 @@ def test_every_instruction_set_gives_the_same_words(run_python, isa: str) -> Non
         "print(core.available()[1]); w = core.philox_uint32(2**63 + 5, 9, 1001)\n"
         "print(hashlib.sha256(w.tobytes()).hexdigest())"
     )
-    done = run_python(code, env={"POCO_ISA": isa})
+    done = run_python(code, env={"POCO_CPU": isa})
     if "cannot run on this processor" in done.stderr:
         pytest.skip(f"this processor cannot run {isa}")
     words, digest = done.stdout.splitlines()

@@ -99,7 +99,7 @@ std::vector<std::string> find_features() {
 
 #endif
 
-bool has(const char* feature) {
+[[maybe_unused]] bool has(const char* feature) {
     for (const std::string& there : cpu_features()) {
         if (there == feature) return true;
     }
@@ -107,14 +107,14 @@ bool has(const char* feature) {
 }
 
 Isa choose_isa() {
-    const char* wanted = std::getenv("POCO_ISA");
+    const char* wanted = std::getenv("POCO_CPU");
     if (wanted != nullptr && *wanted != '\0') {
         for (const Isa candidate : {Isa::baseline, Isa::avx2, Isa::avx512}) {
             if (std::string(wanted) != name(candidate)) continue;
-            if (!can_run(candidate)) fail("POCO_ISA=", wanted, " cannot run on this processor: unset it");
+            if (!can_run(candidate)) fail("POCO_CPU=", wanted, " cannot run on this processor: unset it");
             return candidate;
         }
-        fail("POCO_ISA=", wanted, " is not known: use baseline, avx2 or avx512, or unset it");
+        fail("POCO_CPU=", wanted, " is not known: use baseline, avx2 or avx512, or unset it");
     }
     for (const Isa candidate : {Isa::avx512, Isa::avx2}) {
         if (can_run(candidate)) return candidate;

@@ -17,7 +17,7 @@ bool can_run(Isa isa);
 
 const char* name(Isa isa);
 
-// The instruction set in use: the newest that runs here, or the one that the environment variable POCO_ISA names
+// The instruction set in use: the newest that runs here, or the one that the environment variable POCO_CPU names
 // (baseline, avx2 or avx512; read once). Throws Error if that one is unknown or cannot run here.
 Isa isa();
 

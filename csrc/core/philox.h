@@ -14,7 +14,7 @@ namespace poco {
 std::array<uint32_t, 4> philox_block(const std::array<uint32_t, 4>& counter, const std::array<uint32_t, 2>& key);
 
 // Fills out[rows, columns] with the words of rows first_row, first_row + 1, ...
-// Thread-safe. columns is at most 2^34. Throws Error if POCO_ISA names a set that cannot run here.
+// Thread-safe. columns is at most 2^34. Throws Error if POCO_CPU names a set that cannot run here.
 void philox_fill(uint64_t seed, uint64_t first_row, int64_t rows, int64_t columns, uint32_t* out);
 
 // round(p * 2^32), ties to even. An element is kept where its word is at or above this. Throws Error unless 0 <= p < 1.

@@ -1,10 +1,11 @@
 // The Python module poco._core: converts arguments, releases the interpreter lock, calls the core. Nothing else.
-// Arrays are viewed, never copied; poco/core.py checks types and shapes and documents the functions.
+// Arrays are viewed, never copied; poco/core.py and poco/ops/cpu.py check types and shapes and document the functions.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "core/cpu_features.h"
@@ -12,6 +13,7 @@
 #include "core/gather.h"
 #include "core/philox.h"
 #include "core/version.h"
+#include "cpu/dispatch.h"
 #include "poco/poco.h"
 
 namespace py = pybind11;
@@ -91,6 +93,185 @@ Array<bool> dropout_keep(uint64_t seed, int64_t rows, int64_t columns, double p)
     return keep;
 }
 
+// ---- The two passes: arguments by the names of csrc/cpu/kernels.h. Arrays are addresses, as tensors are not known
+// here; poco/ops/cpu.py sees to their sizes and keeps them alive.
+
+// One argument after another out of a dict; every one must be asked for.
+class Arguments {
+public:
+    Arguments(const char* op, const py::dict& values) : op_(op), values_(values) {}
+
+    template <typename T>
+    void number(T& to, const char* name) {
+        to = need(name).template cast<T>();
+    }
+
+    template <typename T>
+    void array(T*& to, const char* name) {
+        to = reinterpret_cast<T*>(need(name).template cast<uintptr_t>());
+    }
+
+    // A gradient that is not there is not wanted.
+    void gradient(float*& to, const std::string& name) {
+        if (values_.contains(name.c_str())) array(to, name.c_str());
+    }
+
+    void finish() const {
+        if (used_ != values_.size()) poco::fail(op_, ": ", values_.size() - used_, " of the arguments are not known");
+    }
+
+private:
+    py::object need(const char* name) {
+        if (!values_.contains(name)) poco::fail(op_, ": the argument ", name, " is missing");
+        ++used_;
+        return py::object(values_[name]);
+    }
+
+    const char* op_;
+    const py::dict& values_;
+    size_t used_ = 0;
+};
+
+void read(Arguments& a, poco::LatentPool& p) {
+    a.number(p.rows, "rows");
+    a.number(p.windows, "windows");
+    a.number(p.units, "units");
+    a.number(p.segments, "segments");
+    a.number(p.segment_length, "segment_length");
+    a.number(p.width, "width");
+    a.number(p.latents, "latents");
+    a.number(p.query_windows, "query_windows");
+    a.number(p.eps, "eps");
+    a.number(p.threads, "threads");
+    a.array(p.x, "x");
+    a.array(p.unit_index, "unit_index");
+    a.array(p.window_offsets, "window_offsets");
+    a.array(p.unit_table, "unit_table");
+    a.array(p.token_weight, "token_weight");
+    a.array(p.token_bias, "token_bias");
+    a.array(p.norm_weight, "norm_weight");
+    a.array(p.norm_bias, "norm_bias");
+    a.array(p.queries, "queries");
+    a.array(p.pooled, "pooled");
+    a.array(p.logsumexp, "logsumexp");
+}
+
+void read(Arguments& a, poco::LatentPoolBackward& b) {
+    read(a, b.forward);
+    a.array(b.grad_pooled, "grad_pooled");
+    a.array(b.grad_logsumexp, "grad_logsumexp");
+    a.gradient(b.grad_x, "grad_x");
+    a.gradient(b.grad_unit_table, "grad_unit_table");
+    a.gradient(b.grad_token_weight, "grad_token_weight");
+    a.gradient(b.grad_token_bias, "grad_token_bias");
+    a.gradient(b.grad_norm_weight, "grad_norm_weight");
+    a.gradient(b.grad_norm_bias, "grad_norm_bias");
+    a.gradient(b.grad_queries, "grad_queries");
+}
+
+// Calls f(member, name) for every parameter of pass 2.
+template <typename T, typename F>
+void for_parameters(poco::FilmParameters<T>& p, const F& f) {
+    f(p.attention_bias, "attention_bias");
+    f(p.query_norm_weight, "query_norm_weight");
+    f(p.query_norm_bias, "query_norm_bias");
+    f(p.ffn_norm_weight, "ffn_norm_weight");
+    f(p.ffn_norm_bias, "ffn_norm_bias");
+    f(p.ffn_in_weight, "ffn_in_weight");
+    f(p.ffn_in_bias, "ffn_in_bias");
+    f(p.ffn_out_weight, "ffn_out_weight");
+    f(p.ffn_out_bias, "ffn_out_bias");
+    f(p.scale_weight, "scale_weight");
+    f(p.scale_bias, "scale_bias");
+    f(p.shift_weight, "shift_weight");
+    f(p.shift_bias, "shift_bias");
+    f(p.in_weight, "in_weight");
+    f(p.in_bias, "in_bias");
+    f(p.out_weight, "out_weight");
+}
+
+void read_inputs(Arguments& a, poco::FilmForecast& p) {
+    a.number(p.rows, "rows");
+    a.number(p.windows, "windows");
+    a.number(p.units, "units");
+    a.number(p.context, "context");
+    a.number(p.horizon, "horizon");
+    a.number(p.width, "width");
+    a.number(p.latents, "latents");
+    a.number(p.ffn_width, "ffn_width");
+    a.number(p.film_width, "film_width");
+    a.number(p.eps, "eps");
+    a.number(p.dropout, "dropout");
+    a.number(p.seed, "seed");
+    a.number(p.threads, "threads");
+    a.array(p.x, "x");
+    a.array(p.unit_index, "unit_index");
+    a.array(p.window_offsets, "window_offsets");
+    a.array(p.unit_table, "unit_table");
+    a.array(p.keys, "keys");
+    a.array(p.values, "values");
+    for_parameters(p.parameters, [&](const float*& to, const char* name) { a.array(to, name); });
+}
+
+void read(Arguments& a, poco::FilmForecast& p) {
+    read_inputs(a, p);
+    a.array(p.forecast, "forecast");
+}
+
+void read(Arguments& a, poco::FilmForecastBackward& b) {
+    read_inputs(a, b.forward);
+    a.array(b.grad, "grad");
+    a.gradient(b.grad_x, "grad_x");
+    a.gradient(b.grad_unit_table, "grad_unit_table");
+    a.gradient(b.grad_keys, "grad_keys");
+    a.gradient(b.grad_values, "grad_values");
+    for_parameters(b.grad_parameters,
+                   [&](float*& to, const char* name) { a.gradient(to, std::string("grad_") + name); });
+}
+
+template <typename Call>
+Call arguments(const char* op, const py::dict& values) {
+    Arguments a(op, values);
+    Call call;
+    read(a, call);
+    a.finish();
+    return call;
+}
+
+void latent_pool(const py::dict& values) {
+    const auto call = arguments<poco::LatentPool>("latent_pool", values);
+    const py::gil_scoped_release release;
+    poco::cpu_kernels().latent_pool(call);
+}
+
+void latent_pool_backward(const py::dict& values) {
+    const auto call = arguments<poco::LatentPoolBackward>("latent_pool_backward", values);
+    const py::gil_scoped_release release;
+    poco::cpu_kernels().latent_pool_backward(call);
+}
+
+void film_forecast(const py::dict& values) {
+    const auto call = arguments<poco::FilmForecast>("film_forecast", values);
+    const py::gil_scoped_release release;
+    poco::cpu_kernels().film_forecast(call);
+}
+
+void film_forecast_backward(const py::dict& values) {
+    const auto call = arguments<poco::FilmForecastBackward>("film_forecast_backward", values);
+    const py::gil_scoped_release release;
+    poco::cpu_kernels().film_forecast_backward(call);
+}
+
+// Why the kernels of the two passes cannot be used; empty if they can.
+std::string cpu_kernels_missing() {
+    try {
+        poco::cpu_kernels();
+        return "";
+    } catch (const poco::Error& error) {
+        return error.what();
+    }
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, m) {
@@ -104,4 +285,9 @@ PYBIND11_MODULE(_core, m) {
     m.def("gather_windows", &gather_windows);
     m.def("philox_uint32", &philox_uint32);
     m.def("dropout_keep", &dropout_keep);
+    m.attr("cpu_kernels_missing") = cpu_kernels_missing();
+    m.def("latent_pool", &latent_pool);
+    m.def("latent_pool_backward", &latent_pool_backward);
+    m.def("film_forecast", &film_forecast);
+    m.def("film_forecast_backward", &film_forecast_backward);
 }

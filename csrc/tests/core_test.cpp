@@ -1,4 +1,4 @@
-// Tests of the core without Python. Argument: the instruction set that POCO_ISA names; exit code 77 means skipped.
+// Tests of the core without Python. Argument: the instruction set that POCO_CPU names; exit code 77 means skipped.
 #include <array>
 #include <cmath>
 #include <cstdint>

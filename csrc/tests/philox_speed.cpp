@@ -1,4 +1,4 @@
-// Prints how many random words a second one thread makes; set POCO_ISA to compare instruction sets.
+// Prints how many random words a second one thread makes; set POCO_CPU to compare instruction sets.
 #include <algorithm>
 #include <chrono>
 #include <cstdint>

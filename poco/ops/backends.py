@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from poco import core
 from poco.errors import BackendError
-from poco.ops import reference
+from poco.ops import cpu, reference
 
 
 @dataclass(frozen=True)
@@ -20,15 +21,26 @@ class Backend:
 
     name: str
     devices: tuple[str, ...]  # torch device types; () is any
+    dtypes: tuple[torch.dtype, ...]  # of x; () is any
     latent_pool: Callable[..., Any]
     latent_pool_backward: Callable[..., Any]
     film_forecast: Callable[..., Any]
     film_forecast_backward: Callable[..., Any]
+    how: str = ""  # what else there is to say about it
+
+    def runs_on(self, device: torch.device, dtype: torch.dtype) -> bool:
+        """Whether the passes can run where ``x`` is on this device and of this dtype."""
+        return (not self.devices or device.type in self.devices) and (not self.dtypes or dtype in self.dtypes)
+
+
+def _words(dtypes: tuple[torch.dtype, ...]) -> str:
+    return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes) or "any dtype"
 
 
 def _reference() -> Backend:
     return Backend(
         "reference",
+        (),
         (),
         reference.latent_pool,
         reference.latent_pool_backward,
@@ -38,7 +50,19 @@ def _reference() -> Backend:
 
 
 def _cpu() -> Backend:
-    raise BackendError("the fused CPU kernels of the two passes are not part of this version")
+    missing = core.kernels_missing()
+    if missing:
+        raise BackendError(missing)
+    return Backend(
+        "cpu",
+        ("cpu",),
+        cpu.DTYPES,
+        cpu.latent_pool,
+        cpu.latent_pool_backward,
+        cpu.film_forecast,
+        cpu.film_forecast_backward,
+        f"{core.build_info()['isa']} kernels in float32, to which bfloat16 and float16 are widened",
+    )
 
 
 def _triton() -> Backend:
@@ -69,7 +93,11 @@ def report() -> dict[str, tuple[bool, str]]:
         if isinstance(backend, BackendError):
             result[name] = (False, str(backend))
         else:
-            result[name] = (True, f"runs on {' and '.join(backend.devices) or 'any device'}")
+            where = " and ".join(backend.devices) or "any device"
+            result[name] = (
+                True,
+                f"runs on {where} with {_words(backend.dtypes)}" + (backend.how and f": {backend.how}"),
+            )
     return result
 
 
@@ -82,23 +110,27 @@ def _named(name: str) -> Backend:
     return backend
 
 
-def choose(device: torch.device) -> Backend:
-    """The backend for tensors on ``device``: the forced one, or else the best that is here.
+def choose(device: torch.device, dtype: torch.dtype = torch.float32) -> Backend:
+    """The backend where ``x`` is of ``dtype`` on ``device``: the forced one, or else the best that is here.
 
     Raises:
-        BackendError: if the forced backend is not here or does not run on this device.
+        BackendError: if the forced backend is not here or does not run on this device or with this dtype.
     """
     forced = _forced or os.environ.get("POCO_BACKEND")
     if forced:
         backend = _named(forced)
-        if backend.devices and device.type not in backend.devices:
-            raise BackendError(f"backend '{forced}' runs on {', '.join(backend.devices)}, the tensors are on {device}")
+        if not backend.runs_on(device, dtype):
+            where = " and ".join(backend.devices) or "any device"
+            raise BackendError(
+                f"backend '{forced}' runs on {where} with {_words(backend.dtypes)}; "
+                f"the tensors are {_words((dtype,))} on {device}"
+            )
         return backend
     for name in _LOADERS:
         backend_or_error = _load(name)
-        if isinstance(backend_or_error, Backend) and device.type in (backend_or_error.devices or (device.type,)):
+        if isinstance(backend_or_error, Backend) and backend_or_error.runs_on(device, dtype):
             return backend_or_error
-    raise BackendError(f"no backend runs on {device}")
+    raise BackendError(f"no backend runs on {device} with {_words((dtype,))}")
 
 
 class use_backend:  # noqa: N801 - reads as a verb, like torch.no_grad

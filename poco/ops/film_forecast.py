@@ -80,12 +80,13 @@ def _bundle(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 def _forward(*inputs: Any) -> Tensor:
     bundled = _bundle(inputs)
     checks.film_forecast(*bundled)
-    return choose(inputs[0].device).film_forecast(*bundled)  # type: ignore[no-any-return]
+    return choose(inputs[0].device, inputs[0].dtype).film_forecast(*bundled)  # type: ignore[no-any-return]
 
 
 @torch.library.impl("poco::film_forecast_backward", "CompositeExplicitAutograd")
 def _backward(grad: Tensor, *inputs: Any) -> list[Tensor]:
-    return checks.all_tensors(choose(grad.device).film_forecast_backward(grad, *_bundle(inputs)), grad)
+    x = inputs[0]
+    return checks.all_tensors(choose(x.device, x.dtype).film_forecast_backward(grad, *_bundle(inputs)), x)
 
 
 @torch.library.register_fake("poco::film_forecast")

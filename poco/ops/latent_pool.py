@@ -71,12 +71,13 @@ def latent_pool(
 @torch.library.impl("poco::latent_pool", "CompositeExplicitAutograd")
 def _forward(*inputs: Any) -> tuple[Tensor, Tensor]:
     checks.latent_pool(*inputs)
-    return choose(inputs[0].device).latent_pool(*inputs)  # type: ignore[no-any-return]
+    return choose(inputs[0].device, inputs[0].dtype).latent_pool(*inputs)  # type: ignore[no-any-return]
 
 
 @torch.library.impl("poco::latent_pool_backward", "CompositeExplicitAutograd")
 def _backward(*inputs: Any) -> list[Tensor]:
-    return checks.all_tensors(choose(inputs[4].device).latent_pool_backward(*inputs), inputs[4])
+    x = inputs[4]
+    return checks.all_tensors(choose(x.device, x.dtype).latent_pool_backward(*inputs), x)
 
 
 @torch.library.register_fake("poco::latent_pool")

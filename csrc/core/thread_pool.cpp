@@ -1,0 +1,255 @@
+#include "core/thread_pool.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <system_error>
+#include <thread>
+
+#if !defined(_WIN32)
+#include <pthread.h>
+#include <signal.h>
+#endif
+#if defined(__linux__)
+#include <sched.h>
+#endif
+#if defined(POCO_X86_64)
+#include <immintrin.h>
+#endif
+
+namespace poco {
+namespace {
+
+// How long a thread looks out for work before it sleeps: long enough to bridge the gap between two passes, too short
+// to take a core from somebody who needs it.
+constexpr std::chrono::microseconds kSpin{20};
+constexpr int kMostThreads = 1024;
+
+void pause() {
+#if defined(POCO_X86_64)
+    _mm_pause();
+#elif defined(__aarch64__) && !defined(_MSC_VER)
+    __asm__ volatile("yield");
+#endif
+}
+
+// Waits for `ready` a moment; whether it came.
+template <typename Ready>
+bool spin(const Ready& ready) {
+    static const bool alone = std::thread::hardware_concurrency() < 2;  // nobody can make it ready meanwhile
+    if (ready()) return true;
+    if (alone) return false;
+    const auto end = std::chrono::steady_clock::now() + kSpin;
+    do {
+        for (int i = 0; i < 32; ++i) {
+            pause();
+            if (ready()) return true;
+        }
+    } while (std::chrono::steady_clock::now() < end);
+    return false;
+}
+
+// The processor that the calling thread is on now; -1 where the system does not say.
+int current_processor() {
+#if defined(__linux__)
+    return sched_getcpu();
+#else
+    return -1;
+#endif
+}
+
+// Moves a worker that woke up on the caller's processor to another of those it may use. Systems that spread threads
+// by themselves do this sooner or later; some virtual machines never do, and the loop would run on one processor. The
+// worker is not bound to where it goes.
+void leave_processor(int taken, int worker) {
+#if defined(__linux__)
+    if (taken < 0 || taken >= CPU_SETSIZE || sched_getcpu() != taken) return;
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0 || !CPU_ISSET(taken, &allowed)) return;
+    const int others = CPU_COUNT(&allowed) - 1;
+    if (others < 1) return;
+    int skip = (worker - 1) % others;  // workers go to different ones
+    for (int step = 1; step < CPU_SETSIZE; ++step) {
+        const int candidate = (taken + step) % CPU_SETSIZE;
+        if (!CPU_ISSET(candidate, &allowed) || skip-- > 0) continue;
+        cpu_set_t one;
+        CPU_ZERO(&one);
+        CPU_SET(candidate, &one);
+        if (sched_setaffinity(0, sizeof one, &one) == 0) sched_setaffinity(0, sizeof allowed, &allowed);
+        return;
+    }
+#else
+    static_cast<void>(taken);
+    static_cast<void>(worker);
+#endif
+}
+
+thread_local bool inside_loop = false;
+
+void run_alone(int64_t count, LoopBody body, void* context) {
+    for (int64_t index = 0; index < count; ++index) body(context, index, 0);
+}
+
+// Workers join a running loop when they wake up; one that wakes up too late finds it closed and sleeps again. So the
+// caller never waits for a thread that the system has not run yet, only for pieces already begun.
+class Pool {
+public:
+    void run(int64_t count, int threads, LoopBody body, void* context) {
+        if (busy_.exchange(true, std::memory_order_acquire)) {
+            run_alone(count, body, context);
+            return;
+        }
+        const int helpers = add_workers(threads - 1);
+        {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            body_ = body;
+            context_ = context;
+            count_ = count;
+            next_.store(0, std::memory_order_relaxed);
+            error_ = nullptr;
+            joined_ = 0;
+            wanted_ = helpers;
+            processor_ = current_processor();
+            epoch_.fetch_add(1, std::memory_order_release);
+        }
+        if (helpers == workers_) {
+            wake_.notify_all();
+        } else {
+            for (int i = 0; i < helpers; ++i) wake_.notify_one();
+        }
+        work(0);
+        {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            wanted_ = 0;  // closed
+        }
+        const auto finished = [this] { return active_.load(std::memory_order_acquire) == 0; };
+        std::unique_lock<std::mutex> lock(mutex_, std::defer_lock);
+        spin(finished);
+        lock.lock();
+        done_.wait(lock, finished);
+        const std::exception_ptr error = error_;
+        error_ = nullptr;
+        lock.unlock();
+        busy_.store(false, std::memory_order_release);
+        if (error) std::rethrow_exception(error);
+    }
+
+private:
+    // Workers are never taken away: they sleep, and a loop takes as many as it wants.
+    int add_workers(int wanted) {
+        wanted = std::min(wanted, kMostThreads);
+        while (workers_ < wanted) {
+#if !defined(_WIN32)
+            // Signals belong to the threads of the program.
+            sigset_t all;
+            sigset_t before;
+            sigfillset(&all);
+            pthread_sigmask(SIG_SETMASK, &all, &before);
+#endif
+            bool started = true;
+            try {
+                std::thread([this] { serve(); }).detach();
+            } catch (const std::system_error&) {
+                started = false;  // the loop goes on with those that there are
+            }
+#if !defined(_WIN32)
+            pthread_sigmask(SIG_SETMASK, &before, nullptr);
+#endif
+            if (!started) break;
+            ++workers_;
+        }
+        return std::min(wanted, workers_);
+    }
+
+    void serve() {
+        inside_loop = true;
+        uint64_t seen = 0;
+        for (;;) {
+            const auto news = [&] { return epoch_.load(std::memory_order_acquire) != seen; };
+            spin(news);
+            std::unique_lock<std::mutex> lock(mutex_);
+            wake_.wait(lock, news);
+            seen = epoch_.load(std::memory_order_relaxed);
+            if (joined_ >= wanted_) continue;
+            const int worker = ++joined_;
+            active_.fetch_add(1, std::memory_order_relaxed);
+            const int taken = processor_;
+            lock.unlock();
+            leave_processor(taken, worker);
+            work(worker);
+            lock.lock();
+            if (active_.fetch_sub(1, std::memory_order_release) == 1) done_.notify_one();
+        }
+    }
+
+    void work(int worker) {
+        const bool before = inside_loop;
+        inside_loop = true;
+        for (;;) {
+            const int64_t index = next_.fetch_add(1, std::memory_order_relaxed);
+            if (index >= count_) break;
+            try {
+                body_(context_, index, worker);
+            } catch (...) {
+                const std::lock_guard<std::mutex> lock(mutex_);
+                if (!error_) error_ = std::current_exception();
+            }
+        }
+        inside_loop = before;
+    }
+
+    std::atomic<bool> busy_{false};  // one loop at a time
+    int workers_ = 0;                // changed only by whoever holds busy_
+
+    std::mutex mutex_;
+    std::condition_variable wake_;
+    std::condition_variable done_;
+    LoopBody body_ = nullptr;
+    void* context_ = nullptr;
+    int64_t count_ = 0;
+    int processor_ = -1;  // of the caller
+    int joined_ = 0;
+    int wanted_ = 0;
+    std::exception_ptr error_;
+    std::atomic<uint64_t> epoch_{0};
+    std::atomic<int> active_{0};
+    std::atomic<int64_t> next_{0};
+};
+
+std::atomic<Pool*> the_pool{nullptr};
+
+// A child process has one thread and the state of the pool at some instant: it starts with a new one. The old one's
+// memory stays, as nobody knows who held its locks.
+void forget_pool() {
+    the_pool.store(nullptr, std::memory_order_relaxed);
+    inside_loop = false;
+}
+
+Pool& pool() {
+#if !defined(_WIN32)
+    static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
+    static_cast<void>(registered);
+#endif
+    Pool* there = the_pool.load(std::memory_order_acquire);
+    if (there != nullptr) return *there;
+    // Never deleted: workers may sleep in it until the process ends.
+    Pool* made = new Pool;
+    if (the_pool.compare_exchange_strong(there, made, std::memory_order_acq_rel)) return *made;
+    delete made;
+    return *there;
+}
+
+}  // namespace
+
+void parallel_for(int64_t count, int threads, LoopBody body, void* context) {
+    if (count < 2 || threads < 2 || inside_loop) {
+        run_alone(count, body, context);
+        return;
+    }
+    pool().run(count, static_cast<int>(std::min<int64_t>(threads, count)), body, context);
+}
+
+}  // namespace poco

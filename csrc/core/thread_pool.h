@@ -1,0 +1,30 @@
+// Threads of our own: a few workers that share the pieces of one loop.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+namespace poco {
+
+// Body of a loop: called once for every index, by worker 0 .. threads - 1.
+using LoopBody = void (*)(void* context, int64_t index, int worker);
+
+// Calls body(context, index, worker) for index = 0 .. count - 1, on at most `threads` threads including the calling
+// one; returns when all are done. No two calls that run at the same time have the same worker, so scratch memory may
+// be kept per worker. Who does which index is a matter of timing: a result may depend on the index, never on the
+// worker. A call from inside a body runs on the calling thread alone, as worker 0; so does a call made while another
+// thread's loop is running. Works in a child process after fork. What a body throws is thrown here when the loop has
+// ended; the first one if there are more.
+void parallel_for(int64_t count, int threads, LoopBody body, void* context);
+
+// The same for a callable f(index, worker).
+template <typename F>
+void parallel_for(int64_t count, int threads, F&& f) {
+    using Callable = std::remove_reference_t<F>;
+    parallel_for(
+        count, threads,
+        [](void* context, int64_t index, int worker) { (*static_cast<Callable*>(context))(index, worker); },
+        const_cast<void*>(static_cast<const void*>(&f)));
+}
+
+}  // namespace poco

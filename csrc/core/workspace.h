@@ -1,0 +1,32 @@
+// Memory of one call: one block, handed out in pieces that begin on a cache line.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace poco {
+
+class Workspace {
+public:
+    // Throws std::bad_alloc. The memory is not initialised.
+    explicit Workspace(size_t bytes);
+    ~Workspace();
+    Workspace(const Workspace&) = delete;
+    Workspace& operator=(const Workspace&) = delete;
+
+    // The bytes that a piece of `count` elements of `size` bytes takes up: whole cache lines.
+    static constexpr size_t bytes_of(int64_t count, size_t size) {
+        return (static_cast<size_t>(count) * size + kLine - 1) / kLine * kLine;
+    }
+
+    // The next `bytes` bytes (whole cache lines). The sum of all pieces must not pass the size of the workspace.
+    void* take(size_t bytes);
+
+private:
+    static constexpr size_t kLine = 64;
+    void* block_ = nullptr;
+    size_t size_ = 0;
+    size_t used_ = 0;
+};
+
+}  // namespace poco

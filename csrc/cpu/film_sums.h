@@ -1,0 +1,159 @@
+// Sums over the rows of a chunk in the backward of pass 2: gradients of the parameters, of the keys and of the values.
+#pragma once
+
+#include "cpu/film_forecast.h"
+
+namespace poco {
+namespace {
+
+// Gradients of the parameters over the rows of one chunk; rows have room for whole vectors. Two of them are transposed,
+// so that vectors run along the narrow side.
+struct FilmSums {
+    bool empty = true;                // nothing has been added: the memory holds anything
+    int64_t width, context, horizon;  // rounded up
+    float *attention_bias, *query_norm_weight, *query_norm_bias, *ffn_norm_weight, *ffn_norm_bias;
+    float *ffn_in_weight, *ffn_in_bias, *ffn_out_weight_t, *ffn_out_bias;
+    float *scale_weight, *scale_bias, *shift_weight, *shift_bias, *in_weight, *in_bias, *out_weight_t;
+
+    FilmSums(const FilmForecast& call, Pieces& pieces)
+        : width(round_up(call.width)), context(round_up(call.context)), horizon(round_up(call.horizon)) {
+        float** const vectors[] = {&attention_bias,  &query_norm_weight, &query_norm_bias,
+                                   &ffn_norm_weight, &ffn_norm_bias,     &ffn_out_bias};
+        for (float** vector : vectors) {
+            *vector = pieces.floats(width);
+        }
+        ffn_in_weight = pieces.floats(2 * call.ffn_width * width);
+        ffn_in_bias = pieces.floats(2 * call.ffn_width);
+        ffn_out_weight_t = pieces.floats(call.ffn_width * width);
+        scale_weight = pieces.floats(call.film_width * width);
+        scale_bias = pieces.floats(call.film_width);
+        shift_weight = pieces.floats(call.horizon * width);
+        shift_bias = pieces.floats(call.horizon);
+        in_weight = pieces.floats(call.film_width * context);
+        in_bias = pieces.floats(call.film_width);
+        out_weight_t = pieces.floats(call.film_width * horizon);
+    }
+
+    // onto[i][j] += sum over the tile's rows of plane[i][row] * lines[row][j], j < columns.
+    void add_products(int64_t features, int64_t rows, int64_t columns, const float* plane, const float* lines,
+                      float* onto) const {
+        const Strided a{plane, kTile, 1};
+        if (empty) {
+            multiply<Onto::zero>(features, rows, columns, a, lines, columns, onto, columns);
+        } else {
+            multiply<Onto::c>(features, rows, columns, a, lines, columns, onto, columns);
+        }
+    }
+
+    // onto[i] += sum over lanes of plane[i] (times other[i]).
+    void add(int64_t features, int64_t lanes, const float* plane, float* onto, const float* other = nullptr) const {
+        for (int64_t i = 0; i < features; ++i) {
+            Vector total = {};
+            for (int64_t at = i * kTile; at < i * kTile + lanes; at += kLanes) {
+                total += other == nullptr ? load(plane + at) : load(plane + at) * load(other + at);
+            }
+            onto[i] = sum(total) + (empty ? 0.0f : onto[i]);
+        }
+    }
+};
+
+// Gradients of the keys and values of the window that a chunk is at. The chunk in which a window begins writes them to
+// the output; of a window that began before it, a chunk keeps them as its head, to be added later.
+class WindowSums {
+public:
+    int64_t head_window = -1;
+
+    WindowSums(const FilmForecastBackward& back, Pieces& pieces)
+        : back_(back), width_(round_up(back.forward.width)), room_(back.forward.latents * width_) {
+        sums_ = pieces.floats(2 * room_);
+        head_ = pieces.floats(2 * back.forward.latents * back.forward.width);
+    }
+
+    void begin(int64_t first_row) { first_row_ = first_row; }
+
+    // Adds rows of one window: score and weight planes times query and state lines.
+    void add(const Run& run, const float* grad_scores, const float* queries, const float* weights,
+             const float* grad_states) {
+        if (run.window != window_) end();
+        const int64_t latents = back_.forward.latents, rows = run.last - run.first;
+        const auto one = [&](const float* plane, const float* lines, float* onto) {
+            const Strided a{plane + run.first, kTile, 1};
+            lines += run.first * width_;
+            if (run.window != window_) {
+                multiply<Onto::zero>(latents, rows, width_, a, lines, width_, onto, width_);
+            } else {
+                multiply<Onto::c>(latents, rows, width_, a, lines, width_, onto, width_);
+            }
+        };
+        one(grad_scores, queries, sums_);
+        one(weights, grad_states, sums_ + room_);
+        window_ = run.window;
+    }
+
+    // No more rows of the present window in this chunk.
+    void end() {
+        if (window_ < 0) return;
+        const FilmForecast& call = back_.forward;
+        const int64_t size = call.latents * call.width;
+        float* keys = back_.grad_keys == nullptr ? nullptr : back_.grad_keys + window_ * size;
+        float* values = back_.grad_values == nullptr ? nullptr : back_.grad_values + window_ * size;
+        if (call.window_offsets[window_] < first_row_) {
+            head_window = window_;
+            keys = head_;
+            values = head_ + size;
+        }
+        for (int64_t q = 0; q < call.latents; ++q) {
+            const size_t bytes = static_cast<size_t>(call.width) * sizeof(float);
+            if (keys != nullptr) std::memcpy(keys + q * call.width, sums_ + q * width_, bytes);
+            if (values != nullptr) std::memcpy(values + q * call.width, sums_ + room_ + q * width_, bytes);
+        }
+        window_ = -1;
+    }
+
+    // Adds the head to the outputs: chunk after chunk.
+    void add_head() const {
+        if (head_window < 0) return;
+        const int64_t size = back_.forward.latents * back_.forward.width;
+        for (int64_t i = 0; i < size; ++i) {
+            if (back_.grad_keys != nullptr) back_.grad_keys[head_window * size + i] += head_[i];
+            if (back_.grad_values != nullptr) back_.grad_values[head_window * size + i] += head_[size + i];
+        }
+    }
+
+private:
+    const FilmForecastBackward& back_;
+    int64_t width_, room_;
+    int64_t window_ = -1, first_row_ = 0;
+    float *sums_, *head_;
+};
+
+// [rows, columns] of lines `row` apart; nullptr is not wanted.
+inline void copy_lines(int64_t rows, int64_t columns, const float* from, int64_t row, float* to) {
+    if (to == nullptr) return;
+    for (int64_t i = 0; i < rows; ++i) {
+        std::memcpy(to + i * columns, from + i * row, static_cast<size_t>(columns) * sizeof(float));
+    }
+}
+
+inline void copy_sums(const FilmForecast& call, const FilmSums& sums, const FilmParameters<float>& g) {
+    const int64_t d = call.width, hidden = call.ffn_width, film = call.film_width, horizon = call.horizon;
+    copy_lines(1, d, sums.attention_bias, d, g.attention_bias);
+    copy_lines(1, d, sums.query_norm_weight, d, g.query_norm_weight);
+    copy_lines(1, d, sums.query_norm_bias, d, g.query_norm_bias);
+    copy_lines(1, d, sums.ffn_norm_weight, d, g.ffn_norm_weight);
+    copy_lines(1, d, sums.ffn_norm_bias, d, g.ffn_norm_bias);
+    copy_lines(2 * hidden, d, sums.ffn_in_weight, sums.width, g.ffn_in_weight);
+    copy_lines(1, 2 * hidden, sums.ffn_in_bias, 2 * hidden, g.ffn_in_bias);
+    if (g.ffn_out_weight != nullptr) transpose(hidden, d, sums.ffn_out_weight_t, sums.width, g.ffn_out_weight, hidden);
+    copy_lines(1, d, sums.ffn_out_bias, d, g.ffn_out_bias);
+    copy_lines(film, d, sums.scale_weight, sums.width, g.scale_weight);
+    copy_lines(1, film, sums.scale_bias, film, g.scale_bias);
+    copy_lines(horizon, d, sums.shift_weight, sums.width, g.shift_weight);
+    copy_lines(1, horizon, sums.shift_bias, horizon, g.shift_bias);
+    copy_lines(film, call.context, sums.in_weight, sums.context, g.in_weight);
+    copy_lines(1, film, sums.in_bias, film, g.in_bias);
+    if (g.out_weight != nullptr) transpose(film, horizon, sums.out_weight_t, sums.horizon, g.out_weight, film);
+}
+
+}  // namespace
+}  // namespace poco

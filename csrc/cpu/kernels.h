@@ -1,0 +1,119 @@
+// What the kernels of the two passes take, and the table of them that every instruction set fills in.
+//
+// Sizes use the letters of poco/ops: R rows, W windows, C context, S segments of L frames, V rows of the unit table,
+// d width, Q latents, F feed-forward width, K FiLM width, H horizon. Arrays are dense float32 in row-major order;
+// inputs and outputs must not overlap. Every output is written in full, whatever it held before. Results are the same
+// bit for bit whatever the number of threads.
+//
+// Kernels are built once per instruction set, so what csrc/cpu/*.h defines is in unnamed namespaces, and std templates
+// with code of their own (std::vector, std::sort, ...) stay out of them: the linker keeps one copy of those, and it
+// could be the one that only the newest processor understands. Memory comes from core/workspace.h.
+#pragma once
+
+#include <cstdint>
+
+namespace poco {
+
+// Pass 1. In the forward call pooled and logsumexp are outputs.
+struct LatentPool {
+    int64_t rows = 0, windows = 0, units = 0;                          // R, W, V
+    int64_t segments = 0, segment_length = 0, width = 0, latents = 0;  // S, L, d, Q; C = S * L
+    int64_t query_windows = 0;                                         // 1 or W
+    float eps = 0;
+    int threads = 1;
+
+    const float* x = nullptr;                 // [R, C]
+    const int32_t* unit_index = nullptr;      // [R], in 0..V-1
+    const int32_t* window_offsets = nullptr;  // [W + 1], rising from 0 to R
+    const float* unit_table = nullptr;        // [V, d]
+    const float* token_weight = nullptr;      // [d, L]
+    const float* token_bias = nullptr;        // [d]
+    const float* norm_weight = nullptr;       // [d]
+    const float* norm_bias = nullptr;         // [d]
+    const float* queries = nullptr;           // [query_windows, S, Q, d]
+
+    float* pooled = nullptr;     // [W, S, Q, d]; 0 for a window without rows
+    float* logsumexp = nullptr;  // [W, Q]; minus infinity for a window without rows
+};
+
+// Backward of pass 1. A gradient that is nullptr is not wanted.
+struct LatentPoolBackward {
+    LatentPool forward;  // pooled and logsumexp are read
+
+    const float* grad_pooled = nullptr;     // [W, S, Q, d]
+    const float* grad_logsumexp = nullptr;  // [W, Q]
+
+    float* grad_x = nullptr;             // [R, C]
+    float* grad_unit_table = nullptr;    // [V, d]
+    float* grad_token_weight = nullptr;  // [d, L]
+    float* grad_token_bias = nullptr;    // [d]
+    float* grad_norm_weight = nullptr;   // [d]
+    float* grad_norm_bias = nullptr;     // [d]
+    float* grad_queries = nullptr;       // [query_windows, S, Q, d]
+};
+
+// Parameters of pass 2 in the order of poco.ops.FilmParameters; with T = float their gradients.
+template <typename T>
+struct FilmParameters {
+    T* attention_bias = nullptr;     // [d]
+    T* query_norm_weight = nullptr;  // [d]
+    T* query_norm_bias = nullptr;    // [d]
+    T* ffn_norm_weight = nullptr;    // [d]
+    T* ffn_norm_bias = nullptr;      // [d]
+    T* ffn_in_weight = nullptr;      // [2F, d]: values, then gates
+    T* ffn_in_bias = nullptr;        // [2F]
+    T* ffn_out_weight = nullptr;     // [d, F]
+    T* ffn_out_bias = nullptr;       // [d]
+    T* scale_weight = nullptr;       // [K, d]
+    T* scale_bias = nullptr;         // [K]
+    T* shift_weight = nullptr;       // [H, d]
+    T* shift_bias = nullptr;         // [H]
+    T* in_weight = nullptr;          // [K, C]
+    T* in_bias = nullptr;            // [K]
+    T* out_weight = nullptr;         // [H, K]
+};
+
+// Pass 2. In the backward call forecast is not used.
+struct FilmForecast {
+    int64_t rows = 0, windows = 0, units = 0;                  // R, W, V
+    int64_t context = 0, horizon = 0, width = 0, latents = 0;  // C, H, d, Q
+    int64_t ffn_width = 0, film_width = 0;                     // F, K
+    float eps = 0;
+    double dropout = 0;  // in [0, 1): dropped where word (row, column of F) of Philox < dropout_threshold(dropout)
+    uint64_t seed = 0;
+    int threads = 1;
+
+    const float* x = nullptr;                 // [R, C]
+    const int32_t* unit_index = nullptr;      // [R], in 0..V-1
+    const int32_t* window_offsets = nullptr;  // [W + 1], rising from 0 to R
+    const float* unit_table = nullptr;        // [V, d]
+    const float* keys = nullptr;              // [W, Q, d]
+    const float* values = nullptr;            // [W, Q, d]
+    FilmParameters<const float> parameters;
+
+    float* forecast = nullptr;  // [R, H]
+};
+
+// Backward of pass 2. A gradient that is nullptr is not wanted.
+struct FilmForecastBackward {
+    FilmForecast forward;
+
+    const float* grad = nullptr;  // [R, H]
+
+    float* grad_x = nullptr;           // [R, C]
+    float* grad_unit_table = nullptr;  // [V, d]
+    float* grad_keys = nullptr;        // [W, Q, d]
+    float* grad_values = nullptr;      // [W, Q, d]
+    FilmParameters<float> grad_parameters;
+};
+
+// The kernels of one instruction set. Thread-safe. They throw std::bad_alloc if there is no memory for the workspace.
+struct CpuKernels {
+    const char* name;
+    void (*latent_pool)(const LatentPool&);
+    void (*latent_pool_backward)(const LatentPoolBackward&);
+    void (*film_forecast)(const FilmForecast&);
+    void (*film_forecast_backward)(const FilmForecastBackward&);
+};
+
+}  // namespace poco

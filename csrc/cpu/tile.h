@@ -1,0 +1,258 @@
+// A tile: up to kTile rows taken through a pass together.
+//
+// What a tile holds of its rows lies feature by feature, `[features][kTile]`: lanes of a vector are rows. So no size
+// but the number of rows needs a tail, what rows do on their own (normalisation, softmax, activation) never crosses
+// lanes, a NaN stays in its row, and weights are read where they are, as the A of a product. `lanes` below is the
+// number of rows in use, rounded up to whole vectors; those behind them hold anything.
+#pragma once
+
+#include "core/philox_kernel.h"
+#include "cpu/gemm.h"
+
+namespace poco {
+namespace {
+
+constexpr int64_t kTile = 48;
+static_assert(kTile % kTileColumns == 0, "whole register tiles");
+
+inline int64_t smaller(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+// Calls f(offset into the plane) for every vector of a plane [features][kTile].
+template <typename F>
+inline void for_vectors(int64_t features, int64_t lanes, const F& f) {
+    for (int64_t i = 0; i < features; ++i) {
+        for (int64_t lane = 0; lane < lanes; lane += kLanes) f(i * kTile + lane, i);
+    }
+}
+
+// --- rows to lanes and back --------------------------------------------------------------------------------
+
+// to[j][i] = from[i][j] for the 4 rows that `from` points to and their first 4 elements.
+inline void transpose_4x4(const float* const (&from)[4], int64_t at, float* to, int64_t to_row) {
+    QuarterVector a, b, c, d;
+    std::memcpy(&a, from[0] + at, sizeof a);
+    std::memcpy(&b, from[1] + at, sizeof b);
+    std::memcpy(&c, from[2] + at, sizeof c);
+    std::memcpy(&d, from[3] + at, sizeof d);
+#if defined(__clang__)
+    const auto low = [](QuarterVector p, QuarterVector q) { return __builtin_shufflevector(p, q, 0, 4, 1, 5); };
+    const auto high = [](QuarterVector p, QuarterVector q) { return __builtin_shufflevector(p, q, 2, 6, 3, 7); };
+#else
+    typedef int32_t Order __attribute__((vector_size(16)));
+    const auto low = [](QuarterVector p, QuarterVector q) { return __builtin_shuffle(p, q, Order{0, 4, 1, 5}); };
+    const auto high = [](QuarterVector p, QuarterVector q) { return __builtin_shuffle(p, q, Order{2, 6, 3, 7}); };
+#endif
+    const QuarterVector ac = low(a, c), bd = low(b, d), ac2 = high(a, c), bd2 = high(b, d);
+    const QuarterVector lines[4] = {low(ac, bd), high(ac, bd), low(ac2, bd2), high(ac2, bd2)};
+    for (int i = 0; i < 4; ++i) std::memcpy(to + i * to_row, &lines[i], sizeof lines[i]);
+}
+
+// to[j][i] = row(i)[j] for i < rows, j < columns.
+template <typename Row>
+inline void transpose_rows(int64_t rows, int64_t columns, const Row& row, float* to, int64_t to_row) {
+    int64_t i = 0;
+    for (; i + 4 <= rows; i += 4) {
+        const float* const four[4] = {row(i), row(i + 1), row(i + 2), row(i + 3)};
+        int64_t j = 0;
+        for (; j + 4 <= columns; j += 4) transpose_4x4(four, j, to + j * to_row + i, to_row);
+        for (; j < columns; ++j) {
+            for (int64_t k = 0; k < 4; ++k) to[j * to_row + i + k] = four[k][j];
+        }
+    }
+    for (; i < rows; ++i) {
+        const float* const one = row(i);
+        for (int64_t j = 0; j < columns; ++j) to[j * to_row + i] = one[j];
+    }
+}
+
+// to[j][i] = from[i][j] for i < rows, j < columns.
+inline void transpose(int64_t rows, int64_t columns, const float* from, int64_t from_row, float* to, int64_t to_row) {
+    transpose_rows(rows, columns, [=](int64_t i) { return from + i * from_row; }, to, to_row);
+}
+
+// 0 in the lanes behind the last row.
+inline void clear_lanes_behind(int64_t rows, int64_t features, float* plane) {
+    if (rows % kLanes == 0) return;
+    for (int64_t i = 0; i < features; ++i) store(plane + i * kTile + rows / kLanes * kLanes, Vector{});
+}
+
+// plane[feature][row] of dense rows [rows, features]; 0 in the lanes behind them.
+inline void rows_to_plane(int64_t rows, int64_t features, const float* from, float* plane) {
+    clear_lanes_behind(rows, features, plane);
+    transpose(rows, features, from, features, plane, kTile);
+}
+
+// The same for rows of a table, picked by index.
+inline void gather_to_plane(int64_t rows, int64_t features, const float* table, const int32_t* index, float* plane) {
+    clear_lanes_behind(rows, features, plane);
+    transpose_rows(rows, features, [=](int64_t i) { return table + index[i] * features; }, plane, kTile);
+}
+
+// Rows [rows, features], `row` apart.
+inline void plane_to_rows(int64_t rows, int64_t features, const float* plane, float* to, int64_t row) {
+    transpose(features, rows, plane, kTile, to, row);
+}
+
+// --- what every row does on its own ------------------------------------------------------------------------
+
+// Rows with mean 0 and variance 1, and one over their standard deviation.
+inline void standardise(int64_t features, int64_t lanes, float eps, const float* from, float* standard,
+                        float* inverse_std) {
+    const float share = 1.0f / static_cast<float>(features);
+    for (int64_t lane = 0; lane < lanes; lane += kLanes) {
+        Vector mean = {};
+        for (int64_t i = 0; i < features; ++i) mean += load(from + i * kTile + lane);
+        mean *= share;
+        Vector variance = {};
+        for (int64_t i = 0; i < features; ++i) {
+            const Vector centred = load(from + i * kTile + lane) - mean;
+            variance = fma(centred, centred, variance);
+        }
+        const Vector inverse = 1.0f / sqrt(variance * share + eps);
+        for (int64_t i = 0; i < features; ++i) {
+            store(standard + i * kTile + lane, (load(from + i * kTile + lane) - mean) * inverse);
+        }
+        store(inverse_std + lane, inverse);
+    }
+}
+
+// standard * weight + bias; may be in place.
+inline void scale_and_shift(int64_t features, int64_t lanes, const float* standard, const float* weight,
+                            const float* bias, float* to) {
+    for_vectors(features, lanes, [=](int64_t at, int64_t i) {
+        store(to + at, fma(load(standard + at), broadcast(weight[i]), broadcast(bias[i])));
+    });
+}
+
+// Adds to `onto` the gradient of the layer normalisation's input; `grad` is that of its output.
+inline void standardise_backward(int64_t features, int64_t lanes, const float* grad, const float* standard,
+                                 const float* inverse_std, const float* weight, float* onto) {
+    const float share = 1.0f / static_cast<float>(features);
+    for (int64_t lane = 0; lane < lanes; lane += kLanes) {
+        Vector mean = {};
+        Vector along = {};
+        for (int64_t i = 0; i < features; ++i) {
+            const Vector g = load(grad + i * kTile + lane) * weight[i];
+            mean += g;
+            along = fma(g, load(standard + i * kTile + lane), along);
+        }
+        mean *= share;
+        along *= share;
+        const Vector inverse = load(inverse_std + lane);
+        for (int64_t i = 0; i < features; ++i) {
+            const int64_t at = i * kTile + lane;
+            const Vector g = fma(load(grad + at), broadcast(weight[i]), -mean);
+            store(onto + at, fma(fma(-along, load(standard + at), g), inverse, load(onto + at)));
+        }
+    }
+}
+
+// Softmax of each row over the features, in place.
+inline void softmax(int64_t features, int64_t lanes, float* plane) {
+    for (int64_t lane = 0; lane < lanes; lane += kLanes) {
+        Vector top = broadcast(-__builtin_inff());
+        for (int64_t i = 0; i < features; ++i) top = max(top, load(plane + i * kTile + lane));
+        Vector total = {};
+        for (int64_t i = 0; i < features; ++i) {
+            const Vector e = exp(load(plane + i * kTile + lane) - top);
+            store(plane + i * kTile + lane, e);
+            total += e;
+        }
+        const Vector share = 1.0f / total;
+        for (int64_t i = 0; i < features; ++i) {
+            store(plane + i * kTile + lane, load(plane + i * kTile + lane) * share);
+        }
+    }
+}
+
+// Turns the gradients of the weights that softmax() made into those of what it was given.
+inline void softmax_backward(int64_t features, int64_t lanes, const float* weights, float* grad) {
+    for (int64_t lane = 0; lane < lanes; lane += kLanes) {
+        Vector mean = {};
+        for (int64_t i = 0; i < features; ++i) {
+            mean = fma(load(weights + i * kTile + lane), load(grad + i * kTile + lane), mean);
+        }
+        for (int64_t i = 0; i < features; ++i) {
+            const int64_t at = i * kTile + lane;
+            store(grad + at, load(weights + at) * (load(grad + at) - mean));
+        }
+    }
+}
+
+// --- dropout -----------------------------------------------------------------------------------------------
+
+typedef uint64_t LongVector __attribute__((vector_size(kVectorBytes)));
+
+// Products of the even words, 64 bits each.
+inline LongVector multiply_even(WordVector a, WordVector b) {
+#if defined(__AVX512F__)
+    return bits_as<LongVector>(_mm512_maskz_mul_epu32(0xff, bits_as<__m512i>(a), bits_as<__m512i>(b)));
+#elif defined(__AVX2__)
+    return bits_as<LongVector>(_mm256_mul_epu32(bits_as<__m256i>(a), bits_as<__m256i>(b)));
+#elif defined(__SSE2__)
+    return bits_as<LongVector>(_mm_mul_epu32(bits_as<__m128i>(a), bits_as<__m128i>(b)));
+#elif defined(__aarch64__)
+    return bits_as<LongVector>(vmull_u32(vmovn_u64(bits_as<uint64x2_t>(a)), vmovn_u64(bits_as<uint64x2_t>(b))));
+#else
+    return (bits_as<LongVector>(a) & 0xffffffffu) * (bits_as<LongVector>(b) & 0xffffffffu);
+#endif
+}
+
+// Low and high halves of the products of all words by one number.
+inline void multiply_words(WordVector a, uint32_t by, WordVector& low, WordVector& high) {
+    const LongVector even = multiply_even(a, broadcast(by));
+    const LongVector odd = multiply_even(bits_as<WordVector>(bits_as<LongVector>(a) >> 32), broadcast(by));
+    const LongVector upper = LongVector{} + 0xffffffff00000000u;
+    low = bits_as<WordVector>((even & ~upper) | (odd << 32));
+    high = bits_as<WordVector>((even >> 32) | (odd & upper));
+}
+
+// The shared random numbers of core/philox.h, a row to a lane.
+struct Dropout {
+    uint64_t seed;
+    uint64_t threshold;  // of core/philox.h: 2^32 drops all
+    float scale;         // of what is kept
+
+    // mask [count][kTile] of rows first_row, ... and columns first_column (a multiple of 4), ...
+    void fill(int64_t first_row, int64_t lanes, int64_t first_column, int64_t count, float* mask) const {
+        for (int64_t column = 0; column < count; column += 4) {
+            for (int64_t lane = 0; lane < lanes; lane += kLanes) {
+                WordVector word[4] = {broadcast(static_cast<uint32_t>((first_column + column) / 4)),
+                                      bits_as<WordVector>(lane_numbers()) + static_cast<uint32_t>(first_row + lane),
+                                      {},
+                                      {}};
+                rounds(word);
+                for (int64_t i = 0; i < 4 && column + i < count; ++i) {
+                    store(mask + (column + i) * kTile + lane, keep(word[i]) ? broadcast(scale) : Vector{});
+                }
+            }
+        }
+    }
+
+private:
+    IntVector keep(WordVector word) const {
+        if (threshold > 0xffffffffu) return IntVector{};
+        return word >= broadcast(static_cast<uint32_t>(threshold));
+    }
+
+    void rounds(WordVector (&word)[4]) const {
+        uint32_t key0 = static_cast<uint32_t>(seed);
+        uint32_t key1 = static_cast<uint32_t>(seed >> 32);
+        for (int round = 0; round < kRounds; ++round) {
+            WordVector low0, high0, low1, high1;
+            multiply_words(word[0], kMultiplier0, low0, high0);
+            multiply_words(word[2], kMultiplier1, low1, high1);
+            word[0] = high1 ^ word[1] ^ key0;
+            word[1] = low1;
+            word[2] = high0 ^ word[3] ^ key1;
+            word[3] = low0;
+            key0 += kKeyStep0;
+            key1 += kKeyStep1;
+        }
+    }
+};
+
+}  // namespace
+}  // namespace poco

@@ -1,0 +1,127 @@
+"""Both passes, forward and backward, by the fused kernels of the compiled core.
+
+Same functions as :mod:`poco.ops.reference`. The kernels work in float32 on as many threads as torch does; bfloat16 and
+float16 are widened to float32 first. Results do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from poco import core
+from poco.ops.reference import FilmParameters
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_POOL_INPUTS = ("x", "unit_table", "token_weight", "token_bias", "norm_weight", "norm_bias", "queries")
+_FILM_INPUTS = ("x", "unit_table", "keys", "values", *FilmParameters._fields)
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(torch.float32).contiguous()
+
+
+def _indices(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous()
+
+
+def _call(op: str, tensors: Mapping[str, Tensor], numbers: Mapping[str, int | float]) -> None:
+    addresses = {name: tensor.data_ptr() for name, tensor in tensors.items()}
+    core.run_kernel(op, {**addresses, **numbers, "threads": torch.get_num_threads()})
+
+
+def _gradients(inputs: Mapping[str, Tensor], names: Sequence[str], needs: Sequence[bool]) -> dict[str, Tensor]:
+    """Uninitialised gradients of those inputs that need one."""
+    return {f"grad_{name}": torch.empty_like(inputs[name]) for name, needed in zip(names, needs, strict=True) if needed}
+
+
+# --- pass 1 -----------------------------------------------------------------------------------------------------------
+
+
+def _pool_arguments(*inputs: Any) -> tuple[dict[str, Tensor], dict[str, int | float]]:
+    x, unit_index, window_offsets, unit_table, token_weight, token_bias, norm_weight, norm_bias, queries, eps = inputs
+    values = (x, unit_table, token_weight, token_bias, norm_weight, norm_bias, queries)
+    tensors = {name: _dense(t) for name, t in zip(_POOL_INPUTS, values, strict=True)}
+    tensors |= {"unit_index": _indices(unit_index), "window_offsets": _indices(window_offsets)}
+    query_windows, segments, latents, width = queries.shape
+    return tensors, {
+        "rows": x.shape[0],
+        "windows": window_offsets.shape[0] - 1,
+        "units": unit_table.shape[0],
+        "segments": segments,
+        "segment_length": token_weight.shape[1],
+        "width": width,
+        "latents": latents,
+        "query_windows": query_windows,
+        "eps": eps,
+    }
+
+
+def latent_pool(*inputs: Any) -> tuple[Tensor, Tensor]:
+    """Pass 1 forward; see :func:`poco.ops.latent_pool`."""
+    tensors, sizes = _pool_arguments(*inputs)
+    windows, (_, segments, latents, width) = int(sizes["windows"]), inputs[8].shape
+    pooled = tensors["x"].new_empty(windows, segments, latents, width)
+    logsumexp = pooled.new_empty(windows, latents)
+    _call("latent_pool", {**tensors, "pooled": pooled, "logsumexp": logsumexp}, sizes)
+    return pooled, logsumexp
+
+
+def latent_pool_backward(
+    grad_pooled: Tensor, grad_logsumexp: Tensor, pooled: Tensor, logsumexp: Tensor, *inputs: Any
+) -> list[Tensor | None]:
+    """Pass 1 backward; see :func:`poco.ops.reference.latent_pool_backward`."""
+    *forward, needs = inputs
+    tensors, sizes = _pool_arguments(*forward)
+    gradients = _gradients(tensors, _POOL_INPUTS, needs)
+    outputs = (grad_pooled, grad_logsumexp, pooled, logsumexp)
+    names = ("grad_pooled", "grad_logsumexp", "pooled", "logsumexp")
+    tensors |= {name: _dense(t) for name, t in zip(names, outputs, strict=True)}
+    _call("latent_pool_backward", {**tensors, **gradients}, sizes)
+    return [gradients.get(f"grad_{name}") for name in _POOL_INPUTS]
+
+
+# --- pass 2 -----------------------------------------------------------------------------------------------------------
+
+
+def _film_arguments(*inputs: Any) -> tuple[dict[str, Tensor], dict[str, int | float]]:
+    x, unit_index, window_offsets, unit_table, keys, values, parameters, dropout, seed, eps = inputs
+    tensors = {
+        name: _dense(t) for name, t in zip(_FILM_INPUTS, (x, unit_table, keys, values, *parameters), strict=True)
+    }
+    tensors |= {"unit_index": _indices(unit_index), "window_offsets": _indices(window_offsets)}
+    windows, latents, width = keys.shape
+    return tensors, {
+        "rows": x.shape[0],
+        "windows": windows,
+        "units": unit_table.shape[0],
+        "context": x.shape[1],
+        "horizon": parameters.shift_weight.shape[0],
+        "width": width,
+        "latents": latents,
+        "ffn_width": parameters.ffn_out_weight.shape[1],
+        "film_width": parameters.scale_weight.shape[0],
+        "eps": eps,
+        "dropout": dropout,
+        "seed": int(seed) & 0xFFFFFFFFFFFFFFFF if dropout > 0 else 0,
+    }
+
+
+def film_forecast(*inputs: Any) -> Tensor:
+    """Pass 2 forward; see :func:`poco.ops.film_forecast`."""
+    tensors, sizes = _film_arguments(*inputs)
+    forecast = tensors["x"].new_empty(int(sizes["rows"]), int(sizes["horizon"]))
+    _call("film_forecast", {**tensors, "forecast": forecast}, sizes)
+    return forecast.to(inputs[0].dtype)
+
+
+def film_forecast_backward(grad: Tensor, *inputs: Any) -> list[Tensor | None]:
+    """Pass 2 backward; see :func:`poco.ops.reference.film_forecast_backward`."""
+    *forward, needs = inputs
+    tensors, sizes = _film_arguments(*forward)
+    gradients = _gradients(tensors, _FILM_INPUTS, needs)
+    _call("film_forecast_backward", {**tensors, "grad": _dense(grad), **gradients}, sizes)
+    return [gradients.get(f"grad_{name}") for name in _FILM_INPUTS]

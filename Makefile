@@ -71,5 +71,5 @@ $(VENV)/.installed-test: $(SOURCES) | $(BIN)/python
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis poco/_core*.so
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis poco/_core*.so poco/data/descriptions
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -78,7 +78,7 @@ class Run:
         config = read_config(folder)
         if not (folder / MODEL).is_dir():
             raise CheckpointError(
-                f"the run in {folder} has no model yet: it stopped before its first validation; resume it"
+                f"the run in {folder} has no model yet: it stopped before its first validation; resume it (--resume)"
             )
         return cls(folder, config, POCO.from_pretrained(folder / MODEL), read_metrics(folder / METRICS))
 

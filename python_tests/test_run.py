@@ -151,7 +151,7 @@ def test_an_existing_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
     trained(folder)
     before = (folder / "resume.safetensors").read_bytes()
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(ConfigError, match=r"there is a run in .* already: resume it, overwrite it"):
+    with pytest.raises(ConfigError, match=r"there is a run in .* already: resume it .--resume., overwrite it"):
         trained(folder)
     assert (folder / "resume.safetensors").read_bytes() == before
     trained(folder, overwrite=True, train_config=dataclasses.replace(SETTINGS, seed=1))

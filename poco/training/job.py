@@ -215,7 +215,9 @@ def _prepare_folder(folder: Path, config: dict[str, Any], *, resume: bool, overw
         config["source"] = config["source"] or before.get("source")
         return True
     if exists and not overwrite:
-        raise ConfigError(f"there is a run in {folder} already: resume it, overwrite it, or choose another folder")
+        raise ConfigError(
+            f"there is a run in {folder} already: resume it (--resume), overwrite it (--overwrite), or choose another folder"
+        )
     if not exists and folder.is_dir() and any(not is_leftover(path) for path in folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and not a run: choose another folder")
     if exists:

@@ -216,7 +216,8 @@ def _prepare_folder(folder: Path, config: dict[str, Any], *, resume: bool, overw
         return True
     if exists and not overwrite:
         raise ConfigError(
-            f"there is a run in {folder} already: resume it (--resume), overwrite it (--overwrite), or choose another folder"
+            f"there is a run in {folder} already: resume it (--resume), overwrite it (--overwrite), "
+            "or choose another folder"
         )
     if not exists and folder.is_dir() and any(not is_leftover(path) for path in folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and not a run: choose another folder")

@@ -16,7 +16,6 @@ from poco.data.checks import RATE_TOLERANCE
 from poco.data.recording import Recording
 from poco.data.splits import Split, split
 from poco.errors import ConfigError, DataError
-from poco.nn import files
 from poco.training.callbacks import Callback
 from poco.training.config import TrainConfig
 from poco.training.job import choose_label
@@ -150,7 +149,7 @@ def adapt(
     cut = split([recording], protocol=protocol, context=model.config.context, horizon=model.config.horizon)
     types: tuple[str, ...] = ()
     if model.config.unit_type_embedding:
-        label = unit_types or (files.metadata(model).get("training") or {}).get("unit_types")
+        label = unit_types or (model.metadata.get("training") or {}).get("unit_types")
         types = tuple(recording.labels[choose_label([recording], label)])
     _compare_rates(model, recording)
     adapted = _prepare(model, recording, types, mode, config.seed)
@@ -164,7 +163,7 @@ def adapt(
     fit(adapted, cut, config, callbacks=[scorer, *callbacks])
     for parameter, flag in zip(adapted.parameters(), required, strict=True):
         parameter.requires_grad_(flag)
-    files.remember(adapted, _metadata(model, recording, mode, protocol, config, source))
+    adapted.metadata = _metadata(model, recording, mode, protocol, config, source)
     return Adapted(
         model=adapted,
         session=recording.session,
@@ -198,7 +197,7 @@ def _prepare(model: POCO, recording: Recording, unit_types: tuple[str, ...], mod
 
 
 def _compare_rates(model: POCO, recording: Recording) -> None:
-    learnt = [rate for rate in (files.metadata(model).get("rate_hz") or {}).values() if rate is not None]
+    learnt = [rate for rate in (model.metadata.get("rate_hz") or {}).values() if rate is not None]
     rate = recording.rate_hz
     if learnt and rate is not None and all(max(rate, r) / min(rate, r) > RATE_TOLERANCE for r in learnt):
         warnings.warn(
@@ -213,7 +212,7 @@ def _metadata(
     model: POCO, recording: Recording, mode: str, protocol: str, config: TrainConfig, source: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """What the adapted model's folder says of it, on top of what is known of the model."""
-    known = files.metadata(model) if mode != "scratch" else {}
+    known = model.metadata if mode != "scratch" else {}
     this = {
         "session": recording.session,
         "mode": mode,

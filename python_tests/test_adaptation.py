@@ -139,13 +139,13 @@ def test_what_the_caller_froze_stays_frozen(model: POCO, recordings: list[Record
 
 def test_an_adapted_model_knows_how_it_came_about(model: POCO, recordings: list[Recording], tmp_path: Path) -> None:
     known = copy.deepcopy(model)
-    files.remember(known, {"training": {"protocol": "leak-free"}, "rate_hz": {"animal-1": 20.0}, "reading": {}})
+    known.metadata = {"training": {"protocol": "leak-free"}, "rate_hz": {"animal-1": 20.0}, "reading": {}}
     new = dataclasses.replace(recordings[2], rate_hz=21.0)
     source = {"options": {"key": "dff"}}
     adapted = adapt(known, new, protocol="published", steps=2, batch_size=8, seed=4, source=source)
     adapted.model.save_pretrained(tmp_path)
     loaded = POCO.from_pretrained(tmp_path)
-    kept = files.metadata(loaded)
+    kept = loaded.metadata
     assert kept["training"] == {"protocol": "leak-free"}
     assert kept["rate_hz"] == {"animal-1": 20.0, "animal-3": 21.0}
     assert files.reading_options(loaded) == {"key": "dff"}
@@ -155,11 +155,11 @@ def test_an_adapted_model_knows_how_it_came_about(model: POCO, recordings: list[
     with pytest.raises(DataError, match="session 'animal-3' has 40 frames a second, the model learnt it at 21"):
         forecast(loaded, dataclasses.replace(new, rate_hz=40.0))
     scratch = adapt(known, new, mode="scratch", steps=1, batch_size=8)
-    assert files.metadata(scratch.model)["rate_hz"] == {"animal-3": 21.0}
+    assert scratch.model.metadata["rate_hz"] == {"animal-3": 21.0}
 
 
 def test_another_rate_than_in_training_is_told(model: POCO, recordings: list[Recording]) -> None:
     known = copy.deepcopy(model)
-    files.remember(known, {"rate_hz": {"animal-1": 10.0, "animal-2": 10.0}})
+    known.metadata = {"rate_hz": {"animal-1": 10.0, "animal-2": 10.0}}
     with pytest.warns(RuntimeWarning, match="'animal-3' has 20 frames a second, the model learnt from 10: resample"):
         adapt(known, dataclasses.replace(recordings[2], rate_hz=20.0), steps=1, batch_size=8)

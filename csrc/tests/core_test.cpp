@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "check.h"
 #include "core/cpu_features.h"
 #include "core/errors.h"
 #include "core/gather.h"
@@ -15,16 +16,6 @@
 #include "poco/poco.h"
 
 namespace {
-
-int failures = 0;
-
-void check(bool ok, const char* what, int line) {
-    if (ok) return;
-    std::printf("FAILED line %d: %s\n", line, what);
-    ++failures;
-}
-
-#define CHECK(condition) check((condition), #condition, __LINE__)
 
 bool fails_with(const std::function<void()>& action, const std::string& part) {
     try {

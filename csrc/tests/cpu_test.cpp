@@ -7,6 +7,7 @@
 #include <limits>
 #include <vector>
 
+#include "check.h"
 #include "core/philox.h"
 #include "cpu/tile.h"
 
@@ -16,16 +17,6 @@ using namespace poco;
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-int failures = 0;
-
-void check(bool ok, const char* what, int line) {
-    if (ok) return;
-    std::printf("FAILED line %d: %s\n", line, what);
-    ++failures;
-}
-
-#define CHECK(condition) check((condition), #condition, __LINE__)
-
 // Numbers in (-1, 1), always the same.
 std::vector<float> numbers(int64_t count, uint64_t seed) {
     std::vector<uint32_t> words(static_cast<size_t>(count));

@@ -13,8 +13,6 @@ from poco.nn import vocabulary
 from poco.nn.config import POCOConfig
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from poco.nn.model import POCO
 
 FORMAT = 1  # raised when a file of an older version can no longer be read as it is
@@ -34,7 +32,7 @@ def save(model: POCO, folder: Path, more: Mapping[str, Any]) -> None:
         CheckpointError: if it cannot be written; files that were there before are kept.
     """
     safetensors = _safetensors()
-    config = {"format": FORMAT, "model": "POCO", "config": model.config.to_dict(), **metadata(model), **more}
+    config = {"format": FORMAT, "model": "POCO", "config": model.config.to_dict(), **model.metadata, **more}
     text = json.dumps(config, indent=2) + "\n"
     data = safetensors.save({k: v.detach().contiguous() for k, v in model.state_dict().items()}, {"format": "pt"})
     try:
@@ -75,30 +73,19 @@ def load(folder: Path) -> POCO:
             raise CheckpointError(
                 f"{folder / TENSORS}: '{name}' holds NaN or infinite values: train again, or restore it from a copy"
             )
-    remember(model, {name: value for name, value in config.items() if name not in _OWN})
+    model.metadata = {name: value for name, value in config.items() if name not in _OWN}
     return model.eval()
 
 
-def metadata(model: nn.Module) -> Mapping[str, Any]:
-    """What is known of how a model was trained and adapted: the entries of its ``config.json`` that are not its own."""
-    found: Mapping[str, Any] = vars(model).get("_metadata", {})
-    return found
-
-
-def remember(model: nn.Module, metadata: Mapping[str, Any]) -> None:
-    """Attaches what :func:`metadata` then gives; copies of the model have it too."""
-    vars(model)["_metadata"] = dict(metadata)
-
-
-def learnt_rate(model: nn.Module, session: str) -> float | None:
+def learnt_rate(model: POCO, session: str) -> float | None:
     """Frames a second of the recording that a session was learnt from; None if that is not known."""
-    rates = metadata(model).get("rate_hz") or {}
+    rates = model.metadata.get("rate_hz") or {}
     return rates.get(session)  # type: ignore[no-any-return]
 
 
-def reading_options(model: nn.Module) -> dict[str, Any]:
+def reading_options(model: POCO) -> dict[str, Any]:
     """The options that the recordings of the last training or adaptation were read with."""
-    return dict(metadata(model).get("reading") or {})
+    return dict(model.metadata.get("reading") or {})
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,9 @@ class POCO(nn.Module):
         config: sizes and options.
         sessions: the sessions that the model knows; more come with :meth:`add_session`.
 
+    Attributes:
+        metadata: how the model was trained and adapted, as JSON can hold it; saved with it in ``config.json``.
+
     Raises:
         VocabularyError: if two sessions have one name.
     """
@@ -60,6 +64,7 @@ class POCO(nn.Module):
         self.film = Film(config)
 
         self.sessions: tuple[SessionSpec, ...] = ()
+        self.metadata: dict[str, Any] = {}
         self.session_embeddings = nn.ModuleList()
         self.datasets = nn.ParameterList()
         self.unit_types = nn.ParameterList()
@@ -122,6 +127,7 @@ class POCO(nn.Module):
                 to.copy_(self.datasets[self._dataset_names.index(name)])
             for to, name in zip(smaller.unit_types, smaller._unit_type_names, strict=True):
                 to.copy_(self.unit_types[self._unit_type_names.index(name)])
+        smaller.metadata = copy.deepcopy(self.metadata)
         return smaller.train(self.training)
 
     def session_parameters(self, session: int | str) -> list[nn.Parameter]:

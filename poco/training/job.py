@@ -13,7 +13,6 @@ from poco.data.recording import Recording
 from poco.data.splits import Split, split
 from poco.errors import CheckpointError, ConfigError, DataError
 from poco.files import is_leftover, write_json
-from poco.nn import files
 from poco.training import recipes
 from poco.training.callbacks import Callback, Progress
 from poco.training.config import TrainConfig
@@ -97,7 +96,7 @@ def train(
     if progress is None or progress:
         watching.append(Progress())
     model = _build(cut, sizes, settings.seed, unit_types)
-    files.remember(model, _metadata(config, unit_types))
+    model.metadata = _metadata(config, unit_types)
     if folder is not None:
         watching.insert(0, RunFiles(folder, config))
         watching.append(_ModelFiles(folder, model))
@@ -131,7 +130,7 @@ class _ModelFiles(Callback):
 
 
 def _save(model: POCO, folder: Path, step: int) -> None:
-    model.save_pretrained(folder / MODEL, {"training": {**files.metadata(model)["training"], "step": step}})
+    model.save_pretrained(folder / MODEL, {"training": {**model.metadata["training"], "step": step}})
 
 
 def _metadata(config: Mapping[str, Any], unit_types: str | None) -> dict[str, Any]:

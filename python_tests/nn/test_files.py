@@ -123,7 +123,7 @@ def test_weights_that_are_not_finite_are_refused(folder: Path, value: float) -> 
 
 def test_metadata_goes_with_the_model(folder: Path, tmp_path: Path) -> None:
     model = poco.POCO.from_pretrained(folder)
-    assert files.metadata(model) == {"recipe": "published"}
+    assert model.metadata == {"recipe": "published"}
     copy.deepcopy(model).save_pretrained(tmp_path / "again", {"note": 1})
-    assert files.metadata(poco.POCO.from_pretrained(tmp_path / "again")) == {"recipe": "published", "note": 1}
+    assert poco.POCO.from_pretrained(tmp_path / "again").metadata == {"recipe": "published", "note": 1}
     assert files.learnt_rate(model, "s0") is None

@@ -70,8 +70,10 @@ def test_adding_an_animal_disturbs_nothing(model: POCO) -> None:
 
 
 def test_subset_keeps_forecasts(model: POCO) -> None:
+    model.metadata = {"rate_hz": {"worm": 2.0}}
     smaller = model.subset(["worm"])
     assert [s.name for s in smaller.sessions] == ["worm"]
+    assert smaller.metadata == model.metadata
     assert torch.equal(smaller(draw(2, 3, 12), "worm"), model(draw(2, 3, 12), "worm"))
     with torch.no_grad():
         smaller.latents.zero_()

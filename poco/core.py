@@ -98,7 +98,8 @@ def run_kernel(op: str, arguments: Mapping[str, int | float]) -> None:
     """Runs a kernel of the two passes; the interpreter lock is released meanwhile.
 
     Args:
-        op: ``latent_pool``, ``latent_pool_backward``, ``film_forecast`` or ``film_forecast_backward``.
+        op: ``latent_pool``, ``latent_pool_backward``, ``film_forecast`` or ``film_forecast_backward``, followed by
+            ``_float32`` or ``_bfloat16``, the type of its inputs.
         arguments: sizes, numbers and the addresses of arrays by the names in ``csrc/cpu/kernels.h``. Nothing is
             checked: :mod:`poco.ops.cpu` does that, and keeps the arrays alive.
 

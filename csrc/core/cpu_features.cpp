@@ -6,6 +6,11 @@
 #include "core/errors.h"
 #include "poco/poco.h"
 
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #if defined(POCO_X86_64) && defined(_MSC_VER)
 #include <immintrin.h>
 #include <intrin.h>
@@ -99,6 +104,17 @@ std::vector<std::string> find_features() {
 
 #endif
 
+// Linux hands out the tile registers to processes that ask; threads started later have them too.
+[[maybe_unused]] bool may_use_tiles() {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+    constexpr long ask_for_permission = 0x1023, tile_data = 18;
+    static const bool granted = syscall(SYS_arch_prctl, ask_for_permission, tile_data) == 0;
+    return granted;
+#else
+    return false;
+#endif
+}
+
 [[maybe_unused]] bool has(const char* feature) {
     for (const std::string& there : cpu_features()) {
         if (there == feature) return true;
@@ -109,14 +125,16 @@ std::vector<std::string> find_features() {
 Isa choose_isa() {
     const char* wanted = std::getenv("POCO_CPU");
     if (wanted != nullptr && *wanted != '\0') {
-        for (const Isa candidate : {Isa::baseline, Isa::avx2, Isa::avx512}) {
+        std::string names;
+        for (const Isa candidate : {Isa::baseline, Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::amx}) {
+            names += std::string(names.empty() ? "" : ", ") + name(candidate);
             if (std::string(wanted) != name(candidate)) continue;
             if (!can_run(candidate)) fail("POCO_CPU=", wanted, " cannot run on this processor: unset it");
             return candidate;
         }
-        fail("POCO_CPU=", wanted, " is not known: use baseline, avx2 or avx512, or unset it");
+        fail("POCO_CPU=", wanted, " is not known: use one of ", names, ", or unset it");
     }
-    for (const Isa candidate : {Isa::avx512, Isa::avx2}) {
+    for (const Isa candidate : {Isa::amx, Isa::avx512_bf16, Isa::avx512, Isa::avx2}) {
         if (can_run(candidate)) return candidate;
     }
     return Isa::baseline;
@@ -131,6 +149,10 @@ const std::vector<std::string>& cpu_features() {
 
 const char* name(Isa isa) {
     switch (isa) {
+        case Isa::amx:
+            return "amx";
+        case Isa::avx512_bf16:
+            return "avx512_bf16";
         case Isa::avx512:
             return "avx512";
         case Isa::avx2:
@@ -144,7 +166,10 @@ bool can_run(Isa isa) {
     if (isa == Isa::baseline) return true;
 #if defined(POCO_X86_64)
     if (isa == Isa::avx2) return has("avx2") && has("fma");
-    return has("avx512f") && has("avx512bw") && has("avx512dq") && has("avx512vl");
+    if (!(has("avx512f") && has("avx512bw") && has("avx512dq") && has("avx512vl"))) return false;
+    if (isa == Isa::avx512) return true;
+    if (!has("avx512_bf16")) return false;
+    return isa == Isa::avx512_bf16 || (has("amx_tile") && has("amx_bf16") && may_use_tiles());
 #else
     return false;
 #endif

@@ -6,8 +6,9 @@
 
 namespace poco {
 
-// Instruction sets for which kernels are built, from oldest to newest.
-enum class Isa { baseline, avx2, avx512 };
+// Instruction sets for which kernels are built, from oldest to newest; each has all that is before it. The last two
+// differ from avx512 in bfloat16 alone.
+enum class Isa { baseline, avx2, avx512, avx512_bf16, amx };
 
 // Names of the instruction sets that the processor and the operating system offer ("sse2", "avx2", ...).
 const std::vector<std::string>& cpu_features();
@@ -18,7 +19,7 @@ bool can_run(Isa isa);
 const char* name(Isa isa);
 
 // The instruction set in use: the newest that runs here, or the one that the environment variable POCO_CPU names
-// (baseline, avx2 or avx512; read once). Throws Error if that one is unknown or cannot run here.
+// (by its name above; read once). Throws Error if that one is unknown or cannot run here.
 Isa isa();
 
 }  // namespace poco

@@ -19,7 +19,7 @@ void check_shape(int64_t rows, int64_t columns) {
 
 PhiloxFill fill_kernel() {
 #if defined(POCO_X86_64)
-    if (isa() == Isa::avx512) return philox_fill_avx512;
+    if (isa() >= Isa::avx512) return philox_fill_avx512;
     if (isa() == Isa::avx2) return philox_fill_avx2;
 #endif
     return philox_fill_loop;
@@ -27,7 +27,7 @@ PhiloxFill fill_kernel() {
 
 PhiloxKeep keep_kernel() {
 #if defined(POCO_X86_64)
-    if (isa() == Isa::avx512) return philox_keep_avx512;
+    if (isa() >= Isa::avx512) return philox_keep_avx512;
     if (isa() == Isa::avx2) return philox_keep_avx2;
 #endif
     return philox_keep_loop;

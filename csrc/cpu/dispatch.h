@@ -17,5 +17,7 @@ const CpuKernels* cpu_kernels(Isa isa);
 extern const CpuKernels cpu_kernels_baseline;
 extern const CpuKernels cpu_kernels_avx2;
 extern const CpuKernels cpu_kernels_avx512;
+extern const Passes<Bfloat16> bfloat16_passes_avx512_bf16;  // in float32 these two are avx512
+extern const Passes<Bfloat16> bfloat16_passes_amx;
 
 }  // namespace poco

@@ -23,10 +23,10 @@ struct Run {
 
 // The rows of one tile.
 struct TileRows {
-    const FilmForecast& call;
+    const FilmForecast<float>& call;
     int64_t first, count;
 
-    TileRows(const FilmForecast& c, int64_t tile)
+    TileRows(const FilmForecast<float>& c, int64_t tile)
         : call(c), first(tile * kTile), count(smaller(kTile, c.rows - tile * kTile)) {}
 
     int64_t lanes() const { return round_up(count); }
@@ -95,7 +95,7 @@ inline int64_t larger(int64_t a, int64_t b) {
 struct FilmPlanes {
     float *state, *normed, *weights, *scratch, *activity, *forecast, *left, *right, *mask, *inverse_std;
 
-    FilmPlanes(const FilmForecast& call, Pieces& pieces)
+    FilmPlanes(const FilmForecast<float>& call, Pieces& pieces)
         : state(pieces.plane(call.width)),
           normed(pieces.plane(call.width)),
           weights(pieces.plane(call.latents)),
@@ -108,7 +108,7 @@ struct FilmPlanes {
           inverse_std(pieces.plane(1)) {}
 };
 
-inline Dropout film_dropout(const FilmForecast& call) {
+inline Dropout film_dropout(const FilmForecast<float>& call) {
     return {call.seed, dropout_threshold(call.dropout), 1.0f / static_cast<float>(1 - call.dropout)};
 }
 
@@ -118,7 +118,7 @@ inline void add_to_features(int64_t features, int64_t lanes, const float* bias, 
 
 // state: units plus what they take from their window's latents. `query` is what attends.
 inline void attend(const TileRows& tile, const float* query, float* weights, float* state, float* scratch) {
-    const FilmForecast& call = tile.call;
+    const FilmForecast<float>& call = tile.call;
     const int64_t d = call.width, latents = call.latents;
     tile.for_runs([&](const Run& run) {
         const Strided keys{call.keys + run.window * latents * d, d, 1};
@@ -133,7 +133,7 @@ inline void attend(const TileRows& tile, const float* query, float* weights, flo
 }
 
 // One panel of the wide layers of the feed-forward: values and gates of hidden columns first, ..., first + count - 1.
-inline void feed_forward_panel(const FilmForecast& call, int64_t lanes, const float* normed, int64_t first,
+inline void feed_forward_panel(const FilmForecast<float>& call, int64_t lanes, const float* normed, int64_t first,
                                int64_t count, float* value, float* gate) {
     const FilmParameters<const float>& p = call.parameters;
     const int64_t d = call.width;
@@ -145,7 +145,7 @@ inline void feed_forward_panel(const FilmForecast& call, int64_t lanes, const fl
 }
 
 // One panel of FiLM: what the activity makes (before its ReLU) and by what it is scaled.
-inline void film_panel(const FilmForecast& call, int64_t lanes, const float* activity, const float* state,
+inline void film_panel(const FilmForecast<float>& call, int64_t lanes, const float* activity, const float* state,
                        int64_t first, int64_t count, float* hidden, float* scale) {
     const FilmParameters<const float>& p = call.parameters;
     multiply<Onto::bias>(count, call.context, lanes, {p.in_weight + first * call.context, call.context, 1}, activity,
@@ -155,7 +155,7 @@ inline void film_panel(const FilmForecast& call, int64_t lanes, const float* act
 }
 
 inline void film_forecast_tile(const TileRows& tile, const FilmPlanes& t) {
-    const FilmForecast& call = tile.call;
+    const FilmForecast<float>& call = tile.call;
     const FilmParameters<const float>& p = call.parameters;
     const int64_t d = call.width, lanes = tile.lanes();
 
@@ -195,7 +195,7 @@ inline void film_forecast_tile(const TileRows& tile, const FilmPlanes& t) {
     plane_to_rows(tile.count, call.horizon, t.forecast, call.forecast + tile.first * call.horizon, call.horizon);
 }
 
-inline void film_forecast(const FilmForecast& call) {
+inline void film_forecast(const FilmForecast<float>& call) {
     const int64_t tiles = (call.rows + kTile - 1) / kTile;
     if (tiles == 0) return;
     const int threads = static_cast<int>(smaller(call.threads, tiles));

@@ -30,7 +30,7 @@ struct FilmBackwardPlanes : FilmPlanes {
     float *left_lines, *right_lines, *activity_lines, *grad_lines;
     size_t line_bytes;
 
-    FilmBackwardPlanes(const FilmForecast& call, Pieces& pieces)
+    FilmBackwardPlanes(const FilmForecast<float>& call, Pieces& pieces)
         : FilmPlanes(call, pieces),
           unit_standard(pieces.plane(call.width)),
           unit_inverse_std(pieces.plane(1)),
@@ -63,7 +63,7 @@ inline void clear_plane(int64_t features, float* plane) {
 
 // The forward again up to `state`, keeping what the way back needs.
 inline void film_tile_again(const TileRows& tile, const FilmBackwardPlanes& t) {
-    const FilmForecast& call = tile.call;
+    const FilmForecast<float>& call = tile.call;
     const FilmParameters<const float>& p = call.parameters;
     const int64_t d = call.width, lanes = tile.lanes();
 
@@ -101,7 +101,7 @@ inline void film_tile_again(const TileRows& tile, const FilmBackwardPlanes& t) {
 
 // FiLM and output: from `grad` to the gradients of `state` and of the activity.
 inline void film_backward(const TileRows& tile, const FilmBackwardPlanes& t, bool wants_x, FilmSums* sums) {
-    const FilmForecast& call = tile.call;
+    const FilmForecast<float>& call = tile.call;
     const FilmParameters<const float>& p = call.parameters;
     const int64_t d = call.width, lanes = tile.lanes(), context = call.context, horizon = call.horizon;
 
@@ -149,7 +149,7 @@ inline void film_backward(const TileRows& tile, const FilmBackwardPlanes& t, boo
 
 // The feed-forward layer: `grad_state` from the gradient of what it gives to that of what it took.
 inline void feed_forward_backward(const TileRows& tile, const FilmBackwardPlanes& t, FilmSums* sums) {
-    const FilmForecast& call = tile.call;
+    const FilmForecast<float>& call = tile.call;
     const FilmParameters<const float>& p = call.parameters;
     const int64_t d = call.width, lanes = tile.lanes(), hidden = call.ffn_width;
 
@@ -192,7 +192,7 @@ inline void feed_forward_backward(const TileRows& tile, const FilmBackwardPlanes
 
 // Attention: `grad_state` becomes the gradient of the units.
 inline void attention_backward(const TileRows& tile, const FilmBackwardPlanes& t, FilmSums* sums, WindowSums& windows) {
-    const FilmForecast& call = tile.call;
+    const FilmForecast<float>& call = tile.call;
     const FilmParameters<const float>& p = call.parameters;
     const int64_t d = call.width, lanes = tile.lanes(), latents = call.latents, padded = round_up(d);
 
@@ -217,9 +217,10 @@ inline void attention_backward(const TileRows& tile, const FilmBackwardPlanes& t
                          t.grad_state);
 }
 
-inline void film_backward_tile(const FilmForecastBackward& back, const TileRows& tile, const FilmBackwardPlanes& t,
-                               FilmSums* sums, WindowSums& windows, const UnitSums& units) {
-    const FilmForecast& call = tile.call;
+inline void film_backward_tile(const FilmForecastBackward<float>& back, const TileRows& tile,
+                               const FilmBackwardPlanes& t, FilmSums* sums, WindowSums& windows,
+                               const UnitSums& units) {
+    const FilmForecast<float>& call = tile.call;
     film_tile_again(tile, t);
     rows_to_plane(tile.count, call.horizon, back.grad + tile.first * call.horizon, t.grad);
     film_backward(tile, t, back.grad_x != nullptr, sums);
@@ -253,8 +254,8 @@ inline bool wants_parameters(const FilmParameters<float>& g) {
     return false;
 }
 
-inline void clear_empty_windows(const FilmForecastBackward& back) {
-    const FilmForecast& call = back.forward;
+inline void clear_empty_windows(const FilmForecastBackward<float>& back) {
+    const FilmForecast<float>& call = back.forward;
     const int64_t size = call.latents * call.width;
     float* const gradients[] = {back.grad_keys, back.grad_values};
     for (int64_t w = 0; w < call.windows; ++w) {
@@ -265,8 +266,8 @@ inline void clear_empty_windows(const FilmForecastBackward& back) {
     }
 }
 
-inline void film_forecast_backward(const FilmForecastBackward& back) {
-    const FilmForecast& call = back.forward;
+inline void film_forecast_backward(const FilmForecastBackward<float>& back) {
+    const FilmForecast<float>& call = back.forward;
     const bool with_parameters = wants_parameters(back.grad_parameters);
     const int64_t tiles = (call.rows + kTile - 1) / kTile;
 

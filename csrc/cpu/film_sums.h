@@ -15,7 +15,7 @@ struct FilmSums {
     float *ffn_in_weight, *ffn_in_bias, *ffn_out_weight_t, *ffn_out_bias;
     float *scale_weight, *scale_bias, *shift_weight, *shift_bias, *in_weight, *in_bias, *out_weight_t;
 
-    FilmSums(const FilmForecast& call, Pieces& pieces)
+    FilmSums(const FilmForecast<float>& call, Pieces& pieces)
         : width(round_up(call.width)), context(round_up(call.context)), horizon(round_up(call.horizon)) {
         float** const vectors[] = {&attention_bias,  &query_norm_weight, &query_norm_bias,
                                    &ffn_norm_weight, &ffn_norm_bias,     &ffn_out_bias};
@@ -63,7 +63,7 @@ class WindowSums {
 public:
     int64_t head_window = -1;
 
-    WindowSums(const FilmForecastBackward& back, Pieces& pieces)
+    WindowSums(const FilmForecastBackward<float>& back, Pieces& pieces)
         : back_(back), width_(round_up(back.forward.width)), room_(back.forward.latents * width_) {
         sums_ = pieces.floats(2 * room_);
         head_ = pieces.floats(2 * back.forward.latents * back.forward.width);
@@ -93,7 +93,7 @@ public:
     // No more rows of the present window in this chunk.
     void end() {
         if (window_ < 0) return;
-        const FilmForecast& call = back_.forward;
+        const FilmForecast<float>& call = back_.forward;
         const int64_t size = call.latents * call.width;
         float* keys = back_.grad_keys == nullptr ? nullptr : back_.grad_keys + window_ * size;
         float* values = back_.grad_values == nullptr ? nullptr : back_.grad_values + window_ * size;
@@ -121,7 +121,7 @@ public:
     }
 
 private:
-    const FilmForecastBackward& back_;
+    const FilmForecastBackward<float>& back_;
     int64_t width_, room_;
     int64_t window_ = -1, first_row_ = 0;
     float *sums_, *head_;
@@ -135,7 +135,7 @@ inline void copy_lines(int64_t rows, int64_t columns, const float* from, int64_t
     }
 }
 
-inline void copy_sums(const FilmForecast& call, const FilmSums& sums, const FilmParameters<float>& g) {
+inline void copy_sums(const FilmForecast<float>& call, const FilmSums& sums, const FilmParameters<float>& g) {
     const int64_t d = call.width, hidden = call.ffn_width, film = call.film_width, horizon = call.horizon;
     copy_lines(1, d, sums.attention_bias, d, g.attention_bias);
     copy_lines(1, d, sums.query_norm_weight, d, g.query_norm_weight);

@@ -1,9 +1,9 @@
 // What the kernels of the two passes take, and the table of them that every instruction set fills in.
 //
 // Sizes use the letters of poco/ops: R rows, W windows, C context, S segments of L frames, V rows of the unit table,
-// d width, Q latents, F feed-forward width, K FiLM width, H horizon. Arrays are dense float32 in row-major order;
-// inputs and outputs must not overlap. Every output is written in full, whatever it held before. Results are the same
-// bit for bit whatever the number of threads.
+// d width, Q latents, F feed-forward width, K FiLM width, H horizon. Arrays are dense, in row-major order; inputs and
+// the forecast are of type T (float or Bfloat16), all other results float; inputs and outputs must not overlap. Every
+// output is written in full, whatever it held before. Results are the same bit for bit whatever the number of threads.
 //
 // Kernels are built once per instruction set, so what csrc/cpu/*.h defines is in unnamed namespaces, and std templates
 // with code of their own (std::vector, std::sort, ...) stay out of them: the linker keeps one copy of those, and it
@@ -12,9 +12,12 @@
 
 #include <cstdint>
 
+#include "cpu/bfloat16.h"
+
 namespace poco {
 
 // Pass 1. In the forward call pooled and logsumexp are outputs.
+template <typename T>
 struct LatentPool {
     int64_t rows = 0, windows = 0, units = 0;                          // R, W, V
     int64_t segments = 0, segment_length = 0, width = 0, latents = 0;  // S, L, d, Q; C = S * L
@@ -22,23 +25,24 @@ struct LatentPool {
     float eps = 0;
     int threads = 1;
 
-    const float* x = nullptr;                 // [R, C]
+    const T* x = nullptr;                     // [R, C]
     const int32_t* unit_index = nullptr;      // [R], in 0..V-1
     const int32_t* window_offsets = nullptr;  // [W + 1], rising from 0 to R
-    const float* unit_table = nullptr;        // [V, d]
-    const float* token_weight = nullptr;      // [d, L]
-    const float* token_bias = nullptr;        // [d]
-    const float* norm_weight = nullptr;       // [d]
-    const float* norm_bias = nullptr;         // [d]
-    const float* queries = nullptr;           // [query_windows, S, Q, d]
+    const T* unit_table = nullptr;            // [V, d]
+    const T* token_weight = nullptr;          // [d, L]
+    const T* token_bias = nullptr;            // [d]
+    const T* norm_weight = nullptr;           // [d]
+    const T* norm_bias = nullptr;             // [d]
+    const T* queries = nullptr;               // [query_windows, S, Q, d]
 
     float* pooled = nullptr;     // [W, S, Q, d]; 0 for a window without rows
     float* logsumexp = nullptr;  // [W, Q]; minus infinity for a window without rows
 };
 
 // Backward of pass 1. A gradient that is nullptr is not wanted.
+template <typename T>
 struct LatentPoolBackward {
-    LatentPool forward;  // pooled and logsumexp are read
+    LatentPool<T> forward;  // pooled and logsumexp are read
 
     const float* grad_pooled = nullptr;     // [W, S, Q, d]
     const float* grad_logsumexp = nullptr;  // [W, Q]
@@ -52,7 +56,7 @@ struct LatentPoolBackward {
     float* grad_queries = nullptr;       // [query_windows, S, Q, d]
 };
 
-// Parameters of pass 2 in the order of poco.ops.FilmParameters; with T = float their gradients.
+// Parameters of pass 2 in the order of poco.ops.FilmParameters; with T = float also their gradients.
 template <typename T>
 struct FilmParameters {
     T* attention_bias = nullptr;     // [d]
@@ -74,6 +78,7 @@ struct FilmParameters {
 };
 
 // Pass 2. In the backward call forecast is not used.
+template <typename T>
 struct FilmForecast {
     int64_t rows = 0, windows = 0, units = 0;                  // R, W, V
     int64_t context = 0, horizon = 0, width = 0, latents = 0;  // C, H, d, Q
@@ -83,22 +88,23 @@ struct FilmForecast {
     uint64_t seed = 0;
     int threads = 1;
 
-    const float* x = nullptr;                 // [R, C]
+    const T* x = nullptr;                     // [R, C]
     const int32_t* unit_index = nullptr;      // [R], in 0..V-1
     const int32_t* window_offsets = nullptr;  // [W + 1], rising from 0 to R
-    const float* unit_table = nullptr;        // [V, d]
-    const float* keys = nullptr;              // [W, Q, d]
-    const float* values = nullptr;            // [W, Q, d]
-    FilmParameters<const float> parameters;
+    const T* unit_table = nullptr;            // [V, d]
+    const T* keys = nullptr;                  // [W, Q, d]
+    const T* values = nullptr;                // [W, Q, d]
+    FilmParameters<const T> parameters;
 
-    float* forecast = nullptr;  // [R, H]
+    T* forecast = nullptr;  // [R, H]
 };
 
 // Backward of pass 2. A gradient that is nullptr is not wanted.
+template <typename T>
 struct FilmForecastBackward {
-    FilmForecast forward;
+    FilmForecast<T> forward;
 
-    const float* grad = nullptr;  // [R, H]
+    const T* grad = nullptr;  // [R, H]
 
     float* grad_x = nullptr;           // [R, C]
     float* grad_unit_table = nullptr;  // [V, d]
@@ -107,13 +113,33 @@ struct FilmForecastBackward {
     FilmParameters<float> grad_parameters;
 };
 
-// The kernels of one instruction set. Thread-safe. They throw std::bad_alloc if there is no memory for the workspace.
+// The kernels for one element type. They throw std::bad_alloc if there is no memory for the workspace.
+template <typename T>
+struct Passes {
+    void (*latent_pool)(const LatentPool<T>&);
+    void (*latent_pool_backward)(const LatentPoolBackward<T>&);
+    void (*film_forecast)(const FilmForecast<T>&);
+    void (*film_forecast_backward)(const FilmForecastBackward<T>&);
+};
+
+// The kernels of one instruction set. Thread-safe.
 struct CpuKernels {
     const char* name;
-    void (*latent_pool)(const LatentPool&);
-    void (*latent_pool_backward)(const LatentPoolBackward&);
-    void (*film_forecast)(const FilmForecast&);
-    void (*film_forecast_backward)(const FilmForecastBackward&);
+    Passes<float> float32;
+    Passes<Bfloat16> bfloat16;
+
+    template <typename T>
+    const Passes<T>& passes() const;
 };
+
+template <>
+inline const Passes<float>& CpuKernels::passes<float>() const {
+    return float32;
+}
+
+template <>
+inline const Passes<Bfloat16>& CpuKernels::passes<Bfloat16>() const {
+    return bfloat16;
+}
 
 }  // namespace poco

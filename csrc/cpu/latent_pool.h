@@ -45,13 +45,15 @@ struct PoolPlan {
     int64_t* chunk_piece;   // [chunks + 1]
 };
 
-inline int64_t pool_pieces(const LatentPool& p, int64_t window, int64_t piece_rows) {
+template <typename T>
+inline int64_t pool_pieces(const LatentPool<T>& p, int64_t window, int64_t piece_rows) {
     const int64_t rows = p.window_offsets[window + 1] - p.window_offsets[window];
     return rows > piece_rows ? (rows + piece_rows - 1) / piece_rows : 1;
 }
 
 // The sizes; the lists come with list_pool_plan.
-inline PoolPlan pool_plan(const LatentPool& p) {
+template <typename T>
+inline PoolPlan pool_plan(const LatentPool<T>& p) {
     PoolPlan plan{};
     plan.piece_rows = round_up((p.rows + kPoolChunks - 1) / kPoolChunks, kPoolTile);
     if (plan.piece_rows < kPoolLeast) plan.piece_rows = kPoolLeast;
@@ -64,12 +66,14 @@ inline PoolPlan pool_plan(const LatentPool& p) {
     return plan;
 }
 
-inline size_t pool_plan_bytes(const LatentPool& p, const PoolPlan& plan) {
+template <typename T>
+inline size_t pool_plan_bytes(const LatentPool<T>& p, const PoolPlan& plan) {
     return Workspace::bytes_of(plan.pieces, sizeof(PoolPiece)) + Workspace::bytes_of(p.windows + 1, sizeof(int64_t)) +
            Workspace::bytes_of(plan.chunks + 1, sizeof(int64_t));
 }
 
-inline void list_pool_plan(const LatentPool& p, Workspace& workspace, PoolPlan& plan) {
+template <typename T>
+inline void list_pool_plan(const LatentPool<T>& p, Workspace& workspace, PoolPlan& plan) {
     plan.piece = static_cast<PoolPiece*>(workspace.take(static_cast<size_t>(plan.pieces) * sizeof(PoolPiece)));
     plan.window_piece = static_cast<int64_t*>(workspace.take(static_cast<size_t>(p.windows + 1) * sizeof(int64_t)));
     plan.chunk_piece = static_cast<int64_t*>(workspace.take(static_cast<size_t>(plan.chunks + 1) * sizeof(int64_t)));
@@ -101,22 +105,25 @@ struct PoolWeights {
     float* norm_bias;     // [width]
 };
 
-inline size_t pool_weights_bytes(const LatentPool& p) {
+template <typename T>
+inline size_t pool_weights_bytes(const LatentPool<T>& p) {
     return Workspace::bytes_of(round_up(p.width) * (p.segment_length + 3), sizeof(float));
 }
 
 // Copies [rows, columns] to rows of `to_row` floats, 0 behind their end.
-inline void copy_padded(int64_t rows, int64_t columns, const float* from, float* to, int64_t to_row) {
+template <typename T>
+inline void copy_padded(int64_t rows, int64_t columns, const T* from, float* to, int64_t to_row) {
     for (int64_t i = 0; i < rows; ++i) {
-        std::memcpy(to + i * to_row, from + i * columns, static_cast<size_t>(columns) * sizeof(float));
+        for (int64_t j = 0; j < columns; ++j) to[i * to_row + j] = to_float(from[i * columns + j]);
         for (int64_t j = columns; j < to_row; ++j) to[i * to_row + j] = 0;
     }
 }
 
 // Copies [rows, columns] to its transpose, whose rows have `to_row` floats; what is behind their end stays.
-inline void copy_transposed(int64_t rows, int64_t columns, const float* from, float* to, int64_t to_row) {
+template <typename T>
+inline void copy_transposed(int64_t rows, int64_t columns, const T* from, float* to, int64_t to_row) {
     for (int64_t i = 0; i < rows; ++i) {
-        for (int64_t j = 0; j < columns; ++j) to[j * to_row + i] = from[i * columns + j];
+        for (int64_t j = 0; j < columns; ++j) to[j * to_row + i] = to_float(from[i * columns + j]);
     }
 }
 
@@ -124,7 +131,8 @@ inline void clear(float* at, int64_t count) {
     std::memset(at, 0, static_cast<size_t>(count) * sizeof(float));
 }
 
-inline PoolWeights pack_pool_weights(const LatentPool& p, Workspace& workspace) {
+template <typename T>
+inline PoolWeights pack_pool_weights(const LatentPool<T>& p, Workspace& workspace) {
     PoolWeights w{};
     w.width = round_up(p.width);
     w.token_weight = static_cast<float*>(workspace.take(pool_weights_bytes(p)));
@@ -141,24 +149,34 @@ inline PoolWeights pack_pool_weights(const LatentPool& p, Workspace& workspace) 
 
 // ---- Tokens.
 
+// The activity of a tile's rows [rows, C]: where it is, or widened into `wide`.
+inline const float* pool_activity(const LatentPool<float>& p, int64_t first, int64_t, float*) {
+    return p.x + first * p.segments * p.segment_length;
+}
+
+inline const float* pool_activity(const LatentPool<Bfloat16>& p, int64_t first, int64_t rows, float* wide) {
+    const int64_t context = p.segments * p.segment_length;
+    copy_padded(1, rows * context, p.x + first * context, wide, rows * context);
+    return wide;
+}
+
 // Normalised tokens y [rows, width] of one segment, 0 behind d. kKeep: also the standardised tokens (undefined behind
 // d) and one over their deviation, for the backward pass.
-template <bool kKeep>
-inline void pool_tokens(const LatentPool& p, const PoolWeights& w, int64_t first, int64_t rows, int64_t segment,
-                        float* y, float* standard, float* inverse_std) {
+template <bool kKeep, typename T>
+inline void pool_tokens(const LatentPool<T>& p, const PoolWeights& w, int64_t first, int64_t rows, int64_t segment,
+                        const float* activity, float* y, float* standard, float* inverse_std) {
     const int64_t context = p.segments * p.segment_length;
     const int64_t whole = p.width / kLanes * kLanes;
     for (int64_t t = 0; t < rows; ++t) {
-        const float* unit = p.unit_table + p.unit_index[first + t] * p.width;
+        const T* unit = p.unit_table + p.unit_index[first + t] * p.width;
         float* token = y + t * w.width;
         for (int64_t j = 0; j < whole; j += kLanes) store(token + j, load(unit + j) + load(w.token_bias + j));
         if (whole < w.width) {
             store(token + whole, load_some(unit + whole, p.width - whole) + load(w.token_bias + whole));
         }
     }
-    multiply<Onto::c>(rows, p.segment_length, p.width,
-                      Strided{p.x + first * context + segment * p.segment_length, context, 1}, w.token_weight, w.width,
-                      y, w.width);
+    multiply<Onto::c>(rows, p.segment_length, p.width, Strided{activity + segment * p.segment_length, context, 1},
+                      w.token_weight, w.width, y, w.width);
     const float inverse_width = 1.0f / static_cast<float>(p.width);
     const IntVector in_tail = lanes_between(0, p.width - whole);
     for (int64_t t = 0; t < rows; ++t) {
@@ -193,16 +211,19 @@ struct PoolState {
     float* y;      // [S, Q, width]: sum of exp(score - most) * token
 };
 
-inline int64_t pool_state_size(const LatentPool& p) {
+template <typename T>
+inline int64_t pool_state_size(const LatentPool<T>& p) {
     return p.segments * (2 * round_up(p.latents) + p.latents * round_up(p.width));
 }
 
-inline PoolState pool_state(const LatentPool& p, float* at) {
+template <typename T>
+inline PoolState pool_state(const LatentPool<T>& p, float* at) {
     const int64_t padded = p.segments * round_up(p.latents);
     return {at, at + padded, at + 2 * padded};
 }
 
-inline void reset_pool_state(const LatentPool& p, const PoolState& state) {
+template <typename T>
+inline void reset_pool_state(const LatentPool<T>& p, const PoolState& state) {
     const int64_t padded = p.segments * round_up(p.latents);
     for (int64_t i = 0; i < padded; ++i) state.most[i] = -__builtin_inff();
     clear(state.total, pool_state_size(p) - padded);
@@ -213,7 +234,8 @@ inline void scale_row(float* row, float factor, int64_t width) {
 }
 
 // Adds `part` to `state`. Not both may be without rows.
-inline void merge_pool_state(const LatentPool& p, const PoolState& state, const PoolState& part) {
+template <typename T>
+inline void merge_pool_state(const LatentPool<T>& p, const PoolState& state, const PoolState& part) {
     const int64_t width = round_up(p.width);
     const int64_t latents = round_up(p.latents);
     for (int64_t s = 0; s < p.segments; ++s) {
@@ -236,7 +258,8 @@ inline void merge_pool_state(const LatentPool& p, const PoolState& state, const 
 }
 
 // What a window's state comes to.
-inline void finish_window(const LatentPool& p, const PoolState& state, int64_t window) {
+template <typename T>
+inline void finish_window(const LatentPool<T>& p, const PoolState& state, int64_t window) {
     const int64_t width = round_up(p.width);
     const int64_t latents = round_up(p.latents);
     float* pooled = p.pooled + window * p.segments * p.latents * p.width;
@@ -271,9 +294,10 @@ inline void finish_window(const LatentPool& p, const PoolState& state, int64_t w
 // ---- Forward.
 
 // Queries of one window as [S, d, latents], 0 behind Q.
-inline void pack_queries(const LatentPool& p, int64_t window, float* packed) {
+template <typename T>
+inline void pack_queries(const LatentPool<T>& p, int64_t window, float* packed) {
     const int64_t latents = round_up(p.latents);
-    const float* queries = p.queries + (p.query_windows > 1 ? window : 0) * p.segments * p.latents * p.width;
+    const T* queries = p.queries + (p.query_windows > 1 ? window : 0) * p.segments * p.latents * p.width;
     clear(packed, p.segments * p.width * latents);
     for (int64_t s = 0; s < p.segments; ++s) {
         copy_transposed(p.latents, p.width, queries + s * p.latents * p.width, packed + s * p.width * latents, latents);
@@ -281,11 +305,13 @@ inline void pack_queries(const LatentPool& p, int64_t window, float* packed) {
 }
 
 // Takes a tile of rows into `state`.
-inline void pool_tile(const LatentPool& p, const PoolWeights& w, const float* queries, int64_t first, int64_t rows,
-                      float* y, float* scores, const PoolState& state) {
+template <typename T>
+inline void pool_tile(const LatentPool<T>& p, const PoolWeights& w, const float* queries, int64_t first, int64_t rows,
+                      float* wide, float* y, float* scores, const PoolState& state) {
     const int64_t latents = round_up(p.latents);
+    const float* activity = pool_activity(p, first, rows, wide);
     for (int64_t s = 0; s < p.segments; ++s) {
-        pool_tokens<false>(p, w, first, rows, s, y, nullptr, nullptr);
+        pool_tokens<false>(p, w, first, rows, s, activity, y, nullptr, nullptr);
         multiply<Onto::zero>(rows, p.width, latents, Strided{y, w.width, 1}, queries + s * p.width * latents, latents,
                              scores, latents);
         float* sums = state.y + s * p.latents * w.width;
@@ -310,16 +336,19 @@ inline void pool_tile(const LatentPool& p, const PoolWeights& w, const float* qu
     }
 }
 
-inline void latent_pool(const LatentPool& p) {
+template <typename T>
+inline void latent_pool(const LatentPool<T>& p) {
     PoolPlan plan = pool_plan(p);
     const int64_t latents = round_up(p.latents);
     const int64_t threads = p.threads < 1 ? 1 : p.threads < plan.chunks ? p.threads : plan.chunks;
     const int64_t state_size = round_up(pool_state_size(p));
     const int64_t queries_size = round_up(p.segments * p.width * latents);
     const bool shared = p.query_windows <= 1;
-    // Of each thread: a tile of tokens, its scores, two states, queries of one window. Whole cache lines.
-    const int64_t own_size =
-        round_up(kPoolTile * (round_up(p.width) + latents) + 2 * state_size + (shared ? 0 : queries_size), kPoolLine);
+    // Of each thread: a tile of tokens, its scores, two states, queries of one window, activity. Whole cache lines.
+    const int64_t activity_size = kPoolTile * p.segments * p.segment_length;
+    const int64_t own_size = round_up(
+        kPoolTile * (round_up(p.width) + latents) + 2 * state_size + (shared ? 0 : queries_size) + activity_size,
+        kPoolLine);
     Workspace workspace(pool_plan_bytes(p, plan) + pool_weights_bytes(p) +
                         Workspace::bytes_of(shared ? queries_size : 0, sizeof(float)) +
                         Workspace::bytes_of(threads * own_size, sizeof(float)) +
@@ -338,7 +367,8 @@ inline void latent_pool(const LatentPool& p) {
         float* y = own + worker * own_size;
         float* scores = y + kPoolTile * weights.width;
         float* states = scores + kPoolTile * latents;
-        float* own_queries = states + 2 * state_size;
+        float* activity = states + 2 * state_size;
+        float* own_queries = activity + activity_size;
         const PoolState recent = pool_state(p, states);
         for (int64_t i = plan.chunk_piece[chunk]; i < plan.chunk_piece[chunk + 1]; ++i) {
             const PoolPiece& piece = plan.piece[i];
@@ -351,7 +381,7 @@ inline void latent_pool(const LatentPool& p) {
                 reset_pool_state(p, into);
                 for (int64_t row = first; row < last; row += kPoolTile) {
                     const int64_t rows = row + kPoolTile < last ? kPoolTile : last - row;
-                    pool_tile(p, weights, shared ? shared_queries : own_queries, row, rows, y, scores, into);
+                    pool_tile(p, weights, shared ? shared_queries : own_queries, row, rows, activity, y, scores, into);
                 }
                 if (some) merge_pool_state(p, all, recent);
                 some = true;
@@ -382,11 +412,13 @@ struct PoolGradients {
     float* norm_bias;     // [width]
 };
 
-inline int64_t pool_gradients_size(const LatentPool& p) {
+template <typename T>
+inline int64_t pool_gradients_size(const LatentPool<T>& p) {
     return round_up(p.width) * (p.segments * p.latents + p.segment_length + 3);
 }
 
-inline PoolGradients pool_gradients(const LatentPool& p, float* at) {
+template <typename T>
+inline PoolGradients pool_gradients(const LatentPool<T>& p, float* at) {
     const int64_t width = round_up(p.width);
     float* rest = at + width * p.segments * p.latents;
     float* biases = rest + width * p.segment_length;
@@ -405,12 +437,14 @@ struct PoolWindow {
     float* mean;         // [latents]: sum_s <grad_pooled, pooled> - grad_logsumexp
 };
 
-inline int64_t pool_window_size(const LatentPool& p) {
+template <typename T>
+inline int64_t pool_window_size(const LatentPool<T>& p) {
     return p.segments * (p.width * round_up(2 * p.latents) + 2 * p.latents * round_up(p.width)) +
            2 * round_up(p.latents);
 }
 
-inline PoolWindow pool_window(const LatentPool& p, float* at) {
+template <typename T>
+inline PoolWindow pool_window(const LatentPool<T>& p, float* at) {
     PoolWindow w{};
     w.logsumexp = at;
     w.mean = at + round_up(p.latents);
@@ -419,12 +453,13 @@ inline PoolWindow pool_window(const LatentPool& p, float* at) {
     return w;
 }
 
-inline void pack_pool_window(const LatentPoolBackward& b, int64_t window, const PoolWindow& packed) {
-    const LatentPool& p = b.forward;
+template <typename T>
+inline void pack_pool_window(const LatentPoolBackward<T>& b, int64_t window, const PoolWindow& packed) {
+    const LatentPool<T>& p = b.forward;
     const int64_t width = round_up(p.width);
     const int64_t columns = round_up(2 * p.latents);
     const int64_t size = p.latents * p.width;
-    const float* queries = p.queries + (p.query_windows > 1 ? window : 0) * p.segments * size;
+    const T* queries = p.queries + (p.query_windows > 1 ? window : 0) * p.segments * size;
     const float* grad = b.grad_pooled + window * p.segments * size;
     clear(packed.into_scores, p.segments * p.width * columns);
     for (int64_t s = 0; s < p.segments; ++s) {
@@ -461,14 +496,18 @@ struct PoolScratch {
     float* weights;      // [tile, columns] and one row more: gradients of the scores, then the attention weights
     float* line;         // [latents]
     float* grad_x;       // [tile, L in whole vectors]
+    float* activity;     // [tile, C]
 };
 
-inline int64_t pool_scratch_size(const LatentPool& p) {
-    return kPoolTile * (4 * round_up(p.width) + 1 + 2 * round_up(2 * p.latents) + round_up(p.segment_length)) +
+template <typename T>
+inline int64_t pool_scratch_size(const LatentPool<T>& p) {
+    const int64_t columns = round_up(p.segment_length) + p.segments * p.segment_length;
+    return kPoolTile * (4 * round_up(p.width) + 1 + 2 * round_up(2 * p.latents) + columns) +
            3 * round_up(2 * p.latents) + 2 * kLanes;
 }
 
-inline PoolScratch pool_scratch(const LatentPool& p, float* at) {
+template <typename T>
+inline PoolScratch pool_scratch(const LatentPool<T>& p, float* at) {
     const int64_t tile = kPoolTile * round_up(p.width);
     const int64_t columns = round_up(2 * p.latents);
     PoolScratch s{};
@@ -481,12 +520,15 @@ inline PoolScratch pool_scratch(const LatentPool& p, float* at) {
     s.weights = s.scores + kPoolTile * columns + kLanes;
     s.line = s.weights + (kPoolTile + 1) * columns + kLanes;
     s.grad_x = s.line + round_up(p.latents);
+    s.activity = s.grad_x + kPoolTile * round_up(p.segment_length);
     return s;
 }
 
 // From scores to weights and to gradients of the scores, row by row. Vectors of the second half of a row begin at
 // column Q and reach into the next row, which is written later.
-inline void pool_weights_backward(const LatentPool& p, const PoolWindow& window, int64_t rows, const PoolScratch& own) {
+template <typename T>
+inline void pool_weights_backward(const LatentPool<T>& p, const PoolWindow& window, int64_t rows,
+                                  const PoolScratch& own) {
     const int64_t columns = round_up(2 * p.latents);
     const int64_t latents = round_up(p.latents);
     for (int64_t t = 0; t < rows; ++t) {
@@ -501,16 +543,18 @@ inline void pool_weights_backward(const LatentPool& p, const PoolWindow& window,
     }
 }
 
-inline void pool_tile_backward(const LatentPoolBackward& b, const PoolWeights& w, const float* packed_token_weight,
+template <typename T>
+inline void pool_tile_backward(const LatentPoolBackward<T>& b, const PoolWeights& w, const float* packed_token_weight,
                                const PoolWindow& window, int64_t first, int64_t rows, const PoolScratch& own,
                                const PoolGradients& sums, const UnitSums& units) {
-    const LatentPool& p = b.forward;
+    const LatentPool<T>& p = b.forward;
     const int64_t context = p.segments * p.segment_length;
     const int64_t columns = round_up(2 * p.latents);
     const int64_t length = round_up(p.segment_length);
     const float inverse_width = 1.0f / static_cast<float>(p.width);
+    const float* activity = pool_activity(p, first, rows, own.activity);
     for (int64_t s = 0; s < p.segments; ++s) {
-        pool_tokens<true>(p, w, first, rows, s, own.y, own.standard, own.inverse_std);
+        pool_tokens<true>(p, w, first, rows, s, activity, own.y, own.standard, own.inverse_std);
         multiply<Onto::zero>(rows, p.width, columns, Strided{own.y, w.width, 1},
                              window.into_scores + s * p.width * columns, columns, own.scores, columns);
         pool_weights_backward(p, window, rows, own);
@@ -555,9 +599,8 @@ inline void pool_tile_backward(const LatentPoolBackward& b, const PoolWeights& w
             }
         }
         if (b.grad_token_weight != nullptr) {
-            multiply<Onto::c>(p.segment_length, rows, p.width,
-                              Strided{p.x + first * context + s * p.segment_length, 1, context}, own.grad, w.width,
-                              sums.token_weight, w.width);
+            multiply<Onto::c>(p.segment_length, rows, p.width, Strided{activity + s * p.segment_length, 1, context},
+                              own.grad, w.width, sums.token_weight, w.width);
         }
         if (b.grad_x != nullptr) {
             multiply<Onto::zero>(rows, p.width, p.segment_length, Strided{own.grad, w.width, 1}, packed_token_weight,
@@ -590,8 +633,9 @@ inline void write_sums(const float* parts, int64_t count, int64_t stride, int64_
     }
 }
 
-inline void latent_pool_backward(const LatentPoolBackward& b) {
-    const LatentPool& p = b.forward;
+template <typename T>
+inline void latent_pool_backward(const LatentPoolBackward<T>& b) {
+    const LatentPool<T>& p = b.forward;
     PoolPlan plan = pool_plan(p);
     const int64_t width = round_up(p.width);
     const int64_t length = round_up(p.segment_length);

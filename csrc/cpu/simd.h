@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cpu/bfloat16.h"
+
 #if defined(__SSE2__)
 #include <immintrin.h>
 #elif defined(__ARM_NEON)
@@ -60,6 +62,20 @@ inline Vector load_some(const float* from, int64_t count) {
 
 inline void store_some(float* to, Vector v, int64_t count) {
     std::memcpy(to, &v, static_cast<size_t>(count) * sizeof(float));
+}
+
+inline Vector load_some(const Bfloat16* from, int64_t count) {
+    typedef uint16_t HalfVector __attribute__((vector_size(kVectorBytes / 2)));
+    HalfVector v = {};
+    std::memcpy(&v, from, static_cast<size_t>(count) * sizeof(Bfloat16));
+    const WordVector word = __builtin_convertvector(v, WordVector) << 16;
+    Vector wide;
+    std::memcpy(&wide, &word, sizeof wide);
+    return wide;
+}
+
+inline Vector load(const Bfloat16* from) {
+    return load_some(from, kLanes);
 }
 
 inline Vector broadcast(float value) {

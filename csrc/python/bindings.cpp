@@ -132,7 +132,8 @@ private:
     size_t used_ = 0;
 };
 
-void read(Arguments& a, poco::LatentPool& p) {
+template <typename T>
+void read(Arguments& a, poco::LatentPool<T>& p) {
     a.number(p.rows, "rows");
     a.number(p.windows, "windows");
     a.number(p.units, "units");
@@ -156,7 +157,8 @@ void read(Arguments& a, poco::LatentPool& p) {
     a.array(p.logsumexp, "logsumexp");
 }
 
-void read(Arguments& a, poco::LatentPoolBackward& b) {
+template <typename T>
+void read(Arguments& a, poco::LatentPoolBackward<T>& b) {
     read(a, b.forward);
     a.array(b.grad_pooled, "grad_pooled");
     a.array(b.grad_logsumexp, "grad_logsumexp");
@@ -190,7 +192,8 @@ void for_parameters(poco::FilmParameters<T>& p, const F& f) {
     f(p.out_weight, "out_weight");
 }
 
-void read_inputs(Arguments& a, poco::FilmForecast& p) {
+template <typename T>
+void read_inputs(Arguments& a, poco::FilmForecast<T>& p) {
     a.number(p.rows, "rows");
     a.number(p.windows, "windows");
     a.number(p.units, "units");
@@ -210,15 +213,17 @@ void read_inputs(Arguments& a, poco::FilmForecast& p) {
     a.array(p.unit_table, "unit_table");
     a.array(p.keys, "keys");
     a.array(p.values, "values");
-    for_parameters(p.parameters, [&](const float*& to, const char* name) { a.array(to, name); });
+    for_parameters(p.parameters, [&](const T*& to, const char* name) { a.array(to, name); });
 }
 
-void read(Arguments& a, poco::FilmForecast& p) {
+template <typename T>
+void read(Arguments& a, poco::FilmForecast<T>& p) {
     read_inputs(a, p);
     a.array(p.forecast, "forecast");
 }
 
-void read(Arguments& a, poco::FilmForecastBackward& b) {
+template <typename T>
+void read(Arguments& a, poco::FilmForecastBackward<T>& b) {
     read_inputs(a, b.forward);
     a.array(b.grad, "grad");
     a.gradient(b.grad_x, "grad_x");
@@ -238,28 +243,40 @@ Call arguments(const char* op, const py::dict& values) {
     return call;
 }
 
+template <typename T>
 void latent_pool(const py::dict& values) {
-    const auto call = arguments<poco::LatentPool>("latent_pool", values);
+    const auto call = arguments<poco::LatentPool<T>>("latent_pool", values);
     const py::gil_scoped_release release;
-    poco::cpu_kernels().latent_pool(call);
+    poco::cpu_kernels().passes<T>().latent_pool(call);
 }
 
+template <typename T>
 void latent_pool_backward(const py::dict& values) {
-    const auto call = arguments<poco::LatentPoolBackward>("latent_pool_backward", values);
+    const auto call = arguments<poco::LatentPoolBackward<T>>("latent_pool_backward", values);
     const py::gil_scoped_release release;
-    poco::cpu_kernels().latent_pool_backward(call);
+    poco::cpu_kernels().passes<T>().latent_pool_backward(call);
 }
 
+template <typename T>
 void film_forecast(const py::dict& values) {
-    const auto call = arguments<poco::FilmForecast>("film_forecast", values);
+    const auto call = arguments<poco::FilmForecast<T>>("film_forecast", values);
     const py::gil_scoped_release release;
-    poco::cpu_kernels().film_forecast(call);
+    poco::cpu_kernels().passes<T>().film_forecast(call);
 }
 
+template <typename T>
 void film_forecast_backward(const py::dict& values) {
-    const auto call = arguments<poco::FilmForecastBackward>("film_forecast_backward", values);
+    const auto call = arguments<poco::FilmForecastBackward<T>>("film_forecast_backward", values);
     const py::gil_scoped_release release;
-    poco::cpu_kernels().film_forecast_backward(call);
+    poco::cpu_kernels().passes<T>().film_forecast_backward(call);
+}
+
+template <typename T>
+void define_passes(py::module_& m, const std::string& suffix) {
+    m.def(("latent_pool" + suffix).c_str(), &latent_pool<T>);
+    m.def(("latent_pool_backward" + suffix).c_str(), &latent_pool_backward<T>);
+    m.def(("film_forecast" + suffix).c_str(), &film_forecast<T>);
+    m.def(("film_forecast_backward" + suffix).c_str(), &film_forecast_backward<T>);
 }
 
 // Why the kernels of the two passes cannot be used; empty if they can.
@@ -286,8 +303,6 @@ PYBIND11_MODULE(_core, m) {
     m.def("philox_uint32", &philox_uint32);
     m.def("dropout_keep", &dropout_keep);
     m.attr("cpu_kernels_missing") = cpu_kernels_missing();
-    m.def("latent_pool", &latent_pool);
-    m.def("latent_pool_backward", &latent_pool_backward);
-    m.def("film_forecast", &film_forecast);
-    m.def("film_forecast_backward", &film_forecast_backward);
+    define_passes<float>(m, "_float32");
+    define_passes<poco::Bfloat16>(m, "_bfloat16");
 }

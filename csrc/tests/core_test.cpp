@@ -156,7 +156,7 @@ void test_gather_bounds() {
 
 int main(int argc, char** argv) {
     const std::string wanted = argc > 1 ? argv[1] : "";
-    for (const poco::Isa isa : {poco::Isa::avx2, poco::Isa::avx512}) {
+    for (const poco::Isa isa : {poco::Isa::avx2, poco::Isa::avx512, poco::Isa::avx512_bf16, poco::Isa::amx}) {
         if (wanted == poco::name(isa) && !poco::can_run(isa)) {
             std::printf("skipped: this processor cannot run %s\n", wanted.c_str());
             CHECK(fails_with([] { poco::isa(); }, "cannot run"));

@@ -178,8 +178,8 @@ void test_latent_pool(const std::vector<int32_t>& counts, int64_t d, int64_t seg
 
     std::vector<float> mine(size_of(outputs), std::nanf(""));
     std::vector<float> mine_logsumexp(size_of(rows.windows * latents), std::nanf(""));
-    poco::LatentPoolBackward b;
-    poco::LatentPool& p = b.forward;
+    poco::LatentPoolBackward<float> b;
+    poco::LatentPool<float>& p = b.forward;
     p.rows = rows.rows;
     p.windows = p.query_windows = rows.windows;
     p.units = units;
@@ -200,7 +200,7 @@ void test_latent_pool(const std::vector<int32_t>& counts, int64_t d, int64_t seg
     p.queries = queries.single.data();
     p.pooled = mine.data();
     p.logsumexp = mine_logsumexp.data();
-    poco::cpu_kernels().latent_pool(p);
+    poco::cpu_kernels().float32.latent_pool(p);
     check(distance(mine, pooled) < 1e-5, "latent_pool", "pooled", distance(mine, pooled));
     for (int64_t w = 0; w < rows.windows; ++w) {
         if (counts[size_of(w)] > 0) continue;
@@ -221,7 +221,7 @@ void test_latent_pool(const std::vector<int32_t>& counts, int64_t d, int64_t seg
     b.grad_norm_weight = norm_weight.grad.data();
     b.grad_norm_bias = norm_bias.grad.data();
     b.grad_queries = queries.grad.data();
-    poco::cpu_kernels().latent_pool_backward(b);
+    poco::cpu_kernels().float32.latent_pool_backward(b);
     check_gradients("latent_pool", {&x, &unit_table, &token_weight, &token_bias, &norm_weight, &norm_bias, &queries},
                     [&] {
                         forward();
@@ -310,8 +310,8 @@ void test_film_forecast(const std::vector<int32_t>& counts, int64_t d, int64_t l
     forward();
 
     std::vector<float> mine(size_of(rows.rows * horizon), std::nanf(""));
-    poco::FilmForecastBackward b;
-    poco::FilmForecast& p = b.forward;
+    poco::FilmForecastBackward<float> b;
+    poco::FilmForecast<float>& p = b.forward;
     p.rows = rows.rows;
     p.windows = rows.windows;
     p.units = units;
@@ -335,7 +335,7 @@ void test_film_forecast(const std::vector<int32_t>& counts, int64_t d, int64_t l
     p.parameters = {in(0), in(1), in(2),  in(3),  in(4),  in(5),  in(6),  in(7),
                     in(8), in(9), in(10), in(11), in(12), in(13), in(14), in(15)};
     p.forecast = mine.data();
-    poco::cpu_kernels().film_forecast(p);
+    poco::cpu_kernels().float32.film_forecast(p);
     check(distance(mine, forecast) < 1e-5, "film_forecast", "forecast", distance(mine, forecast));
 
     b.grad = grad.single.data();
@@ -346,7 +346,7 @@ void test_film_forecast(const std::vector<int32_t>& counts, int64_t d, int64_t l
     const auto out = [&](size_t i) { return q[i].grad.data(); };
     b.grad_parameters = {out(0), out(1), out(2),  out(3),  out(4),  out(5),  out(6),  out(7),
                          out(8), out(9), out(10), out(11), out(12), out(13), out(14), out(15)};
-    poco::cpu_kernels().film_forecast_backward(b);
+    poco::cpu_kernels().float32.film_forecast_backward(b);
     std::vector<Array*> arrays{&x, &unit_table, &keys, &values};
     for (Array& one : q) arrays.push_back(&one);
     check_gradients("film_forecast", arrays, [&] {

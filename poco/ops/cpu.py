@@ -1,7 +1,8 @@
 """Both passes, forward and backward, by the fused kernels of the compiled core.
 
-Same functions as :mod:`poco.ops.reference`. The kernels work in float32 on as many threads as torch does; bfloat16 and
-float16 are widened to float32 first. Results do not depend on the number of threads.
+Same functions as :mod:`poco.ops.reference`. The kernels take float32 or bfloat16 and add up in float32, on as many threads
+as torch has; float16, and float32 mixed with others, is widened to float32 first. Results do not depend on the number of
+threads.
 """
 
 from __future__ import annotations
@@ -20,8 +21,13 @@ _POOL_INPUTS = ("x", "unit_table", "token_weight", "token_bias", "norm_weight", 
 _FILM_INPUTS = ("x", "unit_table", "keys", "values", *FilmParameters._fields)
 
 
-def _dense(tensor: Tensor) -> Tensor:
-    return tensor.detach().to(torch.float32).contiguous()
+def _dense(tensor: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    return tensor.detach().to(dtype).contiguous()
+
+
+def _common_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
+    """What the kernels take these inputs in: bfloat16 if all are that, else float32."""
+    return torch.bfloat16 if all(t.dtype == torch.bfloat16 for t in tensors) else torch.float32
 
 
 def _indices(tensor: Tensor) -> Tensor:
@@ -30,12 +36,17 @@ def _indices(tensor: Tensor) -> Tensor:
 
 def _call(op: str, tensors: Mapping[str, Tensor], numbers: Mapping[str, int | float]) -> None:
     addresses = {name: tensor.data_ptr() for name, tensor in tensors.items()}
-    core.run_kernel(op, {**addresses, **numbers, "threads": torch.get_num_threads()})
+    dtype = str(tensors["x"].dtype).removeprefix("torch.")
+    core.run_kernel(f"{op}_{dtype}", {**addresses, **numbers, "threads": torch.get_num_threads()})
 
 
 def _gradients(inputs: Mapping[str, Tensor], names: Sequence[str], needs: Sequence[bool]) -> dict[str, Tensor]:
-    """Uninitialised gradients of those inputs that need one."""
-    return {f"grad_{name}": torch.empty_like(inputs[name]) for name, needed in zip(names, needs, strict=True) if needed}
+    """Uninitialised gradients, float32, of those inputs that need one."""
+    return {
+        f"grad_{name}": torch.empty_like(inputs[name], dtype=torch.float32)
+        for name, needed in zip(names, needs, strict=True)
+        if needed
+    }
 
 
 # --- pass 1 -----------------------------------------------------------------------------------------------------------
@@ -44,7 +55,8 @@ def _gradients(inputs: Mapping[str, Tensor], names: Sequence[str], needs: Sequen
 def _pool_arguments(*inputs: Any) -> tuple[dict[str, Tensor], dict[str, int | float]]:
     x, unit_index, window_offsets, unit_table, token_weight, token_bias, norm_weight, norm_bias, queries, eps = inputs
     values = (x, unit_table, token_weight, token_bias, norm_weight, norm_bias, queries)
-    tensors = {name: _dense(t) for name, t in zip(_POOL_INPUTS, values, strict=True)}
+    dtype = _common_dtype(values)
+    tensors = {name: _dense(t, dtype) for name, t in zip(_POOL_INPUTS, values, strict=True)}
     tensors |= {"unit_index": _indices(unit_index), "window_offsets": _indices(window_offsets)}
     query_windows, segments, latents, width = queries.shape
     return tensors, {
@@ -64,7 +76,7 @@ def latent_pool(*inputs: Any) -> tuple[Tensor, Tensor]:
     """Pass 1 forward; see :func:`poco.ops.latent_pool`."""
     tensors, sizes = _pool_arguments(*inputs)
     windows, (_, segments, latents, width) = int(sizes["windows"]), inputs[8].shape
-    pooled = tensors["x"].new_empty(windows, segments, latents, width)
+    pooled = torch.empty(windows, segments, latents, width, dtype=torch.float32)
     logsumexp = pooled.new_empty(windows, latents)
     _call("latent_pool", {**tensors, "pooled": pooled, "logsumexp": logsumexp}, sizes)
     return pooled, logsumexp

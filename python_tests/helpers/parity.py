@@ -12,6 +12,7 @@ from helpers import relative_error
 from helpers.passes import film_forecast_inputs, latent_pool_inputs
 from poco.ops import FilmParameters, cpu, reference
 
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}  # of the relative error against float64
 TINY = 1e-12  # gradients below this are exactly zero in theory: no relative error
 
 POOL_SHAPES: list[dict[str, Any]] = [
@@ -97,7 +98,7 @@ def film_results(inputs: tuple[Any, ...], needs: Sequence[bool] = (True,) * 20, 
     return [output, *by.film_forecast_backward(grad.to(output.dtype), *inputs, needs)]
 
 
-def check(mine: Sequence[Tensor | None], exact: Sequence[Tensor | None], tolerance: float = 1e-5) -> None:
+def check(mine: Sequence[Tensor | None], exact: Sequence[Tensor | None], tolerance: float) -> None:
     """Raises AssertionError unless all of ``mine`` that is there equals ``exact``."""
     assert len(mine) == len(exact)
     for i, (one, other) in enumerate(zip(mine, exact, strict=True)):
@@ -113,18 +114,27 @@ def check(mine: Sequence[Tensor | None], exact: Sequence[Tensor | None], toleran
             assert not one.numel() or one.abs().max() < 1e-6, i
 
 
-def check_pool(shape: dict[str, Any]) -> None:
-    inputs = pool_inputs(**shape)
-    check(pool_results(inputs), pool_results(tuple(map(_double, inputs)), by=reference))
+def _rounded(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, FilmParameters):
+        return FilmParameters(*(t.to(dtype) for t in value))
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
-def check_film(shape: dict[str, Any]) -> None:
-    inputs = film_inputs(**shape)
-    check(film_results(inputs), film_results(tuple(map(_double, inputs)), by=reference))
+def check_pool(shape: dict[str, Any], dtype: torch.dtype = torch.float32) -> None:
+    inputs = tuple(_rounded(value, dtype) for value in pool_inputs(**shape))
+    exact = pool_results(tuple(map(_double, inputs)), by=reference)
+    check(pool_results(inputs), exact, TOLERANCES[dtype])
+
+
+def check_film(shape: dict[str, Any], dtype: torch.dtype = torch.float32) -> None:
+    inputs = tuple(_rounded(value, dtype) for value in film_inputs(**shape))
+    exact = film_results(tuple(map(_double, inputs)), by=reference)
+    check(film_results(inputs), exact, TOLERANCES[dtype])
 
 
 def check_all() -> None:
-    for shape in POOL_SHAPES:
-        check_pool(shape)
-    for shape in FILM_SHAPES:
-        check_film(shape)
+    for dtype in TOLERANCES:
+        for shape in POOL_SHAPES:
+            check_pool(shape, dtype)
+        for shape in FILM_SHAPES:
+            check_film(shape, dtype)

@@ -1,0 +1,9 @@
+// Built with the compiler's options for avx512_bf16; called only where the processor has it.
+#include "cpu/dispatch.h"
+#include "cpu/latent_pool.h"
+
+namespace poco {
+
+const Passes<Bfloat16> bfloat16_passes_avx512_bf16{latent_pool, latent_pool_backward, nullptr, nullptr};
+
+}  // namespace poco

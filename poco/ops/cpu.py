@@ -1,8 +1,8 @@
 """Both passes, forward and backward, by the fused kernels of the compiled core.
 
-Same functions as :mod:`poco.ops.reference`. The kernels take float32 or bfloat16 and add up in float32, on as many threads
-as torch has; float16, and float32 mixed with others, is widened to float32 first. Results do not depend on the number of
-threads.
+Same functions as :mod:`poco.ops.reference`. The kernels take float32 or bfloat16 and add up in float32, on as many
+threads as torch has; float16, and float32 among others, is widened to float32 first. Results do not depend on the
+number of threads.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 
@@ -17,7 +17,7 @@ from poco.data.recording import Recording
 from poco.data.splits import Split, split
 from poco.errors import ConfigError, DataError
 from poco.training.callbacks import Callback
-from poco.training.config import TrainConfig
+from poco.training.config import Precision, TrainConfig
 from poco.training.job import choose_label
 from poco.training.loop import fit
 from poco.training.seeds import stream
@@ -98,6 +98,7 @@ def adapt(
     batch_size: int = 64,
     protocol: str = "leak-free",
     seed: int = 0,
+    precision: str = "float32",
     score_every: int = 20,
     train_config: TrainConfig | None = None,
     unit_types: str | None = None,
@@ -120,8 +121,9 @@ def adapt(
         batch_size: windows a step.
         protocol: how the session is cut and normalised, ``"leak-free"`` or ``"published"``.
         seed: seed of new embeddings, dropout and the order of the windows.
+        precision: what the steps compute in, ``"float32"`` or ``"bf16"`` (autocast); scores are taken in float32.
         score_every: steps from one point of the history to the next, and from one validation to the next.
-        train_config: all settings of the loop, in place of the five before.
+        train_config: all settings of the loop, in place of the six before.
         unit_types: label of the units for a model that embeds unit types; default the one it was trained with, or the
             only one there is.
         source: how the recording was read (``options``), kept with the model so that it can be read that way again.
@@ -145,6 +147,7 @@ def adapt(
         batch_size=batch_size,
         val_every=min(score_every, steps) if steps > 0 else 1,
         seed=seed,
+        precision=cast("Precision", precision),
     )
     cut = split([recording], protocol=protocol, context=model.config.context, horizon=model.config.horizon)
     types: tuple[str, ...] = ()

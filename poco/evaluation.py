@@ -25,7 +25,7 @@ from poco.data.windows import Packer, vocabulary
 from poco.errors import CheckpointError, ConfigError, DataError
 from poco.training.callbacks import Callback
 from poco.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from poco.training.config import TrainConfig
+from poco.training.config import PRECISIONS, TrainConfig
 from poco.training.loop import fit
 from poco.training.seeds import stream
 from poco.training.validation import predict
@@ -91,6 +91,7 @@ class Evaluation:
         context: frames a forecast is made from.
         horizon: frames that are forecast.
         stride: frames from one window to the next.
+        precision: what the forecaster computed in.
         windows: number of windows, all sessions.
     """
 
@@ -102,6 +103,7 @@ class Evaluation:
     context: int
     horizon: int
     stride: int = 1
+    precision: str = "float32"
     windows: int = 0
     warnings: tuple[str, ...] = field(default=())
 
@@ -119,6 +121,7 @@ class Evaluation:
             "context": self.context,
             "horizon": self.horizon,
             "stride": self.stride,
+            "precision": self.precision,
             "windows": self.windows,
             "score_per_step": list(self.score_per_step),
             "sessions": [_session_json(session) for session in self.sessions],
@@ -149,6 +152,7 @@ class Evaluation:
                 context=values["context"],
                 horizon=values["horizon"],
                 stride=values["stride"],
+                precision=values.get("precision", "float32"),
                 windows=values["windows"],
                 warnings=tuple(values.get("warnings", ())),
             )
@@ -163,6 +167,7 @@ def evaluate(
     baselines: Sequence[str] = NAMES,
     *,
     stride: int = 1,
+    precision: str = "float32",
     callbacks: Sequence[Callback] = (),
 ) -> Evaluation:
     """Score a forecaster and its baselines over the same windows, in one pass.
@@ -176,18 +181,21 @@ def evaluate(
         part: ``"train"``, ``"val"`` or ``"test"``.
         baselines: names of the baselines to score, see :data:`poco.baselines.NAMES`.
         stride: frames from one window to the next.
+        precision: what the forecaster computes in, ``"float32"`` or ``"bf16"`` (autocast); baselines take float32.
         callbacks: what may watch the training of the baselines.
 
     Returns:
         The scores.
 
     Raises:
-        ConfigError: for an unknown part or baseline, or a split whose context or horizon is not the model's.
+        ConfigError: for an unknown part, baseline or precision, or a split whose context or horizon is not the model's.
         VocabularyError: if the model does not know a session of the split.
         DataError: if there are no windows, or a model is given without a split.
     """
     from poco.run import Run
 
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got '{precision}'")
     run = run_or_model if isinstance(run_or_model, Run) else None
     model = run.model if run is not None else run_or_model
     assert isinstance(model, nn.Module)
@@ -201,7 +209,7 @@ def evaluate(
     forecasters: dict[str, nn.Module] = {"": model}
     for name in dict.fromkeys(baselines):
         forecasters[name] = fit_baseline(name, split, seed=config.seed, folder=folder, callbacks=callbacks)
-    scores = score_forecasters(forecasters, split, part, stride=stride)
+    scores = score_forecasters(forecasters, split, part, stride=stride, precision={"": precision})
     own = scores.pop("")
     return Evaluation(
         score=own.score,
@@ -212,6 +220,7 @@ def evaluate(
         context=split.context,
         horizon=split.horizon,
         stride=stride,
+        precision=precision,
         windows=sum(session.windows for session in own.sessions),
         warnings=split.warnings,
     )
@@ -219,7 +228,12 @@ def evaluate(
 
 @torch.no_grad()
 def score_forecasters(
-    forecasters: Mapping[str, nn.Module], split: Split, part: str = "test", *, stride: int = 1
+    forecasters: Mapping[str, nn.Module],
+    split: Split,
+    part: str = "test",
+    *,
+    stride: int = 1,
+    precision: Mapping[str, str] | None = None,
 ) -> dict[str, Scores]:
     """Score several forecasters over the same windows, in one pass.
 
@@ -228,6 +242,7 @@ def score_forecasters(
         split: recordings and parts.
         part: ``"train"``, ``"val"`` or ``"test"``.
         stride: frames from one window to the next.
+        precision: ``"bf16"`` by the names of those that compute under autocast.
 
     Returns:
         The scores of each.
@@ -254,7 +269,8 @@ def score_forecasters(
         for name, model in forecasters.items():
             own = packers[name].relabel(batch, some).to(devices[name])
             assert own.target is not None
-            errors[name] += _sums(predict(model, own, "float32") - own.target, some.session, shared.units, sessions)
+            forecast = predict(model, own, (precision or {}).get(name, "float32"))
+            errors[name] += _sums(forecast - own.target, some.session, shared.units, sessions)
     return {name: _scores(split, error, copy_errors, count) for name, error in errors.items()}
 
 

@@ -92,6 +92,9 @@ def test_embeddings_alone_are_fitted(model: POCO, recordings: list[Recording]) -
     mean, std = adapted.model.normalisation("animal-3")
     assert torch.equal(mean, torch.from_numpy(adapted.split.mean[0]))
     assert torch.equal(std, torch.from_numpy(adapted.split.std[0]))
+    low = adapt(model, recordings[2], steps=60, batch_size=16, precision="bf16")
+    assert low.after == pytest.approx(adapted.after, abs=0.02)
+    assert low.after != adapted.after
     stored = json.loads(json.dumps(adapted.to_json()))
     assert stored["after"] == adapted.after
     assert len(stored["history"]) == 4

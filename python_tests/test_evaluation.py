@@ -106,6 +106,12 @@ def test_a_model_with_more_sessions_in_another_order(cut: Split) -> None:
         assert evaluation.sessions[index].mse == pytest.approx(mse, rel=1e-4)
     with pytest.raises(VocabularyError, match="does not know session 'b'"):
         evaluate(model.subset(["a"]), cut, baselines=())
+    low = evaluate(model, cut, baselines=("mean",), precision="bf16")
+    assert low.score == pytest.approx(evaluation.score, rel=0.02)
+    assert low.score != evaluation.score
+    assert low.to_json()["precision"] == "bf16"
+    with pytest.raises(ConfigError, match="precision must be one of float32, bf16, got 'half'"):
+        evaluate(model, cut, baselines=(), precision="half")
 
 
 def test_json_round_trip(cut: Split) -> None:

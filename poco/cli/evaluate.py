@@ -33,13 +33,16 @@ def register(app: typer.Typer) -> None:
             Path | None, typer.Option(help="Where the run's recordings are now (default: where they were).")
         ] = None,
         stride: Annotated[int, typer.Option(help="Frames from one window to the next.")] = 1,
+        precision: Annotated[
+            str, typer.Option(help="What the run's model computes in: 'float32' or 'bf16' (mixed).")
+        ] = "float32",
         no_baselines: Annotated[bool, typer.Option("--no-baselines", help="Score the run alone.")] = False,
         threads: Annotated[int | None, typer.Option(help="Threads on the CPU.")] = None,
         json: Json = False,
     ) -> None:
         """Score the run in RUN: 1 - MSE / MSE of repeating the last frame, per session and averaged over sessions.
 
-        Scores of the whole test part are kept in the run folder, with a figure. The JSON document has 'score',
+        Scores of the whole test part in float32 are kept in the run folder, with a figure. The JSON document has 'score',
         'sessions', 'baselines', 'protocol' and 'split'.
         """
         from poco import baselines
@@ -55,11 +58,17 @@ def register(app: typer.Typer) -> None:
         loaded = open_run(run)
         recordings = loaded.read(data)
         names = () if no_baselines else baselines.NAMES
-        if split == "test" and stride == 1 and not no_baselines:
+        if split == "test" and stride == 1 and precision == "float32" and not no_baselines:
             evaluation = loaded.evaluate(recordings, callbacks=[Progress("baseline")])
         else:
             evaluation = score(
-                loaded, loaded.split(recordings), split, names, stride=stride, callbacks=[Progress("baseline")]
+                loaded,
+                loaded.split(recordings),
+                split,
+                names,
+                stride=stride,
+                precision=precision,
+                callbacks=[Progress("baseline")],
             )
         if json:
             print_json({"run": run, **evaluation.to_json()})

@@ -6,11 +6,14 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
 from poco.errors import ConfigError
+
+Precision = Literal["float32", "bf16"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class TrainConfig:
     clip: float | None = 5.0
     warmup: int = 0
     schedule: Literal["constant", "cosine"] = "constant"
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Precision = "float32"
     ema: float | None = None
     val_every: int = 100
     patience: int | None = None
@@ -70,7 +73,7 @@ class TrainConfig:
         _require(self.ema is None or 0 < self.ema < 1, "ema", "between 0 and 1, or none", self.ema)
         _require(self.checkpoint_seconds > 0, "checkpoint_seconds", "> 0", self.checkpoint_seconds)
         _require(self.schedule in ("constant", "cosine"), "schedule", "'constant' or 'cosine'", self.schedule)
-        _require(self.precision in ("float32", "bf16"), "precision", "'float32' or 'bf16'", self.precision)
+        _require(self.precision in PRECISIONS, "precision", "'float32' or 'bf16'", self.precision)
 
     def for_sessions(self, sessions: int) -> TrainConfig:
         """The same settings with the number of steps filled in for so many sessions."""

@@ -46,7 +46,7 @@ def pooled_mse(
 
 
 def predict(model: nn.Module, batch: PackedBatch, precision: str) -> torch.Tensor:
-    """The model's forecast ``[R, H]`` in float32, computed under autocast where ``precision`` says so."""
+    """The model's forecast ``[R, H]`` in float32, computed under autocast where ``precision`` is ``"bf16"``."""
     with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=precision == "bf16"):
         out: torch.Tensor = model.forward_packed(batch)  # type: ignore[operator]
     return out.float()

@@ -262,6 +262,7 @@ def test_recordings_have_moved_or_changed(poco: Callable, trained: Path, tmp_pat
 def test_wrong_split(poco: Callable, trained: Path) -> None:
     refused(poco("eval", trained, "--split", "everything"), "--split", "everything")
     refused(poco("eval", trained, "--stride", "0", "--no-baselines"), "stride")
+    refused(poco("eval", trained, "--precision", "half", "--no-baselines"), "precision must be one of float32, bf16")
 
 
 def test_folder_cannot_be_written(poco: Callable, trained: Path, recordings: Path, tmp_path: Path) -> None:

@@ -90,6 +90,9 @@ def test_eval(poco: Callable, trained: Path, recordings: Path) -> None:
     text = poco("eval", trained, "--split", "val", "--no-baselines", "--data", recordings, "--stride", "3")
     assert text.code == 0, text.err
     assert "Score on the validation part" in text.out
+    low = poco("eval", trained, "--json", "--no-baselines", "--precision", "bf16")
+    assert low.json["score"] == pytest.approx(machine.json["score"], abs=0.02)
+    assert low.json["precision"] == "bf16"
 
 
 @pytest.mark.parametrize("name", ["out.npz", "out.zarr"])

@@ -42,8 +42,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Score the run in RUN: 1 - MSE / MSE of repeating the last frame, per session and averaged over sessions.
 
-        Scores of the whole test part in float32 are kept in the run folder, with a figure. The JSON document has 'score',
-        'sessions', 'baselines', 'protocol' and 'split'.
+        Scores of the whole test part in float32 are kept in the run folder, with a figure. The JSON document has
+        'score', 'sessions', 'baselines', 'protocol' and 'split'.
         """
         from poco import baselines
         from poco.cli.runs import open_run

@@ -35,8 +35,9 @@ class Rotary(ExactBuffers):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """``x [..., head_width]`` rotated by ``time`` (frames), which broadcasts against ``x`` less its last axis."""
         angle = time.double()[..., None] * self.frequencies.double()  # [..., head_width / 4]
-        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-        turning, still = x.chunk(2, -1)
-        even, odd = turning[..., 0::2], turning[..., 1::2]
-        turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1).flatten(-2)
-        return torch.cat([turned, still.expand(*turned.shape[:-1], -1)], -1)
+        angle = torch.cat([angle, torch.zeros_like(angle)], -1)[..., None]  # the second half does not turn
+        cos, sin = angle.cos(), angle.sin()
+        along = torch.cat([cos, cos], -1).flatten(-2).to(x.dtype)  # [..., head_width]
+        across = torch.cat([-sin, sin], -1).flatten(-2).to(x.dtype)
+        swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+        return torch.addcmul(x * along, swapped, across)

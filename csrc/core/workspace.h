@@ -1,4 +1,5 @@
-// Memory of one call: one block, handed out in pieces that begin on a cache line.
+// Memory of one call: one block, handed out in pieces that begin on a cache line. The last block is kept for the next
+// call, up to a size.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +9,7 @@ namespace poco {
 
 class Workspace {
 public:
-    // Throws std::bad_alloc. The memory is not initialised.
+    // Throws std::bad_alloc. The memory holds anything.
     explicit Workspace(size_t bytes);
     ~Workspace();
     Workspace(const Workspace&) = delete;
@@ -25,8 +26,8 @@ public:
 private:
     static constexpr size_t kLine = 64;
     void* block_ = nullptr;
-    size_t size_ = 0;
-    size_t used_ = 0;
+    size_t size_ = 0;      // of the block, its first line included
+    size_t used_ = kLine;  // the first line holds the size
 };
 
 }  // namespace poco

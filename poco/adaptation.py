@@ -16,6 +16,7 @@ from poco.data.checks import RATE_TOLERANCE
 from poco.data.recording import Recording
 from poco.data.splits import Split, split
 from poco.errors import ConfigError, DataError
+from poco.ops.backends import multiplies_bfloat16
 from poco.training.callbacks import Callback
 from poco.training.config import Precision, TrainConfig
 from poco.training.job import choose_label
@@ -98,7 +99,7 @@ def adapt(
     batch_size: int = 64,
     protocol: str = "leak-free",
     seed: int = 0,
-    precision: str = "float32",
+    precision: str = "auto",
     score_every: int = 20,
     train_config: TrainConfig | None = None,
     unit_types: str | None = None,
@@ -121,7 +122,8 @@ def adapt(
         batch_size: windows a step.
         protocol: how the session is cut and normalised, ``"leak-free"`` or ``"published"``.
         seed: seed of new embeddings, dropout and the order of the windows.
-        precision: what the steps compute in, ``"float32"`` or ``"bf16"`` (autocast); scores are taken in float32.
+        precision: what the steps compute in: ``"float32"``, ``"bf16"`` (autocast), or ``"auto"``, which is bf16 where
+            the machine has instructions for it. Scores are taken in float32.
         score_every: steps from one point of the history to the next, and from one validation to the next.
         train_config: all settings of the loop, in place of the six before.
         unit_types: label of the units for a model that embeds unit types; default the one it was trained with, or the
@@ -141,6 +143,8 @@ def adapt(
         raise DataError(f"one recording is wanted, not {type(recording).__name__}: read it with poco.read, choose one")
     if mode not in MODES:
         raise ConfigError(f"mode must be one of {', '.join(MODES)}, got '{mode}'")
+    if precision == "auto":
+        precision = "bf16" if multiplies_bfloat16(TrainConfig().torch_device()) else "float32"
     config = train_config or TrainConfig(
         steps=steps,
         learning_rate=learning_rate if learning_rate is not None else LEARNING_RATES[mode],

@@ -19,6 +19,7 @@ from poco.errors import ConfigError, DataError, VocabularyError
 from poco.evaluation import evaluate
 from poco.forecasting import forecast
 from poco.nn import POCO, POCOConfig, SessionSpec, files
+from poco.ops.backends import multiplies_bfloat16
 from poco.training.config import TrainConfig
 from poco.training.loop import fit
 
@@ -77,7 +78,7 @@ def test_other_animals_stay_as_they_are_to_the_bit(model: POCO, recordings: list
 
 
 def test_embeddings_alone_are_fitted(model: POCO, recordings: list[Recording]) -> None:
-    adapted = adapt(model, recordings[2], steps=60, batch_size=16)
+    adapted = adapt(model, recordings[2], steps=60, batch_size=16, precision="float32")
     assert adapted.parameters == sum(p.numel() for p in adapted.model.session_parameters("animal-3"))
     assert [point.step for point in adapted.history] == [0, 20, 40, 60]
     assert adapted.history[0].score == adapted.before
@@ -155,6 +156,8 @@ def test_an_adapted_model_knows_how_it_came_about(model: POCO, recordings: list[
     (how,) = kept["adaptations"]
     assert (how["session"], how["mode"], how["protocol"]) == ("animal-3", "embeddings", "published")
     assert how["settings"]["seed"] == 4
+    fast = multiplies_bfloat16(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    assert how["settings"]["precision"] == ("bf16" if fast else "float32")
     with pytest.raises(DataError, match="session 'animal-3' has 40 frames a second, the model learnt it at 21"):
         forecast(loaded, dataclasses.replace(new, rate_hz=40.0))
     scratch = adapt(known, new, mode="scratch", steps=1, batch_size=8)

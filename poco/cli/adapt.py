@@ -49,7 +49,10 @@ def register(app: typer.Typer) -> None:
         lr: Annotated[float | None, typer.Option(help="Learning rate (default: as the mode needs).")] = None,
         batch_size: Annotated[int, typer.Option(help="Windows a step.")] = 64,
         seed: Annotated[int, typer.Option(help="Seed.")] = 0,
-        precision: Annotated[str, typer.Option(help="'float32' or 'bf16' (mixed).")] = "float32",
+        precision: Annotated[
+            str,
+            typer.Option(help="'float32', 'bf16' (mixed), or 'auto': bf16 where the machine has instructions for it."),
+        ] = "auto",
         protocol: Annotated[str | None, typer.Option(help="'leak-free' or 'published' (default: the run's).")] = None,
         unit_types: Annotated[
             str | None, typer.Option(help="Label of the units, for a model that embeds unit types.")

@@ -133,6 +133,13 @@ def choose(device: torch.device, dtype: torch.dtype = torch.float32) -> Backend:
     raise BackendError(f"no backend runs on {device} with {_words((dtype,))}")
 
 
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether products in bfloat16 are faster than in float32 there: the processor or GPU has instructions for them."""
+    if device.type == "cpu":
+        return core.build_info().get("isa") in ("avx512_bf16", "amx")
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 class use_backend:  # noqa: N801 - reads as a verb, like torch.no_grad
     """Forces one backend for both passes, from now on or inside a ``with`` block; ``None`` gives the choice back.
 

@@ -2,7 +2,7 @@
 #include "cpu/dispatch.h"
 #include "cpu/film_forecast.h"
 #include "cpu/film_forecast_backward.h"
-#include "cpu/latent_pool.h"
+#include "cpu/latent_pool_backward.h"
 
 namespace poco {
 

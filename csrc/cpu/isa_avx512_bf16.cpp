@@ -1,6 +1,6 @@
 // Built with the compiler's options for avx512_bf16; called only where the processor has it.
 #include "cpu/dispatch.h"
-#include "cpu/latent_pool.h"
+#include "cpu/latent_pool_backward.h"
 
 namespace poco {
 

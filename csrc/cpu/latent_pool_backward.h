@@ -1,0 +1,365 @@
+// Backward of pass 1. Tile by tile the scores are made again, and with the weights straight from the logsumexp what
+// every token's gradient is made of: a share of each query and of each gradient of pooled, of the token itself and of
+// the centring. So the gradients of a tile's rows are one product, and the sums over rows that the parameters need
+// are as in the forward pass; what they come to is worked out once for each piece of a window.
+#pragma once
+
+#include "cpu/latent_pool.h"
+#include "cpu/unit_sums.h"
+
+namespace poco {
+namespace {
+
+inline void add_to(float* to, const float* from, int64_t count) {
+    for (int64_t i = 0; i < count; i += kLanes) store(to + i, load(to + i) + load(from + i));
+}
+
+// Sums over rows, all in one piece of memory; `all` vectors are, for each segment, Q queries and Q gradients of pooled.
+// A share is the gradient of the score or the attention weight.
+struct PoolRowSums {
+    int64_t size;       // floats of all of them
+    float* v;           // [L + all, width]: of v times minus the pull of x, then of v times share * inverse_std
+    float* x;           // [all, length]: of x times share * inverse_std
+    float* squares;     // [L, length]: of x times minus the pull of x
+    float* shares;      // [all, kLanes]: of shares, by lanes
+    float* token_bias;  // [width]
+
+    template <typename T>
+    PoolRowSums(const LatentPool<T>& p, const PoolVectors& vectors, PoolMemory& memory) {
+        const int64_t width = round_up(p.width);
+        const int64_t length = round_up(p.segment_length);
+        const int64_t v_size = (p.segment_length + vectors.all) * width;
+        size = v_size + (vectors.all + p.segment_length) * length + vectors.all * kLanes + width;
+        v = memory.floats(size);
+        x = v + v_size;
+        squares = x + vectors.all * length;
+        shares = squares + p.segment_length * length;
+        token_bias = shares + vectors.all * kLanes;
+    }
+};
+
+// Sums over rows of gradients of the parameters, all in one piece of memory.
+struct PoolGradients {
+    int64_t size;         // floats of all of them
+    float* token_weight;  // [L, width]
+    float* token_bias;    // [width]
+    float* norm_weight;   // [width]
+    float* norm_bias;     // [width]
+    float* queries;       // [S * Q, width]
+
+    template <typename T>
+    PoolGradients(const LatentPool<T>& p, PoolMemory& memory) {
+        const int64_t width = round_up(p.width);
+        size = (p.segment_length + 3 + p.segments * p.latents) * width;
+        token_weight = memory.floats(size);
+        token_bias = token_weight + p.segment_length * width;
+        norm_weight = token_bias + width;
+        norm_bias = norm_weight + width;
+        queries = norm_bias + width;
+    }
+};
+
+// Memory of one thread.
+struct PoolBackwardWorker {
+    PoolVectors vectors;  // of a window: for each segment queries, then gradients of pooled
+    PoolTile tile;
+    float* logsumexp;  // [Q]
+    float* mean;       // [Q]: sum_s <grad_pooled, pooled> - grad_logsumexp
+    float* pull;       // plane [1]: how much of the token goes from its gradient; all segments
+    float* pulled;     // plane [L]: minus the pull of x; one segment
+    float* grad;       // [tile, width]: of v
+    PoolRowSums recent, piece;
+    float* queries;  // [S * Q, width]: their gradient from a window of one piece
+
+    template <typename T>
+    PoolBackwardWorker(const LatentPool<T>& p, PoolMemory& memory)
+        : vectors(p, 2 * p.latents, memory),
+          tile(p, vectors, memory),
+          logsumexp(memory.floats(p.latents)),
+          mean(memory.floats(p.latents)),
+          pull(memory.floats(kPoolTile)),
+          pulled(memory.floats(kPoolTile * p.segment_length)),
+          grad(memory.floats(kPoolTile * round_up(p.width))),
+          recent(p, vectors, memory),
+          piece(p, vectors, memory),
+          queries(memory.floats(p.segments * p.latents * round_up(p.width))) {}
+};
+
+template <typename T>
+inline const T* queries_of(const LatentPool<T>& p, int64_t window) {
+    return p.queries + (p.query_windows > 1 ? window : 0) * p.segments * p.latents * p.width;
+}
+
+template <typename T>
+inline void pack_pool_window(const LatentPoolBackward<T>& b, const PoolWeights& w, int64_t window,
+                             const PoolBackwardWorker& own) {
+    const LatentPool<T>& p = b.forward;
+    const int64_t size = p.segments * p.latents * p.width;
+    const float* grad = b.grad_pooled + window * size;
+    const float* pooled = p.pooled + window * size;
+    own.vectors.take(p, w, queries_of(p, window), 0);
+    own.vectors.take(p, w, grad, p.latents);
+    own.vectors.finish(p, w);
+    for (int64_t m = 0; m < p.latents; ++m) {
+        double along = 0;
+        for (int64_t s = 0; s < p.segments; ++s) {
+            const int64_t at = (s * p.latents + m) * p.width;
+            for (int64_t j = 0; j < p.width; ++j) {
+                along += static_cast<double>(grad[at + j]) * static_cast<double>(pooled[at + j]);
+            }
+        }
+        own.mean[m] = static_cast<float>(along - static_cast<double>(b.grad_logsumexp[window * p.latents + m]));
+        own.logsumexp[m] = p.logsumexp[window * p.latents + m];
+    }
+}
+
+// Whether any gradient is wanted that the sums over rows are for.
+template <typename T>
+inline bool wants_row_sums(const LatentPoolBackward<T>& b) {
+    return b.grad_token_weight != nullptr || b.grad_norm_weight != nullptr || b.grad_norm_bias != nullptr ||
+           b.grad_queries != nullptr;
+}
+
+// Of one segment of a tile: from products to shares * inverse_std, which stay in the tile's plane `on`, and what is
+// pulled.
+template <typename T>
+inline void pool_shares(const LatentPoolBackward<T>& b, int64_t s, const PoolBackwardWorker& own,
+                        const PoolRowSums* sums) {
+    const LatentPool<T>& p = b.forward;
+    const PoolTile& tile = own.tile;
+    const int64_t length = p.segment_length;
+    const int64_t first = s * 2 * p.latents;
+    const float inverse_width = 1.0f / static_cast<float>(p.width);
+    for (int64_t lane = 0; lane < tile.lanes; lane += kLanes) {
+        const Vector inverse_std = load(tile.inverse_std + s * kPoolTile + lane);
+        const IntVector there = lanes_between(0, tile.rows - lane);
+        Vector slope = {};
+        for (int64_t m = 0; m < p.latents; ++m) {
+            const int64_t query = first + m;
+            const int64_t grad = query + p.latents;
+            float* query_plane = tile.on + query * kPoolTile + lane;
+            float* grad_plane = tile.on + grad * kPoolTile + lane;
+            const Vector on_query = load(query_plane) * inverse_std;
+            const Vector on_grad = load(grad_plane) * inverse_std;
+            const float score_offset = own.vectors.offset[query] - own.logsumexp[m];
+            const float grad_offset = own.vectors.offset[grad] - own.mean[m];
+            const Vector weight = there ? exp(on_query + score_offset) : Vector{};
+            const Vector grad_score = weight * (on_grad + grad_offset);
+            slope = fma(weight, on_grad, fma(grad_score, on_query, slope));
+            store(query_plane, grad_score * inverse_std);
+            store(grad_plane, weight * inverse_std);
+            if (sums != nullptr) {
+                float* query_sum = sums->shares + query * kLanes;
+                float* grad_sum = sums->shares + grad * kLanes;
+                store(query_sum, load(query_sum) + grad_score);
+                store(grad_sum, load(grad_sum) + weight);
+            }
+        }
+        const Vector pull = slope * inverse_width * inverse_std * inverse_std;
+        store(own.pull + lane, load(own.pull + lane) + pull);
+        for (int64_t l = 0; l < length; ++l) {
+            const int64_t at = l * kPoolTile + lane;
+            const Vector pulled = -pull * load(tile.x_plane + s * length * kPoolTile + at);
+            store(own.pulled + at, pulled);
+            store(tile.shares + at, load(tile.shares + at) + pulled);
+        }
+        if (b.grad_x == nullptr) continue;
+        for (int64_t l = 0; l < length; ++l) {
+            float* grad_x = tile.gx_plane + (s * length + l) * kPoolTile + lane;
+            store(grad_x, -pull * (load(grad_x) + load(tile.wv_plane + l * kPoolTile + lane)));
+        }
+    }
+}
+
+// Gradients of the tile's v, as rows.
+template <typename T>
+inline void pool_unit_gradients(const LatentPool<T>& p, const PoolWeights& w, const PoolBackwardWorker& own) {
+    const PoolTile& tile = own.tile;
+    for (int64_t t = 0; t < tile.rows; ++t) {
+        const Vector pull = broadcast(-own.pull[t]);
+        for (int64_t j = 0; j < w.width; j += kLanes) {
+            store(own.grad + t * w.width + j, pull * load(tile.v + t * w.width + j));
+        }
+    }
+    multiply<Onto::c>(tile.rows, p.segment_length + own.vectors.all, p.width, Strided{tile.shares, 1, kPoolTile},
+                      own.vectors.lines, w.width, own.grad, w.width);
+}
+
+// Takes the tile that starts at row `first`; `sums` may be nullptr.
+template <typename T>
+inline void pool_tile_backward(const LatentPoolBackward<T>& b, const PoolWeights& w, const PoolBackwardWorker& own,
+                               int64_t first, const PoolRowSums* sums, const UnitSums& units) {
+    const LatentPool<T>& p = b.forward;
+    const PoolTile& tile = own.tile;
+    const PoolVectors& vectors = own.vectors;
+    const int64_t length = p.segment_length;
+    const int64_t context = p.segments * length;
+    clear(own.pull, kPoolTile);
+    clear(tile.shares, length * kPoolTile);
+    for (int64_t s = 0; s < p.segments; ++s) {
+        pool_shares(b, s, own, sums);
+        const int64_t i = s * vectors.each;
+        const float* shares = tile.on + i * kPoolTile;
+        if (b.grad_x != nullptr) {
+            multiply<Onto::c>(length, vectors.each, tile.lanes,
+                              Strided{vectors.on_activity + i * w.length, 1, w.length}, shares, kPoolTile,
+                              tile.gx_plane + s * length * kPoolTile, kPoolTile);
+        }
+        if (sums != nullptr) {
+            const float* activity = tile.x + s * length;
+            multiply<Onto::c>(vectors.each, tile.rows, length, Strided{shares, kPoolTile, 1}, activity, context,
+                              sums->x + i * w.length, w.length);
+            multiply<Onto::c>(length, tile.rows, length, Strided{own.pulled, kPoolTile, 1}, activity, context,
+                              sums->squares, w.length);
+        }
+    }
+    if (b.grad_x != nullptr) {
+        transpose(context, tile.rows, tile.gx_plane, kPoolTile, b.grad_x + first * context, context);
+    }
+    if (sums != nullptr) {
+        multiply<Onto::c>(length + vectors.all, tile.rows, p.width, Strided{tile.shares, kPoolTile, 1}, tile.v, w.width,
+                          sums->v, w.width);
+    }
+    if (b.grad_unit_table == nullptr && b.grad_token_bias == nullptr) return;
+    pool_unit_gradients(p, w, own);
+    if (b.grad_token_bias != nullptr) {
+        for (int64_t t = 0; t < tile.rows; ++t) add_to(sums->token_bias, own.grad + t * w.width, w.width);
+    }
+    if (b.grad_unit_table != nullptr) {
+        for (int64_t t = 0; t < tile.rows; ++t) {
+            std::memcpy(units.row(first + t), own.grad + t * w.width, static_cast<size_t>(p.width) * sizeof(float));
+        }
+    }
+}
+
+// Adds to `total` what the sums over rows of a piece come to, to `queries` the gradients of the queries. Overwrites
+// the sums.
+template <typename T>
+inline void finish_piece(const LatentPoolBackward<T>& b, const PoolWeights& w, const PoolVectors& vectors,
+                         int64_t window, const PoolRowSums& sums, const PoolGradients& total, float* queries) {
+    const LatentPool<T>& p = b.forward;
+    const int64_t length = p.segment_length;
+    add_to(total.token_weight, sums.v, length * w.width);
+    multiply<Onto::c>(length, length, p.width, Strided{sums.squares, w.length, 1}, w.token_weight, w.width,
+                      total.token_weight, w.width);
+    multiply<Onto::c>(length, vectors.all, p.width, Strided{sums.x, 1, w.length}, vectors.lines + length * w.width,
+                      w.width, total.token_weight, w.width);
+    add_to(total.token_bias, sums.token_bias, w.width);
+
+    // The sums of standardised tokens times shares.
+    float* standard = sums.v + length * w.width;
+    multiply<Onto::c>(vectors.all, length, p.width, Strided{sums.x, w.length, 1}, w.token_weight, w.width, standard,
+                      w.width);
+    const T* query_rows = queries_of(p, window);
+    const float* grad_rows = b.grad_pooled + window * p.segments * p.latents * p.width;
+    for (int64_t i = 0; i < p.segments * p.latents; ++i) {
+        const int64_t query = i / p.latents * vectors.each + i % p.latents;
+        const int64_t grad = query + p.latents;
+        const Vector query_share = broadcast(sum(load(sums.shares + query * kLanes)));
+        const Vector grad_share = broadcast(sum(load(sums.shares + grad * kLanes)));
+        for (int64_t j = 0; j < w.width; j += kLanes) {
+            const Vector one = load_row(query_rows + i * p.width, j, p.width);
+            const Vector other = load_row(grad_rows + i * p.width, j, p.width);
+            const Vector of_query = load(standard + query * w.width + j);
+            const Vector of_grad = load(standard + grad * w.width + j);
+            store(total.norm_weight + j, fma(one, of_query, fma(other, of_grad, load(total.norm_weight + j))));
+            store(total.norm_bias + j, fma(one, query_share, fma(other, grad_share, load(total.norm_bias + j))));
+            const Vector y = fma(of_query, load(w.norm_weight + j), query_share * load(w.norm_bias + j));
+            store(queries + i * w.width + j, load(queries + i * w.width + j) + y);
+        }
+    }
+}
+
+// [rows, width] from rows of `from_row` floats.
+inline void write_rows(int64_t rows, int64_t width, const float* from, int64_t from_row, float* to) {
+    if (to == nullptr) return;
+    for (int64_t i = 0; i < rows; ++i) {
+        std::memcpy(to + i * width, from + i * from_row, static_cast<size_t>(width) * sizeof(float));
+    }
+}
+
+template <typename T>
+inline void latent_pool_backward(const LatentPoolBackward<T>& b) {
+    const LatentPool<T>& p = b.forward;
+    PoolPlan plan = pool_plan(p);
+    const int64_t threads = p.threads < 1 ? 1 : smaller(p.threads, plan.chunks);
+    const bool shared = p.query_windows <= 1;
+    const bool with_sums = wants_row_sums(b) || b.grad_token_bias != nullptr;
+    const int64_t width = round_up(p.width);
+    const int64_t query_rows = p.segments * p.latents;
+    const int64_t queries_size = query_rows * width;
+    PoolMemory weights_size, worker_size, total_size;
+    static_cast<void>(PoolWeights(p, weights_size));
+    static_cast<void>(PoolBackwardWorker(p, worker_size));
+    static_cast<void>(PoolGradients(p, total_size));
+    const size_t worker_bytes = worker_size.used() * static_cast<size_t>(threads);
+    const size_t total_bytes = total_size.used() * static_cast<size_t>(plan.chunks);
+    const size_t slot_bytes = Workspace::bytes_of(shared ? 0 : plan.slots * queries_size, sizeof(float));
+    Workspace workspace(pool_plan_bytes(p, plan) + weights_size.used() + worker_bytes + total_bytes + slot_bytes);
+    list_pool_plan(p, workspace, plan);
+    PoolMemory weights_memory(workspace.take(weights_size.used()));
+    PoolWeights weights(p, weights_memory);
+    weights.fill(p);
+    char* workers = static_cast<char*>(workspace.take(worker_bytes));
+    char* totals = static_cast<char*>(workspace.take(total_bytes));
+    float* slots = static_cast<float*>(workspace.take(slot_bytes));
+    const auto total_of = [&](int64_t chunk) {
+        PoolMemory memory(totals + total_size.used() * static_cast<size_t>(chunk));
+        return PoolGradients(p, memory);
+    };
+    UnitSums units(p.unit_index, p.rows, p.units, p.width, b.grad_unit_table);
+
+    parallel_for(plan.chunks, static_cast<int>(threads), [&](int64_t chunk, int worker) {
+        PoolMemory memory(workers + worker_size.used() * static_cast<size_t>(worker));
+        PoolBackwardWorker own(p, memory);
+        const PoolGradients total = total_of(chunk);
+        clear(total.token_weight, total.size);
+        for (int64_t i = plan.chunk_piece[chunk]; i < plan.chunk_piece[chunk + 1]; ++i) {
+            const PoolPiece& piece = plan.piece[i];
+            float* queries = shared ? total.queries : piece.slot < 0 ? own.queries : slots + piece.slot * queries_size;
+            if (!shared) clear(queries, queries_size);
+            if (piece.first < piece.last) pack_pool_window(b, weights, piece.window, own);
+            for (int64_t first = piece.first; first < piece.last; first += kPoolFold) {
+                const PoolRowSums& into = first == piece.first ? own.piece : own.recent;
+                if (with_sums) clear(into.v, into.size);
+                for_tiles(first, smaller(first + kPoolFold, piece.last), [&](int64_t row, int64_t rows) {
+                    own.tile.fill(p, weights, own.vectors, row, rows);
+                    pool_tile_backward(b, weights, own, row, with_sums ? &into : nullptr, units);
+                });
+                if (with_sums && first > piece.first) add_to(own.piece.v, own.recent.v, into.size);
+            }
+            if (with_sums && piece.first < piece.last) {
+                finish_piece(b, weights, own.vectors, piece.window, own.piece, total, queries);
+            }
+            if (!shared && piece.slot < 0 && b.grad_queries != nullptr) {
+                write_rows(query_rows, p.width, queries, width, b.grad_queries + piece.window * query_rows * p.width);
+            }
+        }
+    });
+
+    units.finish(p.threads);
+    if (!shared && b.grad_queries != nullptr) {
+        for (int64_t w = 0; w < p.windows; ++w) {
+            const int64_t begin = plan.window_piece[w];
+            const int64_t count = plan.window_piece[w + 1] - begin;
+            if (count < 2) continue;
+            float* sums = slots + plan.piece[begin].slot * queries_size;
+            for (int64_t i = 1; i < count; ++i) add_to(sums, sums + i * queries_size, queries_size);
+            write_rows(query_rows, p.width, sums, width, b.grad_queries + w * query_rows * p.width);
+        }
+    }
+    const PoolGradients sums = total_of(0);
+    for (int64_t chunk = 1; chunk < plan.chunks; ++chunk) {
+        add_to(sums.token_weight, total_of(chunk).token_weight, sums.size);
+    }
+    if (shared) write_rows(query_rows, p.width, sums.queries, width, b.grad_queries);
+    write_rows(1, p.width, sums.token_bias, width, b.grad_token_bias);
+    write_rows(1, p.width, sums.norm_weight, width, b.grad_norm_weight);
+    write_rows(1, p.width, sums.norm_bias, width, b.grad_norm_bias);
+    if (b.grad_token_weight != nullptr) {
+        transpose(p.segment_length, p.width, sums.token_weight, width, b.grad_token_weight, p.segment_length);
+    }
+}
+
+}  // namespace
+}  // namespace poco

@@ -1,0 +1,111 @@
+// Pass 1: who does what. Windows are cut into pieces, and consecutive pieces make chunks of about the same number of
+// rows, which go to the threads. None of it depends on their number, so sums do not either.
+#pragma once
+
+#include "cpu/tile.h"
+#include "core/workspace.h"
+#include "cpu/kernels.h"
+
+namespace poco {
+namespace {
+
+constexpr int64_t kPoolTile = 32;    // rows taken through everything at once
+constexpr int64_t kPoolFold = 512;   // rows after which sums are added to longer ones: keeps rounding errors small
+constexpr int64_t kPoolChunks = 64;  // parts of the population that threads can take
+constexpr int64_t kPoolLeast = 128;  // rows of a part at least
+static_assert(kPoolTile % 16 == 0 && kPoolFold % kPoolTile == 0, "whole vectors, whole tiles");
+
+struct PoolPiece {
+    int64_t window;
+    int64_t first;  // rows first .. last - 1
+    int64_t last;
+    int64_t slot;  // where its result waits for those of the window's other pieces; -1 if there are none
+};
+
+struct PoolPlan {
+    int64_t piece_rows;
+    int64_t pieces;
+    int64_t slots;
+    int64_t chunks;
+    PoolPiece* piece;       // [pieces], in the order of rows
+    int64_t* window_piece;  // [windows + 1]
+    int64_t* chunk_piece;   // [chunks + 1]
+};
+
+template <typename T>
+inline int64_t pool_pieces(const LatentPool<T>& p, int64_t window, int64_t piece_rows) {
+    const int64_t rows = p.window_offsets[window + 1] - p.window_offsets[window];
+    return rows > piece_rows ? (rows + piece_rows - 1) / piece_rows : 1;
+}
+
+// The sizes; the lists come with list_pool_plan.
+template <typename T>
+inline PoolPlan pool_plan(const LatentPool<T>& p) {
+    PoolPlan plan{};
+    plan.piece_rows = round_up((p.rows + kPoolChunks - 1) / kPoolChunks, kPoolTile);
+    if (plan.piece_rows < kPoolLeast) plan.piece_rows = kPoolLeast;
+    for (int64_t w = 0; w < p.windows; ++w) {
+        const int64_t count = pool_pieces(p, w, plan.piece_rows);
+        plan.pieces += count;
+        if (count > 1) plan.slots += count;
+    }
+    plan.chunks = p.rows > 0 ? (p.rows + plan.piece_rows - 1) / plan.piece_rows : 1;
+    return plan;
+}
+
+template <typename T>
+inline size_t pool_plan_bytes(const LatentPool<T>& p, const PoolPlan& plan) {
+    return Workspace::bytes_of(plan.pieces, sizeof(PoolPiece)) + Workspace::bytes_of(p.windows + 1, sizeof(int64_t)) +
+           Workspace::bytes_of(plan.chunks + 1, sizeof(int64_t));
+}
+
+template <typename T>
+inline void list_pool_plan(const LatentPool<T>& p, Workspace& workspace, PoolPlan& plan) {
+    plan.piece = static_cast<PoolPiece*>(workspace.take(static_cast<size_t>(plan.pieces) * sizeof(PoolPiece)));
+    plan.window_piece = static_cast<int64_t*>(workspace.take(static_cast<size_t>(p.windows + 1) * sizeof(int64_t)));
+    plan.chunk_piece = static_cast<int64_t*>(workspace.take(static_cast<size_t>(plan.chunks + 1) * sizeof(int64_t)));
+    int64_t piece = 0;
+    int64_t slot = 0;
+    int64_t chunk = 0;
+    for (int64_t w = 0; w < p.windows; ++w) {
+        plan.window_piece[w] = piece;
+        const int64_t count = pool_pieces(p, w, plan.piece_rows);
+        for (int64_t i = 0; i < count; ++i) {
+            const int64_t first = p.window_offsets[w] + i * plan.piece_rows;
+            const int64_t end = p.window_offsets[w + 1];
+            const int64_t last = first + plan.piece_rows < end ? first + plan.piece_rows : end;
+            while (chunk < plan.chunks && chunk * plan.piece_rows <= first) plan.chunk_piece[chunk++] = piece;
+            plan.piece[piece++] = {w, first, last, count > 1 ? slot++ : -1};
+        }
+    }
+    plan.window_piece[p.windows] = piece;
+    while (chunk <= plan.chunks) plan.chunk_piece[chunk++] = piece;
+}
+
+// Calls f(first row, count) for the tiles of rows first, ..., last - 1.
+template <typename F>
+inline void for_tiles(int64_t first, int64_t last, const F& f) {
+    for (; first < last; first += kPoolTile) f(first, smaller(kPoolTile, last - first));
+}
+
+// Hands out arrays of floats one after another; without memory it only counts.
+class PoolMemory {
+public:
+    explicit PoolMemory(void* block = nullptr) : at_(static_cast<char*>(block)), counts_(block == nullptr) {}
+
+    float* floats(int64_t count) {
+        const size_t bytes = Workspace::bytes_of(count, sizeof(float));
+        float* piece = counts_ ? nullptr : reinterpret_cast<float*>(at_ + used_);
+        used_ += bytes;
+        return piece;
+    }
+    size_t used() const { return used_; }
+
+private:
+    char* at_;
+    bool counts_;
+    size_t used_ = 0;
+};
+
+}  // namespace
+}  // namespace poco

@@ -79,8 +79,8 @@ inline void finish_window(const LatentPool<T>& p, const PoolWeights& w, const Po
         return;
     }
     // The sums of standardised tokens.
-    multiply<Onto::c>(count, p.segment_length, p.width, Strided{state.x, w.length, 1}, w.token_weight, w.width, state.v,
-                      w.width);
+    product<Onto::c>(count, p.segment_length, p.width, Strided{state.x, w.length, 1}, w.token_weight, w.width, state.v,
+                     w.width);
     for (int64_t m = 0; m < p.latents; ++m) {
         float most = state.most[m];
         for (int64_t i = m; i < count; i += p.latents) most = state.most[i] > most ? state.most[i] : most;
@@ -156,11 +156,11 @@ inline void pool_tile(const LatentPool<T>& p, const PoolWeights& w, const PoolVe
             scale_row(state.x + i * w.length, keep[i], w.length);
         }
     }
-    multiply<Onto::c>(count, tile.rows, p.width, Strided{tile.on, kPoolTile, 1}, tile.v, w.width, state.v, w.width);
+    product<Onto::c>(count, tile.rows, p.width, Strided{tile.on, kPoolTile, 1}, tile.v, w.width, state.v, w.width);
     for (int64_t s = 0; s < p.segments; ++s) {
         const int64_t i = s * p.latents;
-        multiply<Onto::c>(p.latents, tile.rows, p.segment_length, Strided{tile.on + i * kPoolTile, kPoolTile, 1},
-                          tile.x + s * p.segment_length, context, state.x + i * w.length, w.length);
+        product<Onto::c>(p.latents, tile.rows, p.segment_length, Strided{tile.on + i * kPoolTile, kPoolTile, 1},
+                         tile.x + s * p.segment_length, context, state.x + i * w.length, w.length);
     }
 }
 

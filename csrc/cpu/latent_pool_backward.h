@@ -181,8 +181,8 @@ inline void pool_unit_gradients(const LatentPool<T>& p, const PoolWeights& w, co
             store(own.grad + t * w.width + j, pull * load(tile.v + t * w.width + j));
         }
     }
-    multiply<Onto::c>(tile.rows, p.segment_length + own.vectors.all, p.width, Strided{tile.shares, 1, kPoolTile},
-                      own.vectors.lines, w.width, own.grad, w.width);
+    product<Onto::c>(tile.rows, p.segment_length + own.vectors.all, p.width, Strided{tile.shares, 1, kPoolTile},
+                     own.vectors.lines, w.width, own.grad, w.width);
 }
 
 // Takes the tile that starts at row `first`; `sums` may be nullptr.
@@ -201,24 +201,23 @@ inline void pool_tile_backward(const LatentPoolBackward<T>& b, const PoolWeights
         const int64_t i = s * vectors.each;
         const float* shares = tile.on + i * kPoolTile;
         if (b.grad_x != nullptr) {
-            multiply<Onto::c>(length, vectors.each, tile.lanes,
-                              Strided{vectors.on_activity + i * w.length, 1, w.length}, shares, kPoolTile,
-                              tile.gx_plane + s * length * kPoolTile, kPoolTile);
+            product<Onto::c>(length, vectors.each, tile.lanes, Strided{vectors.on_activity + i * w.length, 1, w.length},
+                             shares, kPoolTile, tile.gx_plane + s * length * kPoolTile, kPoolTile);
         }
         if (sums != nullptr) {
             const float* activity = tile.x + s * length;
-            multiply<Onto::c>(vectors.each, tile.rows, length, Strided{shares, kPoolTile, 1}, activity, context,
-                              sums->x + i * w.length, w.length);
-            multiply<Onto::c>(length, tile.rows, length, Strided{own.pulled, kPoolTile, 1}, activity, context,
-                              sums->squares, w.length);
+            product<Onto::c>(vectors.each, tile.rows, length, Strided{shares, kPoolTile, 1}, activity, context,
+                             sums->x + i * w.length, w.length);
+            product<Onto::c>(length, tile.rows, length, Strided{own.pulled, kPoolTile, 1}, activity, context,
+                             sums->squares, w.length);
         }
     }
     if (b.grad_x != nullptr) {
         transpose(context, tile.rows, tile.gx_plane, kPoolTile, b.grad_x + first * context, context);
     }
     if (sums != nullptr) {
-        multiply<Onto::c>(length + vectors.all, tile.rows, p.width, Strided{tile.shares, kPoolTile, 1}, tile.v, w.width,
-                          sums->v, w.width);
+        product<Onto::c>(length + vectors.all, tile.rows, p.width, Strided{tile.shares, kPoolTile, 1}, tile.v, w.width,
+                         sums->v, w.width);
     }
     if (b.grad_unit_table == nullptr && b.grad_token_bias == nullptr) return;
     pool_unit_gradients(p, w, own);
@@ -240,16 +239,16 @@ inline void finish_piece(const LatentPoolBackward<T>& b, const PoolWeights& w, c
     const LatentPool<T>& p = b.forward;
     const int64_t length = p.segment_length;
     add_to(total.token_weight, sums.v, length * w.width);
-    multiply<Onto::c>(length, length, p.width, Strided{sums.squares, w.length, 1}, w.token_weight, w.width,
-                      total.token_weight, w.width);
-    multiply<Onto::c>(length, vectors.all, p.width, Strided{sums.x, 1, w.length}, vectors.lines + length * w.width,
-                      w.width, total.token_weight, w.width);
+    product<Onto::c>(length, length, p.width, Strided{sums.squares, w.length, 1}, w.token_weight, w.width,
+                     total.token_weight, w.width);
+    product<Onto::c>(length, vectors.all, p.width, Strided{sums.x, 1, w.length}, vectors.lines + length * w.width,
+                     w.width, total.token_weight, w.width);
     add_to(total.token_bias, sums.token_bias, w.width);
 
     // The sums of standardised tokens times shares.
     float* standard = sums.v + length * w.width;
-    multiply<Onto::c>(vectors.all, length, p.width, Strided{sums.x, w.length, 1}, w.token_weight, w.width, standard,
-                      w.width);
+    product<Onto::c>(vectors.all, length, p.width, Strided{sums.x, w.length, 1}, w.token_weight, w.width, standard,
+                     w.width);
     const T* query_rows = queries_of(p, window);
     const float* grad_rows = b.grad_pooled + window * p.segments * p.latents * p.width;
     for (int64_t i = 0; i < p.segments * p.latents; ++i) {

@@ -2,14 +2,14 @@
 // rows, which go to the threads. None of it depends on their number, so sums do not either.
 #pragma once
 
-#include "cpu/tile.h"
 #include "core/workspace.h"
 #include "cpu/kernels.h"
+#include "cpu/tile.h"
 
 namespace poco {
 namespace {
 
-constexpr int64_t kPoolTile = 32;    // rows taken through everything at once
+constexpr int64_t kPoolTile = 64;    // rows taken through everything at once
 constexpr int64_t kPoolFold = 512;   // rows after which sums are added to longer ones: keeps rounding errors small
 constexpr int64_t kPoolChunks = 64;  // parts of the population that threads can take
 constexpr int64_t kPoolLeast = 128;  // rows of a part at least

@@ -3,8 +3,8 @@
 // The token of a row and segment is W x + v, x the segment's activity, v the row's unit with the bias. The layer
 // normalisation removes its mean, so W and v are taken without theirs, and d times its variance is
 // x' G x + 2 x' (W' v) + |v|^2, G = W' W. Products with normalised tokens are linear in x and v:
-// <k, y> = inverse_std (<c, v> + <W' c, x>) + <k, norm_bias> with c = centred(norm_weight * k). So all that is d wide is
-// one product of the tile's v with W and all c of the window; the rest is as narrow as a segment.
+// <k, y> = inverse_std (<c, v> + <W' c, x>) + <k, norm_bias> with c = centred(norm_weight * k). So all that is d wide
+// is one product of the tile's v with W and all c of the window; the rest is as narrow as a segment.
 #pragma once
 
 #include "cpu/latent_pool_plan.h"
@@ -15,6 +15,13 @@ namespace {
 // Below this share of what it is the difference of, a variance is summed up feature by feature: rounding errors would
 // be too large a part of it.
 constexpr float kPoolCancelled = 1.0f / 16;
+
+// multiply() as a function of its own: where GCC inlines it among other code it leaves the sums in memory.
+template <Onto kOnto>
+__attribute__((noinline)) void product(int64_t rows, int64_t inner, int64_t columns, Strided a, const float* b,
+                                       int64_t b_row, float* c, int64_t c_row) {
+    multiply<kOnto>(rows, inner, columns, a, b, b_row, c, c_row);
+}
 
 inline void clear(float* at, int64_t count) {
     std::memset(at, 0, static_cast<size_t>(count) * sizeof(float));
@@ -145,8 +152,8 @@ struct PoolVectors {
             for (int64_t j = 0; j < p.width; ++j) clear(table + j * columns + rows, columns - rows);
         }
         transpose(rows, p.width, lines, w.width, table, columns);
-        multiply<Onto::zero>(all, p.width, p.segment_length, Strided{lines + p.segment_length * w.width, w.width, 1},
-                             table, columns, on_activity, w.length);
+        product<Onto::zero>(all, p.width, p.segment_length, Strided{lines + p.segment_length * w.width, w.width, 1},
+                            table, columns, on_activity, w.length);
     }
 };
 
@@ -189,10 +196,10 @@ struct PoolTile {
         const int64_t context = p.segments * length;
         rows = count;
         lanes = round_up(count);
-        take_activity(p.x + first * context, rows * context);
-        take_units(p, w, p.unit_index + first);
-        multiply<Onto::zero>(rows, p.width, length + vectors.all, Strided{v, w.width, 1}, vectors.table,
-                             vectors.columns, products, vectors.columns);
+        take_activity(p.x + first * context, rows * context, (p.rows - first) * context);
+        take_units(p, w, p.unit_index + first, p.rows - first);
+        product<Onto::zero>(rows, p.width, length + vectors.all, Strided{v, w.width, 1}, vectors.table, vectors.columns,
+                            products, vectors.columns);
         if (rows < lanes) {
             clear(squares + rows, lanes - rows);
             clear(x_plane, context * kPoolTile);
@@ -204,29 +211,38 @@ struct PoolTile {
         transpose(rows, vectors.all, products + length, vectors.columns, on, kPoolTile);
         for (int64_t s = 0; s < p.segments; ++s) {
             const float* activity = x_plane + s * length * kPoolTile;
-            multiply<Onto::zero>(length, length, lanes, Strided{w.products, w.length, 1}, activity, kPoolTile,
-                                 gx_plane + s * length * kPoolTile, kPoolTile);
-            multiply<Onto::c>(vectors.each, length, lanes,
-                              Strided{vectors.on_activity + s * vectors.each * w.length, w.length, 1}, activity,
-                              kPoolTile, on + s * vectors.each * kPoolTile, kPoolTile);
+            product<Onto::zero>(length, length, lanes, Strided{w.products, w.length, 1}, activity, kPoolTile,
+                                gx_plane + s * length * kPoolTile, kPoolTile);
+            product<Onto::c>(vectors.each, length, lanes,
+                             Strided{vectors.on_activity + s * vectors.each * w.length, w.length, 1}, activity,
+                             kPoolTile, on + s * vectors.each * kPoolTile, kPoolTile);
             take_variance(p, w, s);
         }
     }
 
 private:
+    // Rows of the next tile are asked for meanwhile: they often come from far away.
     template <typename T>
-    void take_activity(const T* from, int64_t count) const {
-        for (int64_t i = 0; i < count; i += kLanes) store(x + i, load_row(from, i, count));
+    void take_activity(const T* from, int64_t count, int64_t left) const {
+        for (int64_t i = 0; i < count; i += kLanes) {
+            if (i + count < left) __builtin_prefetch(from + i + count, 0, 2);
+            store(x + i, load_row(from, i, count));
+        }
     }
 
     template <typename T>
-    void take_units(const LatentPool<T>& p, const PoolWeights& w, const int32_t* unit_index) const {
+    void take_units(const LatentPool<T>& p, const PoolWeights& w, const int32_t* unit_index, int64_t left) const {
+        constexpr int64_t line = 64 / sizeof(T);
         const int64_t whole = p.width / kLanes * kLanes;
         const IntVector in_tail = lanes_between(0, p.width - whole);
         const float share = 1.0f / static_cast<float>(p.width);
         for (int64_t t = 0; t < rows; ++t) {
             const T* unit = p.unit_table + unit_index[t] * p.width;
             float* row = v + t * w.width;
+            if (t + rows < left) {
+                const T* next = p.unit_table + unit_index[t + rows] * p.width;
+                for (int64_t j = 0; j < p.width; j += line) __builtin_prefetch(next + j, 0, 2);
+            }
             Vector tail = {};
             if (whole < p.width) tail = load_some(unit + whole, p.width - whole);
             Vector total = tail;

@@ -182,7 +182,7 @@ struct PoolWorker {
 
 template <typename T>
 inline void latent_pool(const LatentPool<T>& p) {
-    PoolPlan plan = pool_plan(p);
+    PoolPlan plan = pool_plan(p, round_up(p.rows, kPoolTile));
     const int64_t threads = p.threads < 1 ? 1 : smaller(p.threads, plan.chunks);
     PoolMemory weights_size, worker_size, state_size;
     static_cast<void>(PoolWeights(p, weights_size));

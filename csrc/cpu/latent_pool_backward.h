@@ -10,6 +10,8 @@
 namespace poco {
 namespace {
 
+constexpr int64_t kPoolMostRows = 1024;  // of a piece: what waits for other pieces is the smaller
+
 inline void add_to(float* to, const float* from, int64_t count) {
     for (int64_t i = 0; i < count; i += kLanes) store(to + i, load(to + i) + load(from + i));
 }
@@ -113,11 +115,11 @@ inline void pack_pool_window(const LatentPoolBackward<T>& b, const PoolWeights& 
     }
 }
 
-// Whether any gradient is wanted that the sums over rows are for.
+// Whether the gradient of any parameter is wanted.
 template <typename T>
-inline bool wants_row_sums(const LatentPoolBackward<T>& b) {
-    return b.grad_token_weight != nullptr || b.grad_norm_weight != nullptr || b.grad_norm_bias != nullptr ||
-           b.grad_queries != nullptr;
+inline bool wants_sums(const LatentPoolBackward<T>& b) {
+    return b.grad_token_weight != nullptr || b.grad_token_bias != nullptr || b.grad_norm_weight != nullptr ||
+           b.grad_norm_bias != nullptr || b.grad_queries != nullptr;
 }
 
 // Of one segment of a tile: from products to shares * inverse_std, which stay in the tile's plane `on`, and what is
@@ -277,86 +279,117 @@ inline void write_rows(int64_t rows, int64_t width, const float* from, int64_t f
     }
 }
 
+// Whether the piece's window begins in an earlier one. Only the first piece of a chunk does.
+template <typename T>
+inline bool continues(const LatentPool<T>& p, const PoolPiece& piece) {
+    return piece.first > p.window_offsets[piece.window];
+}
+
+// Takes a piece with rows. The gradient of a window's queries is written by the window's first piece; that of another
+// piece waits in `total`.
+template <typename T>
+inline void pool_piece_backward(const LatentPoolBackward<T>& b, const PoolWeights& w, const PoolPiece& piece,
+                                PoolBackwardWorker& own, bool with_sums, const PoolGradients& total,
+                                const UnitSums& units) {
+    const LatentPool<T>& p = b.forward;
+    pack_pool_window(b, w, piece.window, own);
+    for (int64_t first = piece.first; first < piece.last; first += kPoolFold) {
+        const PoolRowSums& into = first == piece.first ? own.piece : own.recent;
+        if (with_sums) clear(into.v, into.size);
+        for_tiles(first, smaller(first + kPoolFold, piece.last), [&](int64_t row, int64_t rows) {
+            own.tile.fill(p, w, own.vectors, row, rows);
+            pool_tile_backward(b, w, own, row, with_sums ? &into : nullptr, units);
+        });
+        if (with_sums && first > piece.first) add_to(own.piece.v, own.recent.v, into.size);
+    }
+    if (!with_sums) return;
+    const int64_t query_rows = p.segments * p.latents;
+    if (p.query_windows <= 1 || continues(p, piece)) {
+        finish_piece(b, w, own.vectors, piece.window, own.piece, total, total.queries);
+        return;
+    }
+    clear(own.queries, query_rows * w.width);
+    finish_piece(b, w, own.vectors, piece.window, own.piece, total, own.queries);
+    write_rows(query_rows, p.width, own.queries, w.width,
+               b.grad_queries == nullptr ? nullptr : b.grad_queries + piece.window * query_rows * p.width);
+}
+
+// The row at which a chunk begins, or all rows behind the last chunk.
+inline int64_t first_row(const PoolPlan& plan, int64_t chunk, int64_t rows) {
+    const int64_t piece = plan.chunk_piece[chunk];
+    return piece < plan.pieces ? plan.piece[piece].first : rows;
+}
+
+// Chunks go in waves, a few for each thread; sums over all chunks are put together after each wave, in the order of the
+// chunks. So memory does not grow with the rows.
 template <typename T>
 inline void latent_pool_backward(const LatentPoolBackward<T>& b) {
     const LatentPool<T>& p = b.forward;
-    PoolPlan plan = pool_plan(p);
+    PoolPlan plan = pool_plan(p, kPoolMostRows);
     const int64_t threads = p.threads < 1 ? 1 : smaller(p.threads, plan.chunks);
+    const int64_t wave = threads == 1 ? 1 : smaller(4 * threads, plan.chunks);
     const bool shared = p.query_windows <= 1;
-    const bool with_sums = wants_row_sums(b) || b.grad_token_bias != nullptr;
+    const bool with_sums = wants_sums(b);
     const int64_t width = round_up(p.width);
     const int64_t query_rows = p.segments * p.latents;
-    const int64_t queries_size = query_rows * width;
     PoolMemory weights_size, worker_size, total_size;
     static_cast<void>(PoolWeights(p, weights_size));
     static_cast<void>(PoolBackwardWorker(p, worker_size));
     static_cast<void>(PoolGradients(p, total_size));
     const size_t worker_bytes = worker_size.used() * static_cast<size_t>(threads);
-    const size_t total_bytes = total_size.used() * static_cast<size_t>(plan.chunks);
-    const size_t slot_bytes = Workspace::bytes_of(shared ? 0 : plan.slots * queries_size, sizeof(float));
-    Workspace workspace(pool_plan_bytes(p, plan) + weights_size.used() + worker_bytes + total_bytes + slot_bytes);
+    const size_t total_bytes = total_size.used() * static_cast<size_t>(wave + 1);
+    Workspace workspace(pool_plan_bytes(p, plan) + weights_size.used() + worker_bytes + total_bytes);
     list_pool_plan(p, workspace, plan);
     PoolMemory weights_memory(workspace.take(weights_size.used()));
     PoolWeights weights(p, weights_memory);
     weights.fill(p);
     char* workers = static_cast<char*>(workspace.take(worker_bytes));
     char* totals = static_cast<char*>(workspace.take(total_bytes));
-    float* slots = static_cast<float*>(workspace.take(slot_bytes));
-    const auto total_of = [&](int64_t chunk) {
-        PoolMemory memory(totals + total_size.used() * static_cast<size_t>(chunk));
+    const auto total_of = [&](int64_t number) {  // of a chunk of the wave; behind these of all chunks
+        PoolMemory memory(totals + total_size.used() * static_cast<size_t>(number));
         return PoolGradients(p, memory);
     };
-    UnitSums units(p.unit_index, p.rows, p.units, p.width, b.grad_unit_table);
+    const PoolGradients all = total_of(wave);
+    clear(all.token_weight, all.size);
+    UnitSums units(p.unit_index, p.rows, p.units, p.width, b.grad_unit_table, p.threads, (wave + 1) * plan.piece_rows);
 
-    parallel_for(plan.chunks, static_cast<int>(threads), [&](int64_t chunk, int worker) {
-        PoolMemory memory(workers + worker_size.used() * static_cast<size_t>(worker));
-        PoolBackwardWorker own(p, memory);
-        const PoolGradients total = total_of(chunk);
-        clear(total.token_weight, total.size);
-        for (int64_t i = plan.chunk_piece[chunk]; i < plan.chunk_piece[chunk + 1]; ++i) {
-            const PoolPiece& piece = plan.piece[i];
-            float* queries = shared ? total.queries : piece.slot < 0 ? own.queries : slots + piece.slot * queries_size;
-            if (!shared) clear(queries, queries_size);
-            if (piece.first < piece.last) pack_pool_window(b, weights, piece.window, own);
-            for (int64_t first = piece.first; first < piece.last; first += kPoolFold) {
-                const PoolRowSums& into = first == piece.first ? own.piece : own.recent;
-                if (with_sums) clear(into.v, into.size);
-                for_tiles(first, smaller(first + kPoolFold, piece.last), [&](int64_t row, int64_t rows) {
-                    own.tile.fill(p, weights, own.vectors, row, rows);
-                    pool_tile_backward(b, weights, own, row, with_sums ? &into : nullptr, units);
-                });
-                if (with_sums && first > piece.first) add_to(own.piece.v, own.recent.v, into.size);
+    for (int64_t window = 0; b.grad_queries != nullptr && !shared && window < p.windows; ++window) {
+        if (p.window_offsets[window + 1] > p.window_offsets[window]) continue;
+        clear(b.grad_queries + window * query_rows * p.width, query_rows * p.width);
+    }
+    for (int64_t begin = 0; begin < plan.chunks; begin += wave) {
+        const int64_t end = smaller(begin + wave, plan.chunks);
+        parallel_for(end - begin, static_cast<int>(threads), [&](int64_t number, int worker) {
+            PoolMemory memory(workers + worker_size.used() * static_cast<size_t>(worker));
+            PoolBackwardWorker own(p, memory);
+            const PoolGradients total = total_of(number);
+            clear(total.token_weight, total.size);
+            for (int64_t i = plan.chunk_piece[begin + number]; i < plan.chunk_piece[begin + number + 1]; ++i) {
+                const PoolPiece& piece = plan.piece[i];
+                if (piece.first < piece.last) pool_piece_backward(b, weights, piece, own, with_sums, total, units);
             }
-            if (with_sums && piece.first < piece.last) {
-                finish_piece(b, weights, own.vectors, piece.window, own.piece, total, queries);
-            }
-            if (!shared && piece.slot < 0 && b.grad_queries != nullptr) {
-                write_rows(query_rows, p.width, queries, width, b.grad_queries + piece.window * query_rows * p.width);
+        });
+        units.add(first_row(plan, end, p.rows), p.threads);
+        for (int64_t chunk = begin; with_sums && chunk < end; ++chunk) {
+            const PoolGradients total = total_of(chunk - begin);
+            add_to(all.token_weight, total.token_weight, all.size);
+            const int64_t i = plan.chunk_piece[chunk];
+            if (shared || b.grad_queries == nullptr || i == plan.chunk_piece[chunk + 1]) continue;
+            if (continues(p, plan.piece[i])) {
+                float* to = b.grad_queries + plan.piece[i].window * query_rows * p.width;
+                for (int64_t r = 0; r < query_rows; ++r) {
+                    for (int64_t j = 0; j < p.width; ++j) to[r * p.width + j] += total.queries[r * width + j];
+                }
             }
         }
-    });
+    }
 
-    units.finish(p.threads);
-    if (!shared && b.grad_queries != nullptr) {
-        for (int64_t w = 0; w < p.windows; ++w) {
-            const int64_t begin = plan.window_piece[w];
-            const int64_t count = plan.window_piece[w + 1] - begin;
-            if (count < 2) continue;
-            float* sums = slots + plan.piece[begin].slot * queries_size;
-            for (int64_t i = 1; i < count; ++i) add_to(sums, sums + i * queries_size, queries_size);
-            write_rows(query_rows, p.width, sums, width, b.grad_queries + w * query_rows * p.width);
-        }
-    }
-    const PoolGradients sums = total_of(0);
-    for (int64_t chunk = 1; chunk < plan.chunks; ++chunk) {
-        add_to(sums.token_weight, total_of(chunk).token_weight, sums.size);
-    }
-    if (shared) write_rows(query_rows, p.width, sums.queries, width, b.grad_queries);
-    write_rows(1, p.width, sums.token_bias, width, b.grad_token_bias);
-    write_rows(1, p.width, sums.norm_weight, width, b.grad_norm_weight);
-    write_rows(1, p.width, sums.norm_bias, width, b.grad_norm_bias);
+    if (shared) write_rows(query_rows, p.width, all.queries, width, b.grad_queries);
+    write_rows(1, p.width, all.token_bias, width, b.grad_token_bias);
+    write_rows(1, p.width, all.norm_weight, width, b.grad_norm_weight);
+    write_rows(1, p.width, all.norm_bias, width, b.grad_norm_bias);
     if (b.grad_token_weight != nullptr) {
-        transpose(p.segment_length, p.width, sums.token_weight, width, b.grad_token_weight, p.segment_length);
+        transpose(p.segment_length, p.width, all.token_weight, width, b.grad_token_weight, p.segment_length);
     }
 }
 

@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t kPoolTile = 64;    // rows taken through everything at once
 constexpr int64_t kPoolFold = 512;   // rows after which sums are added to longer ones: keeps rounding errors small
-constexpr int64_t kPoolChunks = 64;  // parts of the population that threads can take
+constexpr int64_t kPoolChunks = 64;  // parts of the population that threads can take, or more
 constexpr int64_t kPoolLeast = 128;  // rows of a part at least
 static_assert(kPoolTile % 16 == 0 && kPoolFold % kPoolTile == 0, "whole vectors, whole tiles");
 
@@ -38,11 +38,11 @@ inline int64_t pool_pieces(const LatentPool<T>& p, int64_t window, int64_t piece
     return rows > piece_rows ? (rows + piece_rows - 1) / piece_rows : 1;
 }
 
-// The sizes; the lists come with list_pool_plan.
+// The sizes; the lists come with list_pool_plan. Pieces have at most `most_rows`, a multiple of kPoolTile.
 template <typename T>
-inline PoolPlan pool_plan(const LatentPool<T>& p) {
+inline PoolPlan pool_plan(const LatentPool<T>& p, int64_t most_rows) {
     PoolPlan plan{};
-    plan.piece_rows = round_up((p.rows + kPoolChunks - 1) / kPoolChunks, kPoolTile);
+    plan.piece_rows = smaller(round_up((p.rows + kPoolChunks - 1) / kPoolChunks, kPoolTile), most_rows);
     if (plan.piece_rows < kPoolLeast) plan.piece_rows = kPoolLeast;
     for (int64_t w = 0; w < p.windows; ++w) {
         const int64_t count = pool_pieces(p, w, plan.piece_rows);

@@ -9,28 +9,33 @@ namespace poco {
 class UnitSums {
 public:
     // `table` [units, width] takes the sums; nullptr makes all this do nothing. If no unit has two rows, rows are
-    // written straight into the table; otherwise they wait in a buffer [rows, width]. Throws std::bad_alloc.
-    UnitSums(const int32_t* unit_index, int64_t rows, int64_t units, int64_t width, float* table);
+    // written straight into the table; otherwise they wait in a buffer [wave_rows, width], and at most so many may be
+    // written between two calls of add(). wave_rows = 0 means all. Throws std::bad_alloc.
+    UnitSums(const int32_t* unit_index, int64_t rows, int64_t units, int64_t width, float* table, int threads = 1,
+             int64_t wave_rows = 0);
     ~UnitSums();
     UnitSums(const UnitSums&) = delete;
     UnitSums& operator=(const UnitSums&) = delete;
 
-    // Where the `width` values of row r go: every row exactly once, by any thread, before finish().
+    // Where the `width` values of row r go, by any thread: every row exactly once, before the call of add() for it.
     float* row(int64_t r) const {
-        return (buffer_ != nullptr ? buffer_ + r * width_ : table_ + unit_index_[r] * width_);
+        return buffer_ != nullptr ? buffer_ + (r - added_) * width_ : table_ + unit_index_[r] * width_;
     }
 
-    // Fills the table.
-    void finish(int threads);
+    // Adds the rows up to `last` - 1 that have not been added yet. The table is the same bit for bit however the rows
+    // are divided among calls and threads.
+    void add(int64_t last, int threads);
+
+    // Adds all that have not been.
+    void finish(int threads) { add(rows_, threads); }
 
 private:
     const int32_t* unit_index_;
-    int64_t units_;
+    int64_t rows_;
     int64_t width_;
     float* table_;
-    int64_t* begin_ = nullptr;  // [units + 1]: rows of unit u are order_[begin_[u] .. begin_[u + 1] - 1]
-    int32_t* order_ = nullptr;  // [rows]
-    float* buffer_ = nullptr;   // [rows, width]
+    int64_t added_ = 0;        // rows
+    float* buffer_ = nullptr;  // rows added_, added_ + 1, ...
 };
 
 }  // namespace poco

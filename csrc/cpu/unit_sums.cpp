@@ -8,33 +8,25 @@
 
 namespace poco {
 
-namespace {
-
-bool any_twice(const int32_t* unit_index, int64_t rows, int64_t units) {
-    if (rows > units) return true;
-    std::vector<bool> seen(static_cast<size_t>(units));
-    for (int64_t r = 0; r < rows; ++r) {
-        const auto unit = static_cast<size_t>(unit_index[r]);
-        if (seen[unit]) return true;
-        seen[unit] = true;
-    }
-    return false;
-}
-
-}  // namespace
-
 UnitSums::UnitSums(const int32_t* unit_index, int64_t rows, int64_t units, int64_t width, float* table, int threads,
                    int64_t wave_rows)
     : unit_index_(unit_index), rows_(rows), width_(width), table_(table) {
     if (table == nullptr) return;
+    bool twice = false;
+    std::vector<bool> seen(static_cast<size_t>(units));
+    for (int64_t r = 0; r < rows && !twice; ++r) {
+        const auto unit = static_cast<size_t>(unit_index[r]);
+        twice = seen[unit];
+        seen[unit] = true;
+    }
+    if (twice) buffer_ = new float[static_cast<size_t>((wave_rows > 0 ? std::min(wave_rows, rows) : rows) * width)];
     constexpr int64_t at_once = 1024;
     parallel_for((units + at_once - 1) / at_once, threads, [&](int64_t block, int) {
-        const int64_t count = std::min(at_once, units - block * at_once);
-        std::memset(table + block * at_once * width, 0, static_cast<size_t>(count * width) * sizeof(float));
+        for (int64_t u = block * at_once; u < std::min(units, (block + 1) * at_once); ++u) {
+            if (!twice && seen[static_cast<size_t>(u)]) continue;  // its row will be written there
+            std::memset(table + u * width, 0, static_cast<size_t>(width) * sizeof(float));
+        }
     });
-    if (!any_twice(unit_index, rows, units)) return;
-    const int64_t waiting = wave_rows > 0 ? std::min(wave_rows, rows) : rows;
-    buffer_ = new float[static_cast<size_t>(waiting * width)];
 }
 
 UnitSums::~UnitSums() {

@@ -36,6 +36,38 @@ def test_latent_pool_is_the_reference(shape: dict[str, Any], dtype: torch.dtype)
     parity.check_pool(shape, dtype)
 
 
+def _pool_errors(inputs: list[Any]) -> float:
+    """The largest relative error of the results of pass 1."""
+    exact = parity.pool_results(
+        tuple(t.double() if torch.is_tensor(t) and t.is_floating_point() else t for t in inputs), by=parity.reference
+    )
+    return max(
+        relative_error(one, other)
+        for one, other in zip(parity.pool_results(tuple(inputs)), exact, strict=True)
+        if one is not None and other is not None and other.abs().max() > parity.TINY
+    )
+
+
+@pytest.mark.parametrize("changed", ["x", "units", "token_weight", "token_bias"])
+def test_latent_pool_keeps_its_accuracy_with_large_offsets(changed: str) -> None:
+    """Far from zero, all by the same: the layer normalisation takes most of it away again."""
+    inputs = list(parity.pool_inputs(counts=(300, 40), width=128, segments=3, length=16, latents=8, table=300))
+    position, offset = {"x": (0, 100), "units": (3, 100), "token_weight": (4, 10), "token_bias": (5, 100)}[changed]
+    inputs[position] = inputs[position] + offset
+    assert _pool_errors(inputs) < 1e-5
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 128])
+def test_latent_pool_where_tokens_are_small_differences(width: int) -> None:
+    """The unit and what is added to it almost cancel, in narrow tokens by chance."""
+    inputs = list(parity.pool_inputs(counts=(700,), width=width, segments=3, length=16, latents=8, table=700))
+    if width == 128:
+        x, token_weight, token_bias = inputs[0], inputs[4], inputs[5]
+        inputs[1] = torch.arange(700).int()
+        inputs[3] = inputs[3] * 0.01 - x[:, :16] @ token_weight.T - token_bias
+    assert _pool_errors(inputs) < 1e-4
+
+
 @pytest.mark.parametrize("dtype", parity.TOLERANCES, ids=str)
 @pytest.mark.parametrize("shape", parity.FILM_SHAPES, ids=str)
 def test_film_forecast_is_the_reference(shape: dict[str, Any], dtype: torch.dtype) -> None:

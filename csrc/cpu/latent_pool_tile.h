@@ -225,7 +225,6 @@ private:
     template <typename T>
     void take_activity(const T* from, int64_t count, int64_t left) const {
         for (int64_t i = 0; i < count; i += kLanes) {
-            if (i + count < left) __builtin_prefetch(from + i + count, 0, 2);
             store(x + i, load_row(from, i, count));
         }
     }
@@ -240,6 +239,8 @@ private:
             const T* unit = p.unit_table + unit_index[t] * p.width;
             float* row = v + t * w.width;
             if (t + rows < left) {
+                const T* next_x = p.x + (p.rows - left + t + rows) * p.segments * p.segment_length;
+                for (int64_t j = 0; j < p.segments * p.segment_length; j += line) __builtin_prefetch(next_x + j, 0, 2);
                 const T* next = p.unit_table + unit_index[t + rows] * p.width;
                 for (int64_t j = 0; j < p.width; j += line) __builtin_prefetch(next + j, 0, 2);
             }

@@ -286,11 +286,11 @@ inline bool continues(const LatentPool<T>& p, const PoolPiece& piece) {
 }
 
 // Takes a piece with rows. The gradient of a window's queries is written by the window's first piece; that of another
-// piece waits in `total`.
+// piece waits in `total`. A thread that is alone adds the gradients of units while they are in the cache.
 template <typename T>
 inline void pool_piece_backward(const LatentPoolBackward<T>& b, const PoolWeights& w, const PoolPiece& piece,
-                                PoolBackwardWorker& own, bool with_sums, const PoolGradients& total,
-                                const UnitSums& units) {
+                                PoolBackwardWorker& own, bool with_sums, bool alone, const PoolGradients& total,
+                                UnitSums& units) {
     const LatentPool<T>& p = b.forward;
     pack_pool_window(b, w, piece.window, own);
     for (int64_t first = piece.first; first < piece.last; first += kPoolFold) {
@@ -299,6 +299,7 @@ inline void pool_piece_backward(const LatentPoolBackward<T>& b, const PoolWeight
         for_tiles(first, smaller(first + kPoolFold, piece.last), [&](int64_t row, int64_t rows) {
             own.tile.fill(p, w, own.vectors, row, rows);
             pool_tile_backward(b, w, own, row, with_sums ? &into : nullptr, units);
+            if (alone) units.add(row + rows, 1);
         });
         if (with_sums && first > piece.first) add_to(own.piece.v, own.recent.v, into.size);
     }
@@ -327,7 +328,8 @@ inline void latent_pool_backward(const LatentPoolBackward<T>& b) {
     const LatentPool<T>& p = b.forward;
     PoolPlan plan = pool_plan(p, kPoolMostRows);
     const int64_t threads = p.threads < 1 ? 1 : smaller(p.threads, plan.chunks);
-    const int64_t wave = threads == 1 ? 1 : smaller(4 * threads, plan.chunks);
+    const bool alone = threads == 1;
+    const int64_t wave = alone ? 1 : smaller(4 * threads, plan.chunks);
     const bool shared = p.query_windows <= 1;
     const bool with_sums = wants_sums(b);
     const int64_t width = round_up(p.width);
@@ -351,7 +353,8 @@ inline void latent_pool_backward(const LatentPoolBackward<T>& b) {
     };
     const PoolGradients all = total_of(wave);
     clear(all.token_weight, all.size);
-    UnitSums units(p.unit_index, p.rows, p.units, p.width, b.grad_unit_table, p.threads, (wave + 1) * plan.piece_rows);
+    UnitSums units(p.unit_index, p.rows, p.units, p.width, b.grad_unit_table, p.threads,
+                   alone ? kPoolTile : (wave + 1) * plan.piece_rows);
 
     for (int64_t window = 0; b.grad_queries != nullptr && !shared && window < p.windows; ++window) {
         if (p.window_offsets[window + 1] > p.window_offsets[window]) continue;
@@ -366,7 +369,8 @@ inline void latent_pool_backward(const LatentPoolBackward<T>& b) {
             clear(total.token_weight, total.size);
             for (int64_t i = plan.chunk_piece[begin + number]; i < plan.chunk_piece[begin + number + 1]; ++i) {
                 const PoolPiece& piece = plan.piece[i];
-                if (piece.first < piece.last) pool_piece_backward(b, weights, piece, own, with_sums, total, units);
+                if (piece.first < piece.last)
+                    pool_piece_backward(b, weights, piece, own, with_sums, alone, total, units);
             }
         });
         units.add(first_row(plan, end, p.rows), p.threads);

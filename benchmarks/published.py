@@ -114,20 +114,20 @@ class PublishedPOCO(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Forecasts ``[B, N, H]`` of windows ``[B, N, C]``."""
-        return self.decode(x, self.transform(self.encode(x)))
+        return self.decode(x, self.transform(self.latents + self.encode(x)))  # type: ignore[operator]
 
     def unit_table(self) -> Tensor:
         """``[N, d]``."""
         return self.units + self.session + self.dataset  # type: ignore[no-any-return, operator]
 
     def encode(self, x: Tensor) -> Tensor:
-        """Latents ``[B, Q, d]`` after their attention to the tokens of the population."""
-        layer, z = self.encoder, self.latents[None]  # type: ignore[index]
-        query = _rotate(layer.query(layer.query_norm(z)), self.latent_table)[:, None]  # type: ignore[operator, arg-type]
+        """What the latents get by attention to the tokens of the population, ``[B, Q, d]``."""
+        layer = self.encoder
+        query = _rotate(layer.query(layer.query_norm(self.latents[None])), self.latent_table)[:, None]  # type: ignore[operator, arg-type]
         keys_values = self._in_blocks(self._keys_values, x, self.unit_table())
         key, value = keys_values.flatten(1, 2)[:, None].chunk(2, -1)  # [B, 1 head, N * S, head width]
         attended = F.scaled_dot_product_attention(query.expand(x.shape[0], -1, -1, -1), key, value)[:, 0]
-        return z + layer.output(_rotate(attended, self.latent_back_table))  # type: ignore[no-any-return, operator, arg-type]
+        return layer.output(_rotate(attended, self.latent_back_table))  # type: ignore[no-any-return, operator, arg-type]
 
     def transform(self, z: Tensor) -> Tensor:
         """Latents ``[B, Q, d]`` after their transformer."""

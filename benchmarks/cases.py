@@ -18,8 +18,8 @@ class Case:
 
     Attributes:
         part: ``latent_pool`` (population to latents), ``film_forecast`` (latents to every unit) or ``model`` (all).
-        mode: FORWARD in evaluation mode; BACKWARD adds the gradients of every parameter; TRAINING adds dropout, clipping
-            and the optimiser; ADAPTATION is a training step that fits the embeddings of the session alone.
+        mode: FORWARD in evaluation mode; BACKWARD adds the gradients of every parameter; TRAINING adds dropout,
+            clipping and the optimiser; ADAPTATION is a training step that fits the embeddings of the session alone.
         windows: windows in the batch.
         units: units in each.
         scaling: whether this is a point of the scaling table, which has our own contestants only.

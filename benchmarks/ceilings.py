@@ -28,13 +28,13 @@ class Ceilings:
 
 
 def measure(quick: bool = False) -> Ceilings:
-    """Measures the ceilings with the threads that torch has. The best of the turns counts: a ceiling has no noise above."""
+    """The ceilings of as many threads as torch has. The best of the turns counts: noise only lowers a ceiling."""
     size, count = (1024, 2**24) if quick else (4096, 2**27)
     a, b = torch.randn(size, size), torch.randn(size, size)
     low_a, low_b = a.bfloat16(), b.bfloat16()
     source = torch.zeros(count)
     target = torch.empty_like(source).zero_()
     calls = {"float32": lambda: a @ b, "bfloat16": lambda: low_a @ low_b, "copy": lambda: target.copy_(source)}
-    best = {name: times.best for name, times in take_turns(calls, 2 if quick else 10, 3, 20).items()}
+    best = {name: times.best for name, times in take_turns(calls, 0.5 if quick else 10, 3, 20).items()}
     flops = 2 * size**3
     return Ceilings(flops / best["float32"], flops / best["bfloat16"], 8 * count / best["copy"])

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import poco
-from benchmarks.cases import ADAPTATION, FORWARD, TRAINING, Case
+from benchmarks.cases import ADAPTATION, TRAINING, Case
 from benchmarks.inputs import Inputs
 from benchmarks.published import PublishedPOCO
 from benchmarks.two_passes import TwoPasses
@@ -86,6 +86,12 @@ CONTESTANTS = (
     Contestant("poco", AUTOCAST),
     Contestant("poco", BFLOAT16),
 )
+
+
+def forget_compiled() -> None:
+    """Drops compiled code: contestants share source lines, and a line may be compiled only so many times."""
+    torch._dynamo.reset()
+    torch._dynamo.config.recompile_limit = 64
 
 
 class Part(nn.Module):

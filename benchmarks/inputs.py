@@ -43,7 +43,11 @@ class Inputs:
                 parameter.normal_(0, 0.5)
         x = torch.randn(case.windows, case.units, config.context)
         z = torch.randn(case.windows, config.latents, config.width)
-        shape = (case.windows, config.latents, config.width) if case.part == "latent_pool" else (*x.shape[:2], config.horizon)
+        shape = (
+            (case.windows, config.latents, config.width)
+            if case.part == "latent_pool"
+            else (*x.shape[:2], config.horizon)
+        )
         return cls(model, x, z, torch.randn(shape))
 
 

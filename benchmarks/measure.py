@@ -37,7 +37,9 @@ def _seconds(call: Callable[[], object], calls: int) -> float:
     return (time.perf_counter() - began) / calls
 
 
-def take_turns(contestants: Mapping[str, Callable[[], object]], seconds: float, least: int, most: int) -> dict[str, Times]:
+def take_turns(
+    contestants: Mapping[str, Callable[[], object]], seconds: float, least: int, most: int
+) -> dict[str, Times]:
     """Times every contestant, in turns, for about ``seconds`` in all.
 
     Args:

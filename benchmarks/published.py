@@ -1,6 +1,7 @@
-"""POCO as it was published: tokens, keys and values of all tokens, a Perceiver, an MLP with FiLM. The peer of every case.
+"""POCO as it was published: tokens, keys and values of all tokens, a Perceiver, an MLP with FiLM.
 
-Parameters come from a ``poco.POCO`` (one session), and nothing else: no op, no absorbed weight, no folded shift.
+The peer of every case. Parameters come from a ``poco.POCO`` of one session, and nothing else does: no op, no absorbed
+weight, no folded shift.
 Where the published code leaves a choice, the faster way is taken: rotary tables are made once, queries of units are
 made once for all windows, attention is PyTorch's own.
 """
@@ -8,6 +9,7 @@ made once for all windows, attention is PyTorch's own.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +23,7 @@ def _table(time: Tensor, frequencies: Tensor) -> Tensor:
     """``[2, ..., head width]``: cosine and sine of every channel's angle; the second half of the channels is still."""
     angle = time.double()[..., None] * frequencies.double()
     angle = torch.cat([angle.repeat_interleave(2, -1), torch.zeros_like(angle).repeat(*[1] * time.ndim, 2)], -1)
-    return torch.stack([angle.cos(), angle.sin()]).float()
+    return torch.stack([angle.cos(), angle.sin()])
 
 
 def _rotate(x: Tensor, table: Tensor) -> Tensor:
@@ -31,52 +33,52 @@ def _rotate(x: Tensor, table: Tensor) -> Tensor:
     return x * cos + turned * sin
 
 
-def _norm(like: nn.Module) -> nn.LayerNorm:
-    norm = nn.LayerNorm(like.weight.shape[0], eps=like.eps)  # type: ignore[arg-type]
-    norm.weight, norm.bias = like.weight, like.bias  # type: ignore[assignment]
+def _norm(like: nn.LayerNorm) -> nn.LayerNorm:
+    norm = nn.LayerNorm(like.weight.shape[0], eps=like.eps)
+    norm.weight, norm.bias = like.weight, like.bias
     return norm
 
 
 class FeedForward(nn.Module):
     """LayerNorm, Linear to value and gate, value * gelu(gate), dropout, Linear."""
 
-    def __init__(self, of: nn.Module) -> None:
+    def __init__(self, of: Any) -> None:
         super().__init__()
-        self.norm, self.input, self.output = _norm(of.norm), of.input, of.output  # type: ignore[arg-type]
-        self.dropout = nn.Dropout(of.dropout)  # type: ignore[arg-type]
+        self.norm, self.input, self.output = _norm(of.norm), of.input, of.output
+        self.dropout = nn.Dropout(of.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.input(self.norm(x)).chunk(2, -1)
-        return self.output(self.dropout(value * F.gelu(gate)))  # type: ignore[no-any-return, operator]
+        return self.output(self.dropout(value * F.gelu(gate)))
 
 
 class CrossAttention(nn.Module):
     """The parameters of one cross-attention of one head; keys and values are one product."""
 
-    def __init__(self, of: nn.Module) -> None:
+    def __init__(self, of: Any) -> None:
         super().__init__()
-        self.query_norm, self.context_norm = _norm(of.query_norm), _norm(of.context_norm)  # type: ignore[arg-type]
+        self.query_norm, self.context_norm = _norm(of.query_norm), _norm(of.context_norm)
         self.query, self.output = of.query, of.output
-        width, head = of.key.weight.shape[1], of.key.weight.shape[0]  # type: ignore[union-attr, index]
-        self.key_value = nn.Linear(width, 2 * head, bias=False)  # type: ignore[arg-type]
-        self.key_value.weight = nn.Parameter(torch.cat([of.key.weight, of.value.weight]).detach())  # type: ignore[union-attr, list-item]
+        width, head = of.key.weight.shape[1], of.key.weight.shape[0]
+        self.key_value = nn.Linear(width, 2 * head, bias=False)
+        self.key_value.weight = nn.Parameter(torch.cat([of.key.weight, of.value.weight]).detach())
 
 
 class SelfAttention(nn.Module):
     """Rotary self-attention of the latents: values rotate too, and the result rotates back."""
 
-    def __init__(self, of: nn.Module) -> None:
+    def __init__(self, of: Any) -> None:
         super().__init__()
-        self.norm, self.query_key_value, self.output = _norm(of.norm), of.query_key_value, of.output  # type: ignore[arg-type]
+        self.norm, self.query_key_value, self.output = _norm(of.norm), of.query_key_value, of.output
         self.heads = of.heads
 
     def forward(self, z: Tensor, forth: Tensor, back: Tensor) -> Tensor:
         query, key, value = (
-            _rotate(part.unflatten(-1, (self.heads, -1)).transpose(1, 2), forth)  # type: ignore[arg-type]
-            for part in self.query_key_value(self.norm(z)).chunk(3, -1)  # type: ignore[operator]
+            _rotate(part.unflatten(-1, (self.heads, -1)).transpose(1, 2), forth)
+            for part in self.query_key_value(self.norm(z)).chunk(3, -1)
         )
         attended = _rotate(F.scaled_dot_product_attention(query, key, value), back)
-        return self.output(attended.transpose(1, 2).flatten(2))  # type: ignore[no-any-return, operator]
+        return self.output(attended.transpose(1, 2).flatten(2))
 
 
 class PublishedPOCO(nn.Module):
@@ -88,16 +90,21 @@ class PublishedPOCO(nn.Module):
             them, as published. Only the judge of other answers uses this, where the whole does not fit in memory.
     """
 
+    token_table: Tensor
+    latent_table: Tensor
+    latent_back_table: Tensor
+    output_table: Tensor
+
     def __init__(self, model: poco.POCO, block: int | None = None) -> None:
         super().__init__()
         config = self.config = model.config
         self.block = block
-        own = model.session_embeddings[0]
+        own: Any = model.session_embeddings[0]
         self.units, self.session, self.dataset = own.units, own.session, model.datasets[0]
         self.latents, self.token = model.latents, model.token
         self.encoder, self.encoder_ffn = CrossAttention(model.encoder), FeedForward(model.encoder_ffn)
-        self.attentions = nn.ModuleList(SelfAttention(layer.attention) for layer in model.layers)  # type: ignore[arg-type]
-        self.ffns = nn.ModuleList(FeedForward(layer.ffn) for layer in model.layers)  # type: ignore[arg-type]
+        self.attentions = nn.ModuleList(SelfAttention(layer.attention) for layer in model.layers)
+        self.ffns = nn.ModuleList(FeedForward(layer.ffn) for layer in model.layers)
         self.branch_dropout = nn.Dropout(config.latent_dropout)
         self.decoder, self.decoder_ffn = CrossAttention(model.decoder), FeedForward(model.decoder_ffn)
         self.input, self.scale, self.shift, self.output = (
@@ -110,24 +117,24 @@ class PublishedPOCO(nn.Module):
             "latent_back_table": -latent_time.float(),
             "output_table": torch.tensor(config.context),
         }.items():
-            self.register_buffer(name, _table(time, model.rotary.frequencies), persistent=False)
+            self.register_buffer(name, _table(time, model.rotary.frequencies).to(model.latents), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Forecasts ``[B, N, H]`` of windows ``[B, N, C]``."""
-        return self.decode(x, self.transform(self.latents + self.encode(x)))  # type: ignore[operator]
+        return self.decode(x, self.transform(self.latents + self.encode(x)))
 
     def unit_table(self) -> Tensor:
         """``[N, d]``."""
-        return self.units + self.session + self.dataset  # type: ignore[no-any-return, operator]
+        return self.units + self.session + self.dataset
 
     def encode(self, x: Tensor) -> Tensor:
         """What the latents get by attention to the tokens of the population, ``[B, Q, d]``."""
         layer = self.encoder
-        query = _rotate(layer.query(layer.query_norm(self.latents[None])), self.latent_table)[:, None]  # type: ignore[operator, arg-type]
+        query = _rotate(layer.query(layer.query_norm(self.latents[None])), self.latent_table)[:, None]
         keys_values = self._in_blocks(self._keys_values, x, self.unit_table())
         key, value = keys_values.flatten(1, 2)[:, None].chunk(2, -1)  # [B, 1 head, N * S, head width]
         attended = F.scaled_dot_product_attention(query.expand(x.shape[0], -1, -1, -1), key, value)[:, 0]
-        return layer.output(_rotate(attended, self.latent_back_table))  # type: ignore[no-any-return, operator, arg-type]
+        return layer.output(_rotate(attended, self.latent_back_table))
 
     def transform(self, z: Tensor) -> Tensor:
         """Latents ``[B, Q, d]`` after their transformer."""
@@ -141,24 +148,24 @@ class PublishedPOCO(nn.Module):
         """Forecasts ``[B, N, H]`` of windows ``[B, N, C]``, read from latents ``[B, Q, d]``."""
         layer = self.decoder
         key, value = layer.key_value(layer.context_norm(z))[:, None].chunk(2, -1)
-        key = _rotate(key, self.latent_table)  # type: ignore[arg-type]
+        key = _rotate(key, self.latent_table)
         return self._in_blocks(lambda x, unit: self._forecasts(x, unit, key, value), x, self.unit_table())
 
     def _keys_values(self, x: Tensor, unit: Tensor) -> Tensor:
         """Keys and values ``[B, N, S, 2 * head width]`` of all tokens of these units."""
         segments = x.unflatten(-1, (self.config.segments, self.config.segment_length))
-        tokens = self.token(segments) + unit[:, None]  # type: ignore[operator]
+        tokens = self.token(segments) + unit[:, None]
         both = self.encoder.key_value(self.encoder.context_norm(tokens))
-        return _rotate(both.unflatten(-1, (2, -1)), self.token_table[:, :, None]).flatten(-2)  # type: ignore[index]
+        return _rotate(both.unflatten(-1, (2, -1)), self.token_table[:, :, None]).flatten(-2)
 
     def _forecasts(self, x: Tensor, unit: Tensor, key: Tensor, value: Tensor) -> Tensor:
         layer = self.decoder
-        query = _rotate(layer.query(layer.query_norm(unit)), self.output_table)  # type: ignore[operator, arg-type]
+        query = _rotate(layer.query(layer.query_norm(unit)), self.output_table)
         attended = F.scaled_dot_product_attention(query.expand(x.shape[0], 1, -1, -1), key, value)[:, 0]
-        e = unit + layer.output(attended)  # type: ignore[operator]
+        e = unit + layer.output(attended)
         e = e + self.decoder_ffn(e)
         hidden = F.relu(self.input(x))
-        return self.output(hidden * self.scale(e) + self.shift(e))  # type: ignore[no-any-return]
+        return self.output(hidden * self.scale(e) + self.shift(e))
 
     def _in_blocks(self, layers: Callable[[Tensor, Tensor], Tensor], x: Tensor, unit: Tensor) -> Tensor:
         """``layers(x, unit)``, all units at once or a block of units at a time."""
@@ -184,8 +191,8 @@ class PublishedPOCO(nn.Module):
             "session_embeddings.0.session": self.session,
             "datasets.0": self.dataset,
         }.items():
-            if parameter.grad is not None:  # type: ignore[union-attr]
-                found[ours] = parameter.grad  # type: ignore[union-attr, assignment]
+            if parameter.grad is not None:
+                found[ours] = parameter.grad
         return found
 
     def _by_name(self) -> dict[str, nn.Module]:
@@ -199,4 +206,4 @@ class PublishedPOCO(nn.Module):
         }
         for i, (attention, ffn) in enumerate(zip(self.attentions, self.ffns, strict=True)):
             modules |= {f"layers.{i}.attention": attention, f"layers.{i}.ffn": ffn}
-        return modules  # type: ignore[return-value]
+        return modules

@@ -1,7 +1,7 @@
 """Environment variables of the process, chosen so that the peers run at their best. Nothing here imports torch.
 
 Torch's threads come from OpenMP, which by default may put two of them on one processor while they spin; its large
-tensors come from malloc, which by default gives them back to the system and has every page cleared again at the next use.
+tensors come from malloc, which by default gives them back to the system, which clears every page again for the next.
 Which settings are best depends on the machine, so the published form is timed under each of them.
 """
 
@@ -50,7 +50,7 @@ def choose(threads: int | None) -> tuple[str, dict[str, float]]:
 
 
 def start_torch(threads: int | None) -> None:
-    """Loads torch and starts its threads. OpenMP may bind this thread to one processor, which only its own should be."""
+    """Loads torch and starts its threads. OpenMP may bind this one to a processor: that is undone."""
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     import torch
 
@@ -62,7 +62,7 @@ def start_torch(threads: int | None) -> None:
 
 
 def _published_seconds() -> float:
-    """Time of the published form, in float32 and under autocast, small and large: the product of the medians, rooted."""
+    """Geometric mean of the published form's medians in float32 and under autocast, small and large."""
     import math
 
     from benchmarks.cases import FORWARD, Case

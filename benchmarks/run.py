@@ -19,7 +19,7 @@ from benchmarks.inputs import Inputs, right_answer
 from benchmarks.measure import load_average, take_turns
 from benchmarks.work import held_bytes, work
 
-_MEMORY_SHARE = 0.8  # of the memory that is free: what a contestant may be expected to need
+_MEMORY_SHARE = 0.6  # of the memory that is free: what a contestant may be expected to need, as the estimate is rough
 _MEMORY_ROWS = 4_096  # below this a call needs too little to tell
 
 

@@ -11,7 +11,7 @@ import poco
 from benchmarks.cases import Case
 from benchmarks.published import PublishedPOCO
 
-_JUDGED_AT_ONCE = 16_384  # units: bounds the memory of the right answer, of whatever size the case is
+_JUDGED_AT_ONCE = 4_096  # units: bounds the memory of the right answer, of whatever size the case is
 
 
 @dataclass(frozen=True)

@@ -131,10 +131,14 @@ class PublishedPOCO(nn.Module):
         """What the latents get by attention to the tokens of the population, ``[B, Q, d]``."""
         layer = self.encoder
         query = _rotate(layer.query(layer.query_norm(self.latents[None])), self.latent_table)[:, None]
-        keys_values = self._in_blocks(self._keys_values, x, self.unit_table())
-        key, value = keys_values.flatten(1, 2)[:, None].chunk(2, -1)  # [B, 1 head, N * S, head width]
-        attended = F.scaled_dot_product_attention(query.expand(x.shape[0], -1, -1, -1), key, value)[:, 0]
-        return layer.output(_rotate(attended, self.latent_back_table))
+        query = query.expand(x.shape[0], -1, -1, -1)
+        if self.block is None:
+            attended = F.scaled_dot_product_attention(query, *self._keys_values(x, self.unit_table()))
+        else:
+            parts = self._in_blocks(lambda x, unit: self._attend_block(query, x, unit), x, self.unit_table())
+            of_blocks, logsumexp = (torch.stack(part) for part in zip(*parts, strict=True))
+            attended = (torch.softmax(logsumexp, 0)[..., None] * of_blocks).sum(0)
+        return layer.output(_rotate(attended[:, 0], self.latent_back_table))
 
     def transform(self, z: Tensor) -> Tensor:
         """Latents ``[B, Q, d]`` after their transformer."""
@@ -149,14 +153,25 @@ class PublishedPOCO(nn.Module):
         layer = self.decoder
         key, value = layer.key_value(layer.context_norm(z))[:, None].chunk(2, -1)
         key = _rotate(key, self.latent_table)
-        return self._in_blocks(lambda x, unit: self._forecasts(x, unit, key, value), x, self.unit_table())
+        if self.block is None:
+            return self._forecasts(x, self.unit_table(), key, value)
+        return torch.cat(self._in_blocks(lambda x, unit: self._forecasts(x, unit, key, value), x, self.unit_table()), 1)
 
-    def _keys_values(self, x: Tensor, unit: Tensor) -> Tensor:
-        """Keys and values ``[B, N, S, 2 * head width]`` of all tokens of these units."""
+    def _keys_values(self, x: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values ``[B, 1 head, N * S, head width]`` of all tokens of these units."""
         segments = x.unflatten(-1, (self.config.segments, self.config.segment_length))
         tokens = self.token(segments) + unit[:, None]
         both = self.encoder.key_value(self.encoder.context_norm(tokens))
-        return _rotate(both.unflatten(-1, (2, -1)), self.token_table[:, :, None]).flatten(-2)
+        both = _rotate(both.unflatten(-1, (2, -1)), self.token_table[:, :, None])  # [B, N, S, 2, head width]
+        key, value = both.flatten(1, 2)[:, None].unbind(-2)
+        return key, value
+
+    def _attend_block(self, query: Tensor, x: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention to the tokens of these units alone, and the logsumexp of its scores, by which blocks combine."""
+        key, value = self._keys_values(x, unit)
+        scores = query @ key.mT * query.shape[-1] ** -0.5
+        logsumexp = scores.logsumexp(-1)
+        return torch.exp(scores - logsumexp[..., None]) @ value, logsumexp
 
     def _forecasts(self, x: Tensor, unit: Tensor, key: Tensor, value: Tensor) -> Tensor:
         layer = self.decoder
@@ -167,12 +182,11 @@ class PublishedPOCO(nn.Module):
         hidden = F.relu(self.input(x))
         return self.output(hidden * self.scale(e) + self.shift(e))
 
-    def _in_blocks(self, layers: Callable[[Tensor, Tensor], Tensor], x: Tensor, unit: Tensor) -> Tensor:
-        """``layers(x, unit)``, all units at once or a block of units at a time."""
-        if self.block is None or x.shape[1] <= self.block:
-            return layers(x, unit)
+    def _in_blocks(self, layers: Callable[[Tensor, Tensor], Any], x: Tensor, unit: Tensor) -> list[Any]:
+        """``layers(x, unit)`` of a block of units at a time; nothing is kept for the gradients."""
+        assert self.block is not None
         parts = zip(x.split(self.block, 1), unit.split(self.block), strict=True)
-        return torch.cat([checkpoint(layers, *part, use_reentrant=False) for part in parts], 1)
+        return [checkpoint(layers, *part, use_reentrant=False) for part in parts]
 
     def gradients(self) -> dict[str, Tensor]:
         """The gradients that there are, by the names of ``poco.POCO``."""

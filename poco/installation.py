@@ -23,6 +23,7 @@ EXTRAS: dict[str, tuple[tuple[str, str], ...]] = {
     "tensorboard": (("tensorboard", "tensorboard"),),
     "stream": (("pylsl", "pylsl"), ("pyzmq", "zmq")),
     "hub": (("huggingface_hub", "huggingface_hub"),),
+    "benchmarks": (("onnx", "onnx"), ("onnxscript", "onnxscript"), ("onnxruntime", "onnxruntime")),
 }
 
 

@@ -1,0 +1,66 @@
+"""Our two passes, cut where the published form can be cut: the same parts, the same answers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+import poco
+from poco.ops import FilmParameters, film_forecast, latent_pool
+
+
+class TwoPasses(nn.Module):
+    """A ``poco.POCO`` of one session, with the algebra around each pass as a part of its own."""
+
+    def __init__(self, model: poco.POCO) -> None:
+        super().__init__()
+        self.model = model
+        config = model.config
+        latent_time = torch.arange(config.latents).double() * (config.context / config.latents)
+        self.latent_time = latent_time.float().double()
+        self.segment_time = torch.arange(config.segments).double() * config.segment_length
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Forecasts ``[B, N, H]`` of windows ``[B, N, C]``."""
+        return self.model(x)  # type: ignore[no-any-return]
+
+    def encode(self, x: Tensor) -> Tensor:
+        """What the latents get from the population, ``[B, Q, d]``, by ``latent_pool``."""
+        model, encoder = self.model, self.model.encoder
+        queries = encoder.absorbed_queries(model.latents[None], model.rotary, self.latent_time, self.segment_time)
+        norm = encoder.context_norm
+        token = (model.token.weight, model.token.bias, norm.weight, norm.bias)
+        pooled, _ = latent_pool(*_rows(x), model.unit_table([0]), *token, queries, norm.eps)
+        return encoder.read(pooled.to(x.dtype), model.rotary, self.latent_time, self.segment_time)
+
+    def decode(self, x: Tensor, z: Tensor) -> Tensor:
+        """Forecasts ``[B, N, H]`` by ``film_forecast`` from latents ``[B, Q, d]``."""
+        model, decoder, ffn = self.model, self.model.decoder, self.model.decoder_ffn
+        config = model.config
+        now = torch.full_like(self.latent_time, config.context)
+        keys = decoder.absorbed_keys(z, model.rotary, self.latent_time, now)
+        parameters = FilmParameters(
+            decoder.output.bias,
+            decoder.query_norm.weight,
+            decoder.query_norm.bias,
+            ffn.norm.weight,
+            ffn.norm.bias,
+            ffn.input.weight,
+            ffn.input.bias,
+            ffn.output.weight,
+            ffn.output.bias,
+            *model.film.folded(config.context),
+        )
+        forecast = film_forecast(*_rows(x), model.unit_table([0]), keys, decoder.absorbed_values(z), parameters)
+        return forecast.view(*x.shape[:2], config.horizon)
+
+    def gradients(self) -> dict[str, Tensor]:
+        """The gradients that there are, by the names of ``poco.POCO``."""
+        return {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+
+
+def _rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Windows ``[B, N, C]`` as packed rows, with their units and where each window starts."""
+    windows, units = x.shape[:2]
+    unit_index = torch.arange(units, dtype=torch.int32).repeat(windows)
+    return x.flatten(0, 1), unit_index, torch.arange(windows + 1, dtype=torch.int32) * units

@@ -1,0 +1,142 @@
+"""The benchmarks' own answers, counts and report; nothing here is timed."""
+
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.models import randomise
+
+import poco
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT))  # at the end: benchmarks/ is only there, but poco is the package under test
+
+from benchmarks.cases import ADAPTATION, BACKWARD, FORWARD, TRAINING, Case, plan
+from benchmarks.ceilings import Ceilings
+from benchmarks.check import judge
+from benchmarks.contestants import CONTESTANTS
+from benchmarks.inputs import Inputs, right_answer
+from benchmarks.measure import take_turns
+from benchmarks.published import PublishedPOCO
+from benchmarks.run import Options, run_case
+from benchmarks.two_passes import TwoPasses
+from benchmarks.work import work
+
+EAGER = [contestant for contestant in CONTESTANTS if contestant.how == "eager"]
+OPTIONS = Options(seconds=0, least=1, most=1, memory=False)
+CEILINGS = Ceilings(1e11, 2e11, 1e10)
+
+
+def _small_model() -> poco.POCO:
+    config = poco.POCOConfig(
+        context=15, horizon=3, segment_length=5, latents=6, width=12, layers=2, heads=3, head_width=8, film_width=20
+    )
+    return randomise(poco.POCO(config, [poco.SessionSpec("a", 37)]))
+
+
+@pytest.mark.parametrize("block", [None, 10])
+def test_the_published_form_and_the_two_passes_agree(block: int | None) -> None:
+    model = _small_model()
+    x = torch.randn(2, 37, 15, dtype=torch.float64)
+    ours, published = TwoPasses(model), PublishedPOCO(model, block).eval()
+    expected = model(x)
+    torch.testing.assert_close(published(x), expected, rtol=1e-12, atol=1e-12)
+    z = torch.randn(2, 6, 12, dtype=torch.float64)
+    torch.testing.assert_close(published.encode(x), ours.encode(x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(published.decode(x, z), ours.decode(x, z), rtol=1e-12, atol=1e-12)
+
+    along = torch.randn_like(expected)
+    expected.backward(along)
+    right = {name: gradient.clone() for name, gradient in ours.gradients().items()}
+    model.zero_grad()
+    published(x).backward(along)
+    found = published.gradients()
+    assert set(found) == set(right)
+    for name, gradient in right.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("case", [Case(part, BACKWARD, 2, 21) for part in ("latent_pool", "film_forecast", "model")])
+def test_every_eager_contestant_is_right(case: Case) -> None:
+    for each in (replace(case, mode=FORWARD), case):
+        for result in run_case(each, EAGER, CEILINGS, OPTIONS)["results"]:
+            assert result["status"] == "ok" or (result["form"] == "poco" and result["status"] == "missing"), result
+
+
+@pytest.mark.parametrize("mode", [TRAINING, ADAPTATION])
+def test_a_step_is_right_and_fits_what_it_should(mode: str) -> None:
+    case = Case("model", mode, 2, 21)
+    assert {r["status"] for r in run_case(case, EAGER, CEILINGS, OPTIONS)["results"]} <= {"ok", "missing"}
+    fitted = set(right_answer(case, Inputs.of(case))[1])
+    embeddings = {"session_embeddings.0.units", "session_embeddings.0.session"}
+    assert fitted == embeddings if mode == ADAPTATION else fitted > embeddings
+
+
+def test_a_wrong_answer_gets_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = TwoPasses.encode
+    monkeypatch.setattr(TwoPasses, "encode", lambda self, x: 1.01 * right(self, x))
+    reference = [contestant for contestant in EAGER if contestant.form == "reference"]
+    (result,) = run_case(Case("latent_pool", FORWARD, 1, 21), reference, CEILINGS, OPTIONS)["results"]
+    assert result["status"] == "wrong"
+    assert "output is off by 1.0e-02" in result["reason"]
+    assert "seconds" not in result
+
+
+def test_gradients_are_judged_too() -> None:
+    right = (torch.ones(4), {"a": torch.ones(3), "b": torch.ones(2)})
+    assert not judge(right, right, "float32").wrong
+    off = (right[0], {"a": torch.ones(3), "b": 1.01 * torch.ones(2)})
+    assert "gradients are off" in judge(off, right, "float32").wrong
+    assert not judge(off, right, "bfloat16").wrong
+    assert "differ in name: b" in judge((right[0], {"a": torch.ones(3)}), right, "float32").wrong
+    assert "output is off" in judge((torch.full((4,), float("nan")), right[1]), right, "float32").wrong
+    assert "gradients are off" in judge((right[0], {"a": right[1]["a"], "b": right[0][:2] / 0}), right, "float32").wrong
+
+
+def test_work_is_what_the_formulas_say() -> None:
+    config = poco.POCOConfig()
+    one, two = (work(Case("model", FORWARD, 1, units), config, 4, 0) for units in (1, 2))
+    assert two.flops - one.flops == 819_200  # a unit of a window: 0.82 MFLOP
+    assert two.bytes - one.bytes == 4 * (2 * 48 + 16 + 2 * 128)  # both passes read activity and embedding
+    forward, backward = (work(Case("film_forecast", mode, 1, 1000), config, 4, 0) for mode in (FORWARD, BACKWARD))
+    assert 2.8 < backward.flops / forward.flops < 3
+
+
+def test_contestants_take_turns() -> None:
+    seen: list[str] = []
+    calls = {name: lambda name=name: seen.append(name) for name in "abc"}
+    times = take_turns(calls, seconds=0, least=3, most=3)
+    assert [t.turns for t in times.values()] == [3, 3, 3]
+    turns = [name for before, name in zip(["", *seen], seen, strict=False) if before != name]
+    assert "".join(turns) == "abc" * 4  # once to know how long a call takes, then the turns
+
+
+def test_plan() -> None:
+    assert [case.name for case in plan((), (128,), quick=True)].count("model") == 2
+    assert not any(case.scaling for case in plan((), (128,), quick=True))
+    assert {case.units for case in plan(("scaling",), (128,), quick=False)} >= {4_096, 1_000_000}
+
+
+def test_the_command_writes_a_report(run_python, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    arguments = ["cpu", "--quick", "--only", "latent_pool", "--sizes", "16", "--seconds", "0.01"]
+    arguments += ["--settings", "none", "--threads", "1", "--json", str(report)]
+    code = (
+        f"import sys; sys.path.append({str(ROOT)!r}); from benchmarks.__main__ import main; sys.exit(main({arguments}))"
+    )
+    printed = run_python(code).stdout
+    found = json.loads(report.read_text())
+    assert found["environment"]["threads"] == 1
+    assert [case["mode"] for case in found["cases"]] == [FORWARD, BACKWARD]
+    for case in found["cases"]:
+        assert case["results"][0]["contestant"] == "published float32"
+        assert {"error", "seconds", "roofline"} <= set(case["results"][0])
+        assert case["title"] in printed
+    assert "published autocast" in report.with_suffix(".txt").read_text()

@@ -196,7 +196,7 @@ struct PoolTile {
         const int64_t context = p.segments * length;
         rows = count;
         lanes = round_up(count);
-        take_activity(p.x + first * context, rows * context, (p.rows - first) * context);
+        take_activity(p.x + first * context, rows * context);
         take_units(p, w, p.unit_index + first, p.rows - first);
         product<Onto::zero>(rows, p.width, length + vectors.all, Strided{v, w.width, 1}, vectors.table, vectors.columns,
                             products, vectors.columns);
@@ -223,7 +223,7 @@ struct PoolTile {
 private:
     // Rows of the next tile are asked for meanwhile: they often come from far away.
     template <typename T>
-    void take_activity(const T* from, int64_t count, int64_t left) const {
+    void take_activity(const T* from, int64_t count) const {
         for (int64_t i = 0; i < count; i += kLanes) {
             store(x + i, load_row(from, i, count));
         }

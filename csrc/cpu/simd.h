@@ -144,6 +144,24 @@ inline Vector sqrt(Vector v) {
 #endif
 }
 
+// Two vectors as pairs of bfloat16, `low` in the low halves; rounded to nearest, ties to even.
+inline WordVector to_pairs(Vector low, Vector high) {
+#if defined(__AVX512BF16__)
+    const __m512i both = bits_as<__m512i>(_mm512_cvtne2ps_pbh(high, low));
+    typedef uint16_t HalfVector __attribute__((vector_size(kVectorBytes)));
+    const HalfVector order = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                              8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    return bits_as<WordVector>(_mm512_maskz_permutexvar_epi16(0xffffffff, bits_as<__m512i>(order), both));
+#else
+    const auto rounded = [](Vector v) {
+        const WordVector word = bits_as<WordVector>(v);
+        const WordVector up = word + 0x7fffu + ((word >> 16) & 1u);
+        return v != v ? word | 0x400000u : up;  // NaN stays NaN
+    };
+    return (rounded(low) >> 16) | (rounded(high) & 0xffff0000u);
+#endif
+}
+
 // Sum of all lanes: halves first, always in the same order.
 inline float sum(Vector v) {
     QuarterVector part[kLanes / 4];
@@ -206,7 +224,11 @@ inline Vector normal_cdf(Vector v) {
     q = fma(q, t, broadcast(0.0284160134f));
     q = fma(q, t, broadcast(0.250534906f));
     q = fma(q, t, broadcast(1.0f));
+#if defined(__AVX512BF16__)
+    return fma(x * p, _mm512_maskz_rcp14_ps(0xffff, q), broadcast(0.5f));  // within 6e-5: enough for bfloat16
+#else
     return x * p / q + 0.5f;
+#endif
 }
 
 // The exact GELU, v Phi(v).

@@ -105,8 +105,11 @@ inline void multiply_by_vectors(int64_t rows, int64_t inner, int64_t columns, Bf
 
 constexpr int64_t kAmxRows = 16;   // rows of a tile, of A and C as of pairs of B
 constexpr int64_t kAmxInner = 32;  // bfloat16 numbers in a row of A
+constexpr int64_t kAmxHalf = 16;   // the same in a tile for what is left
 
-// The tile registers of this thread, all of 16 rows of 64 bytes. Products need one to live; a thread has one at a time.
+// The tile registers of this thread: 0 to 3 are for C, 4 for A, 5 for B, all of 16 rows of 64 bytes; 6 and 7 for half a
+// step along `inner`, A with half the columns and B with half the rows. Products need them to be loaded; a thread loads
+// them once at a time.
 class AmxTiles {
 public:
     AmxTiles() {
@@ -115,7 +118,7 @@ public:
             uint16_t row_bytes[16];
             uint8_t rows[16];
         };
-        static constexpr Layout layout{1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+        static constexpr Layout layout{1, 0, {}, {64, 64, 64, 64, 64, 64, 32, 64}, {16, 16, 16, 16, 16, 16, 16, 8}};
         static_assert(sizeof(Layout) == 64, "as the processor reads it");
         _tile_loadconfig(&layout);
     }
@@ -129,62 +132,56 @@ inline void memory_is_written() {
     __asm__ volatile("" ::: "memory");
 }
 
-// 16 or 32 rows and 16, 32 or 48 columns of C += A B: C in tiles 0..5, one tile each of A and B at a time. Names of
-// tiles are part of the instructions, so there are no loops over them.
+// Names of tiles are part of the instructions, so what a step does is a macro over them: C += A B for 16 or 32 rows and
+// columns, one tile each of A and B at a time, and the second columns of B taken twice.
+#define POCO_AMX_STEP(tile_a, tile_b, a_at, b_at)                \
+    _tile_loadd(tile_a, a_at, a_bytes);                          \
+    _tile_loadd(tile_b, b_at, b_bytes);                          \
+    _tile_dpbf16ps(0, tile_a, tile_b);                           \
+    if (kColumnTiles == 2) {                                     \
+        _tile_loadd(tile_b, (b_at) + 16, b_bytes);               \
+        _tile_dpbf16ps(1, tile_a, tile_b);                       \
+    }                                                            \
+    if (kRowTiles == 2) {                                        \
+        _tile_loadd(tile_a, (a_at) + kAmxRows * a.row, a_bytes); \
+        if (kColumnTiles == 2) {                                 \
+            _tile_dpbf16ps(3, tile_a, tile_b);                   \
+            _tile_loadd(tile_b, b_at, b_bytes);                  \
+        }                                                        \
+        _tile_dpbf16ps(2, tile_a, tile_b);                       \
+    }
+
+// 16 or 32 rows and columns of C; `inner` is a multiple of 16.
 template <int kRowTiles, int kColumnTiles>
 inline void amx_block(int64_t inner, BfloatRows a, const uint32_t* b, int64_t b_row, float* c, int64_t c_row,
                       bool from_zero) {
-    static_assert(kRowTiles <= 2 && kColumnTiles <= 3, "6 tiles of C");
     float* const lower = c + kAmxRows * c_row;
     const int64_t c_bytes = 4 * c_row, b_bytes = 4 * b_row, a_bytes = 2 * a.row;
     if (from_zero) {
         _tile_zero(0);
-        if (kColumnTiles > 1) _tile_zero(1);
-        if (kColumnTiles > 2) _tile_zero(2);
-        if (kRowTiles > 1) _tile_zero(3);
-        if (kRowTiles > 1 && kColumnTiles > 1) _tile_zero(4);
-        if (kRowTiles > 1 && kColumnTiles > 2) _tile_zero(5);
+        if (kColumnTiles == 2) _tile_zero(1);
+        if (kRowTiles == 2) _tile_zero(2);
+        if (kRowTiles == 2 && kColumnTiles == 2) _tile_zero(3);
     } else {
         _tile_loadd(0, c, c_bytes);
-        if (kColumnTiles > 1) _tile_loadd(1, c + 16, c_bytes);
-        if (kColumnTiles > 2) _tile_loadd(2, c + 32, c_bytes);
-        if (kRowTiles > 1) _tile_loadd(3, lower, c_bytes);
-        if (kRowTiles > 1 && kColumnTiles > 1) _tile_loadd(4, lower + 16, c_bytes);
-        if (kRowTiles > 1 && kColumnTiles > 2) _tile_loadd(5, lower + 32, c_bytes);
+        if (kColumnTiles == 2) _tile_loadd(1, c + 16, c_bytes);
+        if (kRowTiles == 2) _tile_loadd(2, lower, c_bytes);
+        if (kRowTiles == 2 && kColumnTiles == 2) _tile_loadd(3, lower + 16, c_bytes);
     }
-    for (int64_t k = 0; k < inner; k += kAmxInner) {
-        const uint32_t* const b_block = b + k / 2 * b_row;
-        _tile_loadd(6, a.at + k, a_bytes);
-        _tile_loadd(7, b_block, b_bytes);
-        _tile_dpbf16ps(0, 6, 7);
-        if (kColumnTiles > 1) {
-            _tile_loadd(7, b_block + 16, b_bytes);
-            _tile_dpbf16ps(1, 6, 7);
-        }
-        if (kColumnTiles > 2) {
-            _tile_loadd(7, b_block + 32, b_bytes);
-            _tile_dpbf16ps(2, 6, 7);
-        }
-        if (kRowTiles > 1) {  // the last columns of B are still there: the same way back
-            _tile_loadd(6, a.at + kAmxRows * a.row + k, a_bytes);
-            if (kColumnTiles > 2) {
-                _tile_dpbf16ps(5, 6, 7);
-                _tile_loadd(7, b_block + 16, b_bytes);
-            }
-            if (kColumnTiles > 1) {
-                _tile_dpbf16ps(4, 6, 7);
-                _tile_loadd(7, b_block, b_bytes);
-            }
-            _tile_dpbf16ps(3, 6, 7);
-        }
+    int64_t k = 0;
+    for (; k + kAmxInner <= inner; k += kAmxInner) {
+        POCO_AMX_STEP(4, 5, a.at + k, b + k / 2 * b_row);
+    }
+    if (k < inner) {
+        POCO_AMX_STEP(6, 7, a.at + k, b + k / 2 * b_row);
     }
     _tile_stored(0, c, c_bytes);
-    if (kColumnTiles > 1) _tile_stored(1, c + 16, c_bytes);
-    if (kColumnTiles > 2) _tile_stored(2, c + 32, c_bytes);
-    if (kRowTiles > 1) _tile_stored(3, lower, c_bytes);
-    if (kRowTiles > 1 && kColumnTiles > 1) _tile_stored(4, lower + 16, c_bytes);
-    if (kRowTiles > 1 && kColumnTiles > 2) _tile_stored(5, lower + 32, c_bytes);
+    if (kColumnTiles == 2) _tile_stored(1, c + 16, c_bytes);
+    if (kRowTiles == 2) _tile_stored(2, lower, c_bytes);
+    if (kRowTiles == 2 && kColumnTiles == 2) _tile_stored(3, lower + 16, c_bytes);
 }
+
+#undef POCO_AMX_STEP
 
 // 16 * kColumnTiles columns of C, `rows` (a multiple of 16) of it.
 template <int kColumnTiles>
@@ -198,27 +195,26 @@ inline void amx_column_band(int64_t rows, int64_t inner, BfloatRows a, const uin
 }
 
 // C[rows, columns] (+)= A[rows, inner] B[inner, columns], rows of B and C having room for whole vectors. What is not a
-// whole block of 16 rows and 32 of `inner` goes by vectors.
+// whole block of 16 rows and 16 of `inner` goes by vectors.
 template <Onto kOnto>
 inline void multiply(int64_t rows, int64_t inner, int64_t columns, BfloatRows a, const uint32_t* b, int64_t b_row,
                      float* c, int64_t c_row, const float* bias = nullptr) {
-    const int64_t whole = inner / kAmxInner * kAmxInner;
+    const int64_t whole = inner / kAmxHalf * kAmxHalf;
     const int64_t blocks = whole == 0 ? 0 : rows / kAmxRows * kAmxRows;
     multiply_by_vectors<kOnto>(rows - blocks, inner, columns, a.from(blocks, 0), b, b_row, c + blocks * c_row, c_row,
                                kOnto == Onto::bias ? bias + blocks : nullptr);
     if (blocks == 0) return;
     const int64_t rest = inner - whole;
     const bool from_zero = kOnto == Onto::zero && rest == 0;
-    if (!from_zero && (kOnto != Onto::c || rest > 0)) {  // first what the tiles are added to
+    if (kOnto == Onto::bias || rest > 0) {  // first what the tiles are added to
         multiply_by_vectors<kOnto>(blocks, rest, columns, a.from(0, whole), b + whole / 2 * b_row, b_row, c, c_row,
                                    bias);
     }
     memory_is_written();
     int64_t vectors = round_up(columns) / kLanes;
-    for (; vectors >= 3; vectors -= 3, b += 48, c += 48) {
-        amx_column_band<3>(blocks, whole, a, b, b_row, c, c_row, from_zero);
+    for (; vectors >= 2; vectors -= 2, b += 32, c += 32) {
+        amx_column_band<2>(blocks, whole, a, b, b_row, c, c_row, from_zero);
     }
-    if (vectors == 2) amx_column_band<2>(blocks, whole, a, b, b_row, c, c_row, from_zero);
     if (vectors == 1) amx_column_band<1>(blocks, whole, a, b, b_row, c, c_row, from_zero);
     memory_is_written();
 }

@@ -86,7 +86,7 @@ int main() {
 #endif
     for (const int64_t rows : {0, 1, 2, 7, 15, 16, 17, 33, 48}) {
         for (const int64_t columns : {1, 16, 17, 33, 48, 113}) {
-            for (const int64_t inner : {0, 1, 2, 31, 32, 33, 64, 99}) test_product(rows, inner, columns);
+            for (const int64_t inner : {0, 1, 2, 15, 16, 31, 32, 33, 48, 64, 99}) test_product(rows, inner, columns);
         }
     }
     test_product(128, 512, 48);

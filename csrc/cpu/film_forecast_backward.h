@@ -25,9 +25,9 @@ inline int64_t chunk_count(int64_t tiles, int64_t sum_bytes) {
 // What a worker keeps of the tile it is at, besides what the forward needs. Lines are rows of whole vectors.
 struct FilmBackwardPlanes : FilmPlanes {
     float *unit_standard, *unit_inverse_std, *standard;
-    float *gelu_of_gate, *slope_times_value;  // of all hidden columns, with dropout
     float *grad, *grad_state, *grad_normed, *grad_scores, *grad_activity, *grad_panel;
-    OperandPlane query, gated, right_operand, grad_operand, grad_state_operand, grad_scores_operand, product_operand;
+    OperandPlane gelu_of_gate, slope_times_value, gated;  // of all hidden columns, with dropout
+    OperandPlane query, right_operand, grad_operand, grad_state_operand, grad_scores_operand, product_operand;
     Word *left_lines, *right_lines, *activity_lines, *grad_lines;
     size_t line_bytes;
 
@@ -37,21 +37,21 @@ struct FilmBackwardPlanes : FilmPlanes {
           unit_standard(pieces.plane(call.width)),
           unit_inverse_std(pieces.plane(1)),
           standard(pieces.plane(call.width)),
-          gelu_of_gate(pieces.plane(call.ffn_width)),
-          slope_times_value(pieces.plane(call.ffn_width)),
           grad(pieces.plane(call.horizon)),
           grad_state(pieces.plane(call.width)),
           grad_normed(pieces.plane(call.width)),
           grad_scores(pieces.plane(call.latents)),
           grad_activity(pieces.plane(call.context)),
           grad_panel(pieces.plane(kPanel)),
-          query(operand_in_place(pieces.plane(call.width), call.width, true, pieces)),
+          gelu_of_gate(plain_plane(call.ffn_width, pieces)),
+          slope_times_value(plain_plane(call.ffn_width, pieces)),
           gated(operand_in_place(pieces.plane(call.ffn_width), call.ffn_width, true, pieces)),
+          query(operand_in_place(pieces.plane(call.width), call.width, true, pieces)),
           right_operand(operand_in_place(right, kPanel, true, pieces)),
           grad_operand(operand_in_place(grad, call.horizon, true, pieces)),
           grad_state_operand(operand_beside(grad_state, call.width, true, pieces)),
           grad_scores_operand(operand_beside(grad_scores, call.latents, true, pieces)),
-          product_operand(operand_over_rows(grad_panel, kPanel, pieces)) {
+          product_operand(plain_operand_in_place(grad_panel, kPanel, pieces)) {
         const size_t before = pieces.used();
         left_lines = lines(call.width, pieces);
         right_lines = lines(call.width, pieces);
@@ -91,10 +91,9 @@ inline void film_tile_again(const TileRows<T>& tile, const FilmWeights& w, const
         const int64_t count = smaller(kPanel, call.ffn_width - f);
         feed_forward_panel(call, w, lanes, f, count, t);
         if (call.dropout > 0) film_dropout(call).fill(tile.first, lanes, f, count, t.mask);
-        float* gelu_of_gate = t.gelu_of_gate + f * kTile;
-        float* slope_times_value = t.slope_times_value + f * kTile;
         const OperandPlane gated = t.gated.from(f);
-        make_operands<1>(count, lanes, {gated}, [&](int64_t at, int64_t, Vector* product) {
+        const OperandPlane kept[] = {gated, t.gelu_of_gate.from(f), t.slope_times_value.from(f)};
+        make_operands(count, lanes, kept, [&](int64_t at, int64_t, Vector* values) {
             Vector activation, slope;
             gelu_and_slope(load(t.right + at), activation, slope);
             Vector value = load(t.left + at);
@@ -103,9 +102,9 @@ inline void film_tile_again(const TileRows<T>& tile, const FilmWeights& w, const
                 activation *= mask;
                 slope *= mask;
             }
-            store(gelu_of_gate + at, activation);
-            store(slope_times_value + at, slope * value);
-            *product = activation * value;
+            values[0] = activation * value;
+            values[1] = activation;
+            values[2] = slope * value;
         });
         multiply<Onto::c>(d, count, lanes, w.ffn_out.from(0, f), gated.over_features(), kTile, t.state, kTile);
     }
@@ -183,12 +182,11 @@ inline void feed_forward_backward(const TileRows<T>& tile, const FilmBackwardWei
         const int64_t count = smaller(kPanel, hidden - f);
         multiply<Onto::zero>(count, d, lanes, w.ffn_out_t.from(f, 0), t.grad_state_operand.over_features(), kTile,
                              t.left, kTile);
-        const float* gelu_of_gate = t.gelu_of_gate + f * kTile;
-        const float* slope_times_value = t.slope_times_value + f * kTile;
+        const OperandPlane gelu_of_gate = t.gelu_of_gate.from(f), slope_times_value = t.slope_times_value.from(f);
         make_operands<2>(count, lanes, {t.left_operand, t.right_operand}, [&](int64_t at, int64_t, Vector* values) {
             const Vector g = load(t.left + at);
-            values[0] = g * load(gelu_of_gate + at);
-            values[1] = g * load(slope_times_value + at);
+            values[0] = g * gelu_of_gate.value(at);
+            values[1] = g * slope_times_value.value(at);
         });
         multiply<Onto::c>(d, count, lanes, w.ffn_in_t.from(0, f), t.left_operand.over_features(), kTile, t.grad_normed,
                           kTile);

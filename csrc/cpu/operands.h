@@ -110,27 +110,35 @@ struct OperandPlane {
     Bfloat16* plain;  // [features][kTile]; nullptr where no sum over rows needs it
 
     const Word* over_features() const { return pairs; }
-    OperandPlane from(int64_t feature) const { return {pairs + feature / 2 * kTile, plain + feature * kTile}; }
+    OperandPlane from(int64_t feature) const {
+        return {pairs == nullptr ? nullptr : pairs + feature / 2 * kTile, plain + feature * kTile};
+    }
     BfloatRows over_rows() const { return {plain, kTile}; }
+    Vector value(int64_t at) const { return load(plain + at); }  // `at` is an offset into the plane
 };
 
-inline OperandPlane plain_operand(int64_t features, bool over_rows, Word* pairs, Pieces& pieces) {
+inline OperandPlane operand_at(int64_t features, bool over_rows, Word* pairs, Pieces& pieces) {
     return {pairs, over_rows ? pieces.array<Bfloat16>(round_up(features, 2) * kTile) : nullptr};
 }
 
 // The operand that takes the place of `plane`.
 inline OperandPlane operand_in_place(float* plane, int64_t features, bool over_rows, Pieces& pieces) {
-    return plain_operand(features, over_rows, reinterpret_cast<Word*>(plane), pieces);
+    return operand_at(features, over_rows, reinterpret_cast<Word*>(plane), pieces);
 }
 
 // The operand of a plane that is needed further.
 inline OperandPlane operand_beside(float*, int64_t features, bool over_rows, Pieces& pieces) {
-    return plain_operand(features, over_rows, pieces.array<Word>(round_up(features, 2) / 2 * kTile), pieces);
+    return operand_at(features, over_rows, pieces.array<Word>(round_up(features, 2) / 2 * kTile), pieces);
 }
 
-// In place too, for a sum over rows alone.
-inline OperandPlane operand_over_rows(float*, int64_t features, Pieces& pieces) {
-    return plain_operand(features, true, nullptr, pieces);
+// In place too, plain alone: for sums over rows.
+inline OperandPlane plain_operand_in_place(float*, int64_t features, Pieces& pieces) {
+    return operand_at(features, true, nullptr, pieces);
+}
+
+// The same with memory of its own.
+inline OperandPlane plain_plane(int64_t features, Pieces& pieces) {
+    return operand_at(features, true, nullptr, pieces);
 }
 
 // Makes operands of what f(offset into the planes, feature, values) puts into values[kCount]. It may read the planes
@@ -223,6 +231,7 @@ struct OperandPlane {
     const float* over_features() const { return plane; }
     OperandPlane from(int64_t feature) const { return {plane + feature * kTile}; }
     Strided over_rows() const { return {plane, kTile, 1}; }
+    Vector value(int64_t at) const { return load(plane + at); }
 };
 
 inline OperandPlane operand_in_place(float* plane, int64_t, bool, Pieces&) {
@@ -233,8 +242,12 @@ inline OperandPlane operand_beside(float* plane, int64_t, bool, Pieces&) {
     return {plane};
 }
 
-inline OperandPlane operand_over_rows(float* plane, int64_t, Pieces&) {
+inline OperandPlane plain_operand_in_place(float* plane, int64_t, Pieces&) {
     return {plane};
+}
+
+inline OperandPlane plain_plane(int64_t features, Pieces& pieces) {
+    return {pieces.plane(features)};
 }
 
 template <int kCount, typename F>

@@ -70,6 +70,24 @@ void test_product(int64_t rows, int64_t inner, int64_t columns) {
     }
 }
 
+// Cheaper than in float32, but well within what bfloat16 can tell.
+void test_gelu() {
+    double value_error = 0, slope_error = 0;
+    for (double at = -30; at < 30; at += 0.00137) {
+        const float x = static_cast<float>(at);
+        const double exact = x, cdf = 0.5 * std::erfc(-exact * std::sqrt(0.5));
+        Vector value, slope;
+        gelu_and_slope(broadcast(x), value, slope);
+        CHECK(value[0] == gelu(broadcast(x))[0]);
+        value_error = std::fmax(value_error, std::fabs(value[0] - exact * cdf) / std::fmax(1.0, std::fabs(exact)));
+        slope_error = std::fmax(slope_error,
+                                std::fabs(slope[0] - cdf - exact * std::exp(-exact * exact / 2) * 0.3989422804014327));
+    }
+    CHECK(value_error < 1.2e-4);
+    CHECK(slope_error < 5.2e-4);
+    CHECK(std::isnan(gelu(broadcast(std::nanf("")))[0]));
+}
+
 }  // namespace
 
 int main() {
@@ -89,6 +107,7 @@ int main() {
             for (const int64_t inner : {0, 1, 2, 15, 16, 31, 32, 33, 48, 64, 99}) test_product(rows, inner, columns);
         }
     }
+    test_gelu();
     test_product(128, 512, 48);
 #if defined(__AMX_BF16__)
     CHECK(!emulated || poco_test::emulated_products() > 1000);

@@ -30,7 +30,6 @@ public:
     }
     float* floats(int64_t count) { return array<float>(count); }
     float* plane(int64_t features) { return floats(features * kTile); }
-    bool counting() const { return block_ == nullptr; }
     size_t used() const { return used_; }
 
 private:
@@ -175,7 +174,8 @@ inline void make_lines(int64_t rows, int64_t features, const OperandPlane& plane
     transpose_words(features, (rows + 1) / 2, [=](int64_t i) { return plane.plain + i * kTile; }, lines, 4 * columns);
 }
 
-// c (+)= the sum over rows first, ..., last - 1 of plane[feature][row] * lines[row]; `operand` is room.
+// c (+)= the sum over rows first, ..., last - 1 of plane[feature][row] * lines[row]; `operand` is room. If `first` or
+// `last` is odd, the row beside it is taken 0 times: a NaN there is one here.
 template <Onto kOnto>
 inline void multiply_some_rows(int64_t features, int64_t first, int64_t last, int64_t columns, const float* plane,
                                const OperandPlane& operand, const Word* lines, float* c) {

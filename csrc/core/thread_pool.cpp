@@ -143,11 +143,13 @@ private:
         wanted = std::min(wanted, kMostThreads);
         while (workers_ < wanted) {
 #if !defined(_WIN32)
-            // Signals belong to the threads of the program.
-            sigset_t all;
+            // Signals belong to the threads of the program, but for a worker's own faults: blocked, those would end the
+            // process without a word.
+            sigset_t blocked;
             sigset_t before;
-            sigfillset(&all);
-            pthread_sigmask(SIG_SETMASK, &all, &before);
+            sigfillset(&blocked);
+            for (const int fault : {SIGILL, SIGFPE, SIGSEGV, SIGBUS, SIGTRAP}) sigdelset(&blocked, fault);
+            pthread_sigmask(SIG_SETMASK, &blocked, &before);
 #endif
             bool started = true;
             try {

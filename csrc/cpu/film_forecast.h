@@ -5,9 +5,7 @@
 
 #include "core/philox.h"
 #include "core/thread_pool.h"
-#include "core/workspace.h"
-#include "cpu/kernels.h"
-#include "cpu/tile.h"
+#include "cpu/film_weights.h"
 
 namespace poco {
 namespace {
@@ -22,11 +20,12 @@ struct Run {
 };
 
 // The rows of one tile.
+template <typename T>
 struct TileRows {
-    const FilmForecast<float>& call;
+    const FilmForecast<T>& call;
     int64_t first, count;
 
-    TileRows(const FilmForecast<float>& c, int64_t tile)
+    TileRows(const FilmForecast<T>& c, int64_t tile)
         : call(c), first(tile * kTile), count(smaller(kTile, c.rows - tile * kTile)) {}
 
     int64_t lanes() const { return round_up(count); }
@@ -51,7 +50,7 @@ struct TileRows {
 
 // c (+)= A b for the lanes of one run; `scratch` is a plane like c.
 template <bool kAdd>
-inline void multiply_run(const Run& run, int64_t rows, int64_t inner, Strided a, const float* b, float* c,
+inline void multiply_run(const Run& run, int64_t rows, int64_t inner, Weights a, const Word* b, float* c,
                          float* scratch) {
     if (run.alone) {
         multiply<kAdd ? Onto::c : Onto::zero>(rows, inner, run.lanes, a, b, kTile, c, kTile);
@@ -69,46 +68,36 @@ inline void multiply_run(const Run& run, int64_t rows, int64_t inner, Strided a,
     }
 }
 
-// Cuts a block of memory into arrays, each on a cache line; without a block it only counts.
-class Pieces {
-public:
-    explicit Pieces(char* block = nullptr) : block_(block) {}
-
-    float* floats(int64_t count) {
-        float* piece = block_ == nullptr ? nullptr : reinterpret_cast<float*>(block_ + used_);
-        used_ += Workspace::bytes_of(count, sizeof(float));
-        return piece;
-    }
-    float* plane(int64_t features) { return floats(features * kTile); }
-    size_t used() const { return used_; }
-
-private:
-    char* block_;
-    size_t used_ = 0;
-};
-
 inline int64_t larger(int64_t a, int64_t b) {
     return a < b ? b : a;
 }
 
-// What a worker keeps of the tile it is at.
+// What a worker keeps of the tile it is at. Where operands of products take the place of a plane, it has no name.
 struct FilmPlanes {
-    float *state, *normed, *weights, *scratch, *activity, *forecast, *left, *right, *mask, *inverse_std;
+    float *state, *weights, *scratch, *forecast, *left, *right, *mask, *inverse_std, *activity;
+    OperandPlane normed, state_operand, weights_operand, activity_operand, left_operand;
 
-    FilmPlanes(const FilmForecast<float>& call, Pieces& pieces)
+    // `over_rows`: sums over rows will be needed.
+    template <typename T>
+    FilmPlanes(const FilmForecast<T>& call, Pieces& pieces, bool over_rows = false)
         : state(pieces.plane(call.width)),
-          normed(pieces.plane(call.width)),
           weights(pieces.plane(call.latents)),
           scratch(pieces.plane(larger(call.width, call.latents))),
-          activity(pieces.plane(call.context)),
           forecast(pieces.plane(call.horizon)),
           left(pieces.plane(kPanel)),
           right(pieces.plane(kPanel)),
           mask(pieces.plane(call.dropout > 0 ? kPanel : 0)),
-          inverse_std(pieces.plane(1)) {}
+          inverse_std(pieces.plane(1)),
+          activity(pieces.plane(call.context)),
+          normed(operand_in_place(pieces.plane(call.width), call.width, over_rows, pieces)),
+          state_operand(operand_beside(state, call.width, over_rows, pieces)),
+          weights_operand(operand_beside(weights, call.latents, over_rows, pieces)),
+          activity_operand(operand_in_place(activity, call.context, over_rows, pieces)),
+          left_operand(operand_in_place(left, kPanel, over_rows, pieces)) {}
 };
 
-inline Dropout film_dropout(const FilmForecast<float>& call) {
+template <typename T>
+inline Dropout film_dropout(const FilmForecast<T>& call) {
     return {call.seed, dropout_threshold(call.dropout), 1.0f / static_cast<float>(1 - call.dropout)};
 }
 
@@ -117,96 +106,106 @@ inline void add_to_features(int64_t features, int64_t lanes, const float* bias, 
 }
 
 // state: units plus what they take from their window's latents. `query` is what attends.
-inline void attend(const TileRows& tile, const float* query, float* weights, float* state, float* scratch) {
-    const FilmForecast<float>& call = tile.call;
-    const int64_t d = call.width, latents = call.latents;
+template <typename T>
+inline void attend(const TileRows<T>& tile, const FilmWeights& w, const OperandPlane& query, const FilmPlanes& t) {
+    const int64_t d = tile.call.width, latents = tile.call.latents;
     tile.for_runs([&](const Run& run) {
-        const Strided keys{call.keys + run.window * latents * d, d, 1};
-        multiply_run<false>(run, latents, d, keys, query, weights, scratch);
+        multiply_run<false>(run, latents, d, w.keys[run.window], query.over_features(), t.weights, t.scratch);
     });
-    softmax(latents, tile.lanes(), weights);
+    softmax(latents, tile.lanes(), t.weights);
+    make_operand_of(latents, tile.lanes(), t.weights, t.weights_operand);
     tile.for_runs([&](const Run& run) {
-        const Strided values{call.values + run.window * latents * d, 1, d};
-        multiply_run<true>(run, d, latents, values, weights, state, scratch);
+        multiply_run<true>(run, d, latents, w.values_t[run.window], t.weights_operand.over_features(), t.state,
+                           t.scratch);
     });
-    add_to_features(d, tile.lanes(), call.parameters.attention_bias, state);
+    add_to_features(d, tile.lanes(), w.attention_bias, t.state);
 }
 
 // One panel of the wide layers of the feed-forward: values and gates of hidden columns first, ..., first + count - 1.
-inline void feed_forward_panel(const FilmForecast<float>& call, int64_t lanes, const float* normed, int64_t first,
-                               int64_t count, float* value, float* gate) {
-    const FilmParameters<const float>& p = call.parameters;
-    const int64_t d = call.width;
-    const int64_t gates = call.ffn_width + first;
-    multiply<Onto::bias>(count, d, lanes, {p.ffn_in_weight + first * d, d, 1}, normed, kTile, value, kTile,
-                         p.ffn_in_bias + first);
-    multiply<Onto::bias>(count, d, lanes, {p.ffn_in_weight + gates * d, d, 1}, normed, kTile, gate, kTile,
-                         p.ffn_in_bias + gates);
+template <typename T>
+inline void feed_forward_panel(const FilmForecast<T>& call, const FilmWeights& w, int64_t lanes, int64_t first,
+                               int64_t count, const FilmPlanes& t) {
+    const int64_t d = call.width, gates = call.ffn_width + first;
+    const Word* const normed = t.normed.over_features();
+    multiply<Onto::bias>(count, d, lanes, w.ffn_in.from(first, 0), normed, kTile, t.left, kTile, w.ffn_in_bias + first);
+    multiply<Onto::bias>(count, d, lanes, w.ffn_in.from(gates, 0), normed, kTile, t.right, kTile,
+                         w.ffn_in_bias + gates);
 }
 
 // One panel of FiLM: what the activity makes (before its ReLU) and by what it is scaled.
-inline void film_panel(const FilmForecast<float>& call, int64_t lanes, const float* activity, const float* state,
-                       int64_t first, int64_t count, float* hidden, float* scale) {
-    const FilmParameters<const float>& p = call.parameters;
-    multiply<Onto::bias>(count, call.context, lanes, {p.in_weight + first * call.context, call.context, 1}, activity,
-                         kTile, hidden, kTile, p.in_bias + first);
-    multiply<Onto::bias>(count, call.width, lanes, {p.scale_weight + first * call.width, call.width, 1}, state, kTile,
-                         scale, kTile, p.scale_bias + first);
+template <typename T>
+inline void film_panel(const FilmForecast<T>& call, const FilmWeights& w, int64_t lanes, int64_t first, int64_t count,
+                       const FilmPlanes& t) {
+    multiply<Onto::bias>(count, call.context, lanes, w.in.from(first, 0), t.activity_operand.over_features(), kTile,
+                         t.left, kTile, w.in_bias + first);
+    multiply<Onto::bias>(count, call.width, lanes, w.scale.from(first, 0), t.state_operand.over_features(), kTile,
+                         t.right, kTile, w.scale_bias + first);
 }
 
-inline void film_forecast_tile(const TileRows& tile, const FilmPlanes& t) {
-    const FilmForecast<float>& call = tile.call;
-    const FilmParameters<const float>& p = call.parameters;
+template <typename T>
+inline void film_forecast_tile(const TileRows<T>& tile, const FilmWeights& w, const FilmPlanes& t) {
+    const FilmForecast<T>& call = tile.call;
     const int64_t d = call.width, lanes = tile.lanes();
 
     gather_to_plane(tile.count, d, call.unit_table, call.unit_index + tile.first, t.state);
-    standardise(d, lanes, call.eps, t.state, t.normed, t.inverse_std);
-    scale_and_shift(d, lanes, t.normed, p.query_norm_weight, p.query_norm_bias, t.normed);
-    attend(tile, t.normed, t.weights, t.state, t.scratch);
+    standardise(d, lanes, call.eps, t.state, t.scratch, t.inverse_std);
+    scale_and_shift(d, lanes, t.scratch, w.query_norm_weight, w.query_norm_bias, t.normed);
+    attend(tile, w, t.normed, t);
 
-    standardise(d, lanes, call.eps, t.state, t.normed, t.inverse_std);
-    scale_and_shift(d, lanes, t.normed, p.ffn_norm_weight, p.ffn_norm_bias, t.normed);
-    add_to_features(d, lanes, p.ffn_out_bias, t.state);
+    standardise(d, lanes, call.eps, t.state, t.scratch, t.inverse_std);
+    scale_and_shift(d, lanes, t.scratch, w.ffn_norm_weight, w.ffn_norm_bias, t.normed);
+    add_to_features(d, lanes, w.ffn_out_bias, t.state);
     for (int64_t f = 0; f < call.ffn_width; f += kPanel) {
         const int64_t count = smaller(kPanel, call.ffn_width - f);
-        feed_forward_panel(call, lanes, t.normed, f, count, t.left, t.right);
-        for_vectors(count, lanes,
-                    [&](int64_t at, int64_t) { store(t.left + at, load(t.left + at) * gelu(load(t.right + at))); });
+        feed_forward_panel(call, w, lanes, f, count, t);
+        const auto gated = [&](int64_t at) { return load(t.left + at) * gelu(load(t.right + at)); };
         if (call.dropout > 0) {
             film_dropout(call).fill(tile.first, lanes, f, count, t.mask);
-            for_vectors(count, lanes,
-                        [&](int64_t at, int64_t) { store(t.left + at, load(t.left + at) * load(t.mask + at)); });
+            make_operands<1>(count, lanes, {t.left_operand},
+                             [&](int64_t at, int64_t, Vector* value) { *value = gated(at) * load(t.mask + at); });
+        } else {
+            make_operands<1>(count, lanes, {t.left_operand},
+                             [&](int64_t at, int64_t, Vector* value) { *value = gated(at); });
         }
-        multiply<Onto::c>(d, count, lanes, {p.ffn_out_weight + f, call.ffn_width, 1}, t.left, kTile, t.state, kTile);
+        multiply<Onto::c>(d, count, lanes, w.ffn_out.from(0, f), t.left_operand.over_features(), kTile, t.state, kTile);
     }
 
     rows_to_plane(tile.count, call.context, call.x + tile.first * call.context, t.activity);
-    multiply<Onto::bias>(call.horizon, d, lanes, {p.shift_weight, d, 1}, t.state, kTile, t.forecast, kTile,
-                         p.shift_bias);
+    make_operand_of(call.context, lanes, t.activity, t.activity_operand);
+    make_operand_of(d, lanes, t.state, t.state_operand);
+    multiply<Onto::bias>(call.horizon, d, lanes, w.shift.first, t.state_operand.over_features(), kTile, t.forecast,
+                         kTile, w.shift_bias);
     for (int64_t k = 0; k < call.film_width; k += kPanel) {
         const int64_t count = smaller(kPanel, call.film_width - k);
-        film_panel(call, lanes, t.activity, t.state, k, count, t.left, t.right);
-        for_vectors(count, lanes, [&](int64_t at, int64_t) {
-            store(t.left + at, max(Vector{}, load(t.left + at)) * load(t.right + at));
+        film_panel(call, w, lanes, k, count, t);
+        make_operands<1>(count, lanes, {t.left_operand}, [&](int64_t at, int64_t, Vector* value) {
+            *value = max(Vector{}, load(t.left + at)) * load(t.right + at);
         });
-        multiply<Onto::c>(call.horizon, count, lanes, {p.out_weight + k, call.film_width, 1}, t.left, kTile, t.forecast,
-                          kTile);
+        multiply<Onto::c>(call.horizon, count, lanes, w.out.from(0, k), t.left_operand.over_features(), kTile,
+                          t.forecast, kTile);
     }
-    plane_to_rows(tile.count, call.horizon, t.forecast, call.forecast + tile.first * call.horizon, call.horizon);
+    finish_plane(tile.count, call.horizon, t.forecast, call.forecast + tile.first * call.horizon);
 }
 
-inline void film_forecast(const FilmForecast<float>& call) {
+template <typename T>
+inline void film_forecast(const FilmForecast<T>& call) {
     const int64_t tiles = (call.rows + kTile - 1) / kTile;
     if (tiles == 0) return;
     const int threads = static_cast<int>(smaller(call.threads, tiles));
-    Pieces size;
-    FilmPlanes(call, size);
-    const size_t bytes = size.used();
-    Workspace workspace(bytes * static_cast<size_t>(threads));
-    char* memory = static_cast<char*>(workspace.take(bytes * static_cast<size_t>(threads)));
+    Pieces plane_size, weight_size;
+    static_cast<void>(FilmPlanes(call, plane_size));
+    static_cast<void>(FilmWeights(call, weight_size));
+    const size_t worker_bytes = plane_size.used();
+    const size_t bytes = weight_size.used() + worker_bytes * static_cast<size_t>(threads);
+    Workspace workspace(bytes);
+    char* const weight_memory = static_cast<char*>(workspace.take(bytes));
+    char* const memory = weight_memory + weight_size.used();
+    Pieces weight_pieces(weight_memory);
+    const FilmWeights weights(call, weight_pieces);
     parallel_for(tiles, threads, [&](int64_t index, int worker) {
-        Pieces pieces(memory + static_cast<size_t>(worker) * bytes);
-        film_forecast_tile(TileRows(call, index), FilmPlanes(call, pieces));
+        Pieces pieces(memory + static_cast<size_t>(worker) * worker_bytes);
+        const AmxTiles amx;
+        film_forecast_tile(TileRows<T>(call, index), weights, FilmPlanes(call, pieces));
     });
 }
 

@@ -24,37 +24,49 @@ inline int64_t chunk_count(int64_t tiles, int64_t sum_bytes) {
 
 // What a worker keeps of the tile it is at, besides what the forward needs. Lines are rows of whole vectors.
 struct FilmBackwardPlanes : FilmPlanes {
-    float *unit_standard, *unit_inverse_std, *query, *standard;
-    float *gelu_of_gate, *slope_times_value, *gated;  // of all hidden columns, with dropout
+    float *unit_standard, *unit_inverse_std, *standard;
     float *grad, *grad_state, *grad_normed, *grad_scores, *grad_activity, *grad_panel;
-    float *left_lines, *right_lines, *activity_lines, *grad_lines;
+    OperandPlane gelu_of_gate, slope_times_value, gated;  // of all hidden columns, with dropout
+    OperandPlane query, right_operand, grad_operand, grad_state_operand, grad_scores_operand, product_operand;
+    Word *left_lines, *right_lines, *activity_lines, *grad_lines;
     size_t line_bytes;
 
-    FilmBackwardPlanes(const FilmForecast<float>& call, Pieces& pieces)
-        : FilmPlanes(call, pieces),
+    template <typename T>
+    FilmBackwardPlanes(const FilmForecast<T>& call, Pieces& pieces)
+        : FilmPlanes(call, pieces, true),
           unit_standard(pieces.plane(call.width)),
           unit_inverse_std(pieces.plane(1)),
-          query(pieces.plane(call.width)),
           standard(pieces.plane(call.width)),
-          gelu_of_gate(pieces.plane(call.ffn_width)),
-          slope_times_value(pieces.plane(call.ffn_width)),
-          gated(pieces.plane(call.ffn_width)),
           grad(pieces.plane(call.horizon)),
           grad_state(pieces.plane(call.width)),
           grad_normed(pieces.plane(call.width)),
           grad_scores(pieces.plane(call.latents)),
           grad_activity(pieces.plane(call.context)),
-          grad_panel(pieces.plane(kPanel)) {
+          grad_panel(pieces.plane(kPanel)),
+          gelu_of_gate(plain_plane(call.ffn_width, pieces)),
+          slope_times_value(plain_plane(call.ffn_width, pieces)),
+          gated(operand_in_place(pieces.plane(call.ffn_width), call.ffn_width, true, pieces)),
+          query(operand_in_place(pieces.plane(call.width), call.width, true, pieces)),
+          right_operand(operand_in_place(right, kPanel, true, pieces)),
+          grad_operand(operand_in_place(grad, call.horizon, true, pieces)),
+          grad_state_operand(operand_beside(grad_state, call.width, true, pieces)),
+          grad_scores_operand(operand_beside(grad_scores, call.latents, true, pieces)),
+          product_operand(plain_operand_in_place(grad_panel, kPanel, pieces)) {
         const size_t before = pieces.used();
-        left_lines = pieces.floats(kTile * round_up(call.width));
-        right_lines = pieces.floats(kTile * round_up(call.width));
-        activity_lines = pieces.floats(kTile * round_up(call.context));
-        grad_lines = pieces.floats(kTile * round_up(call.horizon));
+        left_lines = lines(call.width, pieces);
+        right_lines = lines(call.width, pieces);
+        activity_lines = lines(call.context, pieces);
+        grad_lines = lines(call.horizon, pieces);
         line_bytes = pieces.used() - before;
     }
 
     // What pads the lines enters sums that nobody reads, but odd numbers there would be slow.
     void clear_lines() const { std::memset(left_lines, 0, line_bytes); }
+
+private:
+    static Word* lines(int64_t features, Pieces& pieces) {
+        return reinterpret_cast<Word*>(pieces.floats(kTile * round_up(features)));
+    }
 };
 
 inline void clear_plane(int64_t features, float* plane) {
@@ -62,27 +74,26 @@ inline void clear_plane(int64_t features, float* plane) {
 }
 
 // The forward again up to `state`, keeping what the way back needs.
-inline void film_tile_again(const TileRows& tile, const FilmBackwardPlanes& t) {
-    const FilmForecast<float>& call = tile.call;
-    const FilmParameters<const float>& p = call.parameters;
+template <typename T>
+inline void film_tile_again(const TileRows<T>& tile, const FilmWeights& w, const FilmBackwardPlanes& t) {
+    const FilmForecast<T>& call = tile.call;
     const int64_t d = call.width, lanes = tile.lanes();
 
     gather_to_plane(tile.count, d, call.unit_table, call.unit_index + tile.first, t.state);
     standardise(d, lanes, call.eps, t.state, t.unit_standard, t.unit_inverse_std);
-    scale_and_shift(d, lanes, t.unit_standard, p.query_norm_weight, p.query_norm_bias, t.query);
-    attend(tile, t.query, t.weights, t.state, t.scratch);
+    scale_and_shift(d, lanes, t.unit_standard, w.query_norm_weight, w.query_norm_bias, t.query);
+    attend(tile, w, t.query, t);
 
     standardise(d, lanes, call.eps, t.state, t.standard, t.inverse_std);
-    scale_and_shift(d, lanes, t.standard, p.ffn_norm_weight, p.ffn_norm_bias, t.normed);
-    add_to_features(d, lanes, p.ffn_out_bias, t.state);
+    scale_and_shift(d, lanes, t.standard, w.ffn_norm_weight, w.ffn_norm_bias, t.normed);
+    add_to_features(d, lanes, w.ffn_out_bias, t.state);
     for (int64_t f = 0; f < call.ffn_width; f += kPanel) {
         const int64_t count = smaller(kPanel, call.ffn_width - f);
-        feed_forward_panel(call, lanes, t.normed, f, count, t.left, t.right);
+        feed_forward_panel(call, w, lanes, f, count, t);
         if (call.dropout > 0) film_dropout(call).fill(tile.first, lanes, f, count, t.mask);
-        float* gelu_of_gate = t.gelu_of_gate + f * kTile;
-        float* slope_times_value = t.slope_times_value + f * kTile;
-        float* gated = t.gated + f * kTile;
-        for_vectors(count, lanes, [&](int64_t at, int64_t) {
+        const OperandPlane gated = t.gated.from(f);
+        const OperandPlane kept[] = {gated, t.gelu_of_gate.from(f), t.slope_times_value.from(f)};
+        make_operands(count, lanes, kept, [&](int64_t at, int64_t, Vector* values) {
             Vector activation, slope;
             gelu_and_slope(load(t.right + at), activation, slope);
             Vector value = load(t.left + at);
@@ -91,141 +102,155 @@ inline void film_tile_again(const TileRows& tile, const FilmBackwardPlanes& t) {
                 activation *= mask;
                 slope *= mask;
             }
-            store(gelu_of_gate + at, activation);
-            store(slope_times_value + at, slope * value);
-            store(gated + at, activation * value);
+            values[0] = activation * value;
+            values[1] = activation;
+            values[2] = slope * value;
         });
-        multiply<Onto::c>(d, count, lanes, {p.ffn_out_weight + f, call.ffn_width, 1}, gated, kTile, t.state, kTile);
+        multiply<Onto::c>(d, count, lanes, w.ffn_out.from(0, f), gated.over_features(), kTile, t.state, kTile);
     }
+    make_operand_of(d, lanes, t.state, t.state_operand);
 }
 
 // FiLM and output: from `grad` to the gradients of `state` and of the activity.
-inline void film_backward(const TileRows& tile, const FilmBackwardPlanes& t, bool wants_x, FilmSums* sums) {
-    const FilmForecast<float>& call = tile.call;
-    const FilmParameters<const float>& p = call.parameters;
+template <typename T>
+inline void film_backward(const TileRows<T>& tile, const FilmBackwardWeights& w, const FilmBackwardPlanes& t,
+                          bool wants_x, FilmSums* sums) {
+    const FilmForecast<T>& call = tile.call;
     const int64_t d = call.width, lanes = tile.lanes(), context = call.context, horizon = call.horizon;
 
     rows_to_plane(tile.count, context, call.x + tile.first * context, t.activity);
-    multiply<Onto::zero>(d, horizon, lanes, {p.shift_weight, 1, d}, t.grad, kTile, t.grad_state, kTile);
+    make_operand_of(context, lanes, t.activity, t.activity_operand);
+    multiply<Onto::zero>(d, horizon, lanes, w.shift_t.first, t.grad_operand.over_features(), kTile, t.grad_state,
+                         kTile);
     if (wants_x) clear_plane(context, t.grad_activity);
     if (sums != nullptr) {
-        plane_to_rows(tile.count, d, t.state, t.left_lines, sums->width);
-        plane_to_rows(tile.count, context, t.activity, t.activity_lines, sums->context);
-        plane_to_rows(tile.count, horizon, t.grad, t.grad_lines, sums->horizon);
-        sums->add_products(horizon, tile.count, sums->width, t.grad, t.left_lines, sums->shift_weight);
-        sums->add(horizon, lanes, t.grad, sums->shift_bias);
+        make_lines(tile.count, d, t.state_operand, t.left_lines, sums->width);
+        make_lines(tile.count, context, t.activity_operand, t.activity_lines, sums->context);
+        make_lines(tile.count, horizon, t.grad_operand, t.grad_lines, sums->horizon);
+        sums->add_products(horizon, tile.count, sums->width, t.grad_operand, t.left_lines, sums->shift_weight);
+        sums->add(horizon, lanes, t.grad_operand, sums->shift_bias);
     }
     for (int64_t k = 0; k < call.film_width; k += kPanel) {
         const int64_t count = smaller(kPanel, call.film_width - k);
-        film_panel(call, lanes, t.activity, t.state, k, count, t.left, t.right);
-        multiply<Onto::zero>(count, horizon, lanes, {p.out_weight + k, 1, call.film_width}, t.grad, kTile, t.grad_panel,
-                             kTile);
-        // left, right, grad_panel: from what the activity makes, the scale and the gradient of their product to the
-        // gradients of the two and their product.
-        for_vectors(count, lanes, [&](int64_t at, int64_t) {
-            const Vector made = load(t.left + at), scale = load(t.right + at), g = load(t.grad_panel + at);
-            const Vector hidden = max(Vector{}, made);
-            store(t.left + at, made <= 0.0f ? Vector{} : g * scale);
-            store(t.right + at, g * hidden);
-            store(t.grad_panel + at, hidden * scale);
-        });
-        multiply<Onto::c>(d, count, lanes, {p.scale_weight + k * d, 1, d}, t.right, kTile, t.grad_state, kTile);
+        film_panel(call, w, lanes, k, count, t);
+        multiply<Onto::zero>(count, horizon, lanes, w.out_t.from(k, 0), t.grad_operand.over_features(), kTile,
+                             t.grad_panel, kTile);
+        // From what the activity makes, the scale and the gradient of their product to the gradients of the two and
+        // their product.
+        make_operands<3>(count, lanes, {t.left_operand, t.right_operand, t.product_operand},
+                         [&](int64_t at, int64_t, Vector* values) {
+                             const Vector made = load(t.left + at), scale = load(t.right + at);
+                             const Vector g = load(t.grad_panel + at), hidden = max(Vector{}, made);
+                             values[0] = made <= 0.0f ? Vector{} : g * scale;
+                             values[1] = g * hidden;
+                             values[2] = hidden * scale;
+                         });
+        multiply<Onto::c>(d, count, lanes, w.scale_t.from(0, k), t.right_operand.over_features(), kTile, t.grad_state,
+                          kTile);
         if (wants_x) {
-            multiply<Onto::c>(context, count, lanes, {p.in_weight + k * context, 1, context}, t.left, kTile,
+            multiply<Onto::c>(context, count, lanes, w.in_t.from(0, k), t.left_operand.over_features(), kTile,
                               t.grad_activity, kTile);
         }
         if (sums != nullptr) {
-            sums->add_products(count, tile.count, sums->context, t.left, t.activity_lines,
+            sums->add_products(count, tile.count, sums->context, t.left_operand, t.activity_lines,
                                sums->in_weight + k * sums->context);
-            sums->add_products(count, tile.count, sums->width, t.right, t.left_lines,
+            sums->add_products(count, tile.count, sums->width, t.right_operand, t.left_lines,
                                sums->scale_weight + k * sums->width);
-            sums->add_products(count, tile.count, sums->horizon, t.grad_panel, t.grad_lines,
+            sums->add_products(count, tile.count, sums->horizon, t.product_operand, t.grad_lines,
                                sums->out_weight_t + k * sums->horizon);
-            sums->add(count, lanes, t.left, sums->in_bias + k);
-            sums->add(count, lanes, t.right, sums->scale_bias + k);
+            sums->add(count, lanes, t.left_operand, sums->in_bias + k);
+            sums->add(count, lanes, t.right_operand, sums->scale_bias + k);
         }
     }
 }
 
 // The feed-forward layer: `grad_state` from the gradient of what it gives to that of what it took.
-inline void feed_forward_backward(const TileRows& tile, const FilmBackwardPlanes& t, FilmSums* sums) {
-    const FilmForecast<float>& call = tile.call;
-    const FilmParameters<const float>& p = call.parameters;
+template <typename T>
+inline void feed_forward_backward(const TileRows<T>& tile, const FilmBackwardWeights& w, const FilmBackwardPlanes& t,
+                                  FilmSums* sums) {
+    const FilmForecast<T>& call = tile.call;
     const int64_t d = call.width, lanes = tile.lanes(), hidden = call.ffn_width;
 
     clear_plane(d, t.grad_normed);
+    make_operand_of(d, lanes, t.grad_state, t.grad_state_operand);
     if (sums != nullptr) {
-        plane_to_rows(tile.count, d, t.normed, t.left_lines, sums->width);
-        plane_to_rows(tile.count, d, t.grad_state, t.right_lines, sums->width);
+        make_lines(tile.count, d, t.normed, t.left_lines, sums->width);
+        make_lines(tile.count, d, t.grad_state_operand, t.right_lines, sums->width);
         sums->add(d, lanes, t.grad_state, sums->ffn_out_bias);
     }
     for (int64_t f = 0; f < hidden; f += kPanel) {
         const int64_t count = smaller(kPanel, hidden - f);
-        multiply<Onto::zero>(count, d, lanes, {p.ffn_out_weight + f, 1, hidden}, t.grad_state, kTile, t.left, kTile);
-        const float* gelu_of_gate = t.gelu_of_gate + f * kTile;
-        const float* slope_times_value = t.slope_times_value + f * kTile;
-        for_vectors(count, lanes, [&](int64_t at, int64_t) {
+        multiply<Onto::zero>(count, d, lanes, w.ffn_out_t.from(f, 0), t.grad_state_operand.over_features(), kTile,
+                             t.left, kTile);
+        const OperandPlane gelu_of_gate = t.gelu_of_gate.from(f), slope_times_value = t.slope_times_value.from(f);
+        make_operands<2>(count, lanes, {t.left_operand, t.right_operand}, [&](int64_t at, int64_t, Vector* values) {
             const Vector g = load(t.left + at);
-            store(t.left + at, g * load(gelu_of_gate + at));
-            store(t.right + at, g * load(slope_times_value + at));
+            values[0] = g * gelu_of_gate.value(at);
+            values[1] = g * slope_times_value.value(at);
         });
-        multiply<Onto::c>(d, count, lanes, {p.ffn_in_weight + f * d, 1, d}, t.left, kTile, t.grad_normed, kTile);
-        multiply<Onto::c>(d, count, lanes, {p.ffn_in_weight + (hidden + f) * d, 1, d}, t.right, kTile, t.grad_normed,
+        multiply<Onto::c>(d, count, lanes, w.ffn_in_t.from(0, f), t.left_operand.over_features(), kTile, t.grad_normed,
                           kTile);
+        multiply<Onto::c>(d, count, lanes, w.ffn_in_t.from(0, hidden + f), t.right_operand.over_features(), kTile,
+                          t.grad_normed, kTile);
         if (sums != nullptr) {
-            sums->add_products(count, tile.count, sums->width, t.left, t.left_lines,
+            sums->add_products(count, tile.count, sums->width, t.left_operand, t.left_lines,
                                sums->ffn_in_weight + f * sums->width);
-            sums->add_products(count, tile.count, sums->width, t.right, t.left_lines,
+            sums->add_products(count, tile.count, sums->width, t.right_operand, t.left_lines,
                                sums->ffn_in_weight + (hidden + f) * sums->width);
-            sums->add_products(count, tile.count, sums->width, t.gated + f * kTile, t.right_lines,
+            sums->add_products(count, tile.count, sums->width, t.gated.from(f), t.right_lines,
                                sums->ffn_out_weight_t + f * sums->width);
-            sums->add(count, lanes, t.left, sums->ffn_in_bias + f);
-            sums->add(count, lanes, t.right, sums->ffn_in_bias + hidden + f);
+            sums->add(count, lanes, t.left_operand, sums->ffn_in_bias + f);
+            sums->add(count, lanes, t.right_operand, sums->ffn_in_bias + hidden + f);
         }
     }
     if (sums != nullptr) {
         sums->add(d, lanes, t.grad_normed, sums->ffn_norm_weight, t.standard);
         sums->add(d, lanes, t.grad_normed, sums->ffn_norm_bias);
     }
-    standardise_backward(d, lanes, t.grad_normed, t.standard, t.inverse_std, p.ffn_norm_weight, t.grad_state);
+    standardise_backward(d, lanes, t.grad_normed, t.standard, t.inverse_std, w.ffn_norm_weight, t.grad_state);
 }
 
 // Attention: `grad_state` becomes the gradient of the units.
-inline void attention_backward(const TileRows& tile, const FilmBackwardPlanes& t, FilmSums* sums, WindowSums& windows) {
-    const FilmForecast<float>& call = tile.call;
-    const FilmParameters<const float>& p = call.parameters;
+template <typename T>
+inline void attention_backward(const TileRows<T>& tile, const FilmBackwardWeights& w, const FilmBackwardPlanes& t,
+                               FilmSums* sums, WindowSums<T>& windows) {
+    const FilmForecast<T>& call = tile.call;
     const int64_t d = call.width, lanes = tile.lanes(), latents = call.latents, padded = round_up(d);
 
     if (sums != nullptr) sums->add(d, lanes, t.grad_state, sums->attention_bias);
-    plane_to_rows(tile.count, d, t.query, t.left_lines, padded);
-    plane_to_rows(tile.count, d, t.grad_state, t.right_lines, padded);
+    make_operand_of(d, lanes, t.grad_state, t.grad_state_operand);
+    make_lines(tile.count, d, t.query, t.left_lines, padded);
+    make_lines(tile.count, d, t.grad_state_operand, t.right_lines, padded);
     tile.for_runs([&](const Run& run) {
-        const Strided values{call.values + run.window * latents * d, d, 1};
-        multiply_run<false>(run, latents, d, values, t.grad_state, t.grad_scores, t.scratch);
+        multiply_run<false>(run, latents, d, w.values[run.window], t.grad_state_operand.over_features(), t.grad_scores,
+                            t.scratch);
     });
     softmax_backward(latents, lanes, t.weights, t.grad_scores);
+    make_operand_of(latents, lanes, t.grad_scores, t.grad_scores_operand);
     tile.for_runs([&](const Run& run) {
-        const Strided keys{call.keys + run.window * latents * d, 1, d};
-        multiply_run<false>(run, d, latents, keys, t.grad_scores, t.grad_normed, t.scratch);
-        windows.add(run, t.grad_scores, t.left_lines, t.weights, t.right_lines);
+        multiply_run<false>(run, d, latents, w.keys_t[run.window], t.grad_scores_operand.over_features(), t.grad_normed,
+                            t.scratch);
+        windows.add(run, t.grad_scores, t.left_lines, t.weights, t.right_lines, t.grad_scores_operand);
     });
     if (sums != nullptr) {
         sums->add(d, lanes, t.grad_normed, sums->query_norm_weight, t.unit_standard);
         sums->add(d, lanes, t.grad_normed, sums->query_norm_bias);
     }
-    standardise_backward(d, lanes, t.grad_normed, t.unit_standard, t.unit_inverse_std, p.query_norm_weight,
+    standardise_backward(d, lanes, t.grad_normed, t.unit_standard, t.unit_inverse_std, w.query_norm_weight,
                          t.grad_state);
 }
 
-inline void film_backward_tile(const FilmForecastBackward<float>& back, const TileRows& tile,
-                               const FilmBackwardPlanes& t, FilmSums* sums, WindowSums& windows,
-                               const UnitSums& units) {
-    const FilmForecast<float>& call = tile.call;
-    film_tile_again(tile, t);
+template <typename T>
+inline void film_backward_tile(const FilmForecastBackward<T>& back, const TileRows<T>& tile,
+                               const FilmBackwardWeights& w, const FilmBackwardPlanes& t, FilmSums* sums,
+                               WindowSums<T>& windows, const UnitSums& units) {
+    const FilmForecast<T>& call = tile.call;
+    film_tile_again(tile, w, t);
     rows_to_plane(tile.count, call.horizon, back.grad + tile.first * call.horizon, t.grad);
-    film_backward(tile, t, back.grad_x != nullptr, sums);
-    feed_forward_backward(tile, t, sums);
-    attention_backward(tile, t, sums, windows);
+    make_operand_of(call.horizon, tile.lanes(), t.grad, t.grad_operand);
+    film_backward(tile, w, t, back.grad_x != nullptr, sums);
+    feed_forward_backward(tile, w, t, sums);
+    attention_backward(tile, w, t, sums, windows);
     if (sums != nullptr) sums->empty = false;
 
     if (back.grad_x != nullptr) {
@@ -233,9 +258,10 @@ inline void film_backward_tile(const FilmForecastBackward<float>& back, const Ti
     }
     if (back.grad_unit_table != nullptr) {
         const int64_t padded = round_up(call.width);
-        plane_to_rows(tile.count, call.width, t.grad_state, t.left_lines, padded);
+        float* const rows = reinterpret_cast<float*>(t.left_lines);
+        plane_to_rows(tile.count, call.width, t.grad_state, rows, padded);
         for (int64_t row = 0; row < tile.count; ++row) {
-            std::memcpy(units.row(tile.first + row), t.left_lines + row * padded,
+            std::memcpy(units.row(tile.first + row), rows + row * padded,
                         static_cast<size_t>(call.width) * sizeof(float));
         }
     }
@@ -254,8 +280,9 @@ inline bool wants_parameters(const FilmParameters<float>& g) {
     return false;
 }
 
-inline void clear_empty_windows(const FilmForecastBackward<float>& back) {
-    const FilmForecast<float>& call = back.forward;
+template <typename T>
+inline void clear_empty_windows(const FilmForecastBackward<T>& back) {
+    const FilmForecast<T>& call = back.forward;
     const int64_t size = call.latents * call.width;
     float* const gradients[] = {back.grad_keys, back.grad_values};
     for (int64_t w = 0; w < call.windows; ++w) {
@@ -266,23 +293,29 @@ inline void clear_empty_windows(const FilmForecastBackward<float>& back) {
     }
 }
 
-inline void film_forecast_backward(const FilmForecastBackward<float>& back) {
-    const FilmForecast<float>& call = back.forward;
+template <typename T>
+inline void film_forecast_backward(const FilmForecastBackward<T>& back) {
+    const FilmForecast<T>& call = back.forward;
     const bool with_parameters = wants_parameters(back.grad_parameters);
     const int64_t tiles = (call.rows + kTile - 1) / kTile;
 
-    Pieces plane_size, sum_size, window_size;
+    Pieces weight_size, plane_size, sum_size, window_size;
+    static_cast<void>(FilmBackwardWeights(call, weight_size));
     static_cast<void>(FilmBackwardPlanes(call, plane_size));
     static_cast<void>(FilmSums(call, sum_size));
-    static_cast<void>(WindowSums(back, window_size));
+    static_cast<void>(WindowSums<T>(back, window_size));
     const size_t worker_bytes = plane_size.used();
     const size_t sum_bytes = with_parameters ? sum_size.used() : 0;
     const int64_t chunks = chunk_count(tiles, static_cast<int64_t>(sum_bytes));
     const int threads = static_cast<int>(smaller(call.threads, chunks));
     const size_t chunk_bytes = sum_bytes + window_size.used();
-    const size_t bytes = worker_bytes * static_cast<size_t>(threads) + chunk_bytes * static_cast<size_t>(chunks);
+    const size_t bytes =
+        weight_size.used() + worker_bytes * static_cast<size_t>(threads) + chunk_bytes * static_cast<size_t>(chunks);
     Workspace workspace(bytes);
-    char* const chunk_memory = static_cast<char*>(workspace.take(bytes));
+    char* const weight_memory = static_cast<char*>(workspace.take(bytes));
+    Pieces weight_pieces(weight_memory);
+    const FilmBackwardWeights weights(call, weight_pieces);
+    char* const chunk_memory = weight_memory + weight_size.used();
     char* const worker_memory = chunk_memory + chunk_bytes * static_cast<size_t>(chunks);
 
     clear_empty_windows(back);
@@ -292,14 +325,16 @@ inline void film_forecast_backward(const FilmForecastBackward<float>& back) {
     parallel_for(chunks, threads, [&](int64_t chunk, int worker) {
         Pieces worker_pieces(worker_memory + static_cast<size_t>(worker) * worker_bytes);
         const FilmBackwardPlanes planes(call, worker_pieces);
+        const AmxTiles amx;
         planes.clear_lines();
         Pieces sum_pieces(memory_of(chunk)), window_pieces(memory_of(chunk) + sum_bytes);
         FilmSums sums(call, sum_pieces);
-        WindowSums windows(back, window_pieces);
+        WindowSums<T> windows(back, window_pieces);
         const int64_t first = tiles * chunk / chunks, last = tiles * (chunk + 1) / chunks;
         windows.begin(first * kTile);
         for (int64_t index = first; index < last; ++index) {
-            film_backward_tile(back, TileRows(call, index), planes, with_parameters ? &sums : nullptr, windows, units);
+            film_backward_tile(back, TileRows<T>(call, index), weights, planes, with_parameters ? &sums : nullptr,
+                               windows, units);
         }
         if (with_parameters && first == last) std::memset(memory_of(chunk), 0, sum_bytes);
         windows.end();
@@ -308,7 +343,7 @@ inline void film_forecast_backward(const FilmForecastBackward<float>& back) {
 
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
         Pieces pieces(memory_of(chunk) + sum_bytes);
-        WindowSums windows(back, pieces);
+        WindowSums<T> windows(back, pieces);
         windows.head_window = head_window[chunk];
         windows.add_head();
     }

@@ -15,7 +15,8 @@ struct FilmSums {
     float *ffn_in_weight, *ffn_in_bias, *ffn_out_weight_t, *ffn_out_bias;
     float *scale_weight, *scale_bias, *shift_weight, *shift_bias, *in_weight, *in_bias, *out_weight_t;
 
-    FilmSums(const FilmForecast<float>& call, Pieces& pieces)
+    template <typename T>
+    FilmSums(const FilmForecast<T>& call, Pieces& pieces)
         : width(round_up(call.width)), context(round_up(call.context)), horizon(round_up(call.horizon)) {
         float** const vectors[] = {&attention_bias,  &query_norm_weight, &query_norm_bias,
                                    &ffn_norm_weight, &ffn_norm_bias,     &ffn_out_bias};
@@ -35,17 +36,21 @@ struct FilmSums {
     }
 
     // onto[i][j] += sum over the tile's rows of plane[i][row] * lines[row][j], j < columns.
-    void add_products(int64_t features, int64_t rows, int64_t columns, const float* plane, const float* lines,
+    void add_products(int64_t features, int64_t rows, int64_t columns, const OperandPlane& plane, const Word* lines,
                       float* onto) const {
-        const Strided a{plane, kTile, 1};
         if (empty) {
-            multiply<Onto::zero>(features, rows, columns, a, lines, columns, onto, columns);
+            multiply<Onto::zero>(features, rows, columns, plane.over_rows(), lines, columns, onto, columns);
         } else {
-            multiply<Onto::c>(features, rows, columns, a, lines, columns, onto, columns);
+            multiply<Onto::c>(features, rows, columns, plane.over_rows(), lines, columns, onto, columns);
         }
     }
 
-    // onto[i] += sum over lanes of plane[i] (times other[i]).
+    // onto[i] += sum over lanes of plane[i].
+    void add(int64_t features, int64_t lanes, const OperandPlane& plane, float* onto) const {
+        sum_rows(features, lanes, plane, [=](int64_t i, float sum) { onto[i] = sum + (empty ? 0.0f : onto[i]); });
+    }
+
+    // The same for plane[i] times other[i], or plane[i] alone.
     void add(int64_t features, int64_t lanes, const float* plane, float* onto, const float* other = nullptr) const {
         for (int64_t i = 0; i < features; ++i) {
             Vector total = {};
@@ -59,11 +64,12 @@ struct FilmSums {
 
 // Gradients of the keys and values of the window that a chunk is at. The chunk in which a window begins writes them to
 // the output; of a window that began before it, a chunk keeps them as its head, to be added later.
+template <typename T>
 class WindowSums {
 public:
     int64_t head_window = -1;
 
-    WindowSums(const FilmForecastBackward<float>& back, Pieces& pieces)
+    WindowSums(const FilmForecastBackward<T>& back, Pieces& pieces)
         : back_(back), width_(round_up(back.forward.width)), room_(back.forward.latents * width_) {
         sums_ = pieces.floats(2 * room_);
         head_ = pieces.floats(2 * back.forward.latents * back.forward.width);
@@ -71,18 +77,16 @@ public:
 
     void begin(int64_t first_row) { first_row_ = first_row; }
 
-    // Adds rows of one window: score and weight planes times query and state lines.
-    void add(const Run& run, const float* grad_scores, const float* queries, const float* weights,
-             const float* grad_states) {
+    // Adds rows of one window: score and weight planes times query and state lines. `operand` is room for a plane.
+    void add(const Run& run, const float* grad_scores, const Word* queries, const float* weights,
+             const Word* grad_states, const OperandPlane& operand) {
         if (run.window != window_) end();
-        const int64_t latents = back_.forward.latents, rows = run.last - run.first;
-        const auto one = [&](const float* plane, const float* lines, float* onto) {
-            const Strided a{plane + run.first, kTile, 1};
-            lines += run.first * width_;
+        const int64_t latents = back_.forward.latents;
+        const auto one = [&](const float* plane, const Word* lines, float* onto) {
             if (run.window != window_) {
-                multiply<Onto::zero>(latents, rows, width_, a, lines, width_, onto, width_);
+                multiply_some_rows<Onto::zero>(latents, run.first, run.last, width_, plane, operand, lines, onto);
             } else {
-                multiply<Onto::c>(latents, rows, width_, a, lines, width_, onto, width_);
+                multiply_some_rows<Onto::c>(latents, run.first, run.last, width_, plane, operand, lines, onto);
             }
         };
         one(grad_scores, queries, sums_);
@@ -93,7 +97,7 @@ public:
     // No more rows of the present window in this chunk.
     void end() {
         if (window_ < 0) return;
-        const FilmForecast<float>& call = back_.forward;
+        const FilmForecast<T>& call = back_.forward;
         const int64_t size = call.latents * call.width;
         float* keys = back_.grad_keys == nullptr ? nullptr : back_.grad_keys + window_ * size;
         float* values = back_.grad_values == nullptr ? nullptr : back_.grad_values + window_ * size;
@@ -121,7 +125,7 @@ public:
     }
 
 private:
-    const FilmForecastBackward<float>& back_;
+    const FilmForecastBackward<T>& back_;
     int64_t width_, room_;
     int64_t window_ = -1, first_row_ = 0;
     float *sums_, *head_;
@@ -135,7 +139,8 @@ inline void copy_lines(int64_t rows, int64_t columns, const float* from, int64_t
     }
 }
 
-inline void copy_sums(const FilmForecast<float>& call, const FilmSums& sums, const FilmParameters<float>& g) {
+template <typename T>
+inline void copy_sums(const FilmForecast<T>& call, const FilmSums& sums, const FilmParameters<float>& g) {
     const int64_t d = call.width, hidden = call.ffn_width, film = call.film_width, horizon = call.horizon;
     copy_lines(1, d, sums.attention_bias, d, g.attention_bias);
     copy_lines(1, d, sums.query_norm_weight, d, g.query_norm_weight);

@@ -8,6 +8,6 @@ namespace poco {
 
 const CpuKernels cpu_kernels_avx512{"avx512",
                                     {latent_pool, latent_pool_backward, film_forecast, film_forecast_backward},
-                                    {latent_pool, latent_pool_backward, nullptr, nullptr}};
+                                    {latent_pool, latent_pool_backward, film_forecast, film_forecast_backward}};
 
 }  // namespace poco

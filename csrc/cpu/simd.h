@@ -144,6 +144,24 @@ inline Vector sqrt(Vector v) {
 #endif
 }
 
+// Two vectors as pairs of bfloat16, `low` in the low halves; rounded to nearest, ties to even.
+inline WordVector to_pairs(Vector low, Vector high) {
+#if defined(__AVX512BF16__)
+    const __m512i both = bits_as<__m512i>(_mm512_cvtne2ps_pbh(high, low));
+    typedef uint16_t HalfVector __attribute__((vector_size(kVectorBytes)));
+    const HalfVector order = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                              8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    return bits_as<WordVector>(_mm512_maskz_permutexvar_epi16(0xffffffff, bits_as<__m512i>(order), both));
+#else
+    const auto rounded = [](Vector v) {
+        const WordVector word = bits_as<WordVector>(v);
+        const WordVector up = word + 0x7fffu + ((word >> 16) & 1u);
+        return v != v ? word | 0x400000u : up;  // NaN stays NaN
+    };
+    return (rounded(low) >> 16) | (rounded(high) & 0xffff0000u);
+#endif
+}
+
 // Sum of all lanes: halves first, always in the same order.
 inline float sum(Vector v) {
     QuarterVector part[kLanes / 4];
@@ -192,6 +210,38 @@ inline Vector exp(Vector v) {
     return v < low ? Vector{} : p;
 }
 
+#if defined(__AVX512BF16__)
+
+// GELU for bfloat16, by a polynomial for Phi: within 1.1e-4 of the larger of 1 and |v|, 0 or v itself far from 0.
+inline Vector gelu(Vector v) {
+    const Vector x = min(broadcast(4.0f), max(broadcast(-4.0f), v));  // NaN passes
+    const Vector t = x * x;
+    Vector p = fma(broadcast(2.75713923e-08f), t, broadcast(-1.86397119e-06f));
+    p = fma(p, t, broadcast(5.36872649e-05f));
+    p = fma(p, t, broadcast(-0.000874684833f));
+    p = fma(p, t, broadcast(0.00909541175f));
+    p = fma(p, t, broadcast(-0.0653583258f));
+    p = fma(p, t, broadcast(0.398512661f));
+    return v * fma(x, p, broadcast(0.5f));
+}
+
+// GELU and its derivative, which is within 5.1e-4.
+inline void gelu_and_slope(Vector v, Vector& value, Vector& slope) {
+    const Vector x = min(broadcast(4.0f), max(broadcast(-4.0f), v));
+    const Vector t = x * x;
+    Vector p = fma(broadcast(-1.61535105e-08f), t, broadcast(1.19559695e-06f));
+    p = fma(p, t, broadcast(-3.79692938e-05f));
+    p = fma(p, t, broadcast(0.000681007397f));
+    p = fma(p, t, broadcast(-0.00763981231f));
+    p = fma(p, t, broadcast(0.0557409637f));
+    p = fma(p, t, broadcast(-0.261752248f));
+    p = fma(p, t, broadcast(0.796594441f));
+    value = gelu(v);
+    slope = fma(x, p, broadcast(0.5f));
+}
+
+#else
+
 // Phi(v), the normal distribution function, within 2e-7: 1/2 + v P(v^2) / Q(v^2).
 inline Vector normal_cdf(Vector v) {
     const Vector x = min(broadcast(5.5f), max(broadcast(-5.5f), v));  // NaN passes
@@ -220,6 +270,8 @@ inline void gelu_and_slope(Vector v, Vector& value, Vector& slope) {
     value = v * cdf;
     slope = fma(v * 0.398942280f, exp(v * v * -0.5f), cdf);
 }
+
+#endif
 
 }  // namespace
 }  // namespace poco

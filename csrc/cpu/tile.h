@@ -12,7 +12,11 @@
 namespace poco {
 namespace {
 
+#if defined(__AVX512BF16__)
+constexpr int64_t kTile = 96;  // of whole blocks of AMX in both directions; sums over rows are touched half as often
+#else
 constexpr int64_t kTile = 48;
+#endif
 static_assert(kTile % kTileColumns == 0, "whole register tiles");
 
 inline int64_t smaller(int64_t a, int64_t b) {
@@ -29,13 +33,15 @@ inline void for_vectors(int64_t features, int64_t lanes, const F& f) {
 
 // --- rows to lanes and back --------------------------------------------------------------------------------
 
-// to[j][i] = from[i][j] for the 4 rows that `from` points to and their first 4 elements.
-inline void transpose_4x4(const float* const (&from)[4], int64_t at, float* to, int64_t to_row) {
+// Words of 4 bytes: word j, i of `to` (its rows `to_bytes` apart) = word i, j of `from` for the 4 rows that `from`
+// points to and 4 words of each from number `at` on. Rows of bfloat16 are words of two, and need not lie on whole
+// words.
+inline void transpose_4x4(const char* const (&from)[4], int64_t at, char* to, int64_t to_bytes) {
     QuarterVector a, b, c, d;
-    std::memcpy(&a, from[0] + at, sizeof a);
-    std::memcpy(&b, from[1] + at, sizeof b);
-    std::memcpy(&c, from[2] + at, sizeof c);
-    std::memcpy(&d, from[3] + at, sizeof d);
+    std::memcpy(&a, from[0] + 4 * at, sizeof a);
+    std::memcpy(&b, from[1] + 4 * at, sizeof b);
+    std::memcpy(&c, from[2] + 4 * at, sizeof c);
+    std::memcpy(&d, from[3] + 4 * at, sizeof d);
 #if defined(__clang__)
     const auto low = [](QuarterVector p, QuarterVector q) { return __builtin_shufflevector(p, q, 0, 4, 1, 5); };
     const auto high = [](QuarterVector p, QuarterVector q) { return __builtin_shufflevector(p, q, 2, 6, 3, 7); };
@@ -46,30 +52,32 @@ inline void transpose_4x4(const float* const (&from)[4], int64_t at, float* to, 
 #endif
     const QuarterVector ac = low(a, c), bd = low(b, d), ac2 = high(a, c), bd2 = high(b, d);
     const QuarterVector lines[4] = {low(ac, bd), high(ac, bd), low(ac2, bd2), high(ac2, bd2)};
-    for (int i = 0; i < 4; ++i) std::memcpy(to + i * to_row, &lines[i], sizeof lines[i]);
+    for (int i = 0; i < 4; ++i) std::memcpy(to + i * to_bytes, &lines[i], sizeof lines[i]);
 }
 
-// to[j][i] = row(i)[j] for i < rows, j < columns.
+// Word j, i of `to` = word j of row(i), for i < rows, j < columns; row(i) is an address.
 template <typename Row>
-inline void transpose_rows(int64_t rows, int64_t columns, const Row& row, float* to, int64_t to_row) {
+inline void transpose_words(int64_t rows, int64_t columns, const Row& row, void* to, int64_t to_bytes) {
+    char* const out = static_cast<char*>(to);
+    const auto address = [&](int64_t i) { return reinterpret_cast<const char*>(row(i)); };
     int64_t i = 0;
     for (; i + 4 <= rows; i += 4) {
-        const float* const four[4] = {row(i), row(i + 1), row(i + 2), row(i + 3)};
+        const char* const four[4] = {address(i), address(i + 1), address(i + 2), address(i + 3)};
         int64_t j = 0;
-        for (; j + 4 <= columns; j += 4) transpose_4x4(four, j, to + j * to_row + i, to_row);
+        for (; j + 4 <= columns; j += 4) transpose_4x4(four, j, out + j * to_bytes + 4 * i, to_bytes);
         for (; j < columns; ++j) {
-            for (int64_t k = 0; k < 4; ++k) to[j * to_row + i + k] = four[k][j];
+            for (int64_t k = 0; k < 4; ++k) std::memcpy(out + j * to_bytes + 4 * (i + k), four[k] + 4 * j, 4);
         }
     }
     for (; i < rows; ++i) {
-        const float* const one = row(i);
-        for (int64_t j = 0; j < columns; ++j) to[j * to_row + i] = one[j];
+        const char* const one = address(i);
+        for (int64_t j = 0; j < columns; ++j) std::memcpy(out + j * to_bytes + 4 * i, one + 4 * j, 4);
     }
 }
 
 // to[j][i] = from[i][j] for i < rows, j < columns.
 inline void transpose(int64_t rows, int64_t columns, const float* from, int64_t from_row, float* to, int64_t to_row) {
-    transpose_rows(rows, columns, [=](int64_t i) { return from + i * from_row; }, to, to_row);
+    transpose_words(rows, columns, [=](int64_t i) { return from + i * from_row; }, to, 4 * to_row);
 }
 
 // 0 in the lanes behind the last row.
@@ -78,21 +86,60 @@ inline void clear_lanes_behind(int64_t rows, int64_t features, float* plane) {
     for (int64_t i = 0; i < features; ++i) store(plane + i * kTile + rows / kLanes * kLanes, Vector{});
 }
 
-// plane[feature][row] of dense rows [rows, features]; 0 in the lanes behind them.
-inline void rows_to_plane(int64_t rows, int64_t features, const float* from, float* plane) {
+// The plane of rows that row(i) points to.
+template <typename Row>
+inline void to_plane(int64_t rows, int64_t features, const float*, const Row& row, float* plane) {
     clear_lanes_behind(rows, features, plane);
-    transpose(rows, features, from, features, plane, kTile);
+    transpose_words(rows, features, row, plane, 4 * kTile);
+}
+
+template <typename Row>
+inline void to_plane(int64_t rows, int64_t features, const Bfloat16*, const Row& row, float* plane) {
+    clear_lanes_behind(rows, features, plane);
+    transpose_words(rows, features / 2, row, plane, 4 * kTile);
+    for (int64_t i = features / 2 - 1; i >= 0; --i) {  // in place, so the last pair first
+        for (int64_t lane = 0; lane < round_up(rows); lane += kLanes) {
+            const WordVector pair = bits_as<WordVector>(load(plane + i * kTile + lane));
+            store(plane + 2 * i * kTile + lane, bits_as<Vector>(pair << 16));
+            store(plane + (2 * i + 1) * kTile + lane, bits_as<Vector>(pair & 0xffff0000u));
+        }
+    }
+    if (features % 2 == 0) return;
+    for (int64_t i = 0; i < rows; ++i) plane[(features - 1) * kTile + i] = to_float(row(i)[features - 1]);
+}
+
+// plane[feature][row] of dense rows [rows, features]; 0 in the lanes behind them.
+template <typename T>
+inline void rows_to_plane(int64_t rows, int64_t features, const T* from, float* plane) {
+    to_plane(rows, features, from, [=](int64_t i) { return from + i * features; }, plane);
 }
 
 // The same for rows of a table, picked by index.
-inline void gather_to_plane(int64_t rows, int64_t features, const float* table, const int32_t* index, float* plane) {
-    clear_lanes_behind(rows, features, plane);
-    transpose_rows(rows, features, [=](int64_t i) { return table + index[i] * features; }, plane, kTile);
+template <typename T>
+inline void gather_to_plane(int64_t rows, int64_t features, const T* table, const int32_t* index, float* plane) {
+    to_plane(rows, features, table, [=](int64_t i) { return table + index[i] * features; }, plane);
 }
 
 // Rows [rows, features], `row` apart.
 inline void plane_to_rows(int64_t rows, int64_t features, const float* plane, float* to, int64_t row) {
     transpose(features, rows, plane, kTile, to, row);
+}
+
+// Dense rows [rows, features]; the plane is used up.
+inline void finish_plane(int64_t rows, int64_t features, float* plane, float* to) {
+    plane_to_rows(rows, features, plane, to, features);
+}
+
+inline void finish_plane(int64_t rows, int64_t features, float* plane, Bfloat16* to) {
+    for (int64_t i = 0; i < features / 2; ++i) {
+        for (int64_t lane = 0; lane < round_up(rows); lane += kLanes) {
+            const Vector low = load(plane + 2 * i * kTile + lane), high = load(plane + (2 * i + 1) * kTile + lane);
+            store(plane + i * kTile + lane, bits_as<Vector>(to_pairs(low, high)));
+        }
+    }
+    transpose_words(features / 2, rows, [=](int64_t i) { return plane + i * kTile; }, to, 2 * features);
+    if (features % 2 == 0) return;
+    for (int64_t i = 0; i < rows; ++i) to[(i + 1) * features - 1] = to_bfloat16(plane[(features - 1) * kTile + i]);
 }
 
 // --- what every row does on its own ------------------------------------------------------------------------
@@ -116,14 +163,6 @@ inline void standardise(int64_t features, int64_t lanes, float eps, const float*
         }
         store(inverse_std + lane, inverse);
     }
-}
-
-// standard * weight + bias; may be in place.
-inline void scale_and_shift(int64_t features, int64_t lanes, const float* standard, const float* weight,
-                            const float* bias, float* to) {
-    for_vectors(features, lanes, [=](int64_t at, int64_t i) {
-        store(to + at, fma(load(standard + at), broadcast(weight[i]), broadcast(bias[i])));
-    });
 }
 
 // Adds to `onto` the gradient of the layer normalisation's input; `grad` is that of its output.

@@ -9,7 +9,7 @@
 
 #include "check.h"
 #include "core/philox.h"
-#include "cpu/tile.h"
+#include "cpu/operands.h"
 
 namespace {
 
@@ -151,7 +151,7 @@ void test_rows() {
     const auto normalised = [&](const std::vector<float>& of, std::vector<float>& standard, std::vector<float>& scale) {
         std::vector<float> result(size);
         standardise(features, kTile, 1e-5f, of.data(), standard.data(), scale.data());
-        scale_and_shift(features, kTile, standard.data(), weight.data(), bias.data(), result.data());
+        scale_and_shift(features, kTile, standard.data(), weight.data(), bias.data(), OperandPlane{result.data()});
         return result;
     };
     std::vector<float> standard(size), scale(kTile), unused(size), unused_scale(kTile);

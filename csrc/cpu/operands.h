@@ -1,0 +1,296 @@
+// How the products of pass 2 take their operands: in float32 as they are, or in bfloat16 where the instruction set that
+// the including file is compiled for multiplies that. The pass itself reads the same for both.
+//
+// A product over features takes Weights times a plane; a sum over rows takes a plane times the lines of another (its
+// rows, one after another). In float32 an OperandPlane is nothing but the plane. In bfloat16 it is what gemm_bf16.h
+// takes: pairs of features for the former, plain rows of bfloat16 for the latter; lines are pairs of rows. What a lane
+// behind the last row holds is finite, and 0 in the planes of gradients, so an odd row is in a pair with nothing.
+#pragma once
+
+#include "core/workspace.h"
+#include "cpu/kernels.h"
+#include "cpu/tile.h"
+#if defined(__AVX512BF16__)
+#include "cpu/gemm_bf16.h"
+#endif
+
+namespace poco {
+namespace {
+
+// Cuts a block of memory into arrays, each on a cache line; without a block it only counts, and hands out nullptr.
+class Pieces {
+public:
+    explicit Pieces(char* block = nullptr) : block_(block) {}
+
+    template <typename T>
+    T* array(int64_t count) {
+        T* piece = block_ == nullptr ? nullptr : reinterpret_cast<T*>(block_ + used_);
+        used_ += Workspace::bytes_of(count, sizeof(T));
+        return piece;
+    }
+    float* floats(int64_t count) { return array<float>(count); }
+    float* plane(int64_t features) { return floats(features * kTile); }
+    size_t used() const { return used_; }
+
+private:
+    char* block_;
+    size_t used_ = 0;
+};
+
+// A vector in float32.
+inline const float* in_float(const float* from, int64_t, Pieces&) {
+    return from;
+}
+
+inline const float* in_float(const Bfloat16* from, int64_t count, Pieces& pieces) {
+    float* const to = pieces.floats(count);
+    for (int64_t i = 0; i < count && to != nullptr; ++i) to[i] = to_float(from[i]);
+    return to;
+}
+
+#if defined(__AVX512BF16__)
+using Weights = BfloatRows;
+#else
+using Weights = Strided;
+#endif
+
+// Weights of equal size, `apart` elements from one to the next.
+struct Stack {
+    Weights first;
+    int64_t apart;
+
+    Weights from(int64_t i, int64_t k) const { return first.from(i, k); }
+    Weights operator[](int64_t index) const {
+        Weights one = first;
+        one.at += index * apart;
+        return one;
+    }
+};
+
+#if defined(__AVX512BF16__)
+
+using Word = uint32_t;  // of a plane that is multiplied, and of lines
+
+// `count` weights [rows, columns].
+inline Stack as_weights(int64_t count, int64_t rows, int64_t columns, const Bfloat16* from, Pieces& pieces) {
+    if (columns % 2 == 0) return {{from, columns}, rows * columns};
+    const int64_t lines = count * rows, row = columns + 1;
+    Bfloat16* const to = pieces.array<Bfloat16>(lines * row);
+    for (int64_t i = 0; i < lines && to != nullptr; ++i) {
+        std::memcpy(to + i * row, from + i * columns, static_cast<size_t>(columns) * sizeof(Bfloat16));
+        to[i * row + columns] = {0};
+    }
+    return {{to, row}, rows * row};
+}
+
+// `count` weights [rows, columns], each transposed.
+inline Stack transposed(int64_t count, int64_t rows, int64_t columns, const Stack& from, Pieces& pieces) {
+    constexpr int64_t kBlock = 32;  // at once, so that cache lines are filled
+    const int64_t row = round_up(rows, 2);
+    Bfloat16* const to = pieces.array<Bfloat16>(count * columns * row);
+    for (int64_t one = 0; one < count && to != nullptr; ++one) {
+        const Weights in = from[one];
+        Bfloat16* const out = to + one * columns * row;
+        for (int64_t first_j = 0; first_j < columns; first_j += kBlock) {
+            for (int64_t first_i = 0; first_i < row; first_i += kBlock) {
+                for (int64_t j = first_j; j < smaller(columns, first_j + kBlock); ++j) {
+                    for (int64_t i = first_i; i < smaller(row, first_i + kBlock); ++i) {
+                        out[j * row + i] = i < rows ? in.at[i * in.row + j] : Bfloat16{0};
+                    }
+                }
+            }
+        }
+    }
+    return {{to, row}, columns * row};
+}
+
+struct OperandPlane {
+    Word* pairs;      // [features / 2][kTile]; nullptr where no product over features needs it
+    Bfloat16* plain;  // [features][kTile]; nullptr where no sum over rows needs it
+
+    const Word* over_features() const { return pairs; }
+    OperandPlane from(int64_t feature) const {
+        return {pairs == nullptr ? nullptr : pairs + feature / 2 * kTile, plain + feature * kTile};
+    }
+    BfloatRows over_rows() const { return {plain, kTile}; }
+    Vector value(int64_t at) const { return load(plain + at); }  // `at` is an offset into the plane
+};
+
+inline OperandPlane operand_at(int64_t features, bool over_rows, Word* pairs, Pieces& pieces) {
+    return {pairs, over_rows ? pieces.array<Bfloat16>(round_up(features, 2) * kTile) : nullptr};
+}
+
+// The operand that takes the place of `plane`.
+inline OperandPlane operand_in_place(float* plane, int64_t features, bool over_rows, Pieces& pieces) {
+    return operand_at(features, over_rows, reinterpret_cast<Word*>(plane), pieces);
+}
+
+// The operand of a plane that is needed further.
+inline OperandPlane operand_beside(float*, int64_t features, bool over_rows, Pieces& pieces) {
+    return operand_at(features, over_rows, pieces.array<Word>(round_up(features, 2) / 2 * kTile), pieces);
+}
+
+// In place too, plain alone: for sums over rows.
+inline OperandPlane plain_operand_in_place(float*, int64_t features, Pieces& pieces) {
+    return operand_at(features, true, nullptr, pieces);
+}
+
+// The same with memory of its own.
+inline OperandPlane plain_plane(int64_t features, Pieces& pieces) {
+    return operand_at(features, true, nullptr, pieces);
+}
+
+// Makes operands of what f(offset into the planes, feature, values) puts into values[kCount]. It may read the planes
+// that they take the place of.
+template <int kCount, typename F>
+inline void make_operands(int64_t features, int64_t lanes, const OperandPlane (&to)[kCount], const F& f) {
+    for (int64_t i = 0; i < features; i += 2) {
+        for (int64_t lane = 0; lane < lanes; lane += kLanes) {
+            Vector low[kCount], high[kCount] = {};
+            f(i * kTile + lane, i, low);
+            if (i + 1 < features) f((i + 1) * kTile + lane, i + 1, high);
+            POCO_UNROLL
+            for (int n = 0; n < kCount; ++n) {
+                if (to[n].pairs != nullptr) {
+                    const WordVector pairs = to_pairs(low[n], high[n]);
+                    std::memcpy(to[n].pairs + i / 2 * kTile + lane, &pairs, sizeof pairs);
+                }
+                if (to[n].plain == nullptr) continue;
+                const __m512bh both = _mm512_cvtne2ps_pbh(high[n], low[n]);
+                std::memcpy(to[n].plain + i * kTile + lane, &both, sizeof both / 2);
+                std::memcpy(to[n].plain + (i + 1) * kTile + lane, reinterpret_cast<const char*>(&both) + 32, 32);
+            }
+        }
+    }
+}
+
+// The operand of a plane as it is.
+inline void make_operand_of(int64_t features, int64_t lanes, const float* plane, const OperandPlane& to) {
+    make_operands<1>(features, lanes, {to}, [=](int64_t at, int64_t, Vector* value) { *value = load(plane + at); });
+}
+
+// The lines of a plane, `columns` apart; what is behind their ends stays.
+inline void make_lines(int64_t rows, int64_t features, const OperandPlane& plane, Word* lines, int64_t columns) {
+    transpose_words(features, (rows + 1) / 2, [=](int64_t i) { return plane.plain + i * kTile; }, lines, 4 * columns);
+}
+
+// c (+)= the sum over rows first, ..., last - 1 of plane[feature][row] * lines[row]; `operand` is room. If `first` or
+// `last` is odd, the row beside it is taken 0 times: a NaN there is one here.
+template <Onto kOnto>
+inline void multiply_some_rows(int64_t features, int64_t first, int64_t last, int64_t columns, const float* plane,
+                               const OperandPlane& operand, const Word* lines, float* c) {
+    const int64_t even = first / 2 * 2;
+    for (int64_t i = 0; i < features; ++i) {
+        for (int64_t lane = first / kLanes * kLanes; lane < last; lane += kLanes) {
+            const Vector value = lanes_between(first - lane, last - lane) ? load(plane + i * kTile + lane) : Vector{};
+            const __m256bh half = _mm512_cvtneps_pbh(value);
+            std::memcpy(operand.plain + i * kTile + lane, &half, sizeof half);
+        }
+    }
+    multiply<kOnto>(features, last - even, columns, operand.over_rows().from(0, even), lines + even / 2 * columns,
+                    columns, c, columns);
+}
+
+// The sum of every feature over the rows: f(feature, sum).
+template <typename F>
+inline void sum_rows(int64_t features, int64_t lanes, const OperandPlane& plane, const F& f) {
+    const __m512bh ones = bits_as<__m512bh>(broadcast(uint32_t{0x3f803f80}));
+    for (int64_t i = 0; i < features; ++i) {
+        Vector total = {};
+        int64_t lane = 0;
+        for (; lane + 2 * kLanes <= lanes; lane += 2 * kLanes) {
+            __m512bh two;
+            std::memcpy(&two, plane.plain + i * kTile + lane, sizeof two);
+            total = _mm512_dpbf16_ps(total, ones, two);
+        }
+        if (lane < lanes) total += load(plane.plain + i * kTile + lane);
+        f(i, sum(total));
+    }
+}
+
+#else
+
+using Word = float;
+
+struct AmxTiles {  // nothing to load
+    AmxTiles() {}
+};
+
+template <typename T>
+inline Stack as_weights(int64_t count, int64_t rows, int64_t columns, const T* from, Pieces& pieces) {
+    return {{in_float(from, count * rows * columns, pieces), columns, 1}, rows * columns};
+}
+
+inline Stack transposed(int64_t, int64_t, int64_t, const Stack& from, Pieces&) {
+    return {{from.first.at, from.first.column, from.first.row}, from.apart};
+}
+
+struct OperandPlane {
+    float* plane;
+
+    const float* over_features() const { return plane; }
+    OperandPlane from(int64_t feature) const { return {plane + feature * kTile}; }
+    Strided over_rows() const { return {plane, kTile, 1}; }
+    Vector value(int64_t at) const { return load(plane + at); }
+};
+
+inline OperandPlane operand_in_place(float* plane, int64_t, bool, Pieces&) {
+    return {plane};
+}
+
+inline OperandPlane operand_beside(float* plane, int64_t, bool, Pieces&) {
+    return {plane};
+}
+
+inline OperandPlane plain_operand_in_place(float* plane, int64_t, Pieces&) {
+    return {plane};
+}
+
+inline OperandPlane plain_plane(int64_t features, Pieces& pieces) {
+    return {pieces.plane(features)};
+}
+
+template <int kCount, typename F>
+inline void make_operands(int64_t features, int64_t lanes, const OperandPlane (&to)[kCount], const F& f) {
+    for_vectors(features, lanes, [&](int64_t at, int64_t i) {
+        Vector values[kCount];
+        f(at, i, values);
+        POCO_UNROLL
+        for (int n = 0; n < kCount; ++n) store(to[n].plane + at, values[n]);
+    });
+}
+
+inline void make_operand_of(int64_t, int64_t, const float*, const OperandPlane&) {}
+
+inline void make_lines(int64_t rows, int64_t features, const OperandPlane& plane, float* lines, int64_t columns) {
+    plane_to_rows(rows, features, plane.plane, lines, columns);
+}
+
+template <Onto kOnto>
+inline void multiply_some_rows(int64_t features, int64_t first, int64_t last, int64_t columns, const float* plane,
+                               const OperandPlane&, const float* lines, float* c) {
+    multiply<kOnto>(features, last - first, columns, {plane + first, kTile, 1}, lines + first * columns, columns, c,
+                    columns);
+}
+
+template <typename F>
+inline void sum_rows(int64_t features, int64_t lanes, const OperandPlane& plane, const F& f) {
+    for (int64_t i = 0; i < features; ++i) {
+        Vector total = {};
+        for (int64_t at = i * kTile; at < i * kTile + lanes; at += kLanes) total += load(plane.plane + at);
+        f(i, sum(total));
+    }
+}
+
+#endif
+
+// standard * weight + bias.
+inline void scale_and_shift(int64_t features, int64_t lanes, const float* standard, const float* weight,
+                            const float* bias, const OperandPlane& to) {
+    make_operands<1>(features, lanes, {to}, [=](int64_t at, int64_t i, Vector* value) {
+        *value = fma(load(standard + at), broadcast(weight[i]), broadcast(bias[i]));
+    });
+}
+
+}  // namespace
+}  // namespace poco

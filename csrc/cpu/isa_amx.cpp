@@ -1,9 +1,11 @@
 // Built with the compiler's options for amx; called only where the processor has it.
 #include "cpu/dispatch.h"
 #include "cpu/latent_pool.h"
+#include "cpu/latent_transformer.h"
 
 namespace poco {
 
-const Passes<Bfloat16> bfloat16_passes_amx{latent_pool, latent_pool_backward, nullptr, nullptr};
+const Passes<Bfloat16> bfloat16_passes_amx{latent_pool, latent_pool_backward, nullptr,
+                                           nullptr,     latent_queries,       latent_transformer};
 
 }  // namespace poco

@@ -509,8 +509,9 @@ inline void latent_transformer(const LatentTransformer<T>& call) {
 
     const int64_t pairs = call.segments * call.latents;
     const int64_t many = turns_size(call.head_width, pairs), few = turns_size(call.head_width, call.latents);
-    Workspace workspace(static_cast<size_t>(many + 2 * few) * sizeof(float));
-    auto* memory = static_cast<float*>(workspace.take(static_cast<size_t>(many + 2 * few) * sizeof(float)));
+    const size_t bytes = Workspace::bytes_of(many + 2 * few, sizeof(float));
+    Workspace workspace(bytes);
+    auto* memory = static_cast<float*>(workspace.take(bytes));
     const auto of_latents = [&](double ahead, float* at) {
         return make_turns(call.head_width, call.latents, call.frequencies, at,
                           [&](int64_t m) { return latent_time(m, call.latents, call.context) - ahead; });

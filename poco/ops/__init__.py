@@ -1,8 +1,21 @@
-"""The two passes over the population as torch custom ops, and the choice of who computes them."""
+"""The two passes over the population as torch custom ops, what happens to the latents before and between them (for
+inference), and the choice of who computes them."""
 
 from poco.ops.backends import use_backend
 from poco.ops.film_forecast import film_forecast
 from poco.ops.latent_pool import latent_pool
+from poco.ops.latent_reference import FeedForwardParameters, LatentParameters, LayerParameters
+from poco.ops.latent_transformer import latent_queries, latent_transformer
 from poco.ops.reference import FilmParameters
 
-__all__ = ["FilmParameters", "film_forecast", "latent_pool", "use_backend"]
+__all__ = [
+    "FeedForwardParameters",
+    "FilmParameters",
+    "LatentParameters",
+    "LayerParameters",
+    "film_forecast",
+    "latent_pool",
+    "latent_queries",
+    "latent_transformer",
+    "use_backend",
+]

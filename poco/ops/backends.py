@@ -12,12 +12,15 @@ import torch
 
 from poco import core
 from poco.errors import BackendError
-from poco.ops import cpu, reference
+from poco.ops import cpu, latent_reference, reference
 
 
 @dataclass(frozen=True)
 class Backend:
-    """The two passes, forward and backward, with the signatures of :mod:`poco.ops.reference`."""
+    """The two passes, forward and backward, and what happens to the latents before and between them.
+
+    Signatures are those of :mod:`poco.ops.reference` and :mod:`poco.ops.latent_reference`.
+    """
 
     name: str
     devices: tuple[str, ...]  # torch device types; () is any
@@ -26,6 +29,8 @@ class Backend:
     latent_pool_backward: Callable[..., Any]
     film_forecast: Callable[..., Any]
     film_forecast_backward: Callable[..., Any]
+    latent_queries: Callable[..., Any]
+    latent_transformer: Callable[..., Any]
     how: str = ""  # what else there is to say about it
 
     def runs_on(self, device: torch.device, dtype: torch.dtype) -> bool:
@@ -46,6 +51,8 @@ def _reference() -> Backend:
         reference.latent_pool_backward,
         reference.film_forecast,
         reference.film_forecast_backward,
+        latent_reference.latent_queries,
+        latent_reference.latent_transformer,
     )
 
 
@@ -61,6 +68,8 @@ def _cpu() -> Backend:
         cpu.latent_pool_backward,
         cpu.film_forecast,
         cpu.film_forecast_backward,
+        cpu.latent_queries,
+        cpu.latent_transformer,
         f"{core.build_info()['isa']} kernels in float32, to which bfloat16 and float16 are widened",
     )
 

@@ -10,14 +10,18 @@ import torch
 from torch import Tensor
 
 from poco.errors import ShapeError
+from poco.ops.latent_reference import LatentParameters
 from poco.ops.reference import accumulation_dtype
 
 if TYPE_CHECKING:
+    from poco.ops.latent_reference import FeedForwardParameters
     from poco.ops.reference import FilmParameters
 
 
 def _expect(op: str, name: str, tensor: Tensor, shape: tuple[int | str, ...]) -> None:
     """Raises if ``tensor`` is not of ``shape``; a letter in it stands for any size."""
+    if tensor.shape == shape:
+        return
     if tensor.ndim != len(shape) or any(
         isinstance(n, int) and n != m for n, m in zip(shape, tensor.shape, strict=True)
     ):
@@ -134,6 +138,82 @@ def film_forecast(
         raise ShapeError(f"{op}: dropout must be in [0, 1), got {dropout}")
     if seed.dtype != torch.int64 or seed.numel() != 1:
         raise ShapeError(f"{op}: seed must be one int64, got {list(seed.shape)} of {seed.dtype}")
+
+
+def latent_queries(
+    initial: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    query_weight: Tensor,
+    key_weight: Tensor,
+    frequencies: Tensor,
+    segments: int,
+    context: int,
+    eps: float,
+) -> None:
+    """Raises ShapeError unless the arguments for the queries of pass 1 fit together."""
+    op = "latent_queries"
+    _expect_together(op, initial, (norm_weight, norm_bias, query_weight, key_weight, frequencies))
+    _expect(op, "initial", initial, ("1 or W", "Q", "d"))
+    _expect(op, "query_weight", query_weight, ("dh", initial.shape[2]))
+    head_width, width = query_weight.shape
+    _expect(op, "norm_weight", norm_weight, (width,))
+    _expect(op, "norm_bias", norm_bias, (width,))
+    _expect(op, "key_weight", key_weight, (head_width, width))
+    _expect_times(op, frequencies, head_width, segments, context)
+
+
+def _expect_times(op: str, frequencies: Tensor, head_width: int, segments: int, context: int) -> None:
+    if head_width % 4:
+        raise ShapeError(f"{op}: the head width must be a multiple of 4, got {head_width}")
+    _expect(op, "frequencies", frequencies, (head_width // 4,))
+    if segments < 1 or context % segments:
+        raise ShapeError(f"{op}: the context {context} must be a multiple of the {segments} segments")
+
+
+def latent_parameters(flat: Sequence[Tensor]) -> LatentParameters:
+    """The parameters of the latent transformer out of the op's list."""
+    if len(flat) < 15 or (len(flat) - 15) % 11:
+        raise ShapeError(f"latent_transformer: parameters must be 15 tensors and 11 for each layer, got {len(flat)}")
+    return LatentParameters.of(flat)
+
+
+def latent_transformer(
+    pooled: Tensor, initial: Tensor, parameters: LatentParameters, frequencies: Tensor, heads: int, context: int
+) -> None:
+    """Raises ShapeError unless the arguments of the latent transformer fit together."""
+    op, p = "latent_transformer", parameters
+    _expect_together(op, initial, (pooled, frequencies, *p.flat()))
+    _expect(op, "pooled", pooled, ("W", "S", "Q", "d"))
+    windows, segments, latents, width = pooled.shape
+    if initial.shape != (1, latents, width):
+        _expect(op, "initial", initial, (windows, latents, width))
+    _expect(op, "read_value_weight", p.read_value_weight, ("dh", width))
+    head_width = p.read_value_weight.shape[0]
+    _expect_times(op, frequencies, head_width, segments, context)
+    for name in ("write_key_weight", "write_value_weight", "write_query_weight"):
+        _expect(op, name, getattr(p, name), (head_width, width))
+    for name in ("read_output_weight", "write_output_weight"):
+        _expect(op, name, getattr(p, name), (width, head_width))
+    for name in ("read_output_bias", "write_norm_weight", "write_norm_bias"):
+        _expect(op, name, getattr(p, name), (width,))
+    hidden = p.read_ffn.out_weight.shape[-1]
+    _expect_feed_forward(op, "read_ffn", p.read_ffn, width, hidden)
+    inner = heads * head_width
+    for i, layer in enumerate(p.layers):
+        _expect(op, f"layer {i}: query_key_value_weight", layer.query_key_value_weight, (3 * inner, width))
+        _expect(op, f"layer {i}: output_weight", layer.output_weight, (width, inner))
+        for name in ("norm_weight", "norm_bias", "output_bias"):
+            _expect(op, f"layer {i}: {name}", getattr(layer, name), (width,))
+        _expect_feed_forward(op, f"layer {i}", layer.ffn, width, hidden)
+
+
+def _expect_feed_forward(op: str, whose: str, p: FeedForwardParameters, width: int, hidden: int) -> None:
+    _expect(op, f"{whose}: in_weight", p.in_weight, (2 * hidden, width))
+    _expect(op, f"{whose}: in_bias", p.in_bias, (2 * hidden,))
+    _expect(op, f"{whose}: out_weight", p.out_weight, (width, hidden))
+    for name in ("norm_weight", "norm_bias", "out_bias"):
+        _expect(op, f"{whose}: {name}", getattr(p, name), (width,))
 
 
 def missing_seed(dropout: float) -> ShapeError:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from poco.ops import FeedForwardParameters
+
 
 class FeedForward(nn.Module):
     """LayerNorm, Linear(d, 2F) cut into value and gate, ``value * gelu(gate)``, dropout, Linear(F, d).
@@ -26,3 +28,8 @@ class FeedForward(nn.Module):
         """The branch (without the residual) for ``x [..., d]``."""
         value, gate = self.input(self.norm(x)).chunk(2, -1)
         return self.output(F.dropout(value * F.gelu(gate), self.dropout, self.training))
+
+    def tensors(self) -> FeedForwardParameters:
+        """The parameters as the ops take them."""
+        norm, wide, narrow = self.norm, self.input, self.output
+        return FeedForwardParameters(norm.weight, norm.bias, wide.weight, wide.bias, narrow.weight, narrow.bias)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from poco.nn.config import POCOConfig
 from poco.nn.feed_forward import FeedForward
 from poco.nn.rotary import Rotary
+from poco.ops import LayerParameters
 
 
 class LatentAttention(nn.Module):
@@ -43,3 +44,16 @@ class LatentLayer(nn.Module):
         """Latents ``z [W, Q, d]`` after the layer."""
         z = z + F.dropout(self.attention(z, rotary, time), self.dropout, self.training)
         return z + F.dropout(self.ffn(z), self.dropout, self.training)
+
+    def tensors(self) -> LayerParameters:
+        """The parameters as the ops take them."""
+        attention = self.attention
+        norm, output = attention.norm, attention.output
+        return LayerParameters(
+            norm.weight,
+            norm.bias,
+            attention.query_key_value.weight,
+            output.weight,
+            output.bias,
+            self.ffn.tensors(),
+        )

@@ -5,7 +5,7 @@ from poco.ops.backends import use_backend
 from poco.ops.film_forecast import film_forecast
 from poco.ops.latent_pool import latent_pool
 from poco.ops.latent_reference import FeedForwardParameters, LatentParameters, LayerParameters
-from poco.ops.latent_transformer import latent_queries, latent_transformer
+from poco.ops.latent_transformer import fuses_latents, latent_queries, latent_transformer
 from poco.ops.reference import FilmParameters
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "LatentParameters",
     "LayerParameters",
     "film_forecast",
+    "fuses_latents",
     "latent_pool",
     "latent_queries",
     "latent_transformer",

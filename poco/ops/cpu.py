@@ -38,9 +38,7 @@ def _indices(tensor: Tensor) -> Tensor:
     return tensor.contiguous()
 
 
-def _call(
-    op: str, dtype: torch.dtype, tensors: Mapping[str, Tensor], numbers: Mapping[str, int | float]
-) -> None:
+def _call(op: str, dtype: torch.dtype, tensors: Mapping[str, Tensor], numbers: Mapping[str, int | float]) -> None:
     addresses = {name: tensor.data_ptr() for name, tensor in tensors.items()}
     kind = "bfloat16" if dtype is torch.bfloat16 else "float32"
     core.run_kernel(f"{op}_{kind}", {**addresses, **numbers, "threads": torch.get_num_threads()})

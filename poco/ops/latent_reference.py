@@ -108,18 +108,16 @@ def latent_queries(
     """See :func:`poco.ops.latent_queries`."""
     wide = accumulation_dtype(initial)
     latent_time, segment_time = times(initial.shape[1], segments, context, initial.device)
-    normed = F.layer_norm(
-        initial.to(wide), initial.shape[-1:], norm_weight.to(wide), norm_bias.to(wide), eps
-    )
+    normed = F.layer_norm(initial.to(wide), initial.shape[-1:], norm_weight.to(wide), norm_bias.to(wide), eps)
     query = F.linear(normed, query_weight.to(wide))[:, None]
     turned = rotate(query, latent_time - segment_time[:, None], frequencies)  # [1 or W, S, Q, dh]
     return ((turned @ key_weight.to(wide)) * key_weight.shape[0] ** -0.5).to(initial.dtype)
 
 
 def _feed_forward(x: Tensor, p: FeedForwardParameters, eps: float) -> Tensor:
-    value, gate = F.linear(F.layer_norm(x, x.shape[-1:], p.norm_weight, p.norm_bias, eps), p.in_weight, p.in_bias).chunk(
-        2, -1
-    )
+    value, gate = F.linear(
+        F.layer_norm(x, x.shape[-1:], p.norm_weight, p.norm_bias, eps), p.in_weight, p.in_bias
+    ).chunk(2, -1)
     return F.linear(value * F.gelu(gate), p.out_weight, p.out_bias)
 
 

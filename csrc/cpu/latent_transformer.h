@@ -74,23 +74,12 @@ inline void normalise_tokens(int64_t tokens, int64_t columns, float eps, const f
     }
 }
 
-template <typename T>
-inline QuarterVector quarter_of(const T* from, int64_t count) {
-    QuarterVector v = {};
-    for (int64_t i = 0; i < count; ++i) v[i] = to_float(from[i]);
-    return v;
-}
-
 inline void put_one(float* to, float value) {
     *to = value;
 }
 
 inline void put_one(Bfloat16* to, float value) {
     *to = to_bfloat16(value);
-}
-
-inline void store_quarter(float* to, QuarterVector v) {
-    std::memcpy(to, &v, sizeof v);
 }
 
 // y[t, i] = <weights[i], x[t]>, into rows of floats that have room for whole vectors, 0 behind their end.
@@ -100,8 +89,16 @@ inline void project(int64_t rows, int64_t inner, const T* weights, int64_t token
     for (int64_t t = 0; t < tokens && rows < y_row; ++t) {
         for (int64_t i = rows / kLanes * kLanes; i < y_row; i += kLanes) store(y + t * y_row + i, Vector{});
     }
-    multiply_tokens<T>(rows, inner, weights, inner, tokens, x, x_row,
-                       [=](int64_t t, int64_t i, QuarterVector v, int64_t) { store_quarter(y + t * y_row + i, v); });
+    multiply_tokens<T>(rows, inner, weights, inner, tokens, x, x_row, nullptr,
+                       [=](int64_t t, int64_t i, QuarterVector v) { store_quarter(y + t * y_row + i, v); });
+}
+
+// What to do with a product that is added to rows of floats.
+inline auto add_to(float* state, int64_t row) {
+    return [=](int64_t t, int64_t i, QuarterVector v) {
+        float* at = state + t * row + i;
+        store_quarter(at, load_quarter(at) + v);
+    };
 }
 
 // Softmax over the rows of [rows, columns], in place; rows have room for whole vectors.
@@ -294,10 +291,7 @@ inline void read_pooled(const LatentTransformer<T>& call, const Turns& apart, in
     to_activations(latents, call.head_width, r.sums, head_row, r.summed, narrow_row);
     widen_rows(latents, d, call.initial + (call.initial_windows > 1 ? window : 0) * latents * d, state, rows.row);
     multiply_tokens<T>(d, call.head_width, call.read_output_weight, call.head_width, latents, r.summed, narrow_row,
-                       [&](int64_t t, int64_t i, QuarterVector v, int64_t count) {
-                           float* at = state + t * rows.row + i;
-                           store_quarter(at, quarter_of(at, 4) + (v + quarter_of(call.read_output_bias + i, count)));
-                       });
+                       call.read_output_bias, add_to(state, rows.row));
 }
 
 // Columns first, ... of the gated feed-forward layer.
@@ -307,10 +301,8 @@ inline void make_hidden(const LatentTransformer<T>& call, const FeedForward<T>& 
     const int64_t d = call.width, count = smaller(kHiddenPart, call.ffn_width - first);
     const HiddenRows h(tokens, scratch);
     const auto half = [&](int64_t column, float* to) {
-        multiply_tokens<T>(count, d, ffn.in_weight + column * d, d, tokens, rows.normed, rows.row,
-                           [&](int64_t t, int64_t i, QuarterVector v, int64_t there) {
-                               store_quarter(to + t * kHiddenPart + i, v + quarter_of(ffn.in_bias + column + i, there));
-                           });
+        multiply_tokens<T>(count, d, ffn.in_weight + column * d, d, tokens, rows.normed, rows.row, ffn.in_bias + column,
+                           [=](int64_t t, int64_t i, QuarterVector v) { store_quarter(to + t * kHiddenPart + i, v); });
     };
     half(first, h.value);
     half(call.ffn_width + first, h.gate);
@@ -329,11 +321,8 @@ template <typename T>
 inline void add_output(const LatentTransformer<T>& call, const T* weight, const T* bias, int64_t inner, int64_t tokens,
                        const Activation<T>* x, int64_t x_row, int64_t first, const LatentRows<T>& rows) {
     const int64_t count = smaller(kOutputPart, call.width - first);
-    multiply_tokens<T>(count, inner, weight + first * inner, inner, tokens, x, x_row,
-                       [&](int64_t t, int64_t i, QuarterVector v, int64_t there) {
-                           float* at = rows.state + t * rows.row + first + i;
-                           store_quarter(at, quarter_of(at, 4) + (v + quarter_of(bias + first + i, there)));
-                       });
+    multiply_tokens<T>(count, inner, weight + first * inner, inner, tokens, x, x_row, bias + first,
+                       add_to(rows.state + first, rows.row));
 }
 
 // One head of the self-attention.
@@ -352,10 +341,9 @@ inline void attend_head(const LatentTransformer<T>& call, const LatentLayer<T>& 
     const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(dh));
     for (int64_t t = 0; t < tokens; t += latents) {
         float* query = h.query + t * head_row;
-        multiply_tokens<float>(latents, head_row, query, head_row, latents, h.key + t * head_row, head_row,
-                               [&](int64_t n, int64_t m, QuarterVector v, int64_t) {
-                                   store_quarter(h.weights + n * weights_row + m, v * scale);
-                               });
+        multiply_tokens<float>(
+            latents, head_row, query, head_row, latents, h.key + t * head_row, head_row, nullptr,
+            [=](int64_t n, int64_t m, QuarterVector v) { store_quarter(h.weights + n * weights_row + m, v * scale); });
         softmax_down(latents, latents, h.weights, weights_row);
         for (int64_t m = 0; m < latents; ++m) {
             for (int64_t j = 0; j < head_row; j += kLanes) {
@@ -387,9 +375,10 @@ inline void write_keys_and_values(const LatentTransformer<T>& call, const Turns&
     project(dh, d, call.write_value_weight, latents, normed, rows.row, w.value, head_row);
     to_activations(latents, dh, w.value, head_row, w.narrow, narrow_row);
     T* values = call.values + window * latents * d;
-    multiply_tokens<T>(d, dh, call.write_output_weight, dh, latents, w.narrow, narrow_row,
-                       [&](int64_t t, int64_t i, QuarterVector v, int64_t count) {
-                           for (int64_t k = 0; k < count; ++k) put_one(values + t * d + i + k, v[k]);
+    multiply_tokens<T>(d, dh, call.write_output_weight, dh, latents, w.narrow, narrow_row, nullptr,
+                       [=](int64_t t, int64_t i, QuarterVector v) {
+                           for (int64_t k = 0; k < smaller(kRowsAtOnce, d - i); ++k)
+                               put_one(values + t * d + i + k, v[k]);
                        });
 }
 

@@ -15,6 +15,7 @@ namespace poco {
 namespace {
 
 constexpr int kRowsAtOnce = 4;
+constexpr int kFetchRows = 8;              // how far ahead of their use weights are asked for
 constexpr int kTokensAtOnce = kLanes / 4;  // so that the sums of a tile make one vector
 
 // How weights of type T are multiplied: what they are multiplied with, how many at a time, and by which instructions.
@@ -110,9 +111,17 @@ inline __attribute__((always_inline)) Vector sums_of(Vector (&part)[kLanes]) {
     }
 }
 
-// Lane t * kRowsAtOnce + r of the result is <weight[r], token[t]>.
+// Asks the memory for what is `ahead` elements on; that may be behind the end of the array.
 template <typename T>
-inline __attribute__((always_inline)) Vector product_tile(int64_t inner, const T* const (&weight)[kRowsAtOnce],
+inline void fetch(const T* at, int64_t ahead) {
+    const uintptr_t address = reinterpret_cast<uintptr_t>(at) + static_cast<uintptr_t>(ahead) * sizeof(T);
+    __builtin_prefetch(reinterpret_cast<const void*>(address));
+}
+
+// Lane t * kRowsAtOnce + r of the result is <weight[r], token[t]>. kFetch: also asks for the weights `ahead` of these.
+template <typename T, bool kFetch>
+inline __attribute__((always_inline)) Vector product_tile(int64_t inner, int64_t ahead,
+                                                          const T* const (&weight)[kRowsAtOnce],
                                                           const Activation<T>* const (&token)[kTokensAtOnce]) {
     using Part = typename Product<T>::Part;
     constexpr int64_t step = Product<T>::kStep;
@@ -131,6 +140,10 @@ inline __attribute__((always_inline)) Vector product_tile(int64_t inner, const T
     for (; k + step <= inner; k += step) {
         const Part w[kRowsAtOnce] = {Product<T>::weights(weight[0] + k), Product<T>::weights(weight[1] + k),
                                      Product<T>::weights(weight[2] + k), Product<T>::weights(weight[3] + k)};
+        if constexpr (kFetch) {
+            POCO_UNROLL
+            for (int r = 0; r < kRowsAtOnce; ++r) fetch(weight[r] + k, ahead);
+        }
         take(k, w);
     }
     if (k < inner) {
@@ -141,25 +154,51 @@ inline __attribute__((always_inline)) Vector product_tile(int64_t inner, const T
     return sums_of(sum);
 }
 
-// Calls put(t, i, y(t, i .. i + 3), count) for weights [rows, inner], whose rows lie `weight_row` apart, and tokens
-// [tokens, inner], `token_row` apart. `count` is how many of the four rows there are; the lanes behind are 0.
+// The first `count` of four numbers, 0 behind them.
+inline QuarterVector load_quarter(const float* from, int64_t count = kRowsAtOnce) {
+    QuarterVector v = {};
+    if (count == kRowsAtOnce) {
+        std::memcpy(&v, from, sizeof v);
+    } else {
+        for (int64_t i = 0; i < count; ++i) v[i] = from[i];
+    }
+    return v;
+}
+
+inline QuarterVector load_quarter(const Bfloat16* from, int64_t count = kRowsAtOnce) {
+    float wide[kRowsAtOnce] = {};
+    for (int64_t i = 0; i < count; ++i) wide[i] = to_float(from[i]);
+    return load_quarter(wide);
+}
+
+inline void store_quarter(float* to, QuarterVector v) {
+    std::memcpy(to, &v, sizeof v);
+}
+
+// Calls put(t, i, y(t, i .. i + 3)) for weights [rows, inner], whose rows lie `weight_row` apart, and tokens
+// [tokens, inner], `token_row` apart; behind the last row y is 0. `bias` [rows] is added, unless it is nullptr.
 template <typename T, typename F>
 inline void multiply_tokens(int64_t rows, int64_t inner, const T* weights, int64_t weight_row, int64_t tokens,
-                            const Activation<T>* x, int64_t token_row, const F& put) {
+                            const Activation<T>* x, int64_t token_row, const T* bias, const F& put) {
+    const int64_t ahead = kFetchRows * weight_row;
     for (int64_t i = 0; i < rows; i += kRowsAtOnce) {
         const int64_t count = smaller(kRowsAtOnce, rows - i);
         const T* weight[kRowsAtOnce];
         for (int64_t r = 0; r < kRowsAtOnce; ++r) weight[r] = weights + (i + smaller(r, count - 1)) * weight_row;
+        const QuarterVector onto = bias == nullptr ? QuarterVector{} : load_quarter(bias + i, count);
         for (int64_t t = 0; t < tokens; t += kTokensAtOnce) {
             const Activation<T>* token[kTokensAtOnce];
             for (int64_t n = 0; n < kTokensAtOnce; ++n) token[n] = x + smaller(t + n, tokens - 1) * token_row;
-            const Vector sums = product_tile<T>(inner, weight, token);
+            const Vector sums = t == 0 ? product_tile<T, true>(inner, ahead, weight, token)
+                                       : product_tile<T, false>(inner, ahead, weight, token);
             QuarterVector part[kTokensAtOnce];
             std::memcpy(part, &sums, sizeof sums);
-            for (int64_t n = 0; n < smaller(kTokensAtOnce, tokens - t); ++n) {
-                for (int64_t r = count; r < kRowsAtOnce; ++r) part[n][r] = 0;
-                put(t + n, i, part[n], count);
+            if (count < kRowsAtOnce) {
+                for (int64_t n = 0; n < kTokensAtOnce; ++n) {
+                    for (int64_t r = count; r < kRowsAtOnce; ++r) part[n][r] = 0;
+                }
             }
+            for (int64_t n = 0; n < smaller(kTokensAtOnce, tokens - t); ++n) put(t + n, i, part[n] + onto);
         }
     }
 }

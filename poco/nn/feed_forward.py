@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from poco.ops import FeedForwardParameters
-
 
 class FeedForward(nn.Module):
     """LayerNorm, Linear(d, 2F) cut into value and gate, ``value * gelu(gate)``, dropout, Linear(F, d).
@@ -29,7 +27,7 @@ class FeedForward(nn.Module):
         value, gate = self.input(self.norm(x)).chunk(2, -1)
         return self.output(F.dropout(value * F.gelu(gate), self.dropout, self.training))
 
-    def tensors(self) -> FeedForwardParameters:
-        """The parameters as the ops take them."""
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The parameters in the order in which the ops take them."""
         norm, wide, narrow = self.norm, self.input, self.output
-        return FeedForwardParameters(norm.weight, norm.bias, wide.weight, wide.bias, narrow.weight, narrow.bias)
+        return norm.weight, norm.bias, wide.weight, wide.bias, narrow.weight, narrow.bias

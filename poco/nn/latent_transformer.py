@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from poco.nn.config import POCOConfig
 from poco.nn.feed_forward import FeedForward
 from poco.nn.rotary import Rotary
-from poco.ops import LayerParameters
 
 
 class LatentAttention(nn.Module):
@@ -45,15 +44,7 @@ class LatentLayer(nn.Module):
         z = z + F.dropout(self.attention(z, rotary, time), self.dropout, self.training)
         return z + F.dropout(self.ffn(z), self.dropout, self.training)
 
-    def tensors(self) -> LayerParameters:
-        """The parameters as the ops take them."""
-        attention = self.attention
-        norm, output = attention.norm, attention.output
-        return LayerParameters(
-            norm.weight,
-            norm.bias,
-            attention.query_key_value.weight,
-            output.weight,
-            output.bias,
-            self.ffn.tensors(),
-        )
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The parameters in the order in which the op takes them."""
+        norm, projection, output = self.attention.norm, self.attention.query_key_value, self.attention.output
+        return norm.weight, norm.bias, projection.weight, output.weight, output.bias, *self.ffn.tensors()

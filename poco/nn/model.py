@@ -23,7 +23,6 @@ from poco.nn.rotary import Rotary
 from poco.nn.vocabulary import SessionEmbedding, SessionSpec
 from poco.ops import (
     FilmParameters,
-    LatentParameters,
     film_forecast,
     fuses_latents,
     latent_pool,
@@ -190,7 +189,7 @@ class POCO(nn.Module):
                 f"got {list(x.shape)}"
             )
         windows = x.shape[0]
-        unit_index = torch.arange(units, dtype=torch.int32, device=x.device).repeat(windows)
+        unit_index = torch.arange(units, dtype=torch.int32, device=x.device).expand(windows, units).flatten()
         offsets = torch.arange(windows + 1, dtype=torch.int32, device=x.device) * units
         window_session = torch.full((windows,), index, device=x.device) if self._latents_vary else None
         rows = self._forecast(x.flatten(0, 1), unit_index, offsets, self.unit_table([index]), window_session)
@@ -249,7 +248,8 @@ class POCO(nn.Module):
         self, x: Tensor, unit_index: Tensor, offsets: Tensor, table: Tensor, window_session: Tensor | None
     ) -> Tensor:
         config = self.config
-        x = x[:, -config.seen :]
+        if config.seen < config.context:
+            x = x[:, -config.seen :]
         z = self._initial_latents(window_session)
         norm = self.encoder.context_norm
         pooled, _ = latent_pool(
@@ -264,8 +264,10 @@ class POCO(nn.Module):
         )
         keys, values = self._keys_and_values(z, pooled)
         dropout = config.ffn_dropout if self.training else 0.0
-        seed = torch.randint(2**63 - 1, (), device=x.device) if dropout else torch.zeros((), dtype=torch.int64)
-        seed = seed.to(x.device)
+        if dropout:
+            seed = torch.randint(2**63 - 1, (), device=x.device)
+        else:
+            seed = torch.zeros((), dtype=torch.int64, device=x.device)
         if config.film_depth > 1:
             state = unit_states(
                 unit_index, offsets, table, keys, values, self._film_parameters(), dropout, seed, norm.eps
@@ -289,7 +291,7 @@ class POCO(nn.Module):
         config, decoder = self.config, self.decoder
         if not self.training:  # the op knows no dropout
             parameters = self._latent_parameters()
-            if fuses_latents((z, pooled, *parameters.flat()), z):
+            if fuses_latents((z, pooled, *parameters), z):
                 frequencies, eps = self.rotary.frequencies, decoder.context_norm.eps
                 return latent_transformer(pooled, z, parameters, frequencies, config.heads, config.seen, eps)
 
@@ -310,21 +312,15 @@ class POCO(nn.Module):
         before = torch.cat([offsets.new_zeros(1), kept.cumsum(0, dtype=torch.int32)])
         return x[kept], unit_index[kept], before[offsets.long()]
 
-    def _latent_parameters(self) -> LatentParameters:
+    def _latent_parameters(self) -> list[Tensor]:
+        """What the latents go through between the passes, in the order in which the op takes it."""
         encoder, decoder = self.encoder, self.decoder
-        return LatentParameters(
-            encoder.value.weight,
-            encoder.output.weight,
-            encoder.output.bias,
-            self.encoder_ffn.tensors(),
-            tuple(layer.tensors() for layer in self.layers),
-            decoder.context_norm.weight,
-            decoder.context_norm.bias,
-            decoder.key.weight,
-            decoder.value.weight,
-            decoder.query.weight,
-            decoder.output.weight,
-        )
+        parameters = [encoder.value.weight, encoder.output.weight, encoder.output.bias, *self.encoder_ffn.tensors()]
+        for layer in self.layers:
+            parameters += layer.tensors()  # type: ignore[operator]
+        norm = decoder.context_norm
+        parameters += (norm.weight, norm.bias, decoder.key.weight, decoder.value.weight, decoder.query.weight)
+        return [*parameters, decoder.output.weight]
 
     def _film_parameters(self) -> FilmParameters:
         decoder = self.decoder

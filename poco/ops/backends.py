@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -135,6 +136,11 @@ def choose(device: torch.device, dtype: torch.dtype = torch.float32) -> Backend:
                 f"the tensors are {_words((dtype,))} on {device}"
             )
         return backend
+    return _default(device, dtype)
+
+
+@functools.cache
+def _default(device: torch.device, dtype: torch.dtype) -> Backend:
     for name in _LOADERS:
         backend_or_error = _load(name)
         if isinstance(backend_or_error, Backend) and backend_or_error.runs_on(device, dtype):

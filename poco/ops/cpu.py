@@ -7,7 +7,6 @@ number of threads.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from poco import core
-from poco.ops.latent_reference import FeedForwardParameters, LatentParameters, LayerParameters
+from poco.ops.latent_reference import latent_parameter_names
 from poco.ops.reference import FilmParameters
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -146,16 +145,6 @@ def film_forecast_backward(grad: Tensor, *inputs: Any) -> list[Tensor | None]:
 # --- the latents before and between the passes ------------------------------------------------------------------------
 
 _QUERY_INPUTS = ("initial", "norm_weight", "norm_bias", "query_weight", "key_weight")
-_FFN_NAMES = FeedForwardParameters._fields
-_LAYER_NAMES = (*LayerParameters._fields[:5], *(f"ffn_{name}" for name in _FFN_NAMES))
-
-
-@functools.cache
-def _parameter_names(layers: int) -> tuple[str, ...]:
-    """Names of the flat parameters of the latent transformer with so many layers."""
-    first, last = LatentParameters._fields[:3], LatentParameters._fields[5:]
-    in_layers = (f"layer{i}_{name}" for i in range(layers) for name in _LAYER_NAMES)
-    return (*first, *(f"read_ffn_{name}" for name in _FFN_NAMES), *in_layers, *last)
 
 
 def latent_queries(*inputs: Any) -> Tensor:
@@ -181,17 +170,16 @@ def latent_queries(*inputs: Any) -> Tensor:
 def latent_transformer(
     pooled: Tensor,
     initial: Tensor,
-    parameters: LatentParameters,
+    parameters: Sequence[Tensor],
     frequencies: Tensor,
     heads: int,
     context: int,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     """Keys and values of pass 2; see :func:`poco.ops.latent_transformer`."""
-    flat = parameters.flat()
-    dtype = _common_dtype([initial, *flat])
-    layers = len(parameters.layers)
-    named = {name: _dense(t, dtype) for name, t in zip(_parameter_names(layers), flat, strict=True)}
+    dtype = _common_dtype([initial, *parameters])
+    layers = (len(parameters) - 15) // 11
+    named = {name: _dense(t, dtype) for name, t in zip(latent_parameter_names(layers), parameters, strict=True)}
     named["initial"] = _dense(initial, dtype)
     named["pooled"] = _dense(pooled)
     named["frequencies"] = _dense(frequencies)
@@ -204,9 +192,9 @@ def latent_transformer(
         "segments": segments,
         "latents": latents,
         "width": width,
-        "head_width": parameters.read_value_weight.shape[0],
+        "head_width": parameters[0].shape[0],
         "heads": heads,
-        "ffn_width": parameters.read_ffn.out_weight.shape[1],
+        "ffn_width": parameters[7].shape[1],
         "layers": layers,
         "context": context,
         "eps": eps,

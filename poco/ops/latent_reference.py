@@ -6,6 +6,7 @@ windows, ``S`` segments, ``Q`` latents, ``d`` width, ``dh`` head width, ``F`` fe
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -35,7 +36,25 @@ class LayerParameters(NamedTuple):
     query_key_value_weight: Tensor  # [3 heads dh, d]
     output_weight: Tensor  # [d, heads dh]
     output_bias: Tensor  # [d]
-    ffn: FeedForwardParameters
+    ffn_norm_weight: Tensor  # the rest as in FeedForwardParameters
+    ffn_norm_bias: Tensor
+    ffn_in_weight: Tensor
+    ffn_in_bias: Tensor
+    ffn_out_weight: Tensor
+    ffn_out_bias: Tensor
+
+    @property
+    def ffn(self) -> FeedForwardParameters:
+        """Those of the feed-forward layer."""
+        return FeedForwardParameters(*self[5:])
+
+
+@functools.cache
+def latent_parameter_names(layers: int) -> tuple[str, ...]:
+    """Names of all tensors of the latent transformer with so many layers, in order."""
+    first, last = LatentParameters._fields[:3], LatentParameters._fields[5:]
+    in_layers = (f"layer{i}_{name}" for i in range(layers) for name in LayerParameters._fields)
+    return (*first, *(f"read_ffn_{name}" for name in FeedForwardParameters._fields), *in_layers, *last)
 
 
 class LatentParameters(NamedTuple):
@@ -53,22 +72,12 @@ class LatentParameters(NamedTuple):
     write_query_weight: Tensor  # [dh, d]
     write_output_weight: Tensor  # [d, dh]
 
-    def flat(self) -> list[Tensor]:
-        """All tensors in order, as the op's schema has them."""
-        tensors = [*self[:3], *self.read_ffn]
-        for layer in self.layers:
-            tensors += layer[:5]
-            tensors += layer.ffn
-        return [*tensors, *self[5:]]
-
     @classmethod
     def of(cls, flat: Sequence[Tensor]) -> LatentParameters:
-        """The inverse of :meth:`flat`."""
-        layers = tuple(
-            LayerParameters(*flat[i : i + 5], FeedForwardParameters(*flat[i + 5 : i + 11]))
-            for i in range(9, len(flat) - 6, 11)
-        )
-        return cls(*flat[:3], FeedForwardParameters(*flat[3:9]), layers, *flat[-6:])
+        """The parameters out of one list of all tensors in order, which is what the op takes."""
+        layers = tuple(LayerParameters(*flat[i : i + 11]) for i in range(9, len(flat) - 6, 11))
+        value, output, bias = flat[:3]
+        return cls(value, output, bias, FeedForwardParameters(*flat[3:9]), layers, *flat[-6:])
 
 
 def rotate(x: Tensor, time: Tensor, frequencies: Tensor) -> Tensor:
@@ -133,7 +142,7 @@ def _attention(z: Tensor, p: LayerParameters, heads: int, time: Tensor, frequenc
 def latent_transformer(
     pooled: Tensor,
     initial: Tensor,
-    parameters: LatentParameters,
+    parameters: Sequence[Tensor],
     frequencies: Tensor,
     heads: int,
     context: int,
@@ -141,7 +150,7 @@ def latent_transformer(
 ) -> tuple[Tensor, Tensor]:
     """See :func:`poco.ops.latent_transformer`."""
     wide = accumulation_dtype(initial)
-    p = LatentParameters.of([t.to(wide) for t in parameters.flat()])
+    p = LatentParameters.of([t.to(wide) for t in parameters])
     latent_time, segment_time = times(initial.shape[1], pooled.shape[1], context, initial.device)
 
     read = rotate(F.linear(pooled.to(wide), p.read_value_weight), segment_time[:, None] - latent_time, frequencies)

@@ -6,14 +6,13 @@ of pass 2 from what pass 1 pooled.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from poco.ops import checks
 from poco.ops.backends import choose
-from poco.ops.latent_reference import LatentParameters
 
 torch.library.define(
     "poco::latent_queries",
@@ -87,7 +86,7 @@ def latent_queries(
 def latent_transformer(
     pooled: Tensor,
     initial: Tensor,
-    parameters: LatentParameters,
+    parameters: Sequence[Tensor],
     frequencies: Tensor,
     heads: int,
     context: int,
@@ -102,7 +101,7 @@ def latent_transformer(
     Args:
         pooled: ``[W, S, Q, d]`` float32 (float64 for float64 latents).
         initial: ``[1 or W, Q, d]`` the latents before they read.
-        parameters: see :class:`poco.ops.latent_reference.LatentParameters`.
+        parameters: all tensors of :class:`poco.ops.latent_reference.LatentParameters` in order, layer after layer.
         frequencies: ``[dh / 4]`` float32 angular frequencies of the pairs that turn.
         heads: heads of the self-attention.
         context: ``C`` in frames.
@@ -116,7 +115,7 @@ def latent_transformer(
         BackendError: if a forced backend cannot run on these tensors.
     """
     return torch.ops.poco.latent_transformer(  # type: ignore[no-any-return]
-        pooled, initial, parameters.flat(), frequencies, heads, context, eps
+        pooled, initial, parameters, frequencies, heads, context, eps
     )
 
 
@@ -147,10 +146,9 @@ def _transformer(
     context: int,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    bundled = checks.latent_parameters(parameters)
-    checks.latent_transformer(pooled, initial, bundled, frequencies, heads, context)
+    checks.latent_transformer(pooled, initial, parameters, frequencies, heads, context)
     backend = choose(initial.device, initial.dtype)
-    return backend.latent_transformer(pooled, initial, bundled, frequencies, heads, context, eps)  # type: ignore[no-any-return]
+    return backend.latent_transformer(pooled, initial, parameters, frequencies, heads, context, eps)  # type: ignore[no-any-return]
 
 
 @torch.library.register_fake("poco::latent_queries")

@@ -2,6 +2,7 @@
 #include "cpu/dispatch.h"
 #include "cpu/film_forecast.h"
 #include "cpu/film_forecast_backward.h"
+#include "cpu/film_shift.h"
 #include "cpu/latent_pool.h"
 #include "cpu/latent_transformer.h"
 
@@ -9,7 +10,8 @@ namespace poco {
 
 const CpuKernels cpu_kernels_avx2{
     "avx2",
-    {latent_pool, latent_pool_backward, film_forecast, film_forecast_backward, latent_queries, latent_transformer},
-    {latent_pool, latent_pool_backward, nullptr, nullptr, latent_queries, latent_transformer}};
+    {latent_pool, latent_pool_backward, film_forecast, film_forecast_backward, latent_queries, latent_transformer,
+     film_shift},
+    {latent_pool, latent_pool_backward, nullptr, nullptr, latent_queries, latent_transformer, film_shift}};
 
 }  // namespace poco

@@ -113,6 +113,21 @@ struct FilmForecastBackward {
     FilmParameters<float> grad_parameters;
 };
 
+// Before pass 2: the shift of FiLM folded through the output.
+template <typename T>
+struct FilmShift {
+    int64_t horizon = 0, film_width = 0, width = 0;  // H, K, d
+    int threads = 1;
+
+    const T* output_weight = nullptr;  // [H, K]
+    const T* output_bias = nullptr;    // [H]
+    const T* shift_weight = nullptr;   // [K, d]
+    const T* shift_bias = nullptr;     // [K]
+
+    T* weight = nullptr;  // [H, d]
+    T* bias = nullptr;    // [H]
+};
+
 // Before pass 1: the queries of the latents, absorbed into token space. Here and in the latent transformer segment s is
 // at time s * C / S, latent m at m * C / Q rounded to float, and the units ask at C.
 template <typename T>
@@ -193,6 +208,7 @@ struct Passes {
     void (*film_forecast_backward)(const FilmForecastBackward<T>&);
     void (*latent_queries)(const LatentQueries<T>&);
     void (*latent_transformer)(const LatentTransformer<T>&);
+    void (*film_shift)(const FilmShift<T>&);
 };
 
 // The kernels of one instruction set. Thread-safe.

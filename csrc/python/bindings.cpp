@@ -264,6 +264,20 @@ void read(Arguments& a, poco::FeedForward<T>& p, const std::string& prefix) {
     a.array(p.out_bias, (prefix + "out_bias").c_str());
 }
 
+template <typename T>
+void read(Arguments& a, poco::FilmShift<T>& p) {
+    a.number(p.horizon, "horizon");
+    a.number(p.film_width, "film_width");
+    a.number(p.width, "width");
+    a.number(p.threads, "threads");
+    a.array(p.output_weight, "output_weight");
+    a.array(p.output_bias, "output_bias");
+    a.array(p.shift_weight, "shift_weight");
+    a.array(p.shift_bias, "shift_bias");
+    a.array(p.weight, "weight");
+    a.array(p.bias, "bias");
+}
+
 // The call with the layers that it points to.
 template <typename T>
 struct LatentTransformerCall : poco::LatentTransformer<T> {
@@ -365,6 +379,13 @@ void latent_transformer(const py::dict& values) {
 }
 
 template <typename T>
+void film_shift(const py::dict& values) {
+    const auto call = arguments<poco::FilmShift<T>>("film_shift", values);
+    const py::gil_scoped_release release;
+    poco::cpu_kernels().passes<T>().film_shift(call);
+}
+
+template <typename T>
 void define_passes(py::module_& m, const std::string& suffix) {
     m.def(("latent_pool" + suffix).c_str(), &latent_pool<T>);
     m.def(("latent_pool_backward" + suffix).c_str(), &latent_pool_backward<T>);
@@ -372,6 +393,7 @@ void define_passes(py::module_& m, const std::string& suffix) {
     m.def(("film_forecast_backward" + suffix).c_str(), &film_forecast_backward<T>);
     m.def(("latent_queries" + suffix).c_str(), &latent_queries<T>);
     m.def(("latent_transformer" + suffix).c_str(), &latent_transformer<T>);
+    m.def(("film_shift" + suffix).c_str(), &film_shift<T>);
 }
 
 // Why the kernels of the two passes cannot be used; empty if they can.

@@ -24,7 +24,7 @@ from poco.nn.vocabulary import SessionEmbedding, SessionSpec
 from poco.ops import (
     FilmParameters,
     film_forecast,
-    fuses_latents,
+    kernels_serve,
     latent_pool,
     latent_queries,
     latent_transformer,
@@ -282,7 +282,7 @@ class POCO(nn.Module):
         config, encoder = self.config, self.encoder
         norm = encoder.query_norm
         inputs = (z, norm.weight, norm.bias, encoder.query.weight, encoder.key.weight, self.rotary.frequencies)
-        if fuses_latents(inputs, z):
+        if kernels_serve(inputs, z):
             return latent_queries(*inputs, config.segments, config.seen, norm.eps)
         return encoder.absorbed_queries(z, self.rotary, *times(config.latents, config.segments, config.seen, z.device))
 
@@ -291,7 +291,7 @@ class POCO(nn.Module):
         config, decoder = self.config, self.decoder
         if not self.training:  # the op knows no dropout
             parameters = self._latent_parameters()
-            if fuses_latents((z, pooled, *parameters), z):
+            if kernels_serve((z, pooled, *parameters), z):
                 frequencies, eps = self.rotary.frequencies, decoder.context_norm.eps
                 return latent_transformer(pooled, z, parameters, frequencies, config.heads, config.seen, eps)
 

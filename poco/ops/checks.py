@@ -150,6 +150,17 @@ def film_forecast(
         raise ShapeError(f"{op}: seed must be one int64, got {list(seed.shape)} of {seed.dtype}")
 
 
+def film_shift(output_weight: Tensor, output_bias: Tensor, shift_weight: Tensor, shift_bias: Tensor) -> None:
+    """Raises ShapeError unless the arguments of the folded shift fit together."""
+    op = "film_shift"
+    _expect_together(op, output_weight, (output_bias, shift_weight, shift_bias))
+    _expect(op, "output_weight", output_weight, ("H", "K"))
+    horizon, film = output_weight.shape
+    _expect(op, "output_bias", output_bias, (horizon,))
+    _expect(op, "shift_weight", shift_weight, (film, "d"))
+    _expect(op, "shift_bias", shift_bias, (film,))
+
+
 def latent_queries(
     initial: Tensor,
     norm_weight: Tensor,

@@ -19,6 +19,7 @@ from poco.ops.reference import FilmParameters
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _POOL_INPUTS = ("x", "unit_table", "token_weight", "token_bias", "norm_weight", "norm_bias", "queries")
+_SHIFT_INPUTS = ("output_weight", "output_bias", "shift_weight", "shift_bias")
 _FILM_INPUTS = ("x", "unit_table", "keys", "values", *FilmParameters._fields)
 
 
@@ -140,6 +141,17 @@ def film_forecast_backward(grad: Tensor, *inputs: Any) -> list[Tensor | None]:
     gradients = _gradients(tensors, _FILM_INPUTS, needs)
     _call("film_forecast_backward", tensors["x"].dtype, {**tensors, "grad": _dense(grad), **gradients}, sizes)
     return [gradients.get(f"grad_{name}") for name in _FILM_INPUTS]
+
+
+def film_shift(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """The folded shift; see :func:`poco.ops.film_shift`."""
+    dtype = _common_dtype(inputs)
+    named = {name: _dense(t, dtype) for name, t in zip(_SHIFT_INPUTS, inputs, strict=True)}
+    (horizon, film_width), width = inputs[0].shape, inputs[2].shape[1]
+    weight = named["weight"] = torch.empty(horizon, width, dtype=dtype)
+    bias = named["bias"] = torch.empty(horizon, dtype=dtype)
+    _call("film_shift", dtype, named, {"horizon": horizon, "film_width": film_width, "width": width})
+    return weight.to(inputs[0].dtype), bias.to(inputs[0].dtype)
 
 
 # --- the latents before and between the passes ------------------------------------------------------------------------

@@ -6,7 +6,7 @@ of pass 2 from what pass 1 pooled.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -24,23 +24,6 @@ torch.library.define(
     "(Tensor pooled, Tensor initial, Tensor[] parameters, Tensor frequencies, int heads, int context, float eps) "
     "-> (Tensor keys, Tensor values)",
 )
-
-
-def fuses_latents(inputs: Iterable[Tensor], like: Tensor) -> bool:
-    """Whether the two ops are the way to go: none of their inputs wants a gradient, and the CPU kernels run here.
-
-    Args:
-        inputs: all tensors that the op would be given.
-        like: one of them, whose device and dtype choose the backend.
-    """
-    if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
-        return False
-    return _by_cpu_kernels(like.device, like.dtype)
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _by_cpu_kernels(device: torch.device, dtype: torch.dtype) -> bool:
-    return choose(device, dtype).name == "cpu"
 
 
 def latent_queries(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from helpers import relative_error
 from poco.nn.rotary import rotary_frequencies
-from poco.ops import cpu, latent_reference
+from poco.ops import cpu, latent_reference, reference
 
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 SHAPES: list[dict[str, Any]] = [
@@ -99,3 +99,18 @@ def check_all() -> None:
     for dtype in TOLERANCES:
         for shape in SHAPES:
             check_latents(shape, dtype)
+
+
+def shift_inputs(horizon: int, film: int, width: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Arguments of ``film_shift``."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((horizon, film), (horizon,), (film, width), (film,))
+    return tuple(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes)
+
+
+def check_shift(horizon: int, film: int, width: int, dtype: torch.dtype) -> None:
+    """Raises AssertionError unless the kernel agrees with the reference."""
+    inputs = shift_inputs(horizon, film, width, dtype)
+    for mine, other in zip(cpu.film_shift(*inputs), reference.film_shift(*(t.double() for t in inputs)), strict=True):
+        assert mine.dtype == dtype
+        assert relative_error(mine, other) < TOLERANCES[dtype]

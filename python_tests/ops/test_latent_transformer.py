@@ -15,7 +15,7 @@ from helpers.passes import replaced
 
 from poco import core
 from poco.errors import ShapeError
-from poco.ops import fuses_latents, latent_queries, latent_reference, latent_transformer, use_backend
+from poco.ops import kernels_serve, latent_queries, latent_reference, latent_transformer, use_backend
 
 TESTS = Path(__file__).resolve().parents[1]
 needs_kernels = pytest.mark.skipif(
@@ -144,13 +144,13 @@ def test_autocast_changes_nothing() -> None:
 @needs_kernels
 def test_where_the_ops_are_used() -> None:
     one, trained = torch.ones(1), torch.ones(1, requires_grad=True)
-    assert fuses_latents((one,), one)
-    assert not fuses_latents((one, trained), one)
+    assert kernels_serve((one,), one)
+    assert not kernels_serve((one, trained), one)
     with torch.no_grad():
-        assert fuses_latents((one, trained), one)
+        assert kernels_serve((one, trained), one)
         with use_backend("reference"):
-            assert not fuses_latents((one,), one)
-    assert not fuses_latents((one.double(),), one.double())
+            assert not kernels_serve((one,), one)
+    assert not kernels_serve((one.double(),), one.double())
 
 
 @pytest.mark.parametrize(
@@ -173,5 +173,5 @@ def test_says_what_does_not_fit(position: int, value: Any, says: str) -> None:
 def test_says_what_does_not_fit_of_the_queries() -> None:
     with pytest.raises(ShapeError, match=r"key_weight must be \[4, 8\]"):
         latent_queries(*replaced(query_inputs(**SMALL), 4, torch.randn(4, 9)))
-    with pytest.raises(ShapeError, match="multiple of 4, got 6"):
-        latent_queries(*replaced(query_inputs(**SMALL), 3, torch.randn(6, 8)))
+    with pytest.raises(ShapeError, match="must be a multiple of the 5 segments"):
+        latent_queries(*replaced(query_inputs(**SMALL), 6, 5))

@@ -86,11 +86,12 @@ def rotate(x: Tensor, time: Tensor, frequencies: Tensor) -> Tensor:
     Interleaved pairs of the first half turn by ``time`` times their frequency, the second half stays.
     """
     angle = time.double()[..., None] * frequencies.double()  # [..., dh / 4]
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-    turning, still = x.chunk(2, -1)
-    even, odd = turning[..., 0::2], turning[..., 1::2]
-    turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1).flatten(-2)
-    return torch.cat([turned, still.expand(*turned.shape[:-1], -1)], -1)
+    angle = torch.cat([angle, torch.zeros_like(angle)], -1)[..., None]  # the second half does not turn
+    cos, sin = angle.cos(), angle.sin()
+    along = torch.cat([cos, cos], -1).flatten(-2).to(x.dtype)  # [..., dh]
+    across = torch.cat([-sin, sin], -1).flatten(-2).to(x.dtype)
+    swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return torch.addcmul(x * along, swapped, across)
 
 
 def times(latents: int, segments: int, context: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -254,4 +254,30 @@ void parallel_for(int64_t count, int threads, LoopBody body, void* context) {
     pool().run(count, static_cast<int>(std::min<int64_t>(threads, count)), body, context);
 }
 
+// Threads take indices in order, so whoever has the smallest that is not done need not wait: there is always progress,
+// however few threads take part.
+void parallel_phases(int phases, const int64_t* first, int threads, PhaseBody body, void* context) {
+    const int64_t count = first[phases];
+    alignas(64) std::atomic<int64_t> next{first[0]};
+    alignas(64) std::atomic<int64_t> done{first[0]};
+    parallel_for(threads, threads, [&](int64_t, int worker) {
+        int phase = 0;
+        std::exception_ptr error;
+        for (;;) {
+            const int64_t index = next.fetch_add(1, std::memory_order_relaxed);
+            if (index >= count) break;
+            while (index >= first[phase + 1]) ++phase;
+            const auto ready = [&] { return done.load(std::memory_order_acquire) >= first[phase]; };
+            while (!spin(ready)) std::this_thread::yield();
+            try {
+                body(context, phase, index, worker);
+            } catch (...) {
+                error = std::current_exception();
+            }
+            done.fetch_add(1, std::memory_order_release);
+        }
+        if (error) std::rethrow_exception(error);
+    });
+}
+
 }  // namespace poco

@@ -27,4 +27,24 @@ void parallel_for(int64_t count, int threads, F&& f) {
         const_cast<void*>(static_cast<const void*>(&f)));
 }
 
+// Body of a loop in phases: called once for every index.
+using PhaseBody = void (*)(void* context, int phase, int64_t index, int worker);
+
+// A loop in phases: phase p is the indices first[p] .. first[p + 1] - 1, and begins when all of phase p - 1 are done.
+// Waking the threads once costs less than a loop for each phase. All else as in parallel_for, but after an exception
+// the rest is still run.
+void parallel_phases(int phases, const int64_t* first, int threads, PhaseBody body, void* context);
+
+// The same for a callable f(phase, index, worker).
+template <typename F>
+void parallel_phases(int phases, const int64_t* first, int threads, F&& f) {
+    using Callable = std::remove_reference_t<F>;
+    parallel_phases(
+        phases, first, threads,
+        [](void* context, int phase, int64_t index, int worker) {
+            (*static_cast<Callable*>(context))(phase, index, worker);
+        },
+        const_cast<void*>(static_cast<const void*>(&f)));
+}
+
 }  // namespace poco

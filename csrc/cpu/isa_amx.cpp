@@ -1,10 +1,9 @@
 // Built with the compiler's options for amx; called only where the processor has it.
 #include "cpu/dispatch.h"
-#include "cpu/film_forecast_backward.h"
-#include "cpu/latent_pool_backward.h"
+#include "cpu/passes.h"
 
 namespace poco {
 
-const Passes<Bfloat16> bfloat16_passes_amx{latent_pool, latent_pool_backward, film_forecast, film_forecast_backward};
+const Passes<Bfloat16> bfloat16_passes_amx = built_passes<Bfloat16>;
 
 }  // namespace poco

@@ -1,13 +1,9 @@
 // Built with the compiler's options for avx512; called only where the processor has it.
 #include "cpu/dispatch.h"
-#include "cpu/film_forecast.h"
-#include "cpu/film_forecast_backward.h"
-#include "cpu/latent_pool_backward.h"
+#include "cpu/passes.h"
 
 namespace poco {
 
-const CpuKernels cpu_kernels_avx512{"avx512",
-                                    {latent_pool, latent_pool_backward, film_forecast, film_forecast_backward},
-                                    {latent_pool, latent_pool_backward, film_forecast, film_forecast_backward}};
+const CpuKernels cpu_kernels_avx512{"avx512", built_passes<float>, built_passes<Bfloat16>};
 
 }  // namespace poco

@@ -1,13 +1,9 @@
 // Built for the oldest processor of its family: SSE2 on x86-64, NEON on aarch64.
 #include "cpu/dispatch.h"
-#include "cpu/film_forecast.h"
-#include "cpu/film_forecast_backward.h"
-#include "cpu/latent_pool_backward.h"
+#include "cpu/passes.h"
 
 namespace poco {
 
-const CpuKernels cpu_kernels_baseline{"baseline",
-                                      {latent_pool, latent_pool_backward, film_forecast, film_forecast_backward},
-                                      {latent_pool, latent_pool_backward, film_forecast, film_forecast_backward}};
+const CpuKernels cpu_kernels_baseline{"baseline", built_passes<float>, built_passes<Bfloat16>};
 
 }  // namespace poco

@@ -113,6 +113,92 @@ struct FilmForecastBackward {
     FilmParameters<float> grad_parameters;
 };
 
+// Before pass 2: the shift of FiLM folded through the output.
+template <typename T>
+struct FilmShift {
+    int64_t horizon = 0, film_width = 0, width = 0;  // H, K, d
+    int threads = 1;
+
+    const T* output_weight = nullptr;  // [H, K]
+    const T* output_bias = nullptr;    // [H]
+    const T* shift_weight = nullptr;   // [K, d]
+    const T* shift_bias = nullptr;     // [K]
+
+    T* weight = nullptr;  // [H, d]
+    T* bias = nullptr;    // [H]
+};
+
+// Before pass 1: the queries of the latents, absorbed into token space. Here and in the latent transformer segment s is
+// at time s * C / S, latent m at m * C / Q rounded to float, and the units ask at C.
+template <typename T>
+struct LatentQueries {
+    int64_t windows = 0;                                           // 1 or W
+    int64_t segments = 0, latents = 0, width = 0, head_width = 0;  // S, Q, d, dh
+    int64_t context = 0;                                           // C
+    float eps = 0;
+    int threads = 1;
+
+    const float* frequencies = nullptr;  // [dh / 4]
+    const T* initial = nullptr;          // [windows, Q, d]
+    const T* norm_weight = nullptr;      // [d]
+    const T* norm_bias = nullptr;        // [d]
+    const T* query_weight = nullptr;     // [dh, d]
+    const T* key_weight = nullptr;       // [dh, d]
+
+    T* queries = nullptr;  // [windows, S, Q, d]
+};
+
+template <typename T>
+struct FeedForward {
+    const T* norm_weight = nullptr;  // [d]
+    const T* norm_bias = nullptr;    // [d]
+    const T* in_weight = nullptr;    // [2F, d]: values, then gates
+    const T* in_bias = nullptr;      // [2F]
+    const T* out_weight = nullptr;   // [d, F]
+    const T* out_bias = nullptr;     // [d]
+};
+
+template <typename T>
+struct LatentLayer {
+    const T* norm_weight = nullptr;             // [d]
+    const T* norm_bias = nullptr;               // [d]
+    const T* query_key_value_weight = nullptr;  // [3, heads, dh, d]
+    const T* output_weight = nullptr;           // [d, heads * dh]
+    const T* output_bias = nullptr;             // [d]
+    FeedForward<T> ffn;
+};
+
+// Between the passes: what the latents read from the population, their transformer without dropout, and their keys and
+// values absorbed into unit space.
+template <typename T>
+struct LatentTransformer {
+    int64_t windows = 0;                                           // W
+    int64_t initial_windows = 0;                                   // 1 or W
+    int64_t segments = 0, latents = 0, width = 0, head_width = 0;  // S, Q, d, dh
+    int64_t heads = 0, ffn_width = 0, layers = 0;                  // of the self-attention; F
+    int64_t context = 0;                                           // C
+    float eps = 0;
+    int threads = 1;
+
+    const float* frequencies = nullptr;     // [dh / 4]
+    const float* pooled = nullptr;          // [W, S, Q, d]
+    const T* initial = nullptr;             // [initial_windows, Q, d]
+    const T* read_value_weight = nullptr;   // [dh, d]
+    const T* read_output_weight = nullptr;  // [d, dh]
+    const T* read_output_bias = nullptr;    // [d]
+    FeedForward<T> read_ffn;
+    const LatentLayer<T>* layer = nullptr;   // [layers]
+    const T* write_norm_weight = nullptr;    // [d]
+    const T* write_norm_bias = nullptr;      // [d]
+    const T* write_key_weight = nullptr;     // [dh, d]
+    const T* write_value_weight = nullptr;   // [dh, d]
+    const T* write_query_weight = nullptr;   // [dh, d]
+    const T* write_output_weight = nullptr;  // [d, dh]
+
+    T* keys = nullptr;    // [W, Q, d]
+    T* values = nullptr;  // [W, Q, d]
+};
+
 // The kernels for one element type. They throw std::bad_alloc if there is no memory for the workspace.
 template <typename T>
 struct Passes {
@@ -120,6 +206,9 @@ struct Passes {
     void (*latent_pool_backward)(const LatentPoolBackward<T>&);
     void (*film_forecast)(const FilmForecast<T>&);
     void (*film_forecast_backward)(const FilmForecastBackward<T>&);
+    void (*latent_queries)(const LatentQueries<T>&);
+    void (*latent_transformer)(const LatentTransformer<T>&);
+    void (*film_shift)(const FilmShift<T>&);
 };
 
 // The kernels of one instruction set. Thread-safe.

@@ -73,6 +73,34 @@ bool callers_do_not_disturb_each_other() {
     return wrong == 0;
 }
 
+// Every index once, and none before the phase before its own is done.
+bool phases_follow_each_other(int threads) {
+    const int64_t first[] = {0, 7, 7, 8, 40, 43};
+    std::vector<std::atomic<int>> seen(43);
+    std::atomic<int> early{0};
+    poco::parallel_phases(5, first, threads, [&](int phase, int64_t index, int) {
+        if (index < first[phase] || index >= first[phase + 1]) ++early;
+        for (int64_t i = 0; i < first[phase]; ++i) early += seen[static_cast<size_t>(i)] != 1;
+        ++seen[static_cast<size_t>(index)];
+    });
+    for (const std::atomic<int>& times : seen) early += times != 1;
+    return early == 0;
+}
+
+bool error_of_a_phase_comes_back(int threads) {
+    const int64_t first[] = {0, 5, 20};
+    std::atomic<int> calls{0};
+    try {
+        poco::parallel_phases(2, first, threads, [&](int, int64_t index, int) {
+            ++calls;
+            if (index == 3) throw std::runtime_error("three");
+        });
+    } catch (const std::runtime_error&) {
+        return calls == 20;
+    }
+    return false;
+}
+
 }  // namespace
 
 int main() {
@@ -80,6 +108,8 @@ int main() {
     check(nested_loop_runs_inline(), "a nested loop runs inline");
     check(error_comes_back(1) && error_comes_back(3) && covers(40, 3), "what a body throws comes back");
     check(callers_do_not_disturb_each_other(), "several callers at once");
+    for (int i = 0; i < 500; ++i) check(phases_follow_each_other(1 + i % 6), "phases follow each other");
+    check(error_of_a_phase_comes_back(1) && error_of_a_phase_comes_back(3), "what a phase throws comes back");
     if (failures == 0) std::printf("all passed\n");
     return failures == 0 ? 0 : 1;
 }

@@ -26,3 +26,8 @@ class FeedForward(nn.Module):
         """The branch (without the residual) for ``x [..., d]``."""
         value, gate = self.input(self.norm(x)).chunk(2, -1)
         return self.output(F.dropout(value * F.gelu(gate), self.dropout, self.training))
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The parameters in the order in which the ops take them."""
+        norm, wide, narrow = self.norm, self.input, self.output
+        return norm.weight, norm.bias, wide.weight, wide.bias, narrow.weight, narrow.bias

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from poco.nn.config import POCOConfig
+from poco.ops import film_shift, kernels_serve
 
 
 class Film(nn.Module):
@@ -37,7 +38,11 @@ class Film(nn.Module):
             width = weight.shape[1]
             none = (weight.new_empty(0, width), weight.new_empty(0))
             return (*none, weight, bias, weight.new_empty(0, seen), weight.new_empty(0), weight.new_empty(len(bias), 0))
-        shift_weight, shift_bias = weight @ self.shift.weight, weight @ self.shift.bias + bias
+        inputs = (weight, bias, self.shift.weight, self.shift.bias)
+        if kernels_serve(inputs, weight):
+            shift_weight, shift_bias = film_shift(*inputs)
+        else:
+            shift_weight, shift_bias = weight @ self.shift.weight, weight @ self.shift.bias + bias
         return (
             self.scale.weight,
             self.scale.bias,

@@ -43,3 +43,8 @@ class LatentLayer(nn.Module):
         """Latents ``z [W, Q, d]`` after the layer."""
         z = z + F.dropout(self.attention(z, rotary, time), self.dropout, self.training)
         return z + F.dropout(self.ffn(z), self.dropout, self.training)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The parameters in the order in which the op takes them."""
+        norm, projection, output = self.attention.norm, self.attention.query_key_value, self.attention.output
+        return norm.weight, norm.bias, projection.weight, output.weight, output.bias, *self.ffn.tensors()

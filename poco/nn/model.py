@@ -21,7 +21,15 @@ from poco.nn.film import Film
 from poco.nn.latent_transformer import LatentLayer
 from poco.nn.rotary import Rotary
 from poco.nn.vocabulary import SessionEmbedding, SessionSpec
-from poco.ops import FilmParameters, film_forecast, latent_pool
+from poco.ops import (
+    FilmParameters,
+    film_forecast,
+    kernels_serve,
+    latent_pool,
+    latent_queries,
+    latent_transformer,
+)
+from poco.ops.latent_reference import times
 from poco.ops.reference import unit_states
 
 _UNIT_DROPOUT_STEPS = 0.8  # share of training steps in which unit dropout hides units, as published
@@ -181,7 +189,7 @@ class POCO(nn.Module):
                 f"got {list(x.shape)}"
             )
         windows = x.shape[0]
-        unit_index = torch.arange(units, dtype=torch.int32, device=x.device).repeat(windows)
+        unit_index = torch.arange(units, dtype=torch.int32, device=x.device).expand(windows, units).flatten()
         offsets = torch.arange(windows + 1, dtype=torch.int32, device=x.device) * units
         window_session = torch.full((windows,), index, device=x.device) if self._latents_vary else None
         rows = self._forecast(x.flatten(0, 1), unit_index, offsets, self.unit_table([index]), window_session)
@@ -240,14 +248,9 @@ class POCO(nn.Module):
         self, x: Tensor, unit_index: Tensor, offsets: Tensor, table: Tensor, window_session: Tensor | None
     ) -> Tensor:
         config = self.config
-        x = x[:, -config.seen :]
-        # Times in frames; those of the latents (m * C / Q, not always whole) are rounded to float32, as published.
-        latent_time = torch.arange(config.latents, device=x.device).double() * (config.seen / config.latents)
-        latent_time = latent_time.float().double()
-        segment_time = torch.arange(config.segments, device=x.device).double() * config.segment_length
-
+        if config.seen < config.context:
+            x = x[:, -config.seen :]
         z = self._initial_latents(window_session)
-        queries = self.encoder.absorbed_queries(z, self.rotary, latent_time, segment_time)
         norm = self.encoder.context_norm
         pooled, _ = latent_pool(
             *self._population(x, unit_index, offsets),
@@ -256,19 +259,15 @@ class POCO(nn.Module):
             self.token.bias,
             norm.weight,
             norm.bias,
-            queries,
+            self._queries(z),
             norm.eps,
         )
-        z = z + self.encoder.read(pooled.to(z.dtype), self.rotary, latent_time, segment_time)
-        z = z + self.encoder_ffn(z)
-        for layer in self.layers:
-            z = layer(z, self.rotary, latent_time)
-
-        keys = self.decoder.absorbed_keys(z, self.rotary, latent_time, torch.full_like(latent_time, config.seen))
-        values = self.decoder.absorbed_values(z)
+        keys, values = self._keys_and_values(z, pooled)
         dropout = config.ffn_dropout if self.training else 0.0
-        seed = torch.randint(2**63 - 1, (), device=x.device) if dropout else torch.zeros((), dtype=torch.int64)
-        seed = seed.to(x.device)
+        if dropout:
+            seed = torch.randint(2**63 - 1, (), device=x.device)
+        else:
+            seed = torch.zeros((), dtype=torch.int64, device=x.device)
         if config.film_depth > 1:
             state = unit_states(
                 unit_index, offsets, table, keys, values, self._film_parameters(), dropout, seed, norm.eps
@@ -277,6 +276,32 @@ class POCO(nn.Module):
         return film_forecast(
             x, unit_index, offsets, table, keys, values, self._film_parameters(), dropout, seed, norm.eps
         )
+
+    def _queries(self, z: Tensor) -> Tensor:
+        """Queries ``[1 or W, S, Q, d]`` of pass 1, of latents ``z [1 or W, Q, d]``."""
+        config, encoder = self.config, self.encoder
+        norm = encoder.query_norm
+        inputs = (z, norm.weight, norm.bias, encoder.query.weight, encoder.key.weight, self.rotary.frequencies)
+        if kernels_serve(inputs, z):
+            return latent_queries(*inputs, config.segments, config.seen, norm.eps)
+        return encoder.absorbed_queries(z, self.rotary, *times(config.latents, config.segments, config.seen, z.device))
+
+    def _keys_and_values(self, z: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values ``[W, Q, d]`` of pass 2, of latents ``z [1 or W, Q, d]`` that read what was pooled."""
+        config, decoder = self.config, self.decoder
+        if not self.training:  # the op knows no dropout
+            parameters = self._latent_parameters()
+            if kernels_serve((z, pooled, *parameters), z):
+                frequencies, eps = self.rotary.frequencies, decoder.context_norm.eps
+                return latent_transformer(pooled, z, parameters, frequencies, config.heads, config.seen, eps)
+
+        latent_time, segment_time = times(config.latents, config.segments, config.seen, z.device)
+        z = z + self.encoder.read(pooled.to(z.dtype), self.rotary, latent_time, segment_time)
+        z = z + self.encoder_ffn(z)
+        for layer in self.layers:
+            z = layer(z, self.rotary, latent_time)
+        keys = decoder.absorbed_keys(z, self.rotary, latent_time, torch.full_like(latent_time, config.seen))
+        return keys, decoder.absorbed_values(z)
 
     def _population(self, x: Tensor, unit_index: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The rows that pass 1 sees: all of them, or in training what unit dropout leaves."""
@@ -287,18 +312,23 @@ class POCO(nn.Module):
         before = torch.cat([offsets.new_zeros(1), kept.cumsum(0, dtype=torch.int32)])
         return x[kept], unit_index[kept], before[offsets.long()]
 
+    def _latent_parameters(self) -> list[Tensor]:
+        """What the latents go through between the passes, in the order in which the op takes it."""
+        encoder, decoder = self.encoder, self.decoder
+        parameters = [encoder.value.weight, encoder.output.weight, encoder.output.bias, *self.encoder_ffn.tensors()]
+        for layer in self.layers:
+            parameters += layer.tensors()  # type: ignore[operator]
+        norm = decoder.context_norm
+        parameters += (norm.weight, norm.bias, decoder.key.weight, decoder.value.weight, decoder.query.weight)
+        return [*parameters, decoder.output.weight]
+
     def _film_parameters(self) -> FilmParameters:
-        decoder, ffn = self.decoder, self.decoder_ffn
+        decoder = self.decoder
         return FilmParameters(
             decoder.output.bias,
             decoder.query_norm.weight,
             decoder.query_norm.bias,
-            ffn.norm.weight,
-            ffn.norm.bias,
-            ffn.input.weight,
-            ffn.input.bias,
-            ffn.output.weight,
-            ffn.output.bias,
+            *self.decoder_ffn.tensors(),
             *self.film.folded(self.config.seen),
         )
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from poco.nn.exact import ExactBuffers
+from poco.ops.latent_reference import rotate
 
 
 def rotary_frequencies(head_width: int, t_max: float) -> Tensor:
@@ -34,10 +35,4 @@ class Rotary(ExactBuffers):
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """``x [..., head_width]`` rotated by ``time`` (frames), which broadcasts against ``x`` less its last axis."""
-        angle = time.double()[..., None] * self.frequencies.double()  # [..., head_width / 4]
-        angle = torch.cat([angle, torch.zeros_like(angle)], -1)[..., None]  # the second half does not turn
-        cos, sin = angle.cos(), angle.sin()
-        along = torch.cat([cos, cos], -1).flatten(-2).to(x.dtype)  # [..., head_width]
-        across = torch.cat([-sin, sin], -1).flatten(-2).to(x.dtype)
-        swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-        return torch.addcmul(x * along, swapped, across)
+        return rotate(x, time, self.frequencies)

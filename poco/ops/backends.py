@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from poco import core
 from poco.errors import BackendError
-from poco.ops import cpu, reference
+from poco.ops import cpu, latent_reference, reference
 
 
 @dataclass(frozen=True)
 class Backend:
-    """The two passes, forward and backward, with the signatures of :mod:`poco.ops.reference`."""
+    """The two passes, forward and backward, and what happens to the latents before and between them.
+
+    Signatures are those of :mod:`poco.ops.reference` and :mod:`poco.ops.latent_reference`.
+    """
 
     name: str
     devices: tuple[str, ...]  # torch device types; () is any
@@ -26,6 +31,9 @@ class Backend:
     latent_pool_backward: Callable[..., Any]
     film_forecast: Callable[..., Any]
     film_forecast_backward: Callable[..., Any]
+    latent_queries: Callable[..., Any]
+    latent_transformer: Callable[..., Any]
+    film_shift: Callable[..., Any]
     how: str = ""  # what else there is to say about it
 
     def runs_on(self, device: torch.device, dtype: torch.dtype) -> bool:
@@ -46,6 +54,9 @@ def _reference() -> Backend:
         reference.latent_pool_backward,
         reference.film_forecast,
         reference.film_forecast_backward,
+        latent_reference.latent_queries,
+        latent_reference.latent_transformer,
+        reference.film_shift,
     )
 
 
@@ -61,6 +72,9 @@ def _cpu() -> Backend:
         cpu.latent_pool_backward,
         cpu.film_forecast,
         cpu.film_forecast_backward,
+        cpu.latent_queries,
+        cpu.latent_transformer,
+        cpu.film_shift,
         f"{core.build_info()['isa']} kernels in float32, to which bfloat16 and float16 are widened",
     )
 
@@ -126,6 +140,11 @@ def choose(device: torch.device, dtype: torch.dtype = torch.float32) -> Backend:
                 f"the tensors are {_words((dtype,))} on {device}"
             )
         return backend
+    return _default(device, dtype)
+
+
+@functools.cache
+def _default(device: torch.device, dtype: torch.dtype) -> Backend:
     for name in _LOADERS:
         backend_or_error = _load(name)
         if isinstance(backend_or_error, Backend) and backend_or_error.runs_on(device, dtype):
@@ -138,6 +157,23 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cpu":
         return core.build_info().get("isa") in ("avx512_bf16", "amx")
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def kernels_serve(inputs: Iterable[Tensor], like: Tensor) -> bool:
+    """Whether an op without a gradient is the way to go: no input wants one, and the CPU kernels run here.
+
+    Args:
+        inputs: all tensors that the op would be given.
+        like: one of them, whose device and dtype choose the backend.
+    """
+    if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
+        return False
+    return _by_cpu_kernels(like.device, like.dtype)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _by_cpu_kernels(device: torch.device, dtype: torch.dtype) -> bool:
+    return choose(device, dtype).name == "cpu"
 
 
 class use_backend:  # noqa: N801 - reads as a verb, like torch.no_grad

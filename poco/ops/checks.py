@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from poco.errors import ShapeError
-from poco.ops.reference import accumulation_dtype
-
-if TYPE_CHECKING:
-    from poco.ops.reference import FilmParameters
+from poco.ops.latent_reference import latent_parameter_names
+from poco.ops.reference import FilmParameters, accumulation_dtype
 
 
 def _expect(op: str, name: str, tensor: Tensor, shape: tuple[int | str, ...]) -> None:
     """Raises if ``tensor`` is not of ``shape``; a letter in it stands for any size."""
-    if tensor.ndim != len(shape) or any(
-        isinstance(n, int) and n != m for n, m in zip(shape, tensor.shape, strict=True)
-    ):
+    actual = tensor.shape
+    if actual == shape:
+        return
+    fits = len(actual) == len(shape)
+    if fits:
+        for n, m in zip(shape, actual, strict=True):  # a loop, as a generator costs more than all the rest
+            if n != m and isinstance(n, int):
+                fits = False
+    if not fits:
         expected = ", ".join(map(str, shape))
-        raise ShapeError(f"{op}: {name} must be [{expected}], got {list(tensor.shape)}")
+        raise ShapeError(f"{op}: {name} must be [{expected}], got {list(actual)}")
 
 
 def _expect_packing(op: str, x: Tensor, unit_index: Tensor, window_offsets: Tensor) -> None:
@@ -45,10 +49,10 @@ def _expect_indices(op: str, rows: int, unit_index: Tensor, window_offsets: Tens
         raise ShapeError(
             f"{op}: window_offsets must rise from 0 to the {rows} rows of x, got {offsets[:4]} ... {offsets[-1]}"
         )
-    if rows and not (int(unit_index.min()) >= 0 and int(unit_index.max()) < units):
-        raise ShapeError(
-            f"{op}: unit_index must be in 0..{units - 1}, got {int(unit_index.min())}..{int(unit_index.max())}"
-        )
+    if rows:
+        least, most = (int(t) for t in unit_index.aminmax())
+        if least < 0 or most >= units:
+            raise ShapeError(f"{op}: unit_index must be in 0..{units - 1}, got {least}..{most}")
 
 
 def _expect_together(op: str, x: Tensor, tensors: Sequence[Tensor]) -> None:
@@ -91,6 +95,26 @@ def latent_pool(
         )
 
 
+@functools.cache
+def _film_shapes(
+    width: int, context: int, hidden: int, film: int, horizon: int
+) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Names and shapes of the parameters of pass 2."""
+    shapes = {
+        "ffn_in_weight": (2 * hidden, width),
+        "ffn_in_bias": (2 * hidden,),
+        "ffn_out_weight": (width, hidden),
+        "scale_weight": (film, width),
+        "scale_bias": (film,),
+        "shift_weight": (horizon, width),
+        "shift_bias": (horizon,),
+        "in_weight": (film, context),
+        "in_bias": (film,),
+        "out_weight": (horizon, film),
+    }
+    return tuple((name, shapes.get(name, (width,))) for name in FilmParameters._fields)
+
+
 def film_forecast(
     x: Tensor,
     unit_index: Tensor,
@@ -116,24 +140,90 @@ def film_forecast(
     _expect(op, "scale_weight", p.scale_weight, ("K", width))
     _expect(op, "shift_weight", p.shift_weight, ("H", width))
     hidden, film, horizon = p.ffn_out_weight.shape[1], p.scale_weight.shape[0], p.shift_weight.shape[0]
-    shapes: dict[str, tuple[int | str, ...]] = {
-        "ffn_in_weight": (2 * hidden, width),
-        "ffn_in_bias": (2 * hidden,),
-        "ffn_out_weight": (width, hidden),
-        "scale_weight": (film, width),
-        "scale_bias": (film,),
-        "shift_weight": (horizon, width),
-        "shift_bias": (horizon,),
-        "in_weight": (film, context),
-        "in_bias": (film,),
-        "out_weight": (horizon, film),
-    }
-    for name, tensor in p._asdict().items():
-        _expect(op, name, tensor, shapes.get(name, (width,)))
+    shapes = _film_shapes(width, context, hidden, film, horizon)
+    for (name, shape), tensor in zip(shapes, p, strict=True):
+        if tensor.shape != shape:
+            _expect(op, name, tensor, shape)
     if not 0 <= dropout < 1:
         raise ShapeError(f"{op}: dropout must be in [0, 1), got {dropout}")
     if seed.dtype != torch.int64 or seed.numel() != 1:
         raise ShapeError(f"{op}: seed must be one int64, got {list(seed.shape)} of {seed.dtype}")
+
+
+def film_shift(output_weight: Tensor, output_bias: Tensor, shift_weight: Tensor, shift_bias: Tensor) -> None:
+    """Raises ShapeError unless the arguments of the folded shift fit together."""
+    op = "film_shift"
+    _expect_together(op, output_weight, (output_bias, shift_weight, shift_bias))
+    _expect(op, "output_weight", output_weight, ("H", "K"))
+    horizon, film = output_weight.shape
+    _expect(op, "output_bias", output_bias, (horizon,))
+    _expect(op, "shift_weight", shift_weight, (film, "d"))
+    _expect(op, "shift_bias", shift_bias, (film,))
+
+
+def latent_queries(
+    initial: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    query_weight: Tensor,
+    key_weight: Tensor,
+    frequencies: Tensor,
+    segments: int,
+    context: int,
+    eps: float,
+) -> None:
+    """Raises ShapeError unless the arguments for the queries of pass 1 fit together."""
+    op = "latent_queries"
+    _expect_together(op, initial, (norm_weight, norm_bias, query_weight, key_weight, frequencies))
+    _expect(op, "initial", initial, ("1 or W", "Q", "d"))
+    _expect(op, "query_weight", query_weight, ("dh", initial.shape[2]))
+    head_width, width = query_weight.shape
+    _expect(op, "norm_weight", norm_weight, (width,))
+    _expect(op, "norm_bias", norm_bias, (width,))
+    _expect(op, "key_weight", key_weight, (head_width, width))
+    _expect_times(op, frequencies, head_width, segments, context)
+
+
+def _expect_times(op: str, frequencies: Tensor, head_width: int, segments: int, context: int) -> None:
+    if head_width % 4:
+        raise ShapeError(f"{op}: the head width must be a multiple of 4, got {head_width}")
+    _expect(op, "frequencies", frequencies, (head_width // 4,))
+    if segments < 1 or context % segments:
+        raise ShapeError(f"{op}: the context {context} must be a multiple of the {segments} segments")
+
+
+@functools.cache
+def _latent_shapes(
+    layers: int, width: int, head_width: int, heads: int, hidden: int
+) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Names and shapes of the flat parameters of the latent transformer."""
+    d, dh, inner = width, head_width, heads * head_width
+    ffn = ((d,), (d,), (2 * hidden, d), (2 * hidden,), (d, hidden), (d,))
+    layer = ((d,), (d,), (3 * inner, d), (d, inner), (d,), *ffn)
+    shapes = ((dh, d), (d, dh), (d,), *ffn, *layer * layers, (d,), (d,), (dh, d), (dh, d), (dh, d), (d, dh))
+    return tuple(zip(latent_parameter_names(layers), shapes, strict=True))
+
+
+def latent_transformer(
+    pooled: Tensor, initial: Tensor, parameters: Sequence[Tensor], frequencies: Tensor, heads: int, context: int
+) -> None:
+    """Raises ShapeError unless the arguments of the latent transformer fit together."""
+    op = "latent_transformer"
+    if len(parameters) < 15 or (len(parameters) - 15) % 11:
+        raise ShapeError(f"{op}: parameters must be 15 tensors and 11 for each layer, got {len(parameters)}")
+    _expect_together(op, initial, (pooled, frequencies, *parameters))
+    _expect(op, "pooled", pooled, ("W", "S", "Q", "d"))
+    windows, segments, latents, width = pooled.shape
+    if initial.shape != (1, latents, width):
+        _expect(op, "initial", initial, (windows, latents, width))
+    _expect(op, "read_value_weight", parameters[0], ("dh", width))
+    _expect(op, "read_ffn_out_weight", parameters[7], (width, "F"))
+    head_width, hidden = parameters[0].shape[0], parameters[7].shape[1]
+    _expect_times(op, frequencies, head_width, segments, context)
+    shapes = _latent_shapes((len(parameters) - 15) // 11, width, head_width, heads, hidden)
+    for tensor, (name, shape) in zip(parameters, shapes, strict=True):
+        if tensor.shape != shape:
+            _expect(op, name, tensor, shape)
 
 
 def missing_seed(dropout: float) -> ShapeError:

@@ -14,14 +14,18 @@ import torch
 from torch import Tensor
 
 from poco import core
+from poco.ops.latent_reference import latent_parameter_names
 from poco.ops.reference import FilmParameters
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _POOL_INPUTS = ("x", "unit_table", "token_weight", "token_bias", "norm_weight", "norm_bias", "queries")
+_SHIFT_INPUTS = ("output_weight", "output_bias", "shift_weight", "shift_bias")
 _FILM_INPUTS = ("x", "unit_table", "keys", "values", *FilmParameters._fields)
 
 
 def _dense(tensor: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    if tensor.dtype is dtype and tensor.is_contiguous():
+        return tensor
     return tensor.detach().to(dtype).contiguous()
 
 
@@ -31,13 +35,13 @@ def _common_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
 
 
 def _indices(tensor: Tensor) -> Tensor:
-    return tensor.detach().contiguous()
+    return tensor.contiguous()
 
 
-def _call(op: str, tensors: Mapping[str, Tensor], numbers: Mapping[str, int | float]) -> None:
+def _call(op: str, dtype: torch.dtype, tensors: Mapping[str, Tensor], numbers: Mapping[str, int | float]) -> None:
     addresses = {name: tensor.data_ptr() for name, tensor in tensors.items()}
-    dtype = str(tensors["x"].dtype).removeprefix("torch.")
-    core.run_kernel(f"{op}_{dtype}", {**addresses, **numbers, "threads": torch.get_num_threads()})
+    kind = "bfloat16" if dtype is torch.bfloat16 else "float32"
+    core.run_kernel(f"{op}_{kind}", {**addresses, **numbers, "threads": torch.get_num_threads()})
 
 
 def _gradients(inputs: Mapping[str, Tensor], names: Sequence[str], needs: Sequence[bool]) -> dict[str, Tensor]:
@@ -78,7 +82,7 @@ def latent_pool(*inputs: Any) -> tuple[Tensor, Tensor]:
     windows, (_, segments, latents, width) = int(sizes["windows"]), inputs[8].shape
     pooled = torch.empty(windows, segments, latents, width, dtype=torch.float32)
     logsumexp = pooled.new_empty(windows, latents)
-    _call("latent_pool", {**tensors, "pooled": pooled, "logsumexp": logsumexp}, sizes)
+    _call("latent_pool", tensors["x"].dtype, {**tensors, "pooled": pooled, "logsumexp": logsumexp}, sizes)
     return pooled, logsumexp
 
 
@@ -92,7 +96,7 @@ def latent_pool_backward(
     outputs = (grad_pooled, grad_logsumexp, pooled, logsumexp)
     names = ("grad_pooled", "grad_logsumexp", "pooled", "logsumexp")
     tensors |= {name: _dense(t) for name, t in zip(names, outputs, strict=True)}
-    _call("latent_pool_backward", {**tensors, **gradients}, sizes)
+    _call("latent_pool_backward", tensors["x"].dtype, {**tensors, **gradients}, sizes)
     return [gradients.get(f"grad_{name}") for name in _POOL_INPUTS]
 
 
@@ -126,7 +130,7 @@ def film_forecast(*inputs: Any) -> Tensor:
     """Pass 2 forward; see :func:`poco.ops.film_forecast`."""
     tensors, sizes = _film_arguments(*inputs)
     forecast = tensors["x"].new_empty(int(sizes["rows"]), int(sizes["horizon"]))
-    _call("film_forecast", {**tensors, "forecast": forecast}, sizes)
+    _call("film_forecast", tensors["x"].dtype, {**tensors, "forecast": forecast}, sizes)
     return forecast.to(inputs[0].dtype)
 
 
@@ -135,5 +139,77 @@ def film_forecast_backward(grad: Tensor, *inputs: Any) -> list[Tensor | None]:
     *forward, needs = inputs
     tensors, sizes = _film_arguments(*forward)
     gradients = _gradients(tensors, _FILM_INPUTS, needs)
-    _call("film_forecast_backward", {**tensors, "grad": _dense(grad), **gradients}, sizes)
+    _call("film_forecast_backward", tensors["x"].dtype, {**tensors, "grad": _dense(grad), **gradients}, sizes)
     return [gradients.get(f"grad_{name}") for name in _FILM_INPUTS]
+
+
+def film_shift(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """The folded shift; see :func:`poco.ops.film_shift`."""
+    dtype = _common_dtype(inputs)
+    named = {name: _dense(t, dtype) for name, t in zip(_SHIFT_INPUTS, inputs, strict=True)}
+    (horizon, film_width), width = inputs[0].shape, inputs[2].shape[1]
+    weight = named["weight"] = torch.empty(horizon, width, dtype=dtype)
+    bias = named["bias"] = torch.empty(horizon, dtype=dtype)
+    _call("film_shift", dtype, named, {"horizon": horizon, "film_width": film_width, "width": width})
+    return weight.to(inputs[0].dtype), bias.to(inputs[0].dtype)
+
+
+# --- the latents before and between the passes ------------------------------------------------------------------------
+
+_QUERY_INPUTS = ("initial", "norm_weight", "norm_bias", "query_weight", "key_weight")
+
+
+def latent_queries(*inputs: Any) -> Tensor:
+    """Queries of pass 1; see :func:`poco.ops.latent_queries`."""
+    *tensors, frequencies, segments, context, eps = inputs
+    dtype = _common_dtype(tensors)
+    named = {name: _dense(t, dtype) for name, t in zip(_QUERY_INPUTS, tensors, strict=True)}
+    windows, latents, width = tensors[0].shape
+    queries = torch.empty(windows, segments, latents, width, dtype=dtype)
+    numbers = {
+        "windows": windows,
+        "segments": segments,
+        "latents": latents,
+        "width": width,
+        "head_width": tensors[3].shape[0],
+        "context": context,
+        "eps": eps,
+    }
+    _call("latent_queries", dtype, {**named, "frequencies": _dense(frequencies), "queries": queries}, numbers)
+    return queries.to(tensors[0].dtype)
+
+
+def latent_transformer(
+    pooled: Tensor,
+    initial: Tensor,
+    parameters: Sequence[Tensor],
+    frequencies: Tensor,
+    heads: int,
+    context: int,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """Keys and values of pass 2; see :func:`poco.ops.latent_transformer`."""
+    dtype = _common_dtype([initial, *parameters])
+    layers = (len(parameters) - 15) // 11
+    named = {name: _dense(t, dtype) for name, t in zip(latent_parameter_names(layers), parameters, strict=True)}
+    named["initial"] = _dense(initial, dtype)
+    named["pooled"] = _dense(pooled)
+    named["frequencies"] = _dense(frequencies)
+    windows, segments, latents, width = pooled.shape
+    keys = named["keys"] = torch.empty(windows, latents, width, dtype=dtype)
+    values = named["values"] = torch.empty(windows, latents, width, dtype=dtype)
+    numbers = {
+        "windows": windows,
+        "initial_windows": initial.shape[0],
+        "segments": segments,
+        "latents": latents,
+        "width": width,
+        "head_width": parameters[0].shape[0],
+        "heads": heads,
+        "ffn_width": parameters[7].shape[1],
+        "layers": layers,
+        "context": context,
+        "eps": eps,
+    }
+    _call("latent_transformer", dtype, named, numbers)
+    return keys.to(initial.dtype), values.to(initial.dtype)

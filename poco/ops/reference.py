@@ -390,3 +390,13 @@ def film_forecast_backward(
         weights.mT @ grad_attended,
         *sums,
     ]
+
+
+def film_shift(
+    output_weight: Tensor, output_bias: Tensor, shift_weight: Tensor, shift_bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The folded shift; see :func:`poco.ops.film_shift`."""
+    wide = accumulation_dtype(output_weight)
+    weight = output_weight.to(wide)
+    folded = weight @ shift_weight.to(wide), weight @ shift_bias.to(wide) + output_bias.to(wide)
+    return folded[0].to(output_weight.dtype), folded[1].to(output_weight.dtype)

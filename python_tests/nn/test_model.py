@@ -171,6 +171,29 @@ def test_compiles(model: POCO, dynamic: bool) -> None:
             assert relative_error(mine, reference) < 1e-10
 
 
+@pytest.mark.parametrize("options", [{}, {"latent_session_embedding": True, "layers": 2}, {"film_width": 0}])
+def test_inference_is_the_same(options: dict[str, Any]) -> None:
+    """Without gradients the latents may go another way."""
+    config = poco.POCOConfig(**{**SMALL.to_dict(), **options})
+    model = randomise(POCO(config, [spec("fish", 5), spec("worm", 3, "worms")]))
+    x = draw(2, 5, 12)
+    expected = model(x)
+    model, x = model.float(), x.float()
+    with torch.no_grad():
+        assert relative_error(model(x), expected) < 1e-5
+        assert relative_error(torch.compile(model, fullgraph=True, backend="aot_eager")(x), expected) < 1e-5
+        program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},))
+        assert relative_error(program.module()(x), expected) < 1e-5
+        changed = {name: 2 * p for name, p in model.named_parameters()}
+        assert relative_error(torch.func.functional_call(model, changed, (x,)), expected) > 1e-2
+        model.film.shift.weight.data.mul_(2) if options.get("film_width", 1) else model.latents.data.mul_(2)
+        assert relative_error(model(x), expected) > 1e-4
+    with torch.inference_mode():
+        assert relative_error(model.to(torch.bfloat16)(x.bfloat16()), model.double()(x.double())) < 2e-2
+    frozen = model.float().requires_grad_(False)
+    assert not frozen(x).requires_grad
+
+
 def test_exports(model: POCO) -> None:
     batch = torch.export.Dim("batch", min=1, max=64)
     program = torch.export.export(model, (draw(2, 5, 12),), dynamic_shapes=({0: batch},))

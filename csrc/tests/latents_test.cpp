@@ -1,0 +1,357 @@
+// The latents between the passes and the folded shift against themselves written out in double precision.
+// POCO_CPU names the instruction set; exit code 77 means skipped.
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "core/errors.h"
+#include "cpu/dispatch.h"
+
+namespace {
+
+using Numbers = std::vector<double>;
+using poco::Bfloat16;
+
+int failures = 0;
+std::mt19937_64 generator(1);
+
+template <typename T>
+T as(float value);
+template <>
+float as<float>(float value) {
+    return value;
+}
+template <>
+Bfloat16 as<Bfloat16>(float value) {
+    return poco::to_bfloat16(value);
+}
+
+size_t size_of(int64_t count) {
+    return static_cast<size_t>(count);
+}
+
+// An array as the kernels take it, and its values.
+template <typename T>
+struct Array {
+    std::vector<T> stored;
+    Numbers values;
+
+    explicit Array(int64_t count, double scale = 1, double around = 0) {
+        std::normal_distribution<double> normal;
+        for (int64_t i = 0; i < count; ++i) {
+            stored.push_back(as<T>(static_cast<float>(around + scale * normal(generator))));
+            values.push_back(static_cast<double>(poco::to_float(stored.back())));
+        }
+    }
+    const T* data() const { return stored.data(); }
+};
+
+template <typename T>
+struct Results {
+    std::vector<T> stored;
+
+    explicit Results(int64_t count) : stored(size_of(count), as<T>(std::nanf(""))) {}
+
+    void check(const Numbers& exact, double tolerance, const std::string& what) const {
+        double off = 0;
+        double size = 1e-30;
+        for (size_t i = 0; i < exact.size(); ++i) {
+            const double mine = static_cast<double>(poco::to_float(stored[i]));
+            off += (mine - exact[i]) * (mine - exact[i]);
+            size += exact[i] * exact[i];
+        }
+        if (std::sqrt(off / size) < tolerance) return;
+        std::printf("FAILED: %s: %g\n", what.c_str(), std::sqrt(off / size));
+        ++failures;
+    }
+};
+
+// y = W x, W [rows, x.size()] from its element `first` on.
+Numbers times(const Numbers& w, int64_t first, int64_t rows, const Numbers& x) {
+    Numbers y;
+    for (int64_t i = 0; i < rows; ++i) {
+        double sum = 0;
+        for (size_t k = 0; k < x.size(); ++k) sum += w[size_of(first) + size_of(i) * x.size() + k] * x[k];
+        y.push_back(sum);
+    }
+    return y;
+}
+
+// y = W^T x, W [x.size(), columns].
+Numbers transposed_times(const Numbers& w, int64_t columns, const Numbers& x) {
+    Numbers y(size_of(columns));
+    for (size_t k = 0; k < x.size(); ++k) {
+        for (size_t j = 0; j < y.size(); ++j) y[j] += w[k * y.size() + j] * x[k];
+    }
+    return y;
+}
+
+void add(Numbers& to, const Numbers& more) {
+    for (size_t i = 0; i < to.size(); ++i) to[i] += more[i];
+}
+
+Numbers part(const Numbers& from, int64_t first, int64_t count) {
+    return Numbers(from.begin() + first, from.begin() + first + count);
+}
+
+Numbers normalised(const Numbers& x, const Numbers& weight, const Numbers& bias) {
+    double mean = 0;
+    double variance = 0;
+    for (const double one : x) mean += one / static_cast<double>(x.size());
+    for (const double one : x) variance += (one - mean) * (one - mean) / static_cast<double>(x.size());
+    Numbers y;
+    for (size_t j = 0; j < x.size(); ++j) {
+        y.push_back((x[j] - mean) / std::sqrt(variance + 1e-5) * weight[j] + bias[j]);
+    }
+    return y;
+}
+
+Numbers turned(Numbers head, const Array<float>& frequencies, double time) {
+    for (size_t i = 0; i < frequencies.values.size(); ++i) {
+        const double c = std::cos(time * frequencies.values[i]), s = std::sin(time * frequencies.values[i]);
+        const double even = head[2 * i], odd = head[2 * i + 1];
+        head[2 * i] = even * c - odd * s;
+        head[2 * i + 1] = odd * c + even * s;
+    }
+    return head;
+}
+
+template <typename T>
+struct FeedForward {
+    Array<T> norm_weight, norm_bias, in_weight, in_bias, out_weight, out_bias;
+    int64_t d, hidden;
+
+    FeedForward(int64_t width, int64_t columns)
+        : norm_weight(width, 0.2, 1),
+          norm_bias(width, 0.2),
+          in_weight(2 * columns * width, root(width)),
+          in_bias(2 * columns),
+          out_weight(width * columns, root(columns)),
+          out_bias(width),
+          d(width),
+          hidden(columns) {}
+
+    static double root(int64_t columns) { return 1 / std::sqrt(static_cast<double>(columns)); }
+    poco::FeedForward<T> call() const {
+        return {norm_weight.data(), norm_bias.data(),  in_weight.data(),
+                in_bias.data(),     out_weight.data(), out_bias.data()};
+    }
+    void apply(Numbers& z) const {
+        Numbers wide = times(in_weight.values, 0, 2 * hidden, normalised(z, norm_weight.values, norm_bias.values));
+        add(wide, in_bias.values);
+        Numbers gated;
+        for (int64_t f = 0; f < hidden; ++f) {
+            const double gate = wide[size_of(hidden + f)];
+            gated.push_back(wide[size_of(f)] * 0.5 * gate * std::erfc(-gate / std::sqrt(2.0)));
+        }
+        add(z, times(out_weight.values, 0, d, gated));
+        add(z, out_bias.values);
+    }
+};
+
+struct Shape {
+    int64_t windows, initial_windows, segments, latents, d, dh, heads, hidden, context;
+    int threads;
+};
+
+template <typename T>
+void test_latents(const Shape& s, double tolerance, const poco::Passes<T>& kernels) {
+    const int64_t d = s.d, dh = s.dh, inner = s.heads * dh, few = s.latents;
+    const double by_d = FeedForward<T>::root(d), by_dh = FeedForward<T>::root(dh);
+    Array<float> frequencies(dh / 4, 3);
+    const Array<float> pooled(s.windows * s.segments * few * d);
+    const Array<T> initial(s.initial_windows * few * d);
+    const Array<T> read_value(dh * d, by_d), read_output(d * dh, by_dh), read_bias(d);
+    const FeedForward<T> read_ffn(d, s.hidden), ffn(d, s.hidden);
+    const Array<T> norm_weight(d, 0.2, 1), norm_bias(d, 0.2), projection(3 * inner * d, by_d);
+    const Array<T> output(d * inner, FeedForward<T>::root(inner)), output_bias(d);
+    const Array<T> write_weight(d, 0.2, 1), write_bias(d, 0.2), write_key(dh * d, by_d), write_value(dh * d, by_d);
+    const Array<T> write_query(dh * d, by_d), write_output(d * dh, by_dh);
+
+    const auto latent_time = [&](int64_t m) {
+        const double apart = static_cast<double>(s.context) / static_cast<double>(few);
+        return static_cast<double>(static_cast<float>(static_cast<double>(m) * apart));
+    };
+    const auto segment_time = [&](int64_t segment) { return static_cast<double>(segment * (s.context / s.segments)); };
+
+    Numbers queries, keys, values;
+    for (int64_t w = 0; w < s.initial_windows; ++w) {
+        for (int64_t segment = 0; segment < s.segments; ++segment) {
+            for (int64_t m = 0; m < few; ++m) {
+                const Numbers z =
+                    normalised(part(initial.values, (w * few + m) * d, d), write_weight.values, write_bias.values);
+                const Numbers q =
+                    turned(times(write_key.values, 0, dh, z), frequencies, latent_time(m) - segment_time(segment));
+                for (const double one : transposed_times(write_query.values, d, q)) queries.push_back(one * by_dh);
+            }
+        }
+    }
+    for (int64_t w = 0; w < s.windows; ++w) {
+        std::vector<Numbers> z, q, k, v;
+        for (int64_t m = 0; m < few; ++m) {
+            Numbers sum(size_of(dh));
+            for (int64_t segment = 0; segment < s.segments; ++segment) {
+                const Numbers p = part(pooled.values, ((w * s.segments + segment) * few + m) * d, d);
+                add(sum,
+                    turned(times(read_value.values, 0, dh, p), frequencies, segment_time(segment) - latent_time(m)));
+            }
+            z.push_back(part(initial.values, ((s.initial_windows > 1 ? w : 0) * few + m) * d, d));
+            add(z.back(), times(read_output.values, 0, d, sum));
+            add(z.back(), read_bias.values);
+            read_ffn.apply(z.back());
+        }
+        std::vector<Numbers> attended(size_of(few));
+        for (int64_t head = 0; head < s.heads; ++head) {
+            q.clear(), k.clear(), v.clear();
+            for (int64_t m = 0; m < few; ++m) {
+                const Numbers x = normalised(z[size_of(m)], norm_weight.values, norm_bias.values);
+                const auto of = [&](int64_t which) {
+                    const int64_t first = (which * s.heads + head) * dh * d;
+                    return turned(times(projection.values, first, dh, x), frequencies, latent_time(m));
+                };
+                q.push_back(of(0)), k.push_back(of(1)), v.push_back(of(2));
+            }
+            for (int64_t m = 0; m < few; ++m) {
+                Numbers sum(size_of(dh));
+                double total = 0;
+                for (int64_t n = 0; n < few; ++n) {
+                    const double weight = std::exp(times(k[size_of(n)], 0, 1, q[size_of(m)])[0] * by_dh);
+                    total += weight;
+                    for (size_t c = 0; c < sum.size(); ++c) sum[c] += weight * v[size_of(n)][c];
+                }
+                for (double& one : sum) one /= total;
+                for (const double one : turned(sum, frequencies, -latent_time(m))) attended[size_of(m)].push_back(one);
+            }
+        }
+        for (int64_t m = 0; m < few; ++m) {
+            Numbers& one = z[size_of(m)];
+            add(one, times(output.values, 0, d, attended[size_of(m)]));
+            add(one, output_bias.values);
+            ffn.apply(one);
+            const Numbers x = normalised(one, write_weight.values, write_bias.values);
+            const Numbers key =
+                turned(times(write_key.values, 0, dh, x), frequencies, latent_time(m) - static_cast<double>(s.context));
+            for (const double e : transposed_times(write_query.values, d, key)) keys.push_back(e * by_dh);
+            for (const double e : times(write_output.values, 0, d, times(write_value.values, 0, dh, x))) {
+                values.push_back(e);
+            }
+        }
+    }
+
+    poco::LatentQueries<T> before;
+    before.windows = s.initial_windows;
+    before.segments = s.segments;
+    before.latents = few;
+    before.width = d;
+    before.head_width = dh;
+    before.context = s.context;
+    before.eps = 1e-5f;
+    before.threads = s.threads;
+    before.frequencies = frequencies.data();
+    before.initial = initial.data();
+    before.norm_weight = write_weight.data();
+    before.norm_bias = write_bias.data();
+    before.query_weight = write_key.data();
+    before.key_weight = write_query.data();
+    Results<T> my_queries(s.initial_windows * s.segments * few * d);
+    before.queries = my_queries.stored.data();
+    kernels.latent_queries(before);
+    my_queries.check(queries, tolerance, "latent_queries");
+
+    poco::LatentTransformer<T> p;
+    p.windows = s.windows;
+    p.initial_windows = s.initial_windows;
+    p.segments = s.segments;
+    p.latents = few;
+    p.width = d;
+    p.head_width = dh;
+    p.heads = s.heads;
+    p.ffn_width = s.hidden;
+    p.layers = 1;
+    p.context = s.context;
+    p.eps = 1e-5f;
+    p.threads = s.threads;
+    p.frequencies = frequencies.data();
+    p.pooled = pooled.data();
+    p.initial = initial.data();
+    p.read_value_weight = read_value.data();
+    p.read_output_weight = read_output.data();
+    p.read_output_bias = read_bias.data();
+    p.read_ffn = read_ffn.call();
+    const poco::LatentLayer<T> layer{norm_weight.data(), norm_bias.data(),   projection.data(),
+                                     output.data(),      output_bias.data(), ffn.call()};
+    p.layer = &layer;
+    p.write_norm_weight = write_weight.data();
+    p.write_norm_bias = write_bias.data();
+    p.write_key_weight = write_key.data();
+    p.write_value_weight = write_value.data();
+    p.write_query_weight = write_query.data();
+    p.write_output_weight = write_output.data();
+    Results<T> my_keys(s.windows * few * d), my_values(s.windows * few * d);
+    p.keys = my_keys.stored.data();
+    p.values = my_values.stored.data();
+    kernels.latent_transformer(p);
+    my_keys.check(keys, tolerance, "latent_transformer: keys");
+    my_values.check(values, tolerance, "latent_transformer: values");
+}
+
+template <typename T>
+void test_shift(int64_t horizon, int64_t film, int64_t d, int threads, double tolerance,
+                const poco::Passes<T>& kernels) {
+    const Array<T> output(horizon * film), output_bias(horizon), shift(film * d), shift_bias(film);
+    Results<T> weight(horizon * d), bias(horizon);
+    poco::FilmShift<T> p;
+    p.horizon = horizon;
+    p.film_width = film;
+    p.width = d;
+    p.threads = threads;
+    p.output_weight = output.data();
+    p.output_bias = output_bias.data();
+    p.shift_weight = shift.data();
+    p.shift_bias = shift_bias.data();
+    p.weight = weight.stored.data();
+    p.bias = bias.stored.data();
+    kernels.film_shift(p);
+    Numbers folded;
+    Numbers folded_bias = times(output.values, 0, horizon, shift_bias.values);
+    add(folded_bias, output_bias.values);
+    for (int64_t h = 0; h < horizon; ++h) {
+        for (const double one : transposed_times(shift.values, d, part(output.values, h * film, film))) {
+            folded.push_back(one);
+        }
+    }
+    weight.check(folded, tolerance, "film_shift: weight");
+    bias.check(folded_bias, tolerance, "film_shift: bias");
+}
+
+template <typename T>
+void test_all(double tolerance, const poco::Passes<T>& kernels) {
+    test_latents<T>({1, 1, 3, 8, 128, 64, 4, 96, 48, 2}, tolerance, kernels);
+    test_latents<T>({3, 3, 2, 3, 33, 4, 3, 7, 10, 1}, tolerance, kernels);
+    test_latents<T>({0, 1, 1, 2, 5, 8, 1, 3, 4, 3}, tolerance, kernels);
+    test_latents<T>({40, 1, 2, 5, 17, 12, 2, 40, 12, 3}, tolerance, kernels);
+    test_shift<T>(16, 130, 128, 2, tolerance, kernels);
+    test_shift<T>(5, 67, 33, 1, tolerance, kernels);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    try {
+        const std::string name = poco::cpu_kernels().name;
+        if (argc > 1 && name != argv[1]) {
+            std::printf("FAILED: the kernels in use are %s\n", name.c_str());
+            return 1;
+        }
+    } catch (const poco::Error& error) {
+        std::printf("skipped: %s\n", error.what());
+        return 77;
+    }
+    test_all<float>(1e-5, poco::cpu_kernels().float32);
+    test_all<Bfloat16>(2e-2, poco::cpu_kernels().bfloat16);
+    if (failures == 0) std::printf("all passed\n");
+    return failures == 0 ? 0 : 1;
+}

@@ -75,7 +75,12 @@ def _cpu() -> Backend:
         cpu.latent_queries,
         cpu.latent_transformer,
         cpu.film_shift,
-        f"{core.build_info()['isa']} kernels in float32, to which bfloat16 and float16 are widened",
+        f"{core.build_info()['isa']} kernels, "
+        + (
+            "products in the precision of the input"
+            if multiplies_bfloat16(torch.device("cpu"))
+            else "products in float32, as this processor has none in bfloat16"
+        ),
     )
 
 

@@ -59,7 +59,7 @@ def _gradients(inputs: Mapping[str, Tensor], names: Sequence[str], needs: Sequen
 def _pool_arguments(*inputs: Any) -> tuple[dict[str, Tensor], dict[str, int | float]]:
     x, unit_index, window_offsets, unit_table, token_weight, token_bias, norm_weight, norm_bias, queries, eps = inputs
     values = (x, unit_table, token_weight, token_bias, norm_weight, norm_bias, queries)
-    dtype = _common_dtype(values)
+    dtype = _common_dtype(values[1:])
     tensors = {name: _dense(t, dtype) for name, t in zip(_POOL_INPUTS, values, strict=True)}
     tensors |= {"unit_index": _indices(unit_index), "window_offsets": _indices(window_offsets)}
     query_windows, segments, latents, width = queries.shape
@@ -105,9 +105,9 @@ def latent_pool_backward(
 
 def _film_arguments(*inputs: Any) -> tuple[dict[str, Tensor], dict[str, int | float]]:
     x, unit_index, window_offsets, unit_table, keys, values, parameters, dropout, seed, eps = inputs
-    tensors = {
-        name: _dense(t) for name, t in zip(_FILM_INPUTS, (x, unit_table, keys, values, *parameters), strict=True)
-    }
+    floating = (x, unit_table, keys, values, *parameters)
+    dtype = _common_dtype(floating[1:])
+    tensors = {name: _dense(t, dtype) for name, t in zip(_FILM_INPUTS, floating, strict=True)}
     tensors |= {"unit_index": _indices(unit_index), "window_offsets": _indices(window_offsets)}
     windows, latents, width = keys.shape
     return tensors, {
@@ -139,7 +139,8 @@ def film_forecast_backward(grad: Tensor, *inputs: Any) -> list[Tensor | None]:
     *forward, needs = inputs
     tensors, sizes = _film_arguments(*forward)
     gradients = _gradients(tensors, _FILM_INPUTS, needs)
-    _call("film_forecast_backward", tensors["x"].dtype, {**tensors, "grad": _dense(grad), **gradients}, sizes)
+    dtype = tensors["x"].dtype
+    _call("film_forecast_backward", dtype, {**tensors, "grad": _dense(grad, dtype), **gradients}, sizes)
     return [gradients.get(f"grad_{name}") for name in _FILM_INPUTS]
 
 

@@ -197,7 +197,7 @@ struct PoolTile {
         rows = count;
         lanes = round_up(count);
         take_activity(p.x + first * context, rows * context);
-        take_units(p, w, p.unit_index + first, p.rows - first);
+        take_units(p, w, first);
         product<Onto::zero>(rows, p.width, length + vectors.all, Strided{v, w.width, 1}, vectors.table, vectors.columns,
                             products, vectors.columns);
         if (rows < lanes) {
@@ -221,7 +221,6 @@ struct PoolTile {
     }
 
 private:
-    // Rows of the next tile are asked for meanwhile: they often come from far away.
     template <typename T>
     void take_activity(const T* from, int64_t count) const {
         for (int64_t i = 0; i < count; i += kLanes) {
@@ -229,19 +228,22 @@ private:
         }
     }
 
+    // Rows of the next tile are asked for meanwhile: they often come from far away.
     template <typename T>
-    void take_units(const LatentPool<T>& p, const PoolWeights& w, const int32_t* unit_index, int64_t left) const {
+    void take_units(const LatentPool<T>& p, const PoolWeights& w, int64_t first) const {
         constexpr int64_t line = 64 / sizeof(T);
+        const int64_t context = p.segments * p.segment_length;
         const int64_t whole = p.width / kLanes * kLanes;
         const IntVector in_tail = lanes_between(0, p.width - whole);
         const float share = 1.0f / static_cast<float>(p.width);
         for (int64_t t = 0; t < rows; ++t) {
-            const T* unit = p.unit_table + unit_index[t] * p.width;
+            const T* unit = p.unit_table + p.unit_index[first + t] * p.width;
             float* row = v + t * w.width;
-            if (t + rows < left) {
-                const T* next_x = p.x + (p.rows - left + t + rows) * p.segments * p.segment_length;
-                for (int64_t j = 0; j < p.segments * p.segment_length; j += line) __builtin_prefetch(next_x + j, 0, 2);
-                const T* next = p.unit_table + unit_index[t + rows] * p.width;
+            const int64_t ahead = first + t + rows;
+            if (ahead < p.rows) {
+                const T* next_x = p.x + ahead * context;
+                for (int64_t j = 0; j < context; j += line) __builtin_prefetch(next_x + j, 0, 2);
+                const T* next = p.unit_table + p.unit_index[ahead] * p.width;
                 for (int64_t j = 0; j < p.width; j += line) __builtin_prefetch(next + j, 0, 2);
             }
             Vector tail = {};

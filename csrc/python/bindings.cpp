@@ -14,6 +14,7 @@
 #include "core/philox.h"
 #include "core/version.h"
 #include "cpu/dispatch.h"
+#include "cpu/inference.h"
 #include "poco/poco.h"
 
 namespace py = pybind11;
@@ -109,6 +110,13 @@ public:
     template <typename T>
     void array(T*& to, const char* name) {
         to = reinterpret_cast<T*>(need(name).template cast<uintptr_t>());
+    }
+
+    template <typename T>
+    void arrays(std::vector<const T*>& to, const char* name) {
+        for (const py::handle address : py::reinterpret_borrow<py::sequence>(need(name))) {
+            to.push_back(reinterpret_cast<const T*>(address.cast<uintptr_t>()));
+        }
     }
 
     // A gradient that is not there is not wanted.
@@ -235,96 +243,44 @@ void read(Arguments& a, poco::FilmForecastBackward<T>& b) {
                    [&](float*& to, const char* name) { a.gradient(to, std::string("grad_") + name); });
 }
 
+// The call with the addresses that it points to.
 template <typename T>
-void read(Arguments& a, poco::LatentQueries<T>& p) {
-    a.number(p.windows, "windows");
-    a.number(p.segments, "segments");
-    a.number(p.latents, "latents");
-    a.number(p.width, "width");
-    a.number(p.head_width, "head_width");
-    a.number(p.context, "context");
-    a.number(p.eps, "eps");
-    a.number(p.threads, "threads");
-    a.array(p.frequencies, "frequencies");
-    a.array(p.initial, "initial");
-    a.array(p.norm_weight, "norm_weight");
-    a.array(p.norm_bias, "norm_bias");
-    a.array(p.query_weight, "query_weight");
-    a.array(p.key_weight, "key_weight");
-    a.array(p.queries, "queries");
-}
-
-template <typename T>
-void read(Arguments& a, poco::FeedForward<T>& p, const std::string& prefix) {
-    a.array(p.norm_weight, (prefix + "norm_weight").c_str());
-    a.array(p.norm_bias, (prefix + "norm_bias").c_str());
-    a.array(p.in_weight, (prefix + "in_weight").c_str());
-    a.array(p.in_bias, (prefix + "in_bias").c_str());
-    a.array(p.out_weight, (prefix + "out_weight").c_str());
-    a.array(p.out_bias, (prefix + "out_bias").c_str());
-}
-
-template <typename T>
-void read(Arguments& a, poco::FilmShift<T>& p) {
-    a.number(p.horizon, "horizon");
-    a.number(p.film_width, "film_width");
-    a.number(p.width, "width");
-    a.number(p.threads, "threads");
-    a.array(p.output_weight, "output_weight");
-    a.array(p.output_bias, "output_bias");
-    a.array(p.shift_weight, "shift_weight");
-    a.array(p.shift_bias, "shift_bias");
-    a.array(p.weight, "weight");
-    a.array(p.bias, "bias");
-}
-
-// The call with the layers that it points to.
-template <typename T>
-struct LatentTransformerCall : poco::LatentTransformer<T> {
-    std::vector<poco::LatentLayer<T>> every_layer;
+struct InferenceCall : poco::Inference<T> {
+    std::vector<const T*> every_parameter;
 };
 
 template <typename T>
-void read(Arguments& a, LatentTransformerCall<T>& p) {
+void read(Arguments& a, InferenceCall<T>& p) {
+    a.number(p.rows, "rows");
     a.number(p.windows, "windows");
+    a.number(p.units, "units");
     a.number(p.initial_windows, "initial_windows");
     a.number(p.segments, "segments");
-    a.number(p.latents, "latents");
+    a.number(p.segment_length, "segment_length");
     a.number(p.width, "width");
+    a.number(p.latents, "latents");
     a.number(p.head_width, "head_width");
     a.number(p.heads, "heads");
     a.number(p.ffn_width, "ffn_width");
     a.number(p.layers, "layers");
-    a.number(p.context, "context");
+    a.number(p.film_width, "film_width");
+    a.number(p.horizon, "horizon");
     a.number(p.eps, "eps");
     a.number(p.threads, "threads");
-    a.array(p.frequencies, "frequencies");
-    a.array(p.pooled, "pooled");
+    a.array(p.x, "x");
+    a.array(p.unit_index, "unit_index");
+    a.array(p.window_offsets, "window_offsets");
+    a.array(p.unit_table, "unit_table");
     a.array(p.initial, "initial");
-    a.array(p.read_value_weight, "read_value_weight");
-    a.array(p.read_output_weight, "read_output_weight");
-    a.array(p.read_output_bias, "read_output_bias");
-    read(a, p.read_ffn, "read_ffn_");
-    p.every_layer.resize(static_cast<size_t>(p.layers));
-    for (size_t i = 0; i < p.every_layer.size(); ++i) {
-        poco::LatentLayer<T>& layer = p.every_layer[i];
-        const std::string prefix = "layer" + std::to_string(i) + "_";
-        a.array(layer.norm_weight, (prefix + "norm_weight").c_str());
-        a.array(layer.norm_bias, (prefix + "norm_bias").c_str());
-        a.array(layer.query_key_value_weight, (prefix + "query_key_value_weight").c_str());
-        a.array(layer.output_weight, (prefix + "output_weight").c_str());
-        a.array(layer.output_bias, (prefix + "output_bias").c_str());
-        read(a, layer.ffn, prefix + "ffn_");
+    a.array(p.frequencies, "frequencies");
+    a.arrays(p.every_parameter, "parameters");
+    const auto count = static_cast<int64_t>(p.every_parameter.size());
+    if (count != poco::parameter_count(p.layers)) {
+        poco::fail("inference: ", p.layers, " layers have ", poco::parameter_count(p.layers), " parameters, not ",
+                   count);
     }
-    p.layer = p.every_layer.data();
-    a.array(p.write_norm_weight, "write_norm_weight");
-    a.array(p.write_norm_bias, "write_norm_bias");
-    a.array(p.write_key_weight, "write_key_weight");
-    a.array(p.write_value_weight, "write_value_weight");
-    a.array(p.write_query_weight, "write_query_weight");
-    a.array(p.write_output_weight, "write_output_weight");
-    a.array(p.keys, "keys");
-    a.array(p.values, "values");
+    p.parameters = p.every_parameter.data();
+    a.array(p.forecast, "forecast");
 }
 
 template <typename Call>
@@ -365,24 +321,10 @@ void film_forecast_backward(const py::dict& values) {
 }
 
 template <typename T>
-void latent_queries(const py::dict& values) {
-    const auto call = arguments<poco::LatentQueries<T>>("latent_queries", values);
+void inference(const py::dict& values) {
+    const auto call = arguments<InferenceCall<T>>("inference", values);
     const py::gil_scoped_release release;
-    poco::cpu_kernels().passes<T>().latent_queries(call);
-}
-
-template <typename T>
-void latent_transformer(const py::dict& values) {
-    const auto call = arguments<LatentTransformerCall<T>>("latent_transformer", values);
-    const py::gil_scoped_release release;
-    poco::cpu_kernels().passes<T>().latent_transformer(call);
-}
-
-template <typename T>
-void film_shift(const py::dict& values) {
-    const auto call = arguments<poco::FilmShift<T>>("film_shift", values);
-    const py::gil_scoped_release release;
-    poco::cpu_kernels().passes<T>().film_shift(call);
+    poco::infer(call);
 }
 
 template <typename T>
@@ -391,9 +333,7 @@ void define_passes(py::module_& m, const std::string& suffix) {
     m.def(("latent_pool_backward" + suffix).c_str(), &latent_pool_backward<T>);
     m.def(("film_forecast" + suffix).c_str(), &film_forecast<T>);
     m.def(("film_forecast_backward" + suffix).c_str(), &film_forecast_backward<T>);
-    m.def(("latent_queries" + suffix).c_str(), &latent_queries<T>);
-    m.def(("latent_transformer" + suffix).c_str(), &latent_transformer<T>);
-    m.def(("film_shift" + suffix).c_str(), &film_shift<T>);
+    m.def(("inference" + suffix).c_str(), &inference<T>);
 }
 
 // Why the kernels of the two passes cannot be used; empty if they can.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from poco.nn.affine import affine
+
 
 class FeedForward(nn.Module):
     """LayerNorm, Linear(d, 2F) cut into value and gate, ``value * gelu(gate)``, dropout, Linear(F, d).
@@ -29,5 +31,4 @@ class FeedForward(nn.Module):
 
     def tensors(self) -> tuple[Tensor, ...]:
         """The parameters in the order in which the ops take them."""
-        norm, wide, narrow = self.norm, self.input, self.output
-        return norm.weight, norm.bias, wide.weight, wide.bias, narrow.weight, narrow.bias
+        return (*affine(self.norm), *affine(self.input), *affine(self.output))

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from poco.nn.affine import affine
 from poco.nn.config import POCOConfig
-from poco.ops import film_shift, kernels_serve
 
 
 class Film(nn.Module):
@@ -38,11 +38,7 @@ class Film(nn.Module):
             width = weight.shape[1]
             none = (weight.new_empty(0, width), weight.new_empty(0))
             return (*none, weight, bias, weight.new_empty(0, seen), weight.new_empty(0), weight.new_empty(len(bias), 0))
-        inputs = (weight, bias, self.shift.weight, self.shift.bias)
-        if kernels_serve(inputs, weight):
-            shift_weight, shift_bias = film_shift(*inputs)
-        else:
-            shift_weight, shift_bias = weight @ self.shift.weight, weight @ self.shift.bias + bias
+        shift_weight, shift_bias = weight @ self.shift.weight, weight @ self.shift.bias + bias
         return (
             self.scale.weight,
             self.scale.bias,
@@ -52,6 +48,10 @@ class Film(nn.Module):
             self.input.bias,
             weight,
         )
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Scale, shift, input and output as they are."""
+        return (*affine(self.scale), *affine(self.shift), *affine(self.input), *affine(self.output))
 
     def forward(self, x: Tensor, state: Tensor) -> Tensor:
         """Forecasts ``[R, H]`` of rows ``x [R, C]`` in ``state [R, d]``, unfused: for an MLP of any depth."""

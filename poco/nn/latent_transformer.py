@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from poco.nn.affine import affine
 from poco.nn.config import POCOConfig
 from poco.nn.feed_forward import FeedForward
 from poco.nn.rotary import Rotary
@@ -47,4 +48,4 @@ class LatentLayer(nn.Module):
     def tensors(self) -> tuple[Tensor, ...]:
         """The parameters in the order in which the op takes them."""
         norm, projection, output = self.attention.norm, self.attention.query_key_value, self.attention.output
-        return norm.weight, norm.bias, projection.weight, output.weight, output.bias, *self.ffn.tensors()
+        return (*affine(norm), projection.weight, *affine(output), *self.ffn.tensors())

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from poco.data.packed import PackedBatch
 from poco.errors import ShapeError, VocabularyError
 from poco.nn import vocabulary
+from poco.nn.affine import affine
 from poco.nn.config import POCOConfig
 from poco.nn.cross_attention import LatentEncoder, UnitDecoder
 from poco.nn.feed_forward import FeedForward
@@ -21,15 +22,8 @@ from poco.nn.film import Film
 from poco.nn.latent_transformer import LatentLayer
 from poco.nn.rotary import Rotary
 from poco.nn.vocabulary import SessionEmbedding, SessionSpec
-from poco.ops import (
-    FilmParameters,
-    film_forecast,
-    kernels_serve,
-    latent_pool,
-    latent_queries,
-    latent_transformer,
-)
-from poco.ops.latent_reference import times
+from poco.ops import FilmParameters, film_forecast, inference, kernels_serve, latent_pool
+from poco.ops.inference_reference import times
 from poco.ops.reference import unit_states
 
 _UNIT_DROPOUT_STEPS = 0.8  # share of training steps in which unit dropout hides units, as published
@@ -251,6 +245,13 @@ class POCO(nn.Module):
         if config.seen < config.context:
             x = x[:, -config.seen :]
         z = self._initial_latents(window_session)
+        if not self.training and config.film_width and config.film_depth == 1:
+            parameters = self._parameters_in_order()
+            if kernels_serve((x, table, z, *parameters), x):
+                frequencies, eps = self.rotary.frequencies, self.encoder.context_norm.eps
+                return inference(x, unit_index, offsets, table, z, frequencies, parameters, config.heads, eps)
+
+        latent_time, segment_time = times(config.latents, config.segments, config.seen, x.device)
         norm = self.encoder.context_norm
         pooled, _ = latent_pool(
             *self._population(x, unit_index, offsets),
@@ -259,10 +260,16 @@ class POCO(nn.Module):
             self.token.bias,
             norm.weight,
             norm.bias,
-            self._queries(z),
+            self.encoder.absorbed_queries(z, self.rotary, latent_time, segment_time),
             norm.eps,
         )
-        keys, values = self._keys_and_values(z, pooled)
+        z = z + self.encoder.read(pooled.to(z.dtype), self.rotary, latent_time, segment_time)
+        z = z + self.encoder_ffn(z)
+        for layer in self.layers:
+            z = layer(z, self.rotary, latent_time)
+        keys = self.decoder.absorbed_keys(z, self.rotary, latent_time, torch.full_like(latent_time, config.seen))
+        values = self.decoder.absorbed_values(z)
+
         dropout = config.ffn_dropout if self.training else 0.0
         if dropout:
             seed = torch.randint(2**63 - 1, (), device=x.device)
@@ -277,32 +284,6 @@ class POCO(nn.Module):
             x, unit_index, offsets, table, keys, values, self._film_parameters(), dropout, seed, norm.eps
         )
 
-    def _queries(self, z: Tensor) -> Tensor:
-        """Queries ``[1 or W, S, Q, d]`` of pass 1, of latents ``z [1 or W, Q, d]``."""
-        config, encoder = self.config, self.encoder
-        norm = encoder.query_norm
-        inputs = (z, norm.weight, norm.bias, encoder.query.weight, encoder.key.weight, self.rotary.frequencies)
-        if kernels_serve(inputs, z):
-            return latent_queries(*inputs, config.segments, config.seen, norm.eps)
-        return encoder.absorbed_queries(z, self.rotary, *times(config.latents, config.segments, config.seen, z.device))
-
-    def _keys_and_values(self, z: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values ``[W, Q, d]`` of pass 2, of latents ``z [1 or W, Q, d]`` that read what was pooled."""
-        config, decoder = self.config, self.decoder
-        if not self.training:  # the op knows no dropout
-            parameters = self._latent_parameters()
-            if kernels_serve((z, pooled, *parameters), z):
-                frequencies, eps = self.rotary.frequencies, decoder.context_norm.eps
-                return latent_transformer(pooled, z, parameters, frequencies, config.heads, config.seen, eps)
-
-        latent_time, segment_time = times(config.latents, config.segments, config.seen, z.device)
-        z = z + self.encoder.read(pooled.to(z.dtype), self.rotary, latent_time, segment_time)
-        z = z + self.encoder_ffn(z)
-        for layer in self.layers:
-            z = layer(z, self.rotary, latent_time)
-        keys = decoder.absorbed_keys(z, self.rotary, latent_time, torch.full_like(latent_time, config.seen))
-        return keys, decoder.absorbed_values(z)
-
     def _population(self, x: Tensor, unit_index: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The rows that pass 1 sees: all of them, or in training what unit dropout leaves."""
         hide = self.config.unit_dropout
@@ -312,15 +293,17 @@ class POCO(nn.Module):
         before = torch.cat([offsets.new_zeros(1), kept.cumsum(0, dtype=torch.int32)])
         return x[kept], unit_index[kept], before[offsets.long()]
 
-    def _latent_parameters(self) -> list[Tensor]:
-        """What the latents go through between the passes, in the order in which the op takes it."""
+    def _parameters_in_order(self) -> list[Tensor]:
+        """All parameters but embeddings and latents, in the order in which :func:`poco.ops.inference` takes them."""
         encoder, decoder = self.encoder, self.decoder
-        parameters = [encoder.value.weight, encoder.output.weight, encoder.output.bias, *self.encoder_ffn.tensors()]
+        parameters = [*affine(self.token), *affine(encoder.context_norm), *affine(encoder.query_norm)]
+        parameters += (encoder.query.weight, encoder.key.weight, encoder.value.weight, *affine(encoder.output))
+        parameters += self.encoder_ffn.tensors()
         for layer in self.layers:
             parameters += layer.tensors()  # type: ignore[operator]
-        norm = decoder.context_norm
-        parameters += (norm.weight, norm.bias, decoder.key.weight, decoder.value.weight, decoder.query.weight)
-        return [*parameters, decoder.output.weight]
+        parameters += (*affine(decoder.context_norm), decoder.key.weight, decoder.value.weight, decoder.query.weight)
+        parameters += (*affine(decoder.output), *affine(decoder.query_norm), *self.decoder_ffn.tensors())
+        return [*parameters, *self.film.tensors()]
 
     def _film_parameters(self) -> FilmParameters:
         decoder = self.decoder

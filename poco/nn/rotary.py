@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from poco.nn.exact import ExactBuffers
-from poco.ops.latent_reference import rotate
+from poco.ops.inference_reference import rotate
 
 
 def rotary_frequencies(head_width: int, t_max: float) -> Tensor:

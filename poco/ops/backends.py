@@ -14,14 +14,14 @@ from torch import Tensor
 
 from poco import core
 from poco.errors import BackendError
-from poco.ops import cpu, latent_reference, reference
+from poco.ops import cpu, inference_reference, reference
 
 
 @dataclass(frozen=True)
 class Backend:
-    """The two passes, forward and backward, and what happens to the latents before and between them.
+    """The two passes, forward and backward, and inference by the whole model.
 
-    Signatures are those of :mod:`poco.ops.reference` and :mod:`poco.ops.latent_reference`.
+    Signatures are those of :mod:`poco.ops.reference` and :mod:`poco.ops.inference_reference`.
     """
 
     name: str
@@ -31,9 +31,7 @@ class Backend:
     latent_pool_backward: Callable[..., Any]
     film_forecast: Callable[..., Any]
     film_forecast_backward: Callable[..., Any]
-    latent_queries: Callable[..., Any]
-    latent_transformer: Callable[..., Any]
-    film_shift: Callable[..., Any]
+    inference: Callable[..., Any]
     how: str = ""  # what else there is to say about it
 
     def runs_on(self, device: torch.device, dtype: torch.dtype) -> bool:
@@ -54,9 +52,7 @@ def _reference() -> Backend:
         reference.latent_pool_backward,
         reference.film_forecast,
         reference.film_forecast_backward,
-        latent_reference.latent_queries,
-        latent_reference.latent_transformer,
-        reference.film_shift,
+        inference_reference.inference,
     )
 
 
@@ -72,9 +68,7 @@ def _cpu() -> Backend:
         cpu.latent_pool_backward,
         cpu.film_forecast,
         cpu.film_forecast_backward,
-        cpu.latent_queries,
-        cpu.latent_transformer,
-        cpu.film_shift,
+        cpu.inference,
         f"{core.build_info()['isa']} kernels, "
         + (
             "products in the precision of the input"

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from poco.errors import ShapeError
-from poco.ops.latent_reference import latent_parameter_names
 from poco.ops.reference import FilmParameters, accumulation_dtype
 
 
@@ -150,80 +149,62 @@ def film_forecast(
         raise ShapeError(f"{op}: seed must be one int64, got {list(seed.shape)} of {seed.dtype}")
 
 
-def film_shift(output_weight: Tensor, output_bias: Tensor, shift_weight: Tensor, shift_bias: Tensor) -> None:
-    """Raises ShapeError unless the arguments of the folded shift fit together."""
-    op = "film_shift"
-    _expect_together(op, output_weight, (output_bias, shift_weight, shift_bias))
-    _expect(op, "output_weight", output_weight, ("H", "K"))
-    horizon, film = output_weight.shape
-    _expect(op, "output_bias", output_bias, (horizon,))
-    _expect(op, "shift_weight", shift_weight, (film, "d"))
-    _expect(op, "shift_bias", shift_bias, (film,))
-
-
-def latent_queries(
-    initial: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    query_weight: Tensor,
-    key_weight: Tensor,
-    frequencies: Tensor,
-    segments: int,
-    context: int,
-    eps: float,
-) -> None:
-    """Raises ShapeError unless the arguments for the queries of pass 1 fit together."""
-    op = "latent_queries"
-    _expect_together(op, initial, (norm_weight, norm_bias, query_weight, key_weight, frequencies))
-    _expect(op, "initial", initial, ("1 or W", "Q", "d"))
-    _expect(op, "query_weight", query_weight, ("dh", initial.shape[2]))
-    head_width, width = query_weight.shape
-    _expect(op, "norm_weight", norm_weight, (width,))
-    _expect(op, "norm_bias", norm_bias, (width,))
-    _expect(op, "key_weight", key_weight, (head_width, width))
-    _expect_times(op, frequencies, head_width, segments, context)
-
-
-def _expect_times(op: str, frequencies: Tensor, head_width: int, segments: int, context: int) -> None:
-    if head_width % 4:
-        raise ShapeError(f"{op}: the head width must be a multiple of 4, got {head_width}")
-    _expect(op, "frequencies", frequencies, (head_width // 4,))
-    if segments < 1 or context % segments:
-        raise ShapeError(f"{op}: the context {context} must be a multiple of the {segments} segments")
-
-
 @functools.cache
-def _latent_shapes(
-    layers: int, width: int, head_width: int, heads: int, hidden: int
-) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Names and shapes of the flat parameters of the latent transformer."""
+def _model_shapes(
+    layers: int,
+    width: int,
+    head_width: int,
+    heads: int,
+    hidden: int,
+    length: int,
+    context: int,
+    film: int,
+    horizon: int,
+) -> tuple[tuple[int, ...], ...]:
+    """Shapes of the flat parameters of a model, see poco.ops.inference_reference.ModelParameters."""
     d, dh, inner = width, head_width, heads * head_width
-    ffn = ((d,), (d,), (2 * hidden, d), (2 * hidden,), (d, hidden), (d,))
-    layer = ((d,), (d,), (3 * inner, d), (d, inner), (d,), *ffn)
-    shapes = ((dh, d), (d, dh), (d,), *ffn, *layer * layers, (d,), (d,), (dh, d), (dh, d), (dh, d), (d, dh))
-    return tuple(zip(latent_parameter_names(layers), shapes, strict=True))
+    norm = ((d,), (d,))
+    ffn = (*norm, (2 * hidden, d), (2 * hidden,), (d, hidden), (d,))
+    before = ((d, length), (d,), *norm, *norm, (dh, d), (dh, d), (dh, d), (d, dh), (d,), *ffn)
+    layer = (*norm, (3 * inner, d), (d, inner), (d,), *ffn)
+    after = (*norm, (dh, d), (dh, d), (dh, d), (d, dh), (d,), *norm, *ffn)
+    modulation = ((film, d), (film,), (film, d), (film,), (film, context), (film,), (horizon, film), (horizon,))
+    return (*before, *layer * layers, *after, *modulation)
 
 
-def latent_transformer(
-    pooled: Tensor, initial: Tensor, parameters: Sequence[Tensor], frequencies: Tensor, heads: int, context: int
+def inference(
+    x: Tensor,
+    unit_index: Tensor,
+    window_offsets: Tensor,
+    unit_table: Tensor,
+    initial: Tensor,
+    frequencies: Tensor,
+    parameters: Sequence[Tensor],
+    heads: int,
 ) -> None:
-    """Raises ShapeError unless the arguments of the latent transformer fit together."""
-    op = "latent_transformer"
-    if len(parameters) < 15 or (len(parameters) - 15) % 11:
-        raise ShapeError(f"{op}: parameters must be 15 tensors and 11 for each layer, got {len(parameters)}")
-    _expect_together(op, initial, (pooled, frequencies, *parameters))
-    _expect(op, "pooled", pooled, ("W", "S", "Q", "d"))
-    windows, segments, latents, width = pooled.shape
-    if initial.shape != (1, latents, width):
-        _expect(op, "initial", initial, (windows, latents, width))
-    _expect(op, "read_value_weight", parameters[0], ("dh", width))
-    _expect(op, "read_ffn_out_weight", parameters[7], (width, "F"))
-    head_width, hidden = parameters[0].shape[0], parameters[7].shape[1]
-    _expect_times(op, frequencies, head_width, segments, context)
-    shapes = _latent_shapes((len(parameters) - 15) // 11, width, head_width, heads, hidden)
-    for tensor, (name, shape) in zip(parameters, shapes, strict=True):
+    """Raises ShapeError unless the arguments of inference fit together."""
+    op = "inference"
+    if len(parameters) < 40 or (len(parameters) - 40) % 11:
+        raise ShapeError(f"{op}: parameters must be 40 tensors and 11 for each layer, got {len(parameters)}")
+    _expect_packing(op, x, unit_index, window_offsets)
+    _expect_together(op, x, (unit_index, window_offsets, unit_table, initial, frequencies, *parameters))
+    _expect(op, "unit_table", unit_table, ("V", "d"))
+    _expect_indices(op, x.shape[0], unit_index, window_offsets, unit_table.shape[0])
+    width, windows, context = unit_table.shape[1], window_offsets.shape[0] - 1, x.shape[1]
+    _expect(op, "initial", initial, ("1 or W", "Q", width))
+    if initial.shape[0] not in (1, windows):
+        raise ShapeError(f"{op}: initial must be for 1 or {windows} windows, got {initial.shape[0]}")
+    _expect(op, "frequencies", frequencies, ("dh / 4",))
+    for i, name in ((0, "token_weight"), (15, "read_ffn_out_weight"), (-4, "in_weight"), (-2, "out_weight")):
+        _expect(op, name, parameters[i], ("rows", "columns"))
+    length, film, horizon = parameters[0].shape[1], parameters[-4].shape[0], parameters[-2].shape[0]
+    if length < 1 or context % length:
+        raise ShapeError(f"{op}: the context {context} must be a multiple of the segment length {length}")
+    layers, head_width, hidden = (len(parameters) - 40) // 11, 4 * frequencies.shape[0], parameters[15].shape[1]
+    shapes = _model_shapes(layers, width, head_width, heads, hidden, length, context, film, horizon)
+    for i, (tensor, shape) in enumerate(zip(parameters, shapes, strict=True)):
         if tensor.shape != shape:
-            _expect(op, name, tensor, shape)
+            _expect(op, f"parameters[{i}]", tensor, shape)
 
 
 def missing_seed(dropout: float) -> ShapeError:

@@ -1,8 +1,8 @@
-"""Both passes, forward and backward, by the fused kernels of the compiled core.
+"""Both passes, forward and backward, and inference by the whole model, by the fused kernels of the compiled core.
 
-Same functions as :mod:`poco.ops.reference`. The kernels take float32 or bfloat16 and add up in float32, on as many
-threads as torch has; float16, and float32 among others, is widened to float32 first. Results do not depend on the
-number of threads.
+Same functions as :mod:`poco.ops.reference` and :mod:`poco.ops.inference_reference`. The kernels take float32 or
+bfloat16 and add up in float32, on as many threads as torch has; float16, and float32 among others, is widened to
+float32 first. Results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ import torch
 from torch import Tensor
 
 from poco import core
-from poco.ops.latent_reference import latent_parameter_names
 from poco.ops.reference import FilmParameters
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _POOL_INPUTS = ("x", "unit_table", "token_weight", "token_bias", "norm_weight", "norm_bias", "queries")
-_SHIFT_INPUTS = ("output_weight", "output_bias", "shift_weight", "shift_bias")
 _FILM_INPUTS = ("x", "unit_table", "keys", "values", *FilmParameters._fields)
 
 
@@ -38,7 +36,7 @@ def _indices(tensor: Tensor) -> Tensor:
     return tensor.contiguous()
 
 
-def _call(op: str, dtype: torch.dtype, tensors: Mapping[str, Tensor], numbers: Mapping[str, int | float]) -> None:
+def _call(op: str, dtype: torch.dtype, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
     addresses = {name: tensor.data_ptr() for name, tensor in tensors.items()}
     kind = "bfloat16" if dtype is torch.bfloat16 else "float32"
     core.run_kernel(f"{op}_{kind}", {**addresses, **numbers, "threads": torch.get_num_threads()})
@@ -144,73 +142,52 @@ def film_forecast_backward(grad: Tensor, *inputs: Any) -> list[Tensor | None]:
     return [gradients.get(f"grad_{name}") for name in _FILM_INPUTS]
 
 
-def film_shift(*inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """The folded shift; see :func:`poco.ops.film_shift`."""
-    dtype = _common_dtype(inputs)
-    named = {name: _dense(t, dtype) for name, t in zip(_SHIFT_INPUTS, inputs, strict=True)}
-    (horizon, film_width), width = inputs[0].shape, inputs[2].shape[1]
-    weight = named["weight"] = torch.empty(horizon, width, dtype=dtype)
-    bias = named["bias"] = torch.empty(horizon, dtype=dtype)
-    _call("film_shift", dtype, named, {"horizon": horizon, "film_width": film_width, "width": width})
-    return weight.to(inputs[0].dtype), bias.to(inputs[0].dtype)
+# --- the whole model --------------------------------------------------------------------------------------------------
 
 
-# --- the latents before and between the passes ------------------------------------------------------------------------
-
-_QUERY_INPUTS = ("initial", "norm_weight", "norm_bias", "query_weight", "key_weight")
-
-
-def latent_queries(*inputs: Any) -> Tensor:
-    """Queries of pass 1; see :func:`poco.ops.latent_queries`."""
-    *tensors, frequencies, segments, context, eps = inputs
-    dtype = _common_dtype(tensors)
-    named = {name: _dense(t, dtype) for name, t in zip(_QUERY_INPUTS, tensors, strict=True)}
-    windows, latents, width = tensors[0].shape
-    queries = torch.empty(windows, segments, latents, width, dtype=dtype)
-    numbers = {
-        "windows": windows,
-        "segments": segments,
-        "latents": latents,
-        "width": width,
-        "head_width": tensors[3].shape[0],
-        "context": context,
-        "eps": eps,
-    }
-    _call("latent_queries", dtype, {**named, "frequencies": _dense(frequencies), "queries": queries}, numbers)
-    return queries.to(tensors[0].dtype)
-
-
-def latent_transformer(
-    pooled: Tensor,
+def inference(
+    x: Tensor,
+    unit_index: Tensor,
+    window_offsets: Tensor,
+    unit_table: Tensor,
     initial: Tensor,
-    parameters: Sequence[Tensor],
     frequencies: Tensor,
+    parameters: Sequence[Tensor],
     heads: int,
-    context: int,
     eps: float,
-) -> tuple[Tensor, Tensor]:
-    """Keys and values of pass 2; see :func:`poco.ops.latent_transformer`."""
-    dtype = _common_dtype([initial, *parameters])
-    layers = (len(parameters) - 15) // 11
-    named = {name: _dense(t, dtype) for name, t in zip(latent_parameter_names(layers), parameters, strict=True)}
-    named["initial"] = _dense(initial, dtype)
-    named["pooled"] = _dense(pooled)
-    named["frequencies"] = _dense(frequencies)
-    windows, segments, latents, width = pooled.shape
-    keys = named["keys"] = torch.empty(windows, latents, width, dtype=dtype)
-    values = named["values"] = torch.empty(windows, latents, width, dtype=dtype)
-    numbers = {
-        "windows": windows,
-        "initial_windows": initial.shape[0],
-        "segments": segments,
-        "latents": latents,
-        "width": width,
-        "head_width": parameters[0].shape[0],
-        "heads": heads,
-        "ffn_width": parameters[7].shape[1],
-        "layers": layers,
-        "context": context,
-        "eps": eps,
+) -> Tensor:
+    """The forecasts of a model that is not in training; see :func:`poco.ops.inference`."""
+    dtype = _common_dtype([unit_table, initial, *parameters])
+    dense = [_dense(parameter, dtype) for parameter in parameters]
+    forecast = torch.empty(x.shape[0], parameters[-1].shape[0], dtype=dtype)
+    tensors = {
+        "x": _dense(x, dtype),
+        "unit_index": _indices(unit_index),
+        "window_offsets": _indices(window_offsets),
+        "unit_table": _dense(unit_table, dtype),
+        "initial": _dense(initial, dtype),
+        "frequencies": _dense(frequencies),
+        "forecast": forecast,
     }
-    _call("latent_transformer", dtype, named, numbers)
-    return keys.to(initial.dtype), values.to(initial.dtype)
+    initial_windows, latents, width = initial.shape
+    length = parameters[0].shape[1]
+    numbers = {
+        "rows": x.shape[0],
+        "windows": window_offsets.shape[0] - 1,
+        "units": unit_table.shape[0],
+        "initial_windows": initial_windows,
+        "segments": x.shape[1] // length,
+        "segment_length": length,
+        "width": width,
+        "latents": latents,
+        "head_width": frequencies.shape[0] * 4,
+        "heads": heads,
+        "ffn_width": parameters[15].shape[1],
+        "layers": (len(parameters) - 40) // 11,
+        "film_width": parameters[-4].shape[0],
+        "horizon": forecast.shape[1],
+        "eps": eps,
+        "parameters": [parameter.data_ptr() for parameter in dense],
+    }
+    _call("inference", dtype, tensors, numbers)
+    return forecast.to(x.dtype)

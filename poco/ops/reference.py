@@ -395,7 +395,7 @@ def film_forecast_backward(
 def film_shift(
     output_weight: Tensor, output_bias: Tensor, shift_weight: Tensor, shift_bias: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The folded shift; see :func:`poco.ops.film_shift`."""
+    """The shift of FiLM, ``[H, d]`` and ``[H]``, folded through the output ``[H, K]``."""
     wide = accumulation_dtype(output_weight)
     weight = output_weight.to(wide)
     folded = weight @ shift_weight.to(wide), weight @ shift_bias.to(wide) + output_bias.to(wide)

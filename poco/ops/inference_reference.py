@@ -1,20 +1,20 @@
-"""The plain-torch reference of what happens to the latents before and between the passes, without dropout.
+"""The plain-torch reference of inference by the whole model: what lies before and between the two passes, and all.
 
-As in :mod:`poco.ops.reference`, all arithmetic is float32, or float64 where the latents are float64. Shapes: ``W``
-windows, ``S`` segments, ``Q`` latents, ``d`` width, ``dh`` head width, ``F`` feed-forward width.
+As in :mod:`poco.ops.reference`, all arithmetic is float32, or float64 where the input is float64. Shapes: ``W``
+windows, ``S`` segments of ``L`` frames, ``Q`` latents, ``d`` width, ``dh`` head width, ``F`` feed-forward width, ``K``
+FiLM width, ``H`` horizon.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from poco.ops.reference import accumulation_dtype
+from poco.ops.reference import FilmParameters, accumulation_dtype, film_forecast, film_shift, latent_pool
 
 
 class FeedForwardParameters(NamedTuple):
@@ -49,14 +49,6 @@ class LayerParameters(NamedTuple):
         return FeedForwardParameters(*self[5:])
 
 
-@functools.cache
-def latent_parameter_names(layers: int) -> tuple[str, ...]:
-    """Names of all tensors of the latent transformer with so many layers, in order."""
-    first, last = LatentParameters._fields[:3], LatentParameters._fields[5:]
-    in_layers = (f"layer{i}_{name}" for i in range(layers) for name in LayerParameters._fields)
-    return (*first, *(f"read_ffn_{name}" for name in FeedForwardParameters._fields), *in_layers, *last)
-
-
 class LatentParameters(NamedTuple):
     """Parameters of the latent transformer: reading from the population, layers, writing to the units."""
 
@@ -74,7 +66,7 @@ class LatentParameters(NamedTuple):
 
     @classmethod
     def of(cls, flat: Sequence[Tensor]) -> LatentParameters:
-        """The parameters out of one list of all tensors in order, which is what the op takes."""
+        """The parameters out of one list of all tensors in order."""
         layers = tuple(LayerParameters(*flat[i : i + 11]) for i in range(9, len(flat) - 6, 11))
         value, output, bias = flat[:3]
         return cls(value, output, bias, FeedForwardParameters(*flat[3:9]), layers, *flat[-6:])
@@ -115,7 +107,12 @@ def latent_queries(
     context: int,
     eps: float,
 ) -> Tensor:
-    """See :func:`poco.ops.latent_queries`."""
+    """The queries ``[1 or W, S, Q, d]`` of pass 1: those of the latents, absorbed into token space and scaled.
+
+    With segment ``s`` at time ``s * C / S``, latent ``m`` at ``m * C / Q`` and ``R`` the rotation by a time::
+
+        queries[s, m] = key_weight^T R(time of m - time of s) query_weight LayerNorm(initial[m]) / sqrt(dh)
+    """
     wide = accumulation_dtype(initial)
     latent_time, segment_time = times(initial.shape[1], segments, context, initial.device)
     normed = F.layer_norm(initial.to(wide), initial.shape[-1:], norm_weight.to(wide), norm_bias.to(wide), eps)
@@ -149,7 +146,11 @@ def latent_transformer(
     context: int,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    """See :func:`poco.ops.latent_transformer`."""
+    """The keys and values ``[W, Q, d]`` of pass 2 from what pass 1 pooled, without dropout.
+
+    The latents read what was pooled, go through a gated feed-forward layer and through layers of rotary self-attention
+    and feed-forward, each residual; times and rotations as in :func:`latent_queries`, and the units ask at time ``C``.
+    """
     wide = accumulation_dtype(initial)
     p = LatentParameters.of([t.to(wide) for t in parameters])
     latent_time, segment_time = times(initial.shape[1], pooled.shape[1], context, initial.device)
@@ -166,3 +167,54 @@ def latent_transformer(
     keys = (turned @ p.write_query_weight) * p.write_key_weight.shape[0] ** -0.5
     values = F.linear(F.linear(normed, p.write_value_weight), p.write_output_weight)
     return keys.to(initial.dtype), values.to(initial.dtype)
+
+
+class ModelParameters(NamedTuple):
+    """All parameters of a model but embeddings and initial latents."""
+
+    token_weight: Tensor  # [d, L]
+    token_bias: Tensor  # [d]
+    token_norm_weight: Tensor  # [d]
+    token_norm_bias: Tensor  # [d]
+    query_norm_weight: Tensor  # [d]
+    query_norm_bias: Tensor  # [d]
+    query_weight: Tensor  # [dh, d]
+    key_weight: Tensor  # [dh, d]
+    latents: tuple[Tensor, ...]  # LatentParameters, layer after layer
+    unit: tuple[Tensor, ...]  # attention_bias to scale_bias of FilmParameters
+    shift_weight: Tensor  # [K, d]
+    shift_bias: Tensor  # [K]
+    in_weight: Tensor  # [K, C]
+    in_bias: Tensor  # [K]
+    out_weight: Tensor  # [H, K]
+    out_bias: Tensor  # [H]
+
+    @classmethod
+    def of(cls, flat: Sequence[Tensor]) -> ModelParameters:
+        """The parameters out of one list of all tensors in order, which is what the op takes."""
+        named: list[Any] = [*flat[:8], tuple(flat[8:-17]), tuple(flat[-17:-6]), *flat[-6:]]
+        return cls(*named)
+
+
+def inference(
+    x: Tensor,
+    unit_index: Tensor,
+    window_offsets: Tensor,
+    unit_table: Tensor,
+    initial: Tensor,
+    frequencies: Tensor,
+    parameters: Sequence[Tensor],
+    heads: int,
+    eps: float,
+) -> Tensor:
+    """See :func:`poco.ops.inference`."""
+    p, context = ModelParameters.of(parameters), x.shape[1]
+    asking = (p.query_norm_weight, p.query_norm_bias, p.query_weight, p.key_weight, frequencies)
+    queries = latent_queries(initial, *asking, context // p.token_weight.shape[1], context, eps)
+    token = (p.token_weight, p.token_bias, p.token_norm_weight, p.token_norm_bias)
+    pooled, _ = latent_pool(x, unit_index, window_offsets, unit_table, *token, queries, eps)
+    keys, values = latent_transformer(pooled, initial, p.latents, frequencies, heads, context, eps)
+    shift = film_shift(p.out_weight, p.out_bias, p.shift_weight, p.shift_bias)
+    film = FilmParameters(*(*p.unit, *shift, p.in_weight, p.in_bias, p.out_weight))
+    seed = torch.zeros((), dtype=torch.int64, device=x.device)
+    return film_forecast(x, unit_index, window_offsets, unit_table, keys, values, film, 0.0, seed, eps)

@@ -1,0 +1,155 @@
+#include "cpu/inference.h"
+
+#include <vector>
+
+#include "cpu/dispatch.h"
+
+namespace poco {
+namespace {
+
+// Hands out the parameters one after another.
+template <typename T>
+class Parameters {
+public:
+    explicit Parameters(const T* const* next) : next_(next) {}
+
+    template <typename... To>
+    void into(To&... to) {
+        ((to = *next_++), ...);
+    }
+    void into(FeedForward<T>& p) { into(p.norm_weight, p.norm_bias, p.in_weight, p.in_bias, p.out_weight, p.out_bias); }
+
+private:
+    const T* const* next_;
+};
+
+// The sizes that several kernels share.
+template <typename T, typename Call>
+void take_sizes(const Inference<T>& from, Call& to) {
+    to.windows = from.windows;
+    to.latents = from.latents;
+    to.width = from.width;
+    to.eps = from.eps;
+    to.threads = from.threads;
+}
+
+template <typename T, typename Call>
+void take_rows(const Inference<T>& from, Call& to) {
+    to.rows = from.rows;
+    to.units = from.units;
+    to.x = from.x;
+    to.unit_index = from.unit_index;
+    to.window_offsets = from.window_offsets;
+    to.unit_table = from.unit_table;
+}
+
+template <typename T>
+std::vector<T> room(int64_t count) {
+    return std::vector<T>(static_cast<size_t>(count));
+}
+
+template <typename T>
+void run(const Inference<T>& call) {
+    const Passes<T>& kernels = cpu_kernels().passes<T>();
+    const int64_t context = call.segments * call.segment_length;
+    Parameters<T> parameters(call.parameters);
+
+    LatentPool<T> pool;
+    take_sizes(call, pool);
+    take_rows(call, pool);
+    pool.segments = call.segments;
+    pool.segment_length = call.segment_length;
+    pool.query_windows = call.initial_windows;
+    parameters.into(pool.token_weight, pool.token_bias, pool.norm_weight, pool.norm_bias);
+
+    LatentQueries<T> asking;
+    take_sizes(call, asking);
+    asking.windows = call.initial_windows;
+    asking.segments = call.segments;
+    asking.head_width = call.head_width;
+    asking.context = context;
+    asking.frequencies = call.frequencies;
+    asking.initial = call.initial;
+    parameters.into(asking.norm_weight, asking.norm_bias, asking.query_weight, asking.key_weight);
+    std::vector<T> queries = room<T>(call.initial_windows * call.segments * call.latents * call.width);
+    asking.queries = queries.data();
+    kernels.latent_queries(asking);
+
+    std::vector<float> pooled = room<float>(call.windows * call.segments * call.latents * call.width);
+    std::vector<float> logsumexp = room<float>(call.windows * call.latents);
+    pool.queries = queries.data();
+    pool.pooled = pooled.data();
+    pool.logsumexp = logsumexp.data();
+    kernels.latent_pool(pool);
+
+    LatentTransformer<T> between;
+    take_sizes(call, between);
+    between.initial_windows = call.initial_windows;
+    between.segments = call.segments;
+    between.head_width = call.head_width;
+    between.heads = call.heads;
+    between.ffn_width = call.ffn_width;
+    between.layers = call.layers;
+    between.context = context;
+    between.frequencies = call.frequencies;
+    between.pooled = pooled.data();
+    between.initial = call.initial;
+    parameters.into(between.read_value_weight, between.read_output_weight, between.read_output_bias);
+    parameters.into(between.read_ffn);
+    std::vector<LatentLayer<T>> layers(static_cast<size_t>(call.layers));
+    for (LatentLayer<T>& layer : layers) {
+        parameters.into(layer.norm_weight, layer.norm_bias, layer.query_key_value_weight, layer.output_weight,
+                        layer.output_bias);
+        parameters.into(layer.ffn);
+    }
+    between.layer = layers.data();
+    parameters.into(between.write_norm_weight, between.write_norm_bias, between.write_key_weight,
+                    between.write_value_weight, between.write_query_weight, between.write_output_weight);
+    std::vector<T> keys = room<T>(call.windows * call.latents * call.width);
+    std::vector<T> values = room<T>(call.windows * call.latents * call.width);
+    between.keys = keys.data();
+    between.values = values.data();
+    kernels.latent_transformer(between);
+
+    FilmForecast<T> film;
+    take_sizes(call, film);
+    take_rows(call, film);
+    film.context = context;
+    film.horizon = call.horizon;
+    film.ffn_width = call.ffn_width;
+    film.film_width = call.film_width;
+    film.keys = keys.data();
+    film.values = values.data();
+    FilmParameters<const T>& p = film.parameters;
+    parameters.into(p.attention_bias, p.query_norm_weight, p.query_norm_bias, p.ffn_norm_weight, p.ffn_norm_bias,
+                    p.ffn_in_weight, p.ffn_in_bias, p.ffn_out_weight, p.ffn_out_bias, p.scale_weight, p.scale_bias);
+    FilmShift<T> shift;
+    shift.horizon = call.horizon;
+    shift.film_width = call.film_width;
+    shift.width = call.width;
+    shift.threads = call.threads;
+    parameters.into(shift.shift_weight, shift.shift_bias, p.in_weight, p.in_bias, shift.output_weight,
+                    shift.output_bias);
+    std::vector<T> shift_weight = room<T>(call.horizon * call.width);
+    std::vector<T> shift_bias = room<T>(call.horizon);
+    shift.weight = shift_weight.data();
+    shift.bias = shift_bias.data();
+    kernels.film_shift(shift);
+    p.shift_weight = shift_weight.data();
+    p.shift_bias = shift_bias.data();
+    p.out_weight = shift.output_weight;
+    film.forecast = call.forecast;
+    kernels.film_forecast(film);
+}
+
+}  // namespace
+
+void infer(const Inference<float>& call) {
+    run(call);
+}
+
+void infer(const Inference<Bfloat16>& call) {
+    run(call);
+}
+
+}  // namespace poco

@@ -1,0 +1,98 @@
+"""The whole model for inference as one torch custom op without a gradient: ``torch.ops.poco.inference``.
+
+At a few hundred units the passes take less time than it takes to call all that lies before and between them one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from poco.ops import checks
+from poco.ops.backends import choose
+
+torch.library.define(
+    "poco::inference",
+    "(Tensor x, Tensor unit_index, Tensor window_offsets, Tensor unit_table, Tensor initial, Tensor frequencies, "
+    "Tensor[] parameters, int heads, float eps) -> Tensor",
+)
+
+
+def inference(
+    x: Tensor,
+    unit_index: Tensor,
+    window_offsets: Tensor,
+    unit_table: Tensor,
+    initial: Tensor,
+    frequencies: Tensor,
+    parameters: Sequence[Tensor],
+    heads: int,
+    eps: float = 1e-5,
+) -> Tensor:
+    """The forecasts of a model that is not in training; it has no gradient.
+
+    The latents' queries, pass 1 (:func:`poco.ops.latent_pool`), the latent transformer, and pass 2
+    (:func:`poco.ops.film_forecast`) with the shift folded; :mod:`poco.ops.inference_reference` writes it out.
+
+    Args:
+        x: ``[R, C]`` activity, rows of all windows one after another.
+        unit_index: ``[R]`` int32, row of ``unit_table`` for each row.
+        window_offsets: ``[W + 1]`` int32; window ``w`` is rows ``window_offsets[w]:window_offsets[w + 1]``.
+        unit_table: ``[V, d]`` embedding of every unit.
+        initial: ``[1 or W, Q, d]`` the latents before they read.
+        frequencies: ``[dh / 4]`` float32 angular frequencies of the pairs that turn.
+        parameters: all tensors of :class:`poco.ops.inference_reference.ModelParameters` in order, layer after layer.
+        heads: heads of the latents' self-attention.
+        eps: added to the variance in all layer normalisations.
+
+    Returns:
+        ``[R, H]`` forecasts in the dtype of ``x``. Under autocast all but the frequencies is taken in bfloat16.
+
+    Raises:
+        ShapeError: if shapes, dtypes or devices do not fit together.
+        BackendError: if a forced backend cannot run on these tensors.
+    """
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        low = torch.get_autocast_dtype(device)
+        x, unit_table, initial = x.to(low), unit_table.to(low), initial.to(low)
+        parameters = [parameter.to(low) for parameter in parameters]
+    return torch.ops.poco.inference(  # type: ignore[no-any-return]
+        x, unit_index, window_offsets, unit_table, initial, frequencies, parameters, heads, eps
+    )
+
+
+@torch.library.impl("poco::inference", "CompositeExplicitAutograd")
+def _forward(
+    x: Tensor,
+    unit_index: Tensor,
+    window_offsets: Tensor,
+    unit_table: Tensor,
+    initial: Tensor,
+    frequencies: Tensor,
+    parameters: list[Tensor],
+    heads: int,
+    eps: float,
+) -> Tensor:
+    checks.inference(x, unit_index, window_offsets, unit_table, initial, frequencies, parameters, heads)
+    backend = choose(x.device, x.dtype)
+    return backend.inference(  # type: ignore[no-any-return]
+        x, unit_index, window_offsets, unit_table, initial, frequencies, parameters, heads, eps
+    )
+
+
+@torch.library.register_fake("poco::inference")
+def _fake(
+    x: Tensor,
+    unit_index: Tensor,
+    window_offsets: Tensor,
+    unit_table: Tensor,
+    initial: Tensor,
+    frequencies: Tensor,
+    parameters: list[Tensor],
+    heads: int,
+    eps: float,
+) -> Tensor:
+    return x.new_empty((x.shape[0], parameters[-1].shape[0]))

@@ -1,0 +1,202 @@
+"""Inference by the whole model as one op: the reference, the CPU kernels, the torch op."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import inference as helper
+from helpers import relative_error
+from helpers.inference import double, inputs
+from helpers.passes import replaced
+
+from poco import core
+from poco.errors import BackendError, ShapeError
+from poco.ops import inference, inference_reference, kernels_serve, use_backend
+
+TESTS = Path(__file__).resolve().parents[1]
+needs_kernels = pytest.mark.skipif(
+    core.kernels_missing() is not None, reason=f"needs the CPU kernels: {core.kernels_missing()}"
+)
+SMALL: dict[str, Any] = {
+    "counts": (3, 0, 5),
+    "width": 8,
+    "head_width": 4,
+    "heads": 2,
+    "hidden": 5,
+    "latents": 3,
+    "film": 9,
+    "horizon": 4,
+}
+
+
+def test_rotation_written_out() -> None:
+    frequencies = torch.tensor([0.3, 2.0])
+    x = torch.arange(1.0, 9.0, dtype=torch.float64)
+    turned = inference_reference.rotate(x, torch.tensor(5.0), frequencies)
+    for pair, frequency in enumerate(frequencies.double().tolist()):
+        z = complex(x[2 * pair], x[2 * pair + 1]) * complex(math.cos(5 * frequency), math.sin(5 * frequency))
+        assert turned[2 * pair].item() == pytest.approx(z.real, abs=1e-12)
+        assert turned[2 * pair + 1].item() == pytest.approx(z.imag, abs=1e-12)
+    assert torch.equal(turned[4:], x[4:])
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", helper.TOLERANCES, ids=str)
+@pytest.mark.parametrize("shape", helper.SHAPES, ids=str)
+def test_kernels_are_the_reference(shape: dict[str, Any], dtype: torch.dtype) -> None:
+    helper.check(shape, dtype)
+
+
+@needs_kernels
+@pytest.mark.parametrize("t_max", [0.001, 1e5])
+def test_long_and_short_periods(t_max: float) -> None:
+    """Angles of many million radians, and next to none."""
+    helper.check({**SMALL, "t_max": t_max}, torch.float32)
+
+
+@needs_kernels
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512", "avx512_bf16", "amx"])
+def test_every_instruction_set_whatever_memory_held(run_python, isa: str) -> None:
+    code = """
+import torch
+torch.use_deterministic_algorithms(True)  # torch.empty gives NaN
+from helpers import inference
+inference.check_all()
+"""
+    poison = {"MALLOC_PERTURB_": "1", "MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TOP_PAD_": "1000000"}
+    done = run_python(code, env={"POCO_CPU": isa, **poison}, path=(TESTS,), check=False)
+    if "cannot run on this processor" in done.stderr:
+        pytest.skip(f"this processor cannot run {isa}")
+    assert done.returncode == 0, done.stderr
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", helper.TOLERANCES, ids=str)
+def test_results_do_not_depend_on_threads(dtype: torch.dtype) -> None:
+    before = torch.get_num_threads()
+    try:
+        for shape in ({"counts": (700,)}, {"counts": (40,) * 7, "own": True}, {"counts": (3,) * 30}):
+            arguments = inputs(**shape, dtype=dtype)
+            torch.set_num_threads(1)
+            expected = inference(*arguments)
+            for count in (2, 3, 7):
+                torch.set_num_threads(count)
+                for _ in range(5):
+                    assert torch.equal(inference(*arguments), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_kernels
+def test_windows_do_not_depend_on_each_other() -> None:
+    arguments = inputs(counts=(5,) * 11)
+    broken = replaced(arguments, 0, arguments[0].clone())
+    broken[0][4 * 5 + 2, 7] = float("nan")
+    found, expected = inference(*broken), inference(*arguments)
+    window = torch.arange(55) // 5 == 4
+    assert found[window].isnan().all()  # through the latents
+    assert torch.equal(found[~window], expected[~window])
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_low_precision_and_any_layout(dtype: torch.dtype) -> None:
+    arguments = inputs(**SMALL, dtype=dtype)
+    exact = inference_reference.inference(*double(arguments))
+    odd = [t.T.contiguous().T if t.ndim == 2 else t for t in arguments[6]]
+    for parameters in (arguments[6], odd, [*arguments[6][:-1], arguments[6][-1].float()]):
+        mine = inference(*replaced(arguments, 6, parameters))
+        assert mine.dtype == dtype
+        assert relative_error(mine, exact) < 2e-2
+    wide = inference(*replaced(arguments, 0, arguments[0].float()))
+    assert wide.dtype == torch.float32
+    assert relative_error(wide, exact) < 2e-2
+
+
+def test_float64_goes_to_the_reference() -> None:
+    arguments = inputs(**SMALL, dtype=torch.float64)
+    forecast = inference(*arguments)
+    assert forecast.dtype == torch.float64
+    with use_backend("reference"):
+        assert torch.equal(inference(*arguments), forecast)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_opcheck(dtype: torch.dtype) -> None:
+    torch.library.opcheck(torch.ops.poco.inference.default, inputs(**SMALL, own=True, dtype=dtype))
+
+
+def test_compiles_whole() -> None:
+    arguments = inputs(**SMALL)
+    compiled = torch.compile(inference, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(*arguments), inference(*arguments))
+
+
+def test_autocast_takes_bfloat16() -> None:
+    arguments = inputs(**SMALL)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = inference(*arguments)
+    assert low.dtype == torch.bfloat16
+    x, unit_index, offsets, unit_table, initial, frequencies, parameters, *rest = arguments
+    parameters = [parameter.bfloat16() for parameter in parameters]
+    tables = (unit_table.bfloat16(), initial.bfloat16())
+    assert torch.equal(low, inference(x.bfloat16(), unit_index, offsets, *tables, frequencies, parameters, *rest))
+
+
+@needs_kernels
+def test_where_the_op_is_used() -> None:
+    one, trained = torch.ones(1), torch.ones(1, requires_grad=True)
+    assert kernels_serve((one,), one)
+    assert not kernels_serve((one, trained), one)
+    with torch.no_grad():
+        assert kernels_serve((one, trained), one)
+        with use_backend("reference"):
+            assert not kernels_serve((one,), one)
+    assert not kernels_serve((one.double(),), one.double())
+
+
+@pytest.mark.parametrize(
+    ("position", "value", "says"),
+    [
+        (0, torch.randn(8, 50), "the context 50 must be a multiple of the segment length 16"),
+        (0, torch.ones(8, 48, dtype=torch.int64), "floating point"),
+        (1, torch.full((8,), 50, dtype=torch.int32), r"unit_index must be in 0\.\.49, got 50\.\.50"),
+        (2, torch.tensor([0, 3, 3, 9], dtype=torch.int32), "window_offsets must rise from 0 to the 8 rows"),
+        (3, torch.randn(50, 9), r"initial must be \[1 or W, Q, 9\]"),
+        (4, torch.randn(2, 3, 8), "initial must be for 1 or 3 windows, got 2"),
+        (5, torch.ones(2), r"parameters\[6\] must be \[8, 8\], got \[4, 8\]"),
+        (6, [], "parameters must be 40 tensors and 11 for each layer, got 0"),
+        (7, 3, r"parameters\[19\] must be \[36, 8\], got \[24, 8\]"),
+    ],
+)
+def test_says_what_does_not_fit(position: int, value: Any, says: str) -> None:
+    with pytest.raises(ShapeError, match=says):
+        inference(*replaced(inputs(**SMALL), position, value))
+
+
+@needs_kernels
+def test_the_core_counts_parameters() -> None:
+    numbers = dict.fromkeys(
+        (
+            *(
+                "rows",
+                "windows",
+                "units",
+                "initial_windows",
+                "segments",
+                "segment_length",
+                "width",
+                "latents",
+                "threads",
+            ),
+            *("head_width", "heads", "ffn_width", "layers", "film_width", "horizon", "eps"),
+            *("x", "unit_index", "window_offsets", "unit_table", "initial", "frequencies", "forecast"),
+        ),
+        0,
+    )
+    with pytest.raises(BackendError, match="inference: 0 layers have 40 parameters, not 2"):
+        core.run_kernel("inference_float32", {**numbers, "parameters": [0, 0]})

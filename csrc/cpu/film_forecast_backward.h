@@ -1,5 +1,7 @@
-// Backward of pass 2. A tile of rows goes forward again, then back, in the cache. Sums over rows are kept for each of a
-// number of chunks of tiles that does not depend on the threads, and are put together in the order of the chunks.
+// Backward of pass 2. A tile of rows goes forward again, then back, in the cache: from a given gradient of the
+// forecast, or from the error of the forecast made on the way. Sums over rows are kept for each of a number of chunks
+// of tiles that does not depend on the threads, and are put together in the order of the chunks. Chunks go in groups, a
+// few for each thread, after each of which the gradients of its units are added up.
 #pragma once
 
 #include "cpu/film_forecast.h"
@@ -27,6 +29,7 @@ struct FilmBackwardPlanes : FilmPlanes {
     float *unit_standard, *unit_inverse_std, *standard;
     float *grad, *grad_state, *grad_normed, *grad_scores, *grad_activity, *grad_panel;
     OperandPlane gelu_of_gate, slope_times_value, gated;  // of all hidden columns, with dropout
+    OperandPlane made, scale;                             // of all columns of FiLM, where they are kept
     OperandPlane query, right_operand, grad_operand, grad_state_operand, grad_scores_operand, product_operand;
     Word *left_lines, *right_lines, *activity_lines, *grad_lines;
     size_t line_bytes;
@@ -46,6 +49,8 @@ struct FilmBackwardPlanes : FilmPlanes {
           gelu_of_gate(plain_plane(call.ffn_width, pieces)),
           slope_times_value(plain_plane(call.ffn_width, pieces)),
           gated(operand_in_place(pieces.plane(call.ffn_width), call.ffn_width, true, pieces)),
+          made(plain_plane(call.film_width, pieces)),
+          scale(plain_plane(call.film_width, pieces)),
           query(operand_in_place(pieces.plane(call.width), call.width, true, pieces)),
           right_operand(operand_in_place(right, kPanel, true, pieces)),
           grad_operand(operand_in_place(grad, call.horizon, true, pieces)),
@@ -111,15 +116,49 @@ inline void film_tile_again(const TileRows<T>& tile, const FilmWeights& w, const
     make_operand_of(d, lanes, t.state, t.state_operand);
 }
 
-// FiLM and output: from `grad` to the gradients of `state` and of the activity.
+// `forecast`, keeping what FiLM makes.
 template <typename T>
-inline void film_backward(const TileRows<T>& tile, const FilmBackwardWeights& w, const FilmBackwardPlanes& t,
+inline void forecast_again(const TileRows<T>& tile, const FilmWeights& w, const FilmBackwardPlanes& t) {
+    const FilmForecast<T>& call = tile.call;
+    const int64_t lanes = tile.lanes(), horizon = call.horizon;
+    multiply<Onto::bias>(horizon, call.width, lanes, w.shift.first, t.state_operand.over_features(), kTile, t.forecast,
+                         kTile, w.shift_bias);
+    for (int64_t k = 0; k < call.film_width; k += kPanel) {
+        const int64_t count = smaller(kPanel, call.film_width - k);
+        film_panel(call, w, lanes, k, count, t);
+        make_operands<3>(count, lanes, {t.left_operand, t.made.from(k), t.scale.from(k)},
+                         [&](int64_t at, int64_t, Vector* values) {
+                             values[1] = load(t.left + at);
+                             values[2] = load(t.right + at);
+                             values[0] = max(Vector{}, values[1]) * values[2];
+                         });
+        multiply<Onto::c>(horizon, count, lanes, w.out.from(0, k), t.left_operand.over_features(), kTile, t.forecast,
+                          kTile);
+    }
+}
+
+// `grad` of the rows' squared errors, times `scale` / 2, from the forecast; the sum of those errors.
+template <typename T>
+inline double squared_errors(const TileRows<T>& tile, const float* target, float scale, const FilmBackwardPlanes& t) {
+    const int64_t horizon = tile.call.horizon;
+    rows_to_plane(tile.count, horizon, target + tile.first * horizon, t.grad);
+    Vector total = {};
+    for_vectors(horizon, tile.lanes(), [&](int64_t at, int64_t i) {
+        const Vector error = load(t.forecast + at) - load(t.grad + at);
+        const Vector inside = lanes_between(0, tile.count - (at - i * kTile)) ? error : Vector{};
+        total = fma(inside, inside, total);
+        store(t.grad + at, inside * scale);
+    });
+    return static_cast<double>(sum(total));
+}
+
+// FiLM and output: from `grad` to the gradients of `state` and of the activity. If FiLM was not kept it is made again.
+template <typename T>
+inline void film_backward(const TileRows<T>& tile, const FilmBackwardWeights& w, const FilmBackwardPlanes& t, bool kept,
                           bool wants_x, FilmSums* sums) {
     const FilmForecast<T>& call = tile.call;
     const int64_t d = call.width, lanes = tile.lanes(), context = call.context, horizon = call.horizon;
 
-    rows_to_plane(tile.count, context, call.x + tile.first * context, t.activity);
-    make_operand_of(context, lanes, t.activity, t.activity_operand);
     multiply<Onto::zero>(d, horizon, lanes, w.shift_t.first, t.grad_operand.over_features(), kTile, t.grad_state,
                          kTile);
     if (wants_x) clear_plane(context, t.grad_activity);
@@ -132,19 +171,28 @@ inline void film_backward(const TileRows<T>& tile, const FilmBackwardWeights& w,
     }
     for (int64_t k = 0; k < call.film_width; k += kPanel) {
         const int64_t count = smaller(kPanel, call.film_width - k);
-        film_panel(call, w, lanes, k, count, t);
         multiply<Onto::zero>(count, horizon, lanes, w.out_t.from(k, 0), t.grad_operand.over_features(), kTile,
                              t.grad_panel, kTile);
         // From what the activity makes, the scale and the gradient of their product to the gradients of the two and
         // their product.
-        make_operands<3>(count, lanes, {t.left_operand, t.right_operand, t.product_operand},
-                         [&](int64_t at, int64_t, Vector* values) {
-                             const Vector made = load(t.left + at), scale = load(t.right + at);
-                             const Vector g = load(t.grad_panel + at), hidden = max(Vector{}, made);
-                             values[0] = made <= 0.0f ? Vector{} : g * scale;
-                             values[1] = g * hidden;
-                             values[2] = hidden * scale;
-                         });
+        const OperandPlane to[] = {t.left_operand, t.right_operand, t.product_operand};
+        const auto gradients = [&](Vector made, Vector scale, Vector g, Vector* values) {
+            const Vector hidden = max(Vector{}, made);
+            values[0] = made <= 0.0f ? Vector{} : g * scale;
+            values[1] = g * hidden;
+            values[2] = hidden * scale;
+        };
+        if (kept) {
+            const OperandPlane made = t.made.from(k), scale = t.scale.from(k);
+            make_operands(count, lanes, to, [&](int64_t at, int64_t, Vector* values) {
+                gradients(made.value(at), scale.value(at), load(t.grad_panel + at), values);
+            });
+        } else {
+            film_panel(call, w, lanes, k, count, t);
+            make_operands(count, lanes, to, [&](int64_t at, int64_t, Vector* values) {
+                gradients(load(t.left + at), load(t.right + at), load(t.grad_panel + at), values);
+            });
+        }
         multiply<Onto::c>(d, count, lanes, w.scale_t.from(0, k), t.right_operand.over_features(), kTile, t.grad_state,
                           kTile);
         if (wants_x) {
@@ -243,12 +291,20 @@ inline void attention_backward(const TileRows<T>& tile, const FilmBackwardWeight
 template <typename T>
 inline void film_backward_tile(const FilmForecastBackward<T>& back, const TileRows<T>& tile,
                                const FilmBackwardWeights& w, const FilmBackwardPlanes& t, FilmSums* sums,
-                               WindowSums<T>& windows, const UnitSums& units) {
+                               WindowSums<T>& windows, const UnitSums& units, double* loss) {
     const FilmForecast<T>& call = tile.call;
     film_tile_again(tile, w, t);
-    rows_to_plane(tile.count, call.horizon, back.grad + tile.first * call.horizon, t.grad);
+    rows_to_plane(tile.count, call.context, call.x + tile.first * call.context, t.activity);
+    make_operand_of(call.context, tile.lanes(), t.activity, t.activity_operand);
+    const bool with_loss = back.loss != nullptr;
+    if (with_loss) {
+        forecast_again(tile, w, t);
+        *loss += squared_errors(tile, back.target, back.grad_scale, t);
+    } else {
+        rows_to_plane(tile.count, call.horizon, back.grad + tile.first * call.horizon, t.grad);
+    }
     make_operand_of(call.horizon, tile.lanes(), t.grad, t.grad_operand);
-    film_backward(tile, w, t, back.grad_x != nullptr, sums);
+    film_backward(tile, w, t, with_loss, back.grad_x != nullptr, sums);
     feed_forward_backward(tile, w, t, sums);
     attention_backward(tile, w, t, sums, windows);
     if (sums != nullptr) sums->empty = false;
@@ -319,10 +375,14 @@ inline void film_forecast_backward(const FilmForecastBackward<T>& back) {
     char* const worker_memory = chunk_memory + chunk_bytes * static_cast<size_t>(chunks);
 
     clear_empty_windows(back);
-    UnitSums units(call.unit_index, call.rows, call.units, call.width, back.grad_unit_table);
+    const int64_t together = threads <= 1 ? 1 : smaller(4 * threads, chunks);
+    const auto first_tile = [=](int64_t chunk) { return tiles * chunk / chunks; };
+    UnitSums units(call.unit_index, call.rows, call.units, call.width, back.grad_unit_table, call.threads,
+                   (tiles * together / chunks + 1) * kTile);
     int64_t head_window[kMostChunks];
+    double loss[kMostChunks] = {};
     const auto memory_of = [&](int64_t chunk) { return chunk_memory + static_cast<size_t>(chunk) * chunk_bytes; };
-    parallel_for(chunks, threads, [&](int64_t chunk, int worker) {
+    const auto take_chunk = [&](int64_t chunk, int worker) {
         Pieces worker_pieces(worker_memory + static_cast<size_t>(worker) * worker_bytes);
         const FilmBackwardPlanes planes(call, worker_pieces);
         const AmxTiles amx;
@@ -330,16 +390,21 @@ inline void film_forecast_backward(const FilmForecastBackward<T>& back) {
         Pieces sum_pieces(memory_of(chunk)), window_pieces(memory_of(chunk) + sum_bytes);
         FilmSums sums(call, sum_pieces);
         WindowSums<T> windows(back, window_pieces);
-        const int64_t first = tiles * chunk / chunks, last = tiles * (chunk + 1) / chunks;
+        const int64_t first = first_tile(chunk), last = first_tile(chunk + 1);
         windows.begin(first * kTile);
         for (int64_t index = first; index < last; ++index) {
             film_backward_tile(back, TileRows<T>(call, index), weights, planes, with_parameters ? &sums : nullptr,
-                               windows, units);
+                               windows, units, loss + chunk);
         }
         if (with_parameters && first == last) std::memset(memory_of(chunk), 0, sum_bytes);
         windows.end();
         head_window[chunk] = windows.head_window;
-    });
+    };
+    for (int64_t begin = 0; begin < chunks; begin += together) {
+        const int64_t end = smaller(begin + together, chunks);
+        parallel_for(end - begin, threads, [&](int64_t number, int worker) { take_chunk(begin + number, worker); });
+        units.add(smaller(first_tile(end) * kTile, call.rows), call.threads);
+    }
 
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
         Pieces pieces(memory_of(chunk) + sum_bytes);
@@ -347,7 +412,10 @@ inline void film_forecast_backward(const FilmForecastBackward<T>& back) {
         windows.head_window = head_window[chunk];
         windows.add_head();
     }
-    units.finish(call.threads);
+    if (back.loss != nullptr) {
+        *back.loss = 0;
+        for (int64_t chunk = 0; chunk < chunks; ++chunk) *back.loss += loss[chunk];
+    }
     if (!with_parameters) return;
     constexpr int64_t kAtOnce = 4096;
     const int64_t count = static_cast<int64_t>(sum_bytes / sizeof(float));

@@ -99,12 +99,17 @@ struct FilmForecast {
     T* forecast = nullptr;  // [R, H]
 };
 
-// Backward of pass 2. A gradient that is nullptr is not wanted.
+// Backward of pass 2. A gradient that is nullptr is not wanted. Where the loss is, the gradient of the forecast is
+// grad_scale * (forecast - target), with the forecast made here, in float.
 template <typename T>
 struct FilmForecastBackward {
     FilmForecast<T> forward;
 
-    const T* grad = nullptr;  // [R, H]
+    const T* grad = nullptr;  // [R, H]; not read where the loss is wanted
+
+    double* loss = nullptr;         // [1], the sum of the squares of (forecast - target); nullptr: not wanted
+    const float* target = nullptr;  // [R, H]
+    float grad_scale = 0;
 
     float* grad_x = nullptr;           // [R, C]
     float* grad_unit_table = nullptr;  // [V, d]

@@ -86,8 +86,9 @@ inline Stack as_weights(int64_t count, int64_t rows, int64_t columns, const Bflo
 // `count` weights [rows, columns], each transposed.
 inline Stack transposed(int64_t count, int64_t rows, int64_t columns, const Stack& from, Pieces& pieces) {
     constexpr int64_t kBlock = 32;  // at once, so that cache lines are filled
-    const int64_t row = round_up(rows, 2);
-    Bfloat16* const to = pieces.array<Bfloat16>(count * columns * row);
+    const int64_t row = round_up(rows, 2), size = count * columns * row;
+    Bfloat16* const to = pieces.array<Bfloat16>(size + 1);
+    if (to != nullptr) to[size] = {0};  // a product from an odd element on reads it, and takes it 0 times
     for (int64_t one = 0; one < count && to != nullptr; ++one) {
         const Weights in = from[one];
         Bfloat16* const out = to + one * columns * row;

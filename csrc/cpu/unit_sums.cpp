@@ -10,7 +10,7 @@ namespace poco {
 
 UnitSums::UnitSums(const int32_t* unit_index, int64_t rows, int64_t units, int64_t width, float* table, int threads,
                    int64_t wave_rows)
-    : unit_index_(unit_index), rows_(rows), width_(width), table_(table) {
+    : unit_index_(unit_index), width_(width), table_(table) {
     if (table == nullptr) return;
     bool twice = false;
     std::vector<bool> seen(static_cast<size_t>(units));
@@ -19,7 +19,7 @@ UnitSums::UnitSums(const int32_t* unit_index, int64_t rows, int64_t units, int64
         twice = seen[unit];
         seen[unit] = true;
     }
-    if (twice) buffer_ = new float[static_cast<size_t>((wave_rows > 0 ? std::min(wave_rows, rows) : rows) * width)];
+    if (twice) buffer_ = new float[static_cast<size_t>(std::min(wave_rows, rows) * width)];
     constexpr int64_t at_once = 1024;
     parallel_for((units + at_once - 1) / at_once, threads, [&](int64_t block, int) {
         for (int64_t u = block * at_once; u < std::min(units, (block + 1) * at_once); ++u) {

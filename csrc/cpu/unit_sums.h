@@ -10,9 +10,9 @@ class UnitSums {
 public:
     // `table` [units, width] takes the sums; nullptr makes all this do nothing. If no unit has two rows, rows are
     // written straight into the table; otherwise they wait in a buffer [wave_rows, width], and at most so many may be
-    // written between two calls of add(). wave_rows = 0 means all. Throws std::bad_alloc.
-    UnitSums(const int32_t* unit_index, int64_t rows, int64_t units, int64_t width, float* table, int threads = 1,
-             int64_t wave_rows = 0);
+    // written between two calls of add(). Throws std::bad_alloc.
+    UnitSums(const int32_t* unit_index, int64_t rows, int64_t units, int64_t width, float* table, int threads,
+             int64_t wave_rows);
     ~UnitSums();
     UnitSums(const UnitSums&) = delete;
     UnitSums& operator=(const UnitSums&) = delete;
@@ -26,12 +26,8 @@ public:
     // are divided among calls and threads.
     void add(int64_t last, int threads);
 
-    // Adds all that have not been.
-    void finish(int threads) { add(rows_, threads); }
-
 private:
     const int32_t* unit_index_;
-    int64_t rows_;
     int64_t width_;
     float* table_;
     int64_t added_ = 0;        // rows

@@ -119,9 +119,11 @@ public:
         }
     }
 
+    bool given(const char* name) const { return values_.contains(name); }
+
     // A gradient that is not there is not wanted.
     void gradient(float*& to, const std::string& name) {
-        if (values_.contains(name.c_str())) array(to, name.c_str());
+        if (given(name.c_str())) array(to, name.c_str());
     }
 
     void finish() const {
@@ -234,7 +236,13 @@ void read(Arguments& a, poco::FilmForecast<T>& p) {
 template <typename T>
 void read(Arguments& a, poco::FilmForecastBackward<T>& b) {
     read_inputs(a, b.forward);
-    a.array(b.grad, "grad");
+    if (a.given("loss")) {
+        a.array(b.target, "target");
+        a.number(b.grad_scale, "grad_scale");
+        a.array(b.loss, "loss");
+    } else {
+        a.array(b.grad, "grad");
+    }
     a.gradient(b.grad_x, "grad_x");
     a.gradient(b.grad_unit_table, "grad_unit_table");
     a.gradient(b.grad_keys, "grad_keys");

@@ -355,6 +355,29 @@ void test_film_forecast(const std::vector<int32_t>& counts, int64_t d, int64_t l
         for (size_t i = 0; i < forecast.size(); ++i) loss += forecast[i] * grad.values[i];
         return loss;
     });
+
+    // The same numbers as a target: half the sum of the squared errors.
+    forward();
+    double found = std::nan("");
+    b.grad = nullptr;
+    b.loss = &found;
+    b.target = grad.single.data();
+    b.grad_scale = 1;
+    for (Array* one : arrays) one->grad.assign(one->grad.size(), std::nanf(""));
+    poco::cpu_kernels().float32.film_forecast_backward(b);
+    const auto squares = [&] {
+        double total = 0;
+        for (size_t i = 0; i < forecast.size(); ++i) {
+            total += (forecast[i] - grad.values[i]) * (forecast[i] - grad.values[i]);
+        }
+        return total;
+    };
+    const double off = std::fabs(found / squares() - 1);
+    check(off < 1e-5, "film_forecast", "loss", off);
+    check_gradients("film_forecast with a loss", arrays, [&] {
+        forward();
+        return squares() / 2;
+    });
 }
 
 }  // namespace

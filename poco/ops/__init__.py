@@ -2,8 +2,17 @@
 
 from poco.ops.backends import kernels_serve, use_backend
 from poco.ops.film_forecast import film_forecast
+from poco.ops.film_loss import film_loss
 from poco.ops.inference import inference
 from poco.ops.latent_pool import latent_pool
 from poco.ops.reference import FilmParameters
 
-__all__ = ["FilmParameters", "film_forecast", "inference", "kernels_serve", "latent_pool", "use_backend"]
+__all__ = [
+    "FilmParameters",
+    "film_forecast",
+    "film_loss",
+    "inference",
+    "kernels_serve",
+    "latent_pool",
+    "use_backend",
+]

@@ -167,11 +167,12 @@ def kernels_serve(inputs: Iterable[Tensor], like: Tensor) -> bool:
     """
     if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
         return False
-    return _by_cpu_kernels(like.device, like.dtype)
+    return by_cpu_kernels(like.device, like.dtype)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _by_cpu_kernels(device: torch.device, dtype: torch.dtype) -> bool:
+def by_cpu_kernels(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the CPU kernels run where ``x`` is of ``dtype`` on ``device``."""
     return choose(device, dtype).name == "cpu"
 
 

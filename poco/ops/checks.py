@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -125,9 +126,10 @@ def film_forecast(
     dropout: float,
     seed: Tensor,
     eps: float,
+    op: str = "film_forecast",
 ) -> None:
     """Raises ShapeError unless the arguments of pass 2 fit together."""
-    op, p = "film_forecast", parameters
+    p = parameters
     _expect_packing(op, x, unit_index, window_offsets)
     _expect_together(op, x, (unit_index, window_offsets, unit_table, keys, values, *parameters))
     _expect(op, "unit_table", unit_table, ("V", "d"))
@@ -147,6 +149,18 @@ def film_forecast(
         raise ShapeError(f"{op}: dropout must be in [0, 1), got {dropout}")
     if seed.dtype != torch.int64 or seed.numel() != 1:
         raise ShapeError(f"{op}: seed must be one int64, got {list(seed.shape)} of {seed.dtype}")
+
+
+def film_loss(*inputs: Any) -> None:
+    """Raises ShapeError unless the arguments of pass 2, and the target behind them, fit together."""
+    *forward, target = inputs
+    op, x, parameters = "film_loss", forward[0], forward[6]
+    film_forecast(*(*forward, op))
+    _expect(op, "target", target, (x.shape[0], parameters.shift_weight.shape[0]))
+    if not target.is_floating_point():
+        raise ShapeError(f"{op}: target must be floating point, got {target.dtype}")
+    if target.device != x.device:
+        raise ShapeError(f"{op}: all tensors must be on {x.device}, the target is on {target.device}")
 
 
 @functools.cache
@@ -207,9 +221,9 @@ def inference(
             _expect(op, f"parameters[{i}]", tensor, shape)
 
 
-def missing_seed(dropout: float) -> ShapeError:
+def missing_seed(dropout: float, op: str = "film_forecast") -> ShapeError:
     """The error for dropout without a seed."""
-    return ShapeError(f"film_forecast: dropout {dropout} needs a seed")
+    return ShapeError(f"{op}: dropout {dropout} needs a seed")
 
 
 # --- gradients: a backward op returns one tensor for every differentiable input, empty where none is wanted -----------

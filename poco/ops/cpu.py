@@ -142,6 +142,18 @@ def film_forecast_backward(grad: Tensor, *inputs: Any) -> list[Tensor | None]:
     return [gradients.get(f"grad_{name}") for name in _FILM_INPUTS]
 
 
+def film_loss(target: Tensor, *inputs: Any) -> tuple[Tensor, list[Tensor | None]]:
+    """The mean squared error of pass 2 and its gradients; see :func:`poco.ops.film_loss`."""
+    *forward, needs = inputs
+    tensors, sizes = _film_arguments(*forward)
+    gradients = _gradients(tensors, _FILM_INPUTS, needs)
+    elements = max(1, target.numel())
+    loss = torch.empty((), dtype=torch.float64)
+    tensors |= {"target": _dense(target), "loss": loss}
+    _call("film_forecast_backward", tensors["x"].dtype, {**tensors, **gradients}, {**sizes, "grad_scale": 2 / elements})
+    return (loss / elements).float(), [gradients.get(f"grad_{name}") for name in _FILM_INPUTS]
+
+
 # --- the whole model --------------------------------------------------------------------------------------------------
 
 

@@ -28,7 +28,7 @@ from poco.training.config import TrainConfig
 from poco.training.interrupt import Interrupted, SignalWatch
 from poco.training.schedule import learning_rate
 from poco.training.seeds import stream
-from poco.training.validation import pooled_mse, predict
+from poco.training.validation import pooled_mse, squared_error
 
 
 class DivergedError(PocoError):
@@ -176,8 +176,7 @@ class _Loop:
         batches = self.sampler.next()
         for windows in batches:
             batch = self.packer.pack(windows).to(self.device)
-            assert batch.target is not None
-            loss = (predict(self.model, batch, self.config.precision) - batch.target).square().mean()
+            loss = squared_error(self.model, batch, self.config.precision)
             loss.backward()  # type: ignore[no-untyped-call]
             self.loss_sum += loss.detach() / len(batches)
         if self.config.clip is not None:

@@ -50,3 +50,13 @@ def predict(model: nn.Module, batch: PackedBatch, precision: str) -> torch.Tenso
     with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=precision == "bf16"):
         out: torch.Tensor = model.forward_packed(batch)  # type: ignore[operator]
     return out.float()
+
+
+def squared_error(model: nn.Module, batch: PackedBatch, precision: str) -> torch.Tensor:
+    """Mean squared error of the forecast, a scalar to differentiate; by the model's ``loss_packed`` if it has one."""
+    assert batch.target is not None
+    if not hasattr(model, "loss_packed"):
+        return (predict(model, batch, precision) - batch.target).square().mean()
+    with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        loss: torch.Tensor = model.loss_packed(batch)  # type: ignore[operator]
+    return loss

@@ -132,9 +132,22 @@ def check_film(shape: dict[str, Any], dtype: torch.dtype = torch.float32) -> Non
     check(film_results(inputs), exact, TOLERANCES[dtype])
 
 
+def check_loss(shape: dict[str, Any], dtype: torch.dtype = torch.float32) -> None:
+    """The loss and its gradients by the kernels against the composition of the reference."""
+    inputs = tuple(_rounded(value, dtype) for value in film_inputs(**shape))
+    target = _draws([inputs[0].new_empty(len(inputs[0]), len(inputs[6].shift_bias))])[0]
+    found, gradients = cpu.film_loss(target, *inputs, (True,) * 20)
+    exact = tuple(map(_double, inputs))
+    error = reference.film_forecast(*exact) - target
+    elements = max(1, error.numel())
+    expected = reference.film_forecast_backward(2 / elements * error, *exact, (True,) * 20)
+    check([found, *gradients], [error.square().sum() / elements, *expected], TOLERANCES[dtype])
+
+
 def check_all() -> None:
     for dtype in TOLERANCES:
         for shape in POOL_SHAPES:
             check_pool(shape, dtype)
         for shape in FILM_SHAPES:
             check_film(shape, dtype)
+            check_loss(shape, dtype)

@@ -113,6 +113,34 @@ def test_normalisation_is_kept_exactly(model: POCO) -> None:
         model.set_normalisation("fish", mean, 0 * std)
 
 
+@pytest.mark.parametrize("depth", [1, 2])
+def test_loss_is_that_of_the_forecast(depth: int) -> None:
+    config = poco.POCOConfig(**{**SMALL.to_dict(), "film_depth": depth, "ffn_dropout": 0.3, "unit_dropout": 0.4})
+    model = randomise(POCO(config, [spec("fish", 5)])).float().train()
+    rows = PackedBatch(
+        draw(10, 12).float(),
+        torch.arange(5, dtype=torch.int32).repeat(2),
+        torch.tensor([0, 5, 10], dtype=torch.int32),
+        torch.zeros(2, dtype=torch.int64),
+        draw(10, 4).float(),
+    )
+
+    def gradients(loss: torch.Tensor) -> list[torch.Tensor]:
+        wanted = [p for p in model.parameters() if p.requires_grad]
+        return [loss.detach(), *torch.autograd.grad(loss, wanted, materialize_grads=True)]
+
+    for seed in range(3):
+        torch.manual_seed(seed)
+        expected = gradients((model.forward_packed(rows) - rows.target).square().mean())
+        after = torch.rand(())
+        torch.manual_seed(seed)
+        for mine, other in zip(gradients(model.loss_packed(rows)), expected, strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+        assert torch.rand(()) == after  # the same draws
+    with pytest.raises(ShapeError, match="needs a batch with a target"):
+        model.loss_packed(PackedBatch(rows.x, rows.unit_index, rows.window_offsets, rows.window_session))
+
+
 def test_bfloat16(model: POCO) -> None:
     x = draw(2, 5, 12)
     expected = model(x)

@@ -115,6 +115,15 @@ def test_losses_of_data_sets_are_summed_and_their_mean_is_recorded() -> None:
         torch.testing.assert_close(ours.grad, theirs.grad)
 
 
+def test_the_loss_of_a_model_trains_like_its_forecast(cut: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = fit(small_poco(cut), cut, SMALL)
+    monkeypatch.delattr(poco.POCO, "loss_packed")
+    expected = fit(small_poco(cut), cut, SMALL)
+    for key in ("loss", "val_mse"):
+        ours, theirs = ([r[key] for r in history.records if key in r] for history in (found, expected))
+        assert ours == pytest.approx(theirs, rel=1e-3)
+
+
 def test_validation_is_pooled_over_sessions(cut: Split) -> None:
     model, packer = mlp(), Packer(cut)
     batch = packer.pack(cut.windows("val"))

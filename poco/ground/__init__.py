@@ -9,7 +9,7 @@ what was memorised.
 from __future__ import annotations
 
 from poco.ground.config import GroundConfig
-from poco.ground.fit import CrossFit, Fitted, Penalties, add_session, fit
+from poco.ground.estimator import CrossFit, Fitted, Penalties, add_session, fit
 from poco.ground.model import Ground
 
 __all__ = ["CrossFit", "Fitted", "Ground", "GroundConfig", "Penalties", "add_session", "fit"]

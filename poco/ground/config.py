@@ -46,7 +46,7 @@ class GroundConfig:
             raise ConfigError(f"clip must be positive, got {self.clip}")
 
     def lengths(self, means: tuple[int, ...], *, centred: bool) -> tuple[int, ...]:
-        """Frames that each feature averages: none twice, and none over the whole context where that mean is taken off."""
+        """Frames that each feature averages: none twice, and not the whole context where that mean is taken off."""
         found = dict.fromkeys(min(m or self.context, self.context) for m in means)
         return tuple(m for m in found if not (centred and m == self.context))
 
@@ -58,6 +58,7 @@ class GroundConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> GroundConfig:
         """The configuration of such a dictionary; a ConfigError if a field is unknown or of the wrong type."""
         try:
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+            given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            return cls(**given)
         except TypeError as error:
             raise ConfigError(f"not the sizes of a ground: {error}") from error

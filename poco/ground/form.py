@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -85,14 +87,14 @@ class UnitTerms(ExactBuffers):
         self.register_buffer("coefficients", torch.zeros(units, features, horizon))
 
 
-class SessionTerms(nn.Module):
+class SessionTerms(ExactBuffers):
     """What belongs to one session: its latents' loadings ``[N, K]``, its normalisation, and its terms in each form."""
 
     loadings: Tensor
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: GroundConfig, forms: nn.ModuleList, units: int) -> None:
+    def __init__(self, config: GroundConfig, forms: Sequence[Form], units: int) -> None:
         super().__init__()
         latents = min(config.latents, units)
         self.register_buffer("loadings", torch.zeros(units, latents))
@@ -103,6 +105,10 @@ class SessionTerms(nn.Module):
             features = form.feature_count(latents)
             terms.append(UnitTerms(units, features, features - form.own_count, config.horizon))
         self.forms = nn.ModuleList(terms)
+
+    def form(self, index: int) -> UnitTerms:
+        """The session's terms in one form."""
+        return self.forms[index]  # type: ignore[return-value]
 
 
 def _means(context: int, lengths: tuple[int, ...]) -> Tensor:

@@ -82,7 +82,8 @@ class Ground(ExactBuffers):
         """
         if any(spec.name == known.name for known in self.sessions):
             raise VocabularyError(f"the model knows a session '{spec.name}' already")
-        self.session_terms.append(SessionTerms(self.config, self.forms, len(spec.units)).to(self.shares.device))
+        forms = [self.form(index) for index in range(len(FORMS))]
+        self.session_terms.append(SessionTerms(self.config, forms, len(spec.units)).to(self.shares.device))
         self.sessions = (*self.sessions, spec)
         self.vocabulary = vocabulary.encode(self.sessions).to(self.shares.device)
         return len(self.sessions) - 1
@@ -93,8 +94,16 @@ class Ground(ExactBuffers):
 
     def normalisation(self, session: int | str) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation ``[N]``, float32, that the session's activity is normalised with."""
-        own = self.session_terms[self.session_index(session)]
-        return own.mean, own.std  # type: ignore[return-value]
+        own = self.terms(self.session_index(session))
+        return own.mean, own.std
+
+    def form(self, index: int) -> Form:
+        """What all units share of one form, by its index in :data:`FORMS`."""
+        return self.forms[index]  # type: ignore[return-value]
+
+    def terms(self, session: int) -> SessionTerms:
+        """What belongs to one session, by its index."""
+        return self.session_terms[session]  # type: ignore[return-value]
 
     def forward(self, x: Tensor, session: int | str = 0) -> Tensor:
         """Forecasts windows of one session, ``[B, N, C]`` -> ``[B, N, H]``, normalised activity.
@@ -138,15 +147,14 @@ class Ground(ExactBuffers):
             form: index in :data:`FORMS`.
             coefficients: ``[N, F, H]`` in place of the session's own.
         """
-        of_form: Form = self.forms[form]  # type: ignore[assignment]
-        own = self.session_terms[session]
+        of_form, own = self.form(form), self.terms(session)
         units, context = own.loadings.shape[0], self.config.context
         if x.ndim != 3 or x.shape[1:] != (units, context):
             raise ShapeError(
                 f"session '{self.sessions[session].name}' takes [windows, {units} units, {context} frames], "
                 f"got {list(x.shape)}"
             )
-        terms: Any = own.forms[form]  # type: ignore[index]
+        terms = own.form(form)
         given = (terms.coefficients if coefficients is None else coefficients).to(x.dtype)
         offset = of_form.offset(x)
         inside = x - offset
@@ -171,7 +179,10 @@ def by_session(batch: PackedBatch, sessions: Sequence[SessionSpec], horizon: int
 
     Raises:
         ShapeError: if a window has not all units of its session.
+        VocabularyError: if a session is not in the vocabulary.
     """
+    if len(batch.window_session) and int(batch.window_session.max()) >= len(sessions):
+        raise VocabularyError(f"the batch has session {int(batch.window_session.max())} of {len(sessions)} known ones")
     counts = batch.window_offsets[1:].long() - batch.window_offsets[:-1].long()
     units = torch.tensor([len(spec.units) for spec in sessions], device=batch.x.device)
     if not torch.equal(counts, units[batch.window_session]):

@@ -21,7 +21,7 @@ import torch
 from poco.data.splits import Split, Windows
 from poco.data.windows import Packer
 from poco.ground.config import GroundConfig
-from poco.ground.fit import Fitted, fit
+from poco.ground.estimator import Fitted, fit
 from poco.ground.model import FORMS, Ground
 from poco.ground.stretches import forward_chained
 
@@ -58,7 +58,7 @@ def fit_selected(split: Split, config: GroundConfig | None = None, *, cross: boo
     Args:
         split: recordings, parts and statistics.
         config: sizes; default those of the split.
-        cross: whether to keep coefficients fitted without each fold too, see :class:`poco.ground.fit.CrossFit`.
+        cross: whether to keep coefficients fitted without each fold too, see :class:`poco.ground.CrossFit`.
 
     Returns:
         The fitted ground, mixed as chosen, and the reasons.

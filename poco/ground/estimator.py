@@ -13,9 +13,9 @@ from torch import Tensor
 from poco.data.splits import Split
 from poco.ground.config import GroundConfig
 from poco.ground.folds import Folds, cut
-from poco.ground.form import Form
+from poco.ground.form import Form, SessionTerms
 from poco.ground.latents import loadings, project
-from poco.ground.model import Ground
+from poco.ground.model import FORMS, Ground
 from poco.ground.sums import UnitSums, context_windows, frame_grams, unit_sums
 from poco.nn.vocabulary import SessionSpec
 
@@ -109,9 +109,9 @@ def fit(
 ) -> Fitted:
     """Fit a ground to the training part of a split.
 
-    The windows are read twice for the shared map and the penalties, then once for each form, a bounded number of rows at
-    a time; sums are float64. Memory is linear in the number of units and does not grow with the recordings (but for the
-    few latents, which are kept for every frame).
+    The windows are read twice for the shared map and the penalties, then once for each form, a bounded number of rows
+    at a time; sums are float64. Memory is linear in the number of units and does not grow with the recordings (but for
+    the few latents, which are kept for every frame).
 
     Args:
         split: recordings, parts and statistics; only the training part is read.
@@ -124,14 +124,11 @@ def fit(
     ground = Ground(config, specs)
     sessions = [_prepare(split, index, config, cross or penalties is None) for index in range(len(specs))]
     for session in sessions:
-        own = ground.session_terms[session.index]
-        own.loadings.copy_(session.loadings)  # type: ignore[union-attr, operator]
-        own.mean.copy_(torch.from_numpy(split.mean[session.index].copy()))  # type: ignore[union-attr, operator]
-        own.std.copy_(torch.from_numpy(split.std[session.index].copy()))  # type: ignore[union-attr, operator]
+        _describe(ground.terms(session.index), split, session)
     grams = [frame_grams(split, s.index, s.start, s.groups) for s in sessions]
     chosen, found = [], []
-    for place, form in enumerate(ground.forms):
-        assert isinstance(form, Form)
+    for place in range(len(FORMS)):
+        form = ground.form(place)
         given = None if penalties is None else penalties[place]
         weights, shared = _shared_maps(form, sessions, grams, given)
         form.weight.copy_(weights[0])
@@ -142,7 +139,7 @@ def fit(
         chosen.append(given)
         found.append([_solve(split, form, s, p, weights, given) for s, p in zip(sessions, population, strict=True)])
         for session, solved in zip(sessions, found[-1], strict=True):
-            ground.session_terms[session.index].forms[place].coefficients.copy_(solved[0])  # type: ignore[union-attr, index, operator]
+            ground.terms(session.index).form(place).coefficients.copy_(solved[0])
     folds = tuple(
         None if not cross or s.folds is None else CrossFit(s.folds.first, tuple(f[i][1:] for f in found))
         for i, s in enumerate(sessions)
@@ -169,15 +166,13 @@ def add_session(ground: Ground, split: Split, penalties: Sequence[Penalties], se
     recording = split.recordings[session]
     index = ground.add_session(SessionSpec(recording.session, recording.unit_ids, recording.dataset))
     prepared = _prepare(split, session, ground.config, folds=False)
-    own = ground.session_terms[index]
-    own.loadings.copy_(prepared.loadings)  # type: ignore[union-attr, operator]
-    own.mean.copy_(torch.from_numpy(split.mean[session].copy()))  # type: ignore[union-attr, operator]
-    own.std.copy_(torch.from_numpy(split.std[session].copy()))  # type: ignore[union-attr, operator]
-    for place, form in enumerate(ground.forms):
-        assert isinstance(form, Form)
+    own = ground.terms(index)
+    _describe(own, split, prepared)
+    for place in range(len(FORMS)):
+        form = ground.form(place)
         population = _population(ground, place, prepared, index)
         solved = _solve(split, form, prepared, population, form.weight[None].double(), penalties[place])
-        own.forms[place].coefficients.copy_(solved[0])  # type: ignore[union-attr, index, operator]
+        own.form(place).coefficients.copy_(solved[0])
     return index
 
 
@@ -187,6 +182,12 @@ def _prepare(split: Split, index: int, config: GroundConfig, folds: bool) -> _Se
     weights = loadings(split, index, config.latents)
     found = cut(start, split.context + split.horizon, _FOLDS) if folds else None
     return _Session(index, start, found, weights, project(split, index, weights))
+
+
+def _describe(own: SessionTerms, split: Split, session: _Session) -> None:
+    own.loadings.copy_(session.loadings)
+    own.mean.copy_(torch.from_numpy(split.mean[session.index].copy()))
+    own.std.copy_(torch.from_numpy(split.std[session.index].copy()))
 
 
 def _shared_maps(
@@ -238,12 +239,10 @@ def _set_own_scale(form: Form, grams: Sequence[Tensor], sessions: Sequence[_Sess
 
 def _population(ground: Ground, place: int, session: _Session, index: int | None = None) -> Tensor:
     """The population's features ``[W, Fp]`` in a session's training windows, once their scales are set."""
-    form: Form = ground.forms[place]  # type: ignore[assignment]
-    scale: Tensor = ground.session_terms[session.index if index is None else index].forms[place].scale  # type: ignore[union-attr, index, assignment]
+    form = ground.form(place)
+    scale = ground.terms(session.index if index is None else index).form(place).scale
     context = ground.config.context
-    raw = torch.cat(
-        [form.raw_population(some) for _, some in context_windows(session.latents, session.start, context)]
-    )
+    raw = torch.cat([form.raw_population(some) for _, some in context_windows(session.latents, session.start, context)])
     scale.copy_(_safe_root(raw.double().square().mean(0)))
     return (raw / scale).clamp(-form.clip, form.clip)
 

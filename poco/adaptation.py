@@ -24,6 +24,7 @@ from poco.training.loop import fit
 from poco.training.seeds import stream
 
 if TYPE_CHECKING:
+    from poco.models import Forecaster
     from poco.nn import POCO
 
 Mode = Literal["embeddings", "full", "scratch"]
@@ -90,7 +91,7 @@ class Adapted:
 
 
 def adapt(
-    model: POCO,
+    model: Forecaster,
     recording: Recording,
     *,
     mode: str = "embeddings",
@@ -139,6 +140,10 @@ def adapt(
         VocabularyError: if the session is in the model's vocabulary already.
         DataError: if the recording cannot be used as it stands.
     """
+    from poco.nn import POCO
+
+    if not isinstance(model, POCO):
+        raise ConfigError("only a POCO can be adapted so far: on the ground, train on the recording instead")
     if not isinstance(recording, Recording):
         raise DataError(f"one recording is wanted, not {type(recording).__name__}: read it with poco.read, choose one")
     if mode not in MODES:

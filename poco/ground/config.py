@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from poco.errors import ConfigError
+
+Config = TypeVar("Config", bound="GroundConfig")
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class GroundConfig:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> GroundConfig:
+    def from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
         """The configuration of such a dictionary; a ConfigError if a field is unknown or of the wrong type."""
         try:
             given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

@@ -36,7 +36,7 @@ def cut(start: np.ndarray, frames: int, folds: int) -> Folds | None:
         folds: number of folds.
 
     Returns:
-        The folds, or None where the windows are so few that without one fold and its neighbourhood less than a third
+        The folds, or None where the windows are so few that without one fold and its neighbourhood less than a sixth
         would be left.
     """
     windows = len(start)
@@ -49,6 +49,6 @@ def cut(start: np.ndarray, frames: int, folds: int) -> Folds | None:
         inside = start[fold == k]
         first[k] = inside[0]
         near[k] = (fold != k) & (start > inside[0] - frames) & (start < inside[-1] + frames)
-        if windows - len(inside) - int(near[k].sum()) < windows / 3:
+        if windows - len(inside) - int(near[k].sum()) < windows / 6:
             return None
     return Folds(fold, near, first)

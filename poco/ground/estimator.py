@@ -41,6 +41,10 @@ class Penalties:
     own: float
     population: float
 
+    def for_share(self, share: float) -> Penalties:
+        """The same for a share of the windows: fewer windows say less of a unit, and the whole penalty stays."""
+        return Penalties(self.shared, self.own / share, self.population / share)
+
 
 @dataclass(frozen=True, eq=False)
 class CrossFit:

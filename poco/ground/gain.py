@@ -2,8 +2,8 @@
 
 A residual can do well on the validation part, where its weights were chosen, and badly later. So another one is trained
 in rehearsal on the first three quarters of the training part, for as many steps as were found best, and judged on the
-last quarter; the residual proper is judged on the validation part. The forecast's error is quadratic in the gain, and the
-gain is the one with the smallest mean squared relative regret, as for the forms of the ground.
+last quarter; the residual proper is judged on the validation part. The forecast's error is quadratic in the gain, and
+the gain is the one with the smallest mean squared relative regret, as for the forms of the ground.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def rehearse(
     found = list(forward_chained(split))
     if not found or found[-1][0][0] < 0.7:
         return None
-    part = found[-1][1]
-    shorter = fit(part, config.ground, penalties=fitted.penalties)
+    shares, part = found[-1]
+    shorter = fit(part, config.ground, penalties=[p.for_share(shares[0]) for p in fitted.penalties])
     shorter.ground.shares.copy_(fitted.ground.shares)
     shorter.ground.gains.copy_(fitted.ground.gains)
     model = start(shorter, part, config, settings.seed)

@@ -70,7 +70,8 @@ def fit_selected(split: Split, config: GroundConfig | None = None, *, cross: boo
         same = before is not None and before[0] == shares[0] and len(before[1].sessions) == len(part.recordings)
         ground = before[1] if same and before is not None else None
         if ground is None:
-            ground = fit(part, fitted.ground.config, penalties=fitted.penalties, cross=False).ground
+            penalties = [p.for_share(shares[0]) for p in fitted.penalties]
+            ground = fit(part, fitted.ground.config, penalties=penalties, cross=False).ground
             before = (shares[0], ground)
         names.append(f"fitted to {shares[0]:.0%} of training, judged from {shares[1]:.0%} to {shares[2]:.0%}")
         errors.append(error_products(ground, part, "val"))

@@ -15,7 +15,7 @@ from poco.data.splits import Split
 from poco.data.windows import Packer
 from poco.errors import CheckpointError, ConfigError
 from poco.ground.config import GroundConfig
-from poco.ground.estimator import CrossFit, Fitted
+from poco.ground.estimator import USUAL, CrossFit, Fitted, Penalties
 from poco.ground.model import FORMS, Ground, Parts, by_session
 from poco.ground.residual import Residual
 from poco.nn import files, vocabulary
@@ -92,6 +92,12 @@ class Grounded(nn.Module):
         scale = (total / max(1, rows)).sqrt()
         model.residual.condition_scale.copy_(torch.where(scale > 1e-6, scale, torch.ones_like(scale)))
         return model
+
+    @property
+    def penalties(self) -> tuple[Penalties, ...]:
+        """The penalties that the ground was fitted with, by which a session is added."""
+        known = (self.metadata.get("ground") or {}).get("penalties") or [vars(Penalties(*USUAL))] * len(FORMS)
+        return tuple(Penalties(**entry) for entry in known)
 
     @property
     def sessions(self) -> tuple[SessionSpec, ...]:

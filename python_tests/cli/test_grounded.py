@@ -31,9 +31,21 @@ def test_train_eval_and_forecast(poco: Callable, recordings: Path, tmp_path: Pat
     forecast = poco("forecast", out, recordings / "animal-1.npz", "--out", tmp_path / "f.npz", "--latest")
     assert forecast.code == 0, forecast.err
     assert np.isfinite(np.load(tmp_path / "f.npz")["values"]).all()
-    adapted = poco("adapt", out, recordings / "animal-1.npz", "--out", tmp_path / "adapted")
-    assert adapted.code == 2
-    assert "only a POCO can be adapted so far" in adapted.err
+
+
+def test_a_new_session_is_a_solve(poco: Callable, recordings: Path, tmp_path: Path) -> None:
+    out, new = tmp_path / "run", recordings / "animal-2.npz"
+    assert poco("train", recordings, "--sessions", "animal-1", "--out", out, *OPTIONS, "--no-baselines").code == 0
+    adapted = poco("adapt", out, new, "--out", tmp_path / "adapted", "--json")
+    assert adapted.code == 0, adapted.err
+    assert adapted.json["mode"] == "solve"
+    assert adapted.json["after"] > 0
+    assert adapted.json["after"] != adapted.json["before"]
+    forecast = poco("forecast", tmp_path / "adapted", new, "--out", tmp_path / "f.npz", "--latest")
+    assert forecast.code == 0, forecast.err
+    full = poco("adapt", out, new, "--out", tmp_path / "other", "--mode", "full")
+    assert full.code == 2
+    assert "takes a session by a solve (mode 'embeddings'), not 'full'" in full.err
 
 
 def test_a_run_without_its_last_steps_ends_the_same(poco: Callable, recordings: Path, tmp_path: Path) -> None:

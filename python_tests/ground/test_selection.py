@@ -14,7 +14,7 @@ from poco.data.recording import Recording
 from poco.data.splits import Split, split, statistics
 from poco.evaluation import score_forecasters
 from poco.ground import fit
-from poco.ground.selection import FORECASTERS, choose, error_products, fit_selected, mix
+from poco.ground.selection import FORECASTERS, INSURANCE, choose, error_products, fit_selected, mix
 from poco.ground.stretches import CHAIN, forward_chained
 
 
@@ -86,7 +86,8 @@ def test_the_reasons_are_told_and_the_test_part_is_not_read() -> None:
     assert list(told["weights"]) == list(FORECASTERS)
     assert sum(told["weights"].values()) == pytest.approx(1.0)
     assert len(told["stretches"]) == len(CHAIN) + 1
-    assert all(s["best"] >= s["chosen"] - 1e-9 for s in told["stretches"])
+    assert all(s["best"] >= s["chosen"] - 1e-3 for s in told["stretches"])  # the best of multiples of 1 / 20
+    assert told["weights"]["centred ground"] >= INSURANCE
     activity = recording.activity.copy()
     activity[:, 720:] = 0
     again, same = fit_selected(cut_of(dataclasses.replace(recording, activity=activity)))

@@ -31,6 +31,7 @@ def _grounded() -> tuple[Sizes, TrainConfig]:
         schedule="cosine",
         ema=0.99,
         val_first=True,
+        patience=4,
     )
     return GroundedConfig(), settings
 

@@ -24,6 +24,8 @@ from poco.training.loop import fit
 from poco.training.seeds import stream
 
 if TYPE_CHECKING:
+    from poco.ground.grounded import Grounded
+    from poco.models import Forecaster
     from poco.nn import POCO
 
 Mode = Literal["embeddings", "full", "scratch"]
@@ -65,7 +67,7 @@ class Adapted:
         split: the new session, cut into parts.
     """
 
-    model: POCO
+    model: Forecaster
     session: str
     mode: str
     history: tuple[Point, ...]
@@ -90,7 +92,7 @@ class Adapted:
 
 
 def adapt(
-    model: POCO,
+    model: Forecaster,
     recording: Recording,
     *,
     mode: str = "embeddings",
@@ -115,7 +117,8 @@ def adapt(
     Args:
         model: a trained model; it is left as it was.
         recording: the new session; its name must not be in the model's vocabulary.
-        mode: ``"embeddings"`` fits the new session's own parameters alone, ``"full"`` everything but the other
+        mode: for a forecaster on the ground ``"embeddings"`` is a solve and all other settings are left aside; for a
+            POCO ``"embeddings"`` fits the new session's own parameters alone, ``"full"`` everything but the other
             sessions' parameters, ``"scratch"`` a fresh model of the same shape on this session alone.
         steps: optimiser steps.
         learning_rate: default 2e-2 for embeddings, 3e-4 otherwise.
@@ -139,8 +142,12 @@ def adapt(
         VocabularyError: if the session is in the model's vocabulary already.
         DataError: if the recording cannot be used as it stands.
     """
+    from poco.nn import POCO
+
     if not isinstance(recording, Recording):
         raise DataError(f"one recording is wanted, not {type(recording).__name__}: read it with poco.read, choose one")
+    if not isinstance(model, POCO):
+        return _solve(model, recording, mode, protocol, source)
     if mode not in MODES:
         raise ConfigError(f"mode must be one of {', '.join(MODES)}, got '{mode}'")
     if precision == "auto":
@@ -184,6 +191,41 @@ def adapt(
     )
 
 
+def _solve(
+    model: Grounded, recording: Recording, mode: str, protocol: str, source: Mapping[str, Any] | None
+) -> Adapted:
+    """A forecaster on the ground with a session added: one solve for each of its units, no gradient step."""
+    from poco.ground import add_session
+
+    if mode != "embeddings":
+        raise ConfigError(f"a forecaster on the ground takes a session by a solve (mode 'embeddings'), not '{mode}'")
+    config = model.config
+    cut = split([recording], protocol=protocol, context=config.context, horizon=config.horizon)
+    _compare_rates(model, recording)
+    adapted = copy.deepcopy(model).eval()
+    began = time.monotonic()
+    index = add_session(adapted.ground, cut, adapted.penalties)
+    seconds = time.monotonic() - began
+    after = _score(adapted, cut)
+    terms = [adapted.ground.terms(index).form(form) for form in range(len(adapted.ground.forms))]
+    bare = copy.deepcopy(adapted)
+    for form in range(len(terms)):
+        bare.ground.terms(index).form(form).coefficients.zero_()
+    before = _score(bare, cut)
+    adapted.metadata = _metadata(model, recording, "solve", protocol, None, source)
+    return Adapted(
+        model=adapted,
+        session=recording.session,
+        mode="solve",
+        history=(Point(0, 0.0, before), Point(1, round(seconds, 3), after)),
+        before=before,
+        after=after,
+        seconds=seconds,
+        parameters=sum(term.coefficients.numel() for term in terms),
+        split=cut,
+    )
+
+
 def _prepare(model: POCO, recording: Recording, unit_types: tuple[str, ...], mode: str, seed: int) -> POCO:
     """A copy of the model that knows the session, or a fresh model of the same shape."""
     from poco.nn import POCO, SessionSpec
@@ -203,7 +245,7 @@ def _prepare(model: POCO, recording: Recording, unit_types: tuple[str, ...], mod
         return adapted
 
 
-def _compare_rates(model: POCO, recording: Recording) -> None:
+def _compare_rates(model: Forecaster, recording: Recording) -> None:
     learnt = [rate for rate in (model.metadata.get("rate_hz") or {}).values() if rate is not None]
     rate = recording.rate_hz
     if learnt and rate is not None and all(max(rate, r) / min(rate, r) > RATE_TOLERANCE for r in learnt):
@@ -216,7 +258,12 @@ def _compare_rates(model: POCO, recording: Recording) -> None:
 
 
 def _metadata(
-    model: POCO, recording: Recording, mode: str, protocol: str, config: TrainConfig, source: Mapping[str, Any] | None
+    model: Forecaster,
+    recording: Recording,
+    mode: str,
+    protocol: str,
+    config: TrainConfig | None,
+    source: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """What the adapted model's folder says of it, on top of what is known of the model."""
     known = model.metadata if mode != "scratch" else {}
@@ -224,7 +271,7 @@ def _metadata(
         "session": recording.session,
         "mode": mode,
         "protocol": protocol,
-        "settings": config.to_json(),
+        "settings": {} if config is None else config.to_json(),
         "poco": __version__,
     }
     return {
@@ -248,7 +295,7 @@ def _choose_parameters(model: POCO, session: str, mode: str) -> int:
     return count
 
 
-def _score(model: POCO, cut: Split) -> float:
+def _score(model: Forecaster, cut: Split) -> float:
     from poco.evaluation import evaluate
 
     was_training = model.training

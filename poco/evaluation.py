@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from poco.baselines import NAMES, TRAINED, Ridge, build
+from poco.baselines import FITTED, NAMES, TRAINED, build
 from poco.data.splits import Split, fingerprint
 from poco.data.windows import Packer, vocabulary
 from poco.errors import CheckpointError, ConfigError, DataError
@@ -290,7 +290,7 @@ def fit_baseline(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, "weights"))
         model = build(name, split.context, split.horizon)
-    if name not in TRAINED and name != "ridge":
+    if name not in TRAINED + FITTED:
         return model
     made_of = {"name": name, "split": _split_key(split), "config": config.to_json() if name in TRAINED else None}
     path = folder / f"{name}.safetensors" if folder is not None else None
@@ -299,8 +299,8 @@ def fit_baseline(
         if stored is not None:
             model.load_state_dict(dict(stored))
             return model.eval()
-    if isinstance(model, Ridge):
-        model.fit(split)
+    if name in FITTED:
+        model.fit(split)  # type: ignore[operator]
     else:
         for callback in callbacks:
             callback.message(f"training the baseline {name} for {config.steps} steps")

@@ -24,7 +24,7 @@ from poco.files import write_atomically
 from poco.nn.files import learnt_rate
 
 if TYPE_CHECKING:
-    from poco.nn import POCO
+    from poco.models import Forecaster
     from poco.run import Run
 
 _AXES = "window unit step"
@@ -148,7 +148,7 @@ def _holds_forecasts(path: Path) -> bool:
 
 @torch.no_grad()
 def forecast(
-    run: Run | POCO | str | Path,
+    run: Run | Forecaster | str | Path,
     recording: Recording,
     *,
     session: str | None = None,

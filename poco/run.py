@@ -5,7 +5,7 @@ A run folder holds
 - ``config.json``: settings of model and training, protocol, recipe, seed, versions, where the recordings came from, and
   each session's size, rate and fingerprint;
 - ``metrics.jsonl``: one line per logged loss and per validation;
-- ``model/``: the best model so far (``POCO.from_pretrained`` reads it);
+- ``model/``: the best model so far (``poco.models.load`` reads it);
 - ``resume.safetensors``: the state that training continues from;
 - ``log.txt``: what happened when;
 - ``baselines/``: fitted baselines, ``evaluation.json``: scores, ``figure.png``: the figure, once evaluated.
@@ -42,7 +42,7 @@ from poco.training.job import as_recordings
 
 if TYPE_CHECKING:
     from poco.evaluation import Evaluation
-    from poco.nn import POCO
+    from poco.models import Forecaster
 
 __all__ = ["CONFIG", "EVALUATION", "FIGURE", "LOG", "METRICS", "MODEL", "RESUME", "Run", "read_config", "read_metrics"]
 
@@ -61,7 +61,7 @@ class Run:
 
     folder: Path | None
     config: Mapping[str, Any]
-    model: POCO
+    model: Forecaster
     history: Sequence[Mapping[str, Any]]
     recordings: tuple[Recording, ...] | None = field(default=None, repr=False)
 
@@ -72,7 +72,7 @@ class Run:
         Raises:
             CheckpointError: if the folder is no run, or holds no model yet, or a file in it is damaged.
         """
-        from poco.nn import POCO
+        from poco import models
 
         folder = Path(folder)
         config = read_config(folder)
@@ -80,7 +80,7 @@ class Run:
             raise CheckpointError(
                 f"the run in {folder} has no model yet: it stopped before its first validation; resume it (--resume)"
             )
-        return cls(folder, config, POCO.from_pretrained(folder / MODEL), read_metrics(folder / METRICS))
+        return cls(folder, config, models.load(folder / MODEL), read_metrics(folder / METRICS))
 
     @property
     def protocol(self) -> str:

@@ -1,15 +1,19 @@
 """The forecasters that POCO is compared with.
 
 Each is an ``nn.Module`` whose ``forward_packed(batch)`` takes a packed batch and returns ``[R, H]`` in normalised
-units, as POCO does. ``copy`` and ``mean`` have nothing to learn, ``ridge`` is fitted in closed form (``fit(split)``),
-``nlinear`` and ``mlp`` are trained with the same loop as POCO.
+units, as POCO does. ``copy`` and ``mean`` have nothing to learn, ``ridge`` and ``ground`` are fitted in closed form
+(``fit(split)``), ``nlinear`` and ``mlp`` are trained with the same loop as POCO. ``ground`` knows the sessions that it
+was fitted to, the others treat all units alike.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 
 from poco.baselines.copy import Copy
+from poco.baselines.ground import GroundBaseline
 from poco.baselines.mean import Mean
 from poco.baselines.mlp import MLP
 from poco.baselines.nlinear import NLinear
@@ -17,11 +21,22 @@ from poco.baselines.ridge import Ridge
 from poco.errors import ConfigError
 
 #: Names of the baselines, simplest first.
-NAMES = ("copy", "mean", "ridge", "nlinear", "mlp")
+NAMES = ("copy", "mean", "ridge", "nlinear", "mlp", "ground")
 #: Those that are trained with gradient steps.
 TRAINED = ("nlinear", "mlp")
+#: Those that are fitted in closed form, by ``fit(split)``.
+FITTED = ("ridge", "ground")
+#: Those that know the sessions they were fitted to, and no others.
+OF_SESSIONS = ("ground",)
 
-_CLASSES = {"copy": Copy, "mean": Mean, "ridge": Ridge, "nlinear": NLinear, "mlp": MLP}
+_CLASSES: dict[str, Callable[[int, int], nn.Module]] = {
+    "copy": Copy,
+    "mean": Mean,
+    "ridge": Ridge,
+    "nlinear": NLinear,
+    "mlp": MLP,
+    "ground": GroundBaseline,
+}
 
 
 def build(name: str, context: int, horizon: int) -> nn.Module:
@@ -37,8 +52,19 @@ def build(name: str, context: int, horizon: int) -> nn.Module:
     """
     if name not in _CLASSES:
         raise ConfigError(f"there is no baseline '{name}': choose from {', '.join(NAMES)}")
-    baseline: nn.Module = _CLASSES[name](context, horizon)
-    return baseline
+    return _CLASSES[name](context, horizon)
 
 
-__all__ = ["MLP", "NAMES", "TRAINED", "Copy", "Mean", "NLinear", "Ridge", "build"]
+__all__ = [
+    "FITTED",
+    "MLP",
+    "NAMES",
+    "OF_SESSIONS",
+    "TRAINED",
+    "Copy",
+    "GroundBaseline",
+    "Mean",
+    "NLinear",
+    "Ridge",
+    "build",
+]

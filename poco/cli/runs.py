@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 from poco.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from poco.nn import POCO
+    from poco.models import Forecaster
     from poco.run import Run
 
 
-def open_forecaster(folder: Path) -> Run | POCO:
+def open_forecaster(folder: Path) -> Run | Forecaster:
     """The run in a folder, or the model in a folder that ``poco adapt`` or ``save_pretrained`` wrote.
 
     Raises:
         CheckpointError: if it is neither, or damaged.
     """
+    from poco import models
     from poco.files import read_json
-    from poco.nn import POCO
     from poco.run import CONFIG, MODEL, Run
 
     if not folder.exists():
@@ -28,9 +28,9 @@ def open_forecaster(folder: Path) -> Run | POCO:
         raise CheckpointError(f"{folder} is a file: give the run folder")
     if (folder / CONFIG).exists():
         of_model = "config" in read_json(folder / CONFIG, "settings")
-        return POCO.from_pretrained(folder) if of_model else Run.load(folder)
+        return models.load(folder) if of_model else Run.load(folder)
     if (folder / MODEL / CONFIG).exists():
-        return POCO.from_pretrained(folder / MODEL)
+        return models.load(folder / MODEL)
     return Run.load(folder)  # says what is missing
 
 
@@ -51,7 +51,7 @@ def open_run(folder: Path) -> Run:
     return found
 
 
-def source_of(forecaster: Run | POCO) -> tuple[Any, dict[str, Any]]:
+def source_of(forecaster: Run | Forecaster) -> tuple[Any, dict[str, Any]]:
     """Path or paths of the recordings of a run or model and the options of reading them; (None, {}) if not known."""
     from poco.nn.files import reading_options
     from poco.run import Run

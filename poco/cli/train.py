@@ -60,7 +60,7 @@ def register(app: typer.Typer) -> None:
             Path | None, typer.Option("--out", "-o", help="Run folder (default: runs/NAME-DATE-TIME).")
         ] = None,
         recipe: Annotated[
-            str | None, typer.Option(help="Defaults of model and training: 'published' (the default).")
+            str | None, typer.Option(help="Model and its training: 'published' (the default) or 'grounded'.")
         ] = None,
         protocol: Annotated[
             str | None,
@@ -223,7 +223,6 @@ def _train(
 ) -> tuple[Run, list[str]]:
     """Train; returns the run, and one of its recordings as arguments of ``poco forecast``."""
     from poco.data.read import read
-    from poco.nn import POCOConfig
     from poco.run import CONFIG, read_config
     from poco.training import TensorBoard, TrainConfig, recipe, train
 
@@ -232,7 +231,8 @@ def _train(
     before = read_config(folder) if resume else None
     if before is not None:
         recipe_name, protocol = wanted.recipe or before["recipe"], wanted.protocol or before["protocol"]
-        sizes, settings = POCOConfig.from_dict(before["model"]), TrainConfig.from_json(before["training"])
+        sizes = type(recipe(recipe_name)[0]).from_dict(before["model"])  # type: ignore[assignment]
+        settings = TrainConfig.from_json(before["training"])
     else:
         recipe_name, protocol = wanted.recipe or "published", wanted.protocol or "leak-free"
         sizes, settings = recipe(recipe_name)
@@ -240,6 +240,9 @@ def _train(
     if training.get("clip") == 0:
         training["clip"] = None
     settings = dataclasses.replace(settings, **training)
+    foreign = sorted(set(wanted.model) - {field.name for field in dataclasses.fields(sizes)})
+    if foreign:
+        raise ConfigError(f"--{foreign[0].replace('_', '-')} is no option of the recipe '{recipe_name}'")
     sizes = dataclasses.replace(sizes, **wanted.model)
     if data:
         source: dict[str, Any] = {"path": [str(path) for path in data], "options": options}

@@ -17,6 +17,7 @@ class PackedBatch:
         window_offsets: ``[W + 1]`` int32; window ``w`` is rows ``window_offsets[w]:window_offsets[w + 1]``.
         window_session: ``[W]`` int64, index of each window's session.
         target: ``[R, H]`` normalised activity of the frames to forecast, or None.
+        window_start: ``[W]`` int64, first frame of each window in its recording, or None.
     """
 
     x: torch.Tensor
@@ -24,6 +25,7 @@ class PackedBatch:
     window_offsets: torch.Tensor
     window_session: torch.Tensor
     target: torch.Tensor | None = None
+    window_start: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """The same batch on another device."""
@@ -33,4 +35,5 @@ class PackedBatch:
             self.window_offsets.to(device),
             self.window_session.to(device),
             None if self.target is None else self.target.to(device),
+            None if self.window_start is None else self.window_start.to(device),
         )

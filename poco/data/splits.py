@@ -150,10 +150,10 @@ def split(
     means, stds, warnings = [], [], []
     for index, recording in enumerate(checked):
         if protocol == "published":
-            mean, std = _statistics(recording, recording.stretches)
+            mean, std = statistics(recording, recording.stretches)
             std = std + _EPSILON
         else:
-            mean, std = _statistics(recording, segments["train"][index])
+            mean, std = statistics(recording, segments["train"][index])
             warnings += _check_deviation(recording, std)
         means.append(mean.astype(np.float32))
         stds.append(std.astype(np.float32))
@@ -206,7 +206,7 @@ def _intersect(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int] 
     return (start, stop) if start < stop else None
 
 
-def _statistics(recording: Recording, segments: Segments) -> tuple[np.ndarray, np.ndarray]:
+def statistics(recording: Recording, segments: Segments) -> tuple[np.ndarray, np.ndarray]:
     """Mean and population standard deviation of each unit over frame ranges, ``[N]`` float64 each."""
     mean = np.empty(recording.units)
     std = np.empty(recording.units)

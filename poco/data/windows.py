@@ -70,6 +70,7 @@ class Packer:
             window_offsets=torch.from_numpy(offsets),
             window_session=torch.from_numpy(windows.session),
             target=torch.from_numpy(target),
+            window_start=torch.from_numpy(windows.start),
         )
         return self.relabel(own, windows)
 

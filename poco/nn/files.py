@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from torch import Tensor
 
 from poco.errors import CheckpointError, ConfigError, MissingExtraError, VocabularyError
 from poco.files import write_atomically
@@ -17,10 +19,32 @@ if TYPE_CHECKING:
 
 FORMAT = 1  # raised when a file of an older version can no longer be read as it is
 CONFIG, TENSORS = "config.json", "model.safetensors"
+
+
+class Saved(Protocol):
+    """What a model needs to be saved."""
+
+    metadata: dict[str, Any]
+
+    @property
+    def config(self) -> Any:
+        """Sizes, with ``to_dict``."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors by name."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
+        """Takes tensors by name."""
+
+    def eval(self) -> Any:
+        """Evaluates from now on."""
+
+
+Model = TypeVar("Model", bound=Saved)
 _OWN = ("format", "model", "config")  # entries of config.json that are not metadata
 
 
-def save(model: POCO, folder: Path, more: Mapping[str, Any]) -> None:
+def save(model: Saved, folder: Path, more: Mapping[str, Any]) -> None:
     """Writes the model into ``folder``, which is made if need be, with what :func:`metadata` knows of it.
 
     Args:
@@ -32,7 +56,8 @@ def save(model: POCO, folder: Path, more: Mapping[str, Any]) -> None:
         CheckpointError: if it cannot be written; files that were there before are kept.
     """
     safetensors = _safetensors()
-    config = {"format": FORMAT, "model": "POCO", "config": model.config.to_dict(), **model.metadata, **more}
+    made_of = {"format": FORMAT, "model": type(model).__name__, "config": model.config.to_dict()}
+    config = {**made_of, **model.metadata, **more}
     text = json.dumps(config, indent=2) + "\n"
     data = safetensors.save({k: v.detach().contiguous() for k, v in model.state_dict().items()}, {"format": "pt"})
     try:
@@ -44,7 +69,7 @@ def save(model: POCO, folder: Path, more: Mapping[str, Any]) -> None:
 
 
 def load(folder: Path) -> POCO:
-    """The model in ``folder``, on the CPU, in evaluation mode, in the precision that it was saved in.
+    """The POCO in ``folder``, on the CPU, in evaluation mode, in the precision that it was saved in.
 
     Raises:
         CheckpointError: if a file is missing, damaged, of another version or does not fit the other, or a weight is not
@@ -52,17 +77,36 @@ def load(folder: Path) -> POCO:
     """
     from poco.nn.model import POCO
 
+    def build(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> POCO:
+        model = POCO(POCOConfig.from_dict(config), vocabulary.decode(state["vocabulary"]))
+        return model.to(state["latents"].dtype)
+
+    return load_as("POCO", folder, build)
+
+
+def load_as(kind: str, folder: Path, build: Callable[[Mapping[str, Any], Mapping[str, Tensor]], Model]) -> Model:
+    """The model of one kind in ``folder``, on the CPU, in evaluation mode.
+
+    Args:
+        kind: name of the model's class, as ``config.json`` says it.
+        folder: where it is.
+        build: makes a model from its ``config`` and its tensors, which are then loaded into it.
+
+    Raises:
+        CheckpointError: if a file is missing, damaged, of another version or kind or does not fit the other, or a
+            weight is not finite.
+    """
     config = read_config(folder)
+    if config.get("model") != kind:
+        raise CheckpointError(f"{folder} holds a model of kind {config.get('model')!r}, not {kind!r}")
     state = _read_tensors(folder / TENSORS)
     try:
-        specs = vocabulary.decode(state["vocabulary"])
-        model = POCO(POCOConfig.from_dict(config["config"]), specs)
-        model.to(state["latents"].dtype)
+        model = build(config["config"], state)
         model.load_state_dict(state)
     except KeyError as error:
         if isinstance(error, VocabularyError):
             raise CheckpointError(f"{folder}: {error}") from error
-        raise CheckpointError(f"{folder / TENSORS} is no POCO model: it lacks {error}") from error
+        raise CheckpointError(f"{folder / TENSORS} is no {kind} model: it lacks {error}") from error
     except (ConfigError, TypeError) as error:
         raise CheckpointError(f"{folder / CONFIG}: {error}") from error
     except RuntimeError as error:
@@ -74,16 +118,17 @@ def load(folder: Path) -> POCO:
                 f"{folder / TENSORS}: '{name}' holds NaN or infinite values: train again, or restore it from a copy"
             )
     model.metadata = {name: value for name, value in config.items() if name not in _OWN}
-    return model.eval()
+    model.eval()
+    return model
 
 
-def learnt_rate(model: POCO, session: str) -> float | None:
+def learnt_rate(model: Saved, session: str) -> float | None:
     """Frames a second of the recording that a session was learnt from; None if that is not known."""
     rates = model.metadata.get("rate_hz") or {}
     return rates.get(session)  # type: ignore[no-any-return]
 
 
-def reading_options(model: POCO) -> dict[str, Any]:
+def reading_options(model: Saved) -> dict[str, Any]:
     """The options that the recordings of the last training or adaptation were read with."""
     return dict(model.metadata.get("reading") or {})
 

@@ -10,7 +10,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from poco.data.splits import Split
-    from poco.nn import POCO
+    from poco.models import Forecaster
 
 PERCENTILES = (90, 75, 60, 45, 30, 15)
 _WINDOWS = 24  # candidates a session
@@ -40,7 +40,7 @@ class Example:
 
 
 def choose_examples(
-    model: POCO, split: Split, part: str = "test", count: int = 4, sessions: Sequence[str] | None = None
+    model: Forecaster, split: Split, part: str = "test", count: int = 4, sessions: Sequence[str] | None = None
 ) -> list[Example]:
     """Examples of falling quality: the n-th is the n-th of :data:`PERCENTILES` among the units and windows that move.
 

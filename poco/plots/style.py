@@ -8,8 +8,24 @@ from typing import Any
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
 INK, GREY, PALE = "#222222", "#8C8C8C", "#E3E3E3"
 
-COLOURS = {"poco": BLUE, "mlp": VERMILION, "nlinear": GREEN, "ridge": ORANGE, "mean": PURPLE, "copy": GREY}
-NAMES = {"poco": "POCO", "mlp": "MLP", "nlinear": "NLinear", "ridge": "ridge", "mean": "mean", "copy": "copy"}
+COLOURS = {
+    "poco": BLUE,
+    "mlp": VERMILION,
+    "nlinear": GREEN,
+    "ridge": ORANGE,
+    "ground": SKY,
+    "mean": PURPLE,
+    "copy": GREY,
+}
+NAMES = {
+    "poco": "POCO",
+    "mlp": "MLP",
+    "nlinear": "NLinear",
+    "ridge": "ridge",
+    "ground": "ground",
+    "mean": "mean",
+    "copy": "copy",
+}
 
 SETTINGS: dict[str, Any] = {
     "font.family": "sans-serif",

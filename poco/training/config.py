@@ -32,6 +32,7 @@ class TrainConfig:
         precision: ``"float32"``, or ``"bf16"`` for autocast to bfloat16.
         ema: decay of an exponential moving average of the weights, which is then what is validated and kept; or None.
         val_every: steps from one validation to the next; there is always one after the last step.
+        val_first: validate before the first step too, so that what training starts from may be the best.
         patience: stop after this many validations in a row without a new best; None to never stop early.
         seed: seed of initial weights, dropout and the order of the windows.
         log_every: steps from one logged training loss to the next.
@@ -53,6 +54,7 @@ class TrainConfig:
     precision: Precision = "float32"
     ema: float | None = None
     val_every: int = 100
+    val_first: bool = False
     patience: int | None = None
     seed: int = 0
     log_every: int = 10

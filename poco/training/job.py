@@ -1,4 +1,4 @@
-"""Training a POCO from recordings to a run folder."""
+"""Training a forecaster from recordings to a run folder."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from poco.training.loop import fit
 from poco.training.seeds import stream
 
 if TYPE_CHECKING:
+    from poco.models import Forecaster, Sizes
     from poco.nn import POCO, POCOConfig
     from poco.run import Run
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 def train(
     recordings: Recording | Sequence[Recording],
     *,
-    model_config: POCOConfig | None = None,
+    model_config: Sizes | None = None,
     train_config: TrainConfig | None = None,
     protocol: str = "leak-free",
     recipe: str = "published",
@@ -52,7 +53,7 @@ def train(
     source: Mapping[str, Any] | None = None,
     unit_types: str | None = None,
 ) -> Run:
-    """Train a POCO on recordings.
+    """Train a forecaster on recordings: a POCO, or one on the ground.
 
     A run with a folder can be stopped by SIGINT or SIGTERM, or killed at any moment, and continued with ``resume``.
 
@@ -79,6 +80,8 @@ def train(
         DataError: if the recordings cannot be used as they stand.
         Interrupted: after SIGINT or SIGTERM, when the state has been saved.
     """
+    from poco.ground.grounded import Grounded, GroundedConfig
+    from poco.ground.job import finish, prepare
     from poco.run import Run
 
     recordings = as_recordings(recordings)
@@ -87,7 +90,7 @@ def train(
     settings = (train_config if train_config is not None else settings).for_sessions(len(recordings))
     settings.torch_device()
     cut = split(recordings, protocol=protocol, context=sizes.context, horizon=sizes.horizon)
-    if sizes.unit_type_embedding:
+    if getattr(sizes, "unit_type_embedding", False):
         unit_types = choose_label(cut.recordings, unit_types)
     config = run_config(cut, sizes.to_dict(), settings, recipe, _with_full_path(source))
     folder = Path(out) if out is not None else None
@@ -95,16 +98,21 @@ def train(
     watching = [*callbacks]
     if progress is None or progress:
         watching.append(Progress())
-    model = _build(cut, sizes, settings.seed, unit_types)
-    model.metadata = _metadata(config, unit_types)
     if folder is not None:
         watching.insert(0, RunFiles(folder, config))
-        watching.append(_ModelFiles(folder, model))
         for warning in cut.warnings:
             log(folder, f"warning: {warning}")
     for callback in watching:
         for warning in cut.warnings if isinstance(callback, Progress) else ():
             callback.message(f"warning: {warning}")
+    model: Forecaster
+    if isinstance(sizes, GroundedConfig):
+        model, fitted = prepare(cut, sizes, settings, watching)
+    else:
+        model = _build(cut, sizes, settings.seed, unit_types)
+    model.metadata |= _metadata(config, unit_types)
+    if folder is not None:
+        watching.append(_ModelFiles(folder, model))
     history = fit(
         model,
         cut,
@@ -113,6 +121,8 @@ def train(
         checkpoint=folder / RESUME if folder is not None else None,
         resume=going_on,
     )
+    if isinstance(model, Grounded):
+        finish(model, fitted, cut, settings, history.best_step, watching)
     if folder is not None:
         _save(model, folder, history.best_step)
     return Run(folder, config, model, history.records, cut.recordings)
@@ -121,7 +131,7 @@ def train(
 class _ModelFiles(Callback):
     """Keeps the best model so far in the run folder."""
 
-    def __init__(self, folder: Path, model: POCO) -> None:
+    def __init__(self, folder: Path, model: Forecaster) -> None:
         self._folder, self._model = folder, model
 
     def validated(self, record: Mapping[str, Any]) -> None:
@@ -129,7 +139,7 @@ class _ModelFiles(Callback):
             _save(self._model, self._folder, int(record["step"]))
 
 
-def _save(model: POCO, folder: Path, step: int) -> None:
+def _save(model: Forecaster, folder: Path, step: int) -> None:
     model.save_pretrained(folder / MODEL, {"training": {**model.metadata["training"], "step": step}})
 
 

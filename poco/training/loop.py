@@ -142,6 +142,8 @@ class _Loop:
         self.model.train()
         try:
             with SignalWatch(enabled=checkpoint is not None) as watch:
+                if self.config.val_first and history.step == 0:
+                    self.validate()
                 while not history.stopped:
                     self.step()
                     if self.history.step % self.config.log_every == 0 or self.history.step == self.steps:
@@ -242,7 +244,7 @@ class _Loop:
             "threads": torch.get_num_threads(),
             "loss_sum": float(self.loss_sum),
             "loss_count": self.loss_count,
-            "history": {**vars(history), "best_mse": history.best_mse if history.best_step else None},
+            "history": {**vars(history), "best_mse": history.best_mse if math.isfinite(history.best_mse) else None},
         }
         save_checkpoint(path, Checkpoint("training", tensors, values))
 

@@ -9,23 +9,42 @@ from poco.errors import ConfigError
 from poco.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from poco.nn import POCOConfig
+    from poco.models import Sizes
 
 
-def _published() -> tuple[POCOConfig, TrainConfig]:
+def _published() -> tuple[Sizes, TrainConfig]:
     from poco.nn import POCOConfig
 
     return POCOConfig(), TrainConfig()
 
 
-RECIPES: Mapping[str, Callable[[], tuple[POCOConfig, TrainConfig]]] = {"published": _published}
+def _grounded() -> tuple[Sizes, TrainConfig]:
+    from poco.ground.grounded import GroundedConfig
+
+    settings = TrainConfig(
+        steps=800,
+        batch_size=16,
+        learning_rate=2e-3,
+        weight_decay=0.01,
+        amsgrad=False,
+        clip=1.0,
+        schedule="cosine",
+        ema=0.99,
+        val_first=True,
+        patience=4,
+    )
+    return GroundedConfig(), settings
 
 
-def recipe(name: str) -> tuple[POCOConfig, TrainConfig]:
+RECIPES: Mapping[str, Callable[[], tuple[Sizes, TrainConfig]]] = {"published": _published, "grounded": _grounded}
+
+
+def recipe(name: str) -> tuple[Sizes, TrainConfig]:
     """Settings of model and training by name.
 
     Args:
-        name: ``"published"``, the published sizes, optimiser and dropout.
+        name: ``"published"``, the published sizes, optimiser and dropout; ``"grounded"``, the forecaster on the ground,
+            see :mod:`poco.ground`.
 
     Raises:
         ConfigError: if there is no recipe of that name.

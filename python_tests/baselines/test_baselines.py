@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +14,9 @@ from poco.baselines import MLP, Copy, Mean, NLinear, Ridge
 from poco.data.packed import PackedBatch
 from poco.data.splits import Split, split
 from poco.data.windows import Packer
-from poco.errors import ConfigError
-from poco.evaluation import score_forecasters
+from poco.errors import ConfigError, VocabularyError
+from poco.evaluation import fit_baseline, score_forecasters
+from poco.nn import SessionSpec
 
 
 def batch_of(x: torch.Tensor) -> PackedBatch:
@@ -31,13 +34,17 @@ def everything(cut: Split, part: str) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("name", baselines.NAMES)
 def test_every_baseline_maps_rows_to_horizons(name: str) -> None:
     model = baselines.build(name, 12, 5)
+    if name in baselines.OF_SESSIONS:
+        with pytest.raises(VocabularyError, match="session 0 of 0 known ones"):
+            model.forward_packed(batch_of(torch.randn(7, 12)))  # type: ignore[operator]
+        model.add_session(SessionSpec("a", 7))  # type: ignore[operator]
     out = model.forward_packed(batch_of(torch.randn(7, 12)))  # type: ignore[operator]
     assert out.shape == (7, 5)
     assert out.dtype == torch.float32
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(ConfigError, match="no baseline 'arima': choose from copy, mean, ridge, nlinear, mlp"):
+    with pytest.raises(ConfigError, match="no baseline 'arima': choose from copy, mean, ridge, nlinear, mlp, ground"):
         baselines.build("arima", 48, 16)
 
 
@@ -81,3 +88,13 @@ def test_ridge_beats_copy_on_waves() -> None:
     scores = score_forecasters({"ridge": Ridge(48, 16).fit(cut), "copy": Copy(48, 16)}, cut)
     assert scores["ridge"].score > 0.5
     assert scores["copy"].score == 0
+
+
+def test_ground_is_kept_with_its_sessions(tmp_path: Path) -> None:
+    cut = split([waves("a"), waves("b", units=3)], context=12, horizon=4)
+    first = fit_baseline("ground", cut, folder=tmp_path)
+    again = fit_baseline("ground", cut, folder=tmp_path)
+    assert [s.name for s in again.sessions] == ["a", "b"]  # type: ignore[union-attr]
+    scores = score_forecasters({"first": first, "again": again, "copy": Copy(12, 4)}, cut)
+    assert scores["first"] == scores["again"]
+    assert scores["first"].score > 0.5

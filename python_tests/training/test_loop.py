@@ -302,3 +302,22 @@ def test_another_number_of_threads_is_told(cut: Split, tmp_path: Path) -> None:
     finally:
         torch.set_num_threads(threads)
     assert any("threads" in message for message in keep.messages)
+
+
+def test_what_training_starts_from_may_be_the_best(cut: Split, tmp_path: Path) -> None:
+    """Also where the run is stopped and goes on before anything is better."""
+    config = TrainConfig(**{**SMALL.to_json(), "val_first": True, "learning_rate": 1.0, "checkpoint_seconds": 1e-6})
+    good = mlp()
+    fit(good, cut, SMALL)
+    start = {name: value.clone() for name, value in good.state_dict().items()}
+    model, keep = mlp(), Keep()
+    model.load_state_dict(start)
+    with pytest.raises(StopAt.StopError):
+        fit(model, cut, config, checkpoint=tmp_path / "resume", callbacks=[keep, StopAt(12)])
+    assert keep.records[0]["step"] == 0
+    assert keep.records[0]["best"]
+    history = fit(model, cut, config, checkpoint=tmp_path / "resume", resume=True)
+    assert history.best_step == 0
+    assert history.best_mse == keep.records[0]["val_mse"]
+    assert [r["step"] for r in history.records if "val_mse" in r] == [0, 7, 14, 21, 28, 30]
+    assert all(torch.equal(value, start[name]) for name, value in model.state_dict().items())

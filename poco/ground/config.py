@@ -1,0 +1,66 @@
+"""Sizes of the ground."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from poco.errors import ConfigError
+
+Config = TypeVar("Config", bound="GroundConfig")
+
+
+@dataclass(frozen=True)
+class GroundConfig:
+    """Sizes of the ground; see :mod:`poco.ground`.
+
+    Attributes:
+        context: frames that a forecast is made from, ``C``.
+        horizon: frames that are forecast, ``H``.
+        latents: latents of the population, ``K``; a session with fewer units has as many as it has units.
+        own_means: a unit's own features are its means over so many last frames; 0 stands for the whole context.
+        population_means: the same for the latents.
+        clip: features are clipped at so many times their root mean square.
+
+    Raises:
+        ConfigError: if a value cannot work.
+    """
+
+    context: int = 48
+    horizon: int = 16
+    latents: int = 8
+    own_means: tuple[int, ...] = (1, 4, 12, 0)
+    population_means: tuple[int, ...] = (1, 8, 0)
+    clip: float = 3.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("context", 1), ("horizon", 1), ("latents", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("own_means", "population_means"):
+            values = tuple(getattr(self, name))
+            if min(values, default=0) < 0:
+                raise ConfigError(f"{name} must not be negative, got {values}")
+            object.__setattr__(self, name, values)
+        if not self.clip > 0:
+            raise ConfigError(f"clip must be positive, got {self.clip}")
+
+    def lengths(self, means: tuple[int, ...], *, centred: bool) -> tuple[int, ...]:
+        """Frames that each feature averages: none twice, and not the whole context where that mean is taken off."""
+        found = dict.fromkeys(min(m or self.context, self.context) for m in means)
+        return tuple(m for m in found if not (centred and m == self.context))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as a dictionary that JSON can hold."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
+        """The configuration of such a dictionary; a ConfigError if a field is unknown or of the wrong type."""
+        try:
+            given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            return cls(**given)
+        except TypeError as error:
+            raise ConfigError(f"not the sizes of a ground: {error}") from error

@@ -1,0 +1,50 @@
+"""What is added to the ground: a small network that all units share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from poco.nn.exact import ExactBuffers
+
+
+class Residual(ExactBuffers):
+    """``W2 (h * (1 + A e)) + b2 + B e`` with ``h = relu(W1 x + b1 + S e)``, exactly zero at the start.
+
+    The condition ``e`` is what the ground says of the unit and of the population; nothing in the network belongs to one
+    unit, so it cannot learn a unit's drift.
+
+    Args:
+        context: frames of the context ``C``.
+        horizon: frames that are forecast ``H``.
+        width: hidden units.
+        clip: conditions are clipped at so many times their root mean square.
+
+    Attributes:
+        gain: how much of it is used, a number from 0 to 1; 1 while it is trained.
+    """
+
+    condition_scale: Tensor
+    gain: Tensor
+
+    def __init__(self, context: int, horizon: int, width: int, clip: float) -> None:
+        super().__init__()
+        conditions = 2 * horizon
+        self.clip = clip
+        self.input = nn.Linear(context, width)
+        self.shift = nn.Linear(conditions, width, bias=False)
+        self.scale = nn.Linear(conditions, width, bias=False)
+        self.output = nn.Linear(width, horizon)
+        self.skip = nn.Linear(conditions, horizon, bias=False)
+        self.register_buffer("condition_scale", torch.ones(conditions))
+        self.register_buffer("gain", torch.ones(()))
+        for parameter in (*self.output.parameters(), *self.skip.parameters()):
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Contexts ``[..., C]`` and conditions ``[..., 2 H]`` -> ``[..., H]``."""
+        e = (condition / self.condition_scale.to(condition.dtype)).clamp(-self.clip, self.clip)
+        hidden = functional.relu(self.input(x) + self.shift(e))
+        out: Tensor = self.output(hidden * (1 + self.scale(e))) + self.skip(e)
+        return out * self.gain.to(out.dtype)

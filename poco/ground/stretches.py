@@ -1,0 +1,79 @@
+"""Stretches of time that follow what a forecaster is fitted to, inside the training part and after it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from poco.data.splits import Segments, Split, statistics, window_count
+
+#: Shares of the training part: fitted up to the first, judged from the second to the third.
+CHAIN: tuple[tuple[float, float, float], ...] = (
+    (1 / 3, 1 / 3, 2 / 3),
+    (1 / 3, 2 / 3, 1.0),
+    (1 / 2, 1 / 2, 3 / 4),
+    (1 / 2, 3 / 4, 1.0),
+    (3 / 4, 3 / 4, 1.0),
+)
+_LEAST_WINDOWS = 8  # of a session in either part
+_LEAST_STD = 0.1  # of the whole training part's: a unit that is still for a while must not be blown up
+
+
+def forward_chained(split: Split) -> Iterator[tuple[tuple[float, float, float], Split]]:
+    """Splits whose training part is a first share of the given one's, and whose validation part follows it.
+
+    Some follow at once and some later, as a test part does. In the leak-free protocol the statistics that normalise are
+    those of the shorter training part, so that drift shows as it will in the test part; in the published protocol they
+    are those of the whole recording, as they will be then. A session that has hardly a window in one of the parts is
+    left out, a split without any session too.
+
+    Args:
+        split: recordings and parts; its validation and test parts are not looked at.
+
+    Yields:
+        The shares, and the split.
+    """
+    for shares in CHAIN:
+        kept, parts = [], []
+        for index, segments in enumerate(split.segments["train"]):
+            frames = sum(stop - start for start, stop in segments)
+            fitted = _between(segments, 0, int(shares[0] * frames))
+            judged = _between(segments, int(shares[1] * frames), int(shares[2] * frames))
+            if min(_windows(split, fitted), _windows(split, judged)) >= _LEAST_WINDOWS:
+                kept.append(index)
+                parts.append((fitted, judged))
+        if not kept:
+            continue
+        mean, std = [split.mean[i] for i in kept], [split.std[i] for i in kept]
+        if split.protocol != "published":
+            found = [statistics(split.recordings[i], part[0]) for i, part in zip(kept, parts, strict=True)]
+            mean = [values.astype(np.float32) for values, _ in found]
+            std = [np.maximum(d, _LEAST_STD * s).astype(np.float32) for (_, d), s in zip(found, std, strict=True)]
+        judged_parts = tuple(part[1] for part in parts)
+        yield (
+            shares,
+            dataclasses.replace(
+                split,
+                recordings=tuple(split.recordings[i] for i in kept),
+                mean=tuple(mean),
+                std=tuple(std),
+                segments={"train": tuple(part[0] for part in parts), "val": judged_parts, "test": judged_parts},
+            ),
+        )
+
+
+def _between(segments: Segments, first: int, stop: int) -> Segments:
+    """The frames from ``first`` to ``stop``, counted along the segments."""
+    found, before = [], 0
+    for start, end in segments:
+        low, high = max(start, start + first - before), min(end, start + stop - before)
+        if low < high:
+            found.append((low, high))
+        before += end - start
+    return tuple(found)
+
+
+def _windows(split: Split, segments: Segments) -> int:
+    return sum(window_count(stop - start, split.context, split.horizon, split.protocol) for start, stop in segments)

@@ -1,0 +1,34 @@
+"""The kinds of model that a run can hold: POCO and the forecaster on the ground."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from poco.errors import CheckpointError
+from poco.nn.files import read_config
+
+if TYPE_CHECKING:
+    from poco.ground.grounded import Grounded, GroundedConfig
+    from poco.nn import POCO, POCOConfig
+
+    Forecaster: TypeAlias = POCO | Grounded
+    Sizes: TypeAlias = POCOConfig | GroundedConfig
+
+
+def load(folder: Path) -> Forecaster:
+    """The model that ``save_pretrained`` wrote into a folder, on the CPU, evaluating.
+
+    Raises:
+        CheckpointError: if there is none, it is damaged, or of a kind that this version does not know.
+    """
+    from poco.ground.grounded import Grounded
+    from poco.nn import POCO
+
+    kinds: Mapping[str, Any] = {"POCO": POCO, "Grounded": Grounded}
+    kind = str(read_config(folder).get("model"))
+    if kind not in kinds:
+        raise CheckpointError(f"{folder} holds a model of kind {kind!r}; this version knows {', '.join(kinds)}")
+    found: Forecaster = kinds[kind].from_pretrained(folder)
+    return found

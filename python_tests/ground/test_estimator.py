@@ -1,0 +1,163 @@
+"""poco.ground.estimator against ridge regression on all windows at once."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from helpers.recordings import waves
+
+import poco.ground.estimator
+import poco.ground.sums
+from poco.data.splits import Split, split
+from poco.data.windows import Packer
+from poco.errors import VocabularyError
+from poco.evaluation import score_forecasters
+from poco.ground import GroundConfig, Penalties, add_session, fit
+
+CONTEXT, HORIZON = 12, 4
+PENALTIES = (Penalties(1e-2, 2.0, 4.0), Penalties(1e-1, 1.0, 8.0))
+
+
+@pytest.fixture(scope="module")
+def cut() -> Split:
+    recordings = [waves("a", frames=600), waves("b", units=3, frames=450)]
+    return split(recordings, context=CONTEXT, horizon=HORIZON)
+
+
+def windows(cut: Split, session: int) -> tuple[np.ndarray, np.ndarray]:
+    """``[W, N, C + H]`` float64 and first frames."""
+    start = cut.windows("train").start[cut.windows("train").session == session]
+    z = (cut.recordings[session].activity.astype(np.float64) - cut.mean[session][:, None]) / cut.std[session][:, None]
+    return np.stack([z[:, s : s + CONTEXT + HORIZON] for s in start]), start
+
+
+def by_hand(
+    cut: Split, session: int, centred: bool, penalties: Penalties, fold: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """``W [H, C]`` and coefficients ``[N, F, H]`` fitted without a fold of four, in plain numpy."""
+    everything, kept = [], []
+    for index in range(len(cut.recordings)):
+        x, start = windows(cut, index)
+        folds = np.arange(len(start)) * 4 // len(start)
+        keep = np.ones(len(start), dtype=bool)
+        if fold is not None:
+            inside = start[folds == fold]
+            reach = CONTEXT + HORIZON
+            keep = (start <= inside[0] - reach) | (start >= inside[-1] + reach)
+        if centred:
+            x = x - x[..., :CONTEXT].mean(-1, keepdims=True)
+        everything.append(x)
+        kept.append(keep)
+    rows = np.concatenate([x[k].reshape(-1, CONTEXT + HORIZON) for x, k in zip(everything, kept, strict=True)])
+    gram = rows[:, :CONTEXT].T @ rows[:, :CONTEXT]
+    cross = rows[:, :CONTEXT].T @ (rows[:, CONTEXT:] - rows[:, CONTEXT - 1 : CONTEXT])
+    weight = np.linalg.solve(gram + penalties.shared * np.trace(gram) / CONTEXT * np.eye(CONTEXT), cross)
+
+    def means(x: np.ndarray, lengths: list[int]) -> np.ndarray:
+        return np.stack([x[..., CONTEXT - n : CONTEXT].mean(-1) for n in lengths], -1)
+
+    whole = [] if centred else [CONTEXT]
+    scale = np.sqrt(
+        np.mean(np.concatenate([means(x, [1, 4, *whole]).reshape(-1, 2 + len(whole)) for x in everything]) ** 2, 0)
+    )
+    x, start = everything[session], windows(cut, session)[1]
+    first, last = start[0], cut.segments["train"][session][0][1]
+    raw = (cut.recordings[session].activity - cut.mean[session][:, None]) / cut.std[session][:, None]
+    _, vectors = np.linalg.eigh(raw[:, first:last] @ raw[:, first:last].T)
+    vectors = vectors[:, ::-1][:, :2]
+    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(0), range(2)])
+    population = means(np.einsum("wnc,nk->wkc", x, vectors), [1, 8, *whole]).reshape(len(x), -1)
+    population = np.clip(population / np.sqrt((population**2).mean(0)), -3, 3)
+    own = np.clip(means(x, [1, 4, *whole]) / scale, -3, 3)
+    keep = kept[session]
+    found = []
+    for unit in range(x.shape[1]):
+        features = np.concatenate([own[:, unit], population], 1)[keep]
+        inside = x[keep, unit]
+        left = inside[:, CONTEXT:] - inside[:, CONTEXT - 1 : CONTEXT] - inside[:, :CONTEXT] @ weight
+        ridge = np.diag([penalties.own] * own.shape[-1] + [penalties.population] * population.shape[1]) * keep.sum()
+        found.append(np.linalg.solve(features.T @ features + ridge, features.T @ left))
+    return weight.T, np.stack(found)
+
+
+CONFIG = GroundConfig(CONTEXT, HORIZON, latents=2, own_means=(1, 4, 0, 12))
+
+
+@pytest.mark.parametrize("form", [0, 1])
+def test_solves_the_normal_equations(cut: Split, form: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(poco.ground.sums, "_ROWS", 37)  # many chunks, some across the borders of folds
+    monkeypatch.setattr(poco.ground.estimator, "_BLOCK", 2)
+    fitted = fit(cut, CONFIG, penalties=PENALTIES)
+    for session in range(2):
+        weight, coefficients = by_hand(cut, session, form == 1, PENALTIES[form], None)
+        np.testing.assert_allclose(fitted.ground.forms[form].weight.numpy(), weight, rtol=1e-4, atol=1e-5)
+        own = fitted.ground.session_terms[session].forms[form]
+        np.testing.assert_allclose(own.coefficients.numpy(), coefficients, rtol=1e-3, atol=1e-5)
+        cross = fitted.cross[session]
+        assert cross is not None
+        for fold in range(4):
+            _, without = by_hand(cut, session, form == 1, PENALTIES[form], fold)
+            np.testing.assert_allclose(cross.coefficients[form][fold].numpy(), without, rtol=1e-3, atol=1e-5)
+            assert not np.allclose(without, coefficients, rtol=1e-3)
+
+
+def test_only_the_training_part_is_read(cut: Split) -> None:
+    changed = []
+    for recording, segments in zip(cut.recordings, cut.segments["train"], strict=True):
+        activity = recording.activity.copy()
+        activity[:, segments[-1][1] :] = 1e6
+        changed.append(dataclasses.replace(recording, activity=activity))
+    other = fit(dataclasses.replace(cut, recordings=tuple(changed)))
+    for name, value in fit(cut).ground.state_dict().items():
+        assert torch.equal(value, other.ground.state_dict()[name]), name
+
+
+def test_noise_units_are_shrunk_more_than_predictable_ones(cut: Split) -> None:
+    rng = np.random.default_rng(0)
+    noise = dataclasses.replace(waves("n", units=6, frames=600), activity=rng.normal(size=(6, 600)).astype(np.float32))
+    chosen = fit(split([noise], context=CONTEXT, horizon=HORIZON)).penalties
+    assert chosen[0].own == max(poco.ground.estimator.OWN_PENALTIES)
+    assert chosen[0].population == max(poco.ground.estimator.POPULATION_PENALTIES)
+    assert fit(cut).penalties[0].population == min(poco.ground.estimator.POPULATION_PENALTIES)
+
+
+def test_a_short_recording_has_no_folds() -> None:
+    short = split([waves("a", frames=90)], context=CONTEXT, horizon=HORIZON)
+    fitted = fit(short)
+    assert fitted.cross == (None,)
+    assert fitted.penalties[0] == Penalties(*poco.ground.estimator.USUAL)
+    assert all(value.isfinite().all() for value in fitted.ground.state_dict().values())
+
+
+def test_a_session_is_added_by_a_solve(cut: Split) -> None:
+    fitted = fit(cut, penalties=PENALTIES)
+    before = {name: value.clone() for name, value in fitted.ground.state_dict().items() if name != "vocabulary"}
+    new = split([waves("c", units=7, frames=500)], context=CONTEXT, horizon=HORIZON)
+    assert add_session(fitted.ground, new, fitted.penalties) == 2
+    after = fitted.ground.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    scores = score_forecasters({"added": fitted.ground}, new)
+    assert scores["added"].score > 0.4
+    with pytest.raises(VocabularyError, match="knows a session 'c' already"):
+        add_session(fitted.ground, new, fitted.penalties)
+    # The same solve as in a fit of its own, but for what is shared.
+    alone = fit(new, penalties=PENALTIES).ground
+    for form in (0, 1):
+        alone.forms[form].load_state_dict(fitted.ground.forms[form].state_dict())
+    assert torch.equal(alone.session_terms[0].loadings, after["session_terms.2.loadings"])
+
+
+def test_forecasts_are_those_of_the_parts(cut: Split) -> None:
+    ground = fit(cut, CONFIG, penalties=PENALTIES).ground
+    batch = Packer(cut, ground.sessions).pack(cut.windows("test", stride=9))
+    out = ground.forward_packed(batch)
+    ground.shares.copy_(torch.tensor([1.0, 0.0]))
+    level = ground.forward_packed(batch)
+    ground.shares.copy_(torch.tensor([0.0, 1.0]))
+    centred = ground.forward_packed(batch)
+    torch.testing.assert_close(out, (level + centred) / 2)
+    shifted = dataclasses.replace(batch, x=batch.x + 5)
+    torch.testing.assert_close(ground.forward_packed(shifted), centred + 5, rtol=1e-3, atol=1e-3)

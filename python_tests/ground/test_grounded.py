@@ -1,0 +1,133 @@
+"""poco.ground.grounded, gain and job: a residual that starts from zero, learns on unseen forecasts, and is weighed."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.recordings import waves
+
+from poco import models
+from poco.data.splits import Split, split
+from poco.data.windows import Packer
+from poco.errors import CheckpointError
+from poco.evaluation import score_forecasters
+from poco.ground import gain
+from poco.ground.grounded import Grounded, GroundedConfig
+from poco.ground.job import finish, prepare
+from poco.ground.selection import fit_selected
+from poco.training import TrainConfig, recipe
+from poco.training import fit as train
+
+CONFIG = GroundedConfig(12, 4, latents=2, width=16)
+SETTINGS = TrainConfig(
+    steps=30, batch_size=8, learning_rate=5e-3, amsgrad=False, schedule="cosine", ema=0.9, val_every=10, val_first=True
+)
+
+
+@pytest.fixture(scope="module")
+def cut() -> Split:
+    return split([waves("a", frames=600), waves("b", units=3, frames=450)], context=12, horizon=4)
+
+
+def test_the_residual_starts_at_exactly_zero(cut: Split) -> None:
+    fitted, _ = fit_selected(cut, CONFIG.ground, cross=True)
+    model = gain.start(fitted, cut, CONFIG, seed=3).eval()
+    batch = Packer(cut, model.sessions).pack(cut.windows("val"))
+    assert torch.equal(model.forward_packed(batch), fitted.ground.forward_packed(batch))
+    assert not torch.equal(model.residual.input.weight, gain.start(fitted, cut, CONFIG, seed=4).residual.input.weight)
+
+
+def test_training_windows_are_forecast_with_coefficients_that_have_not_seen_them(cut: Split) -> None:
+    fitted, _ = fit_selected(cut, CONFIG.ground, cross=True)
+    model = gain.start(fitted, cut, CONFIG, seed=0)
+    packer = Packer(cut, model.sessions)
+    windows = cut.windows("train")
+    order = np.random.default_rng(0).permutation(len(windows))[:50]
+    windows = dataclasses.replace(windows, session=windows.session[order], start=windows.start[order])
+    out = model.train().forward_packed(packer.pack(windows))
+    row = 0
+    for session, start in zip(windows.session, windows.start, strict=True):
+        cross = fitted.cross[session]
+        assert cross is not None
+        fold = int(np.flatnonzero(cross.first <= start)[-1])
+        one = dataclasses.replace(windows, session=np.array([session]), start=np.array([start]))
+        x = packer.pack(one).x[None]
+        expected = fitted.ground.mixed(x, int(session), [c[fold] for c in cross.coefficients]).forecast[0]
+        torch.testing.assert_close(out[row : row + len(expected)], expected)
+        row += len(expected)
+    assert not torch.allclose(out, model.eval().forward_packed(packer.pack(windows)), atol=1e-3)
+
+
+def test_units_too_short_for_folds_show_nothing_of_their_own_in_training() -> None:
+    short = split([waves("a", frames=84)], context=12, horizon=4)
+    fitted, _ = fit_selected(short, CONFIG.ground, cross=True)
+    assert fitted.cross == (None,)
+    model = gain.start(fitted, short, CONFIG, seed=0)
+    batch = Packer(short, model.sessions).pack(short.windows("train"))
+    base = fitted.ground.mixed(batch.x.view(-1, 5, 12), 0).base.reshape(-1, 4)
+    torch.testing.assert_close(model.train().forward_packed(batch), base)
+
+
+def test_training_moves_the_residual_alone_and_never_ends_worse_on_validation(cut: Split) -> None:
+    model, fitted = prepare(cut, CONFIG, SETTINGS)
+    before = {name: value.clone() for name, value in model.ground.state_dict().items()}
+    history = train(model, cut, SETTINGS)
+    assert [r["step"] for r in history.records if "val_mse" in r] == [0, 10, 20, 30]
+    assert all(torch.equal(value, before[name]) for name, value in model.ground.state_dict().items())
+    first = next(r["val_mse"] for r in history.records if "val_mse" in r)
+    assert history.best_mse <= first
+    assert history.best_step > 0  # waves leave something to learn
+    reasons = finish(model, fitted, cut, SETTINGS, history.best_step)
+    assert 0 < reasons["gain"] <= 1
+    assert float(model.residual.gain) == pytest.approx(reasons["gain"])
+    assert [s["stretch"] for s in reasons["stretches"]] == ["rehearsal on the last quarter of training", "validation"]
+    scores = score_forecasters({"whole": model, "ground": fitted.ground}, cut, "val")
+    assert scores["whole"].score > scores["ground"].score
+    assert scores["ground"].score == pytest.approx(reasons["stretches"][1]["ground"], abs=1e-5)
+
+
+def test_a_residual_that_was_never_better_is_not_used(cut: Split) -> None:
+    model, fitted = prepare(cut, CONFIG, SETTINGS)
+    assert finish(model, fitted, cut, SETTINGS, best_step=0)["gain"] == 0
+
+
+def test_the_gain_is_the_one_with_the_least_squared_regret() -> None:
+    helps = np.array([[1.0, -0.5], [-0.5, 0.5]])  # 1 - g + g^2 / 2, least at 1
+    harms = np.array([[1.0, 0.5], [0.5, 0.5]])
+    assert gain.choose([helps]) == 1
+    assert gain.choose([harms]) == 0
+    assert gain.choose([harms, helps]) < 0.5
+    assert gain.choose([helps, np.array([[1.0, -0.25], [-0.25, 0.5]])]) == pytest.approx(0.75, abs=0.15)
+
+
+def test_files(cut: Split, tmp_path: Path) -> None:
+    model, _ = prepare(cut, CONFIG, SETTINGS)
+    with torch.no_grad():
+        model.residual.output.weight.normal_()
+    model.residual.gain.fill_(0.4)
+    model.save_pretrained(tmp_path / "model")
+    again = models.load(tmp_path / "model")
+    assert isinstance(again, Grounded)
+    assert again.config == CONFIG
+    assert again.sessions == model.sessions
+    assert again.metadata == model.metadata
+    assert not again.training
+    batch = Packer(cut, again.sessions).pack(cut.windows("test"))
+    assert torch.equal(model.eval().forward_packed(batch), again.forward_packed(batch))
+    x = batch.x[: 2 * 5].view(2, 5, 12)
+    torch.testing.assert_close(again(x, session="a").reshape(-1, 4), again.forward_packed(batch)[:10])
+    import poco
+
+    with pytest.raises(CheckpointError, match="holds a model of kind 'Grounded', not 'POCO'"):
+        poco.POCO.from_pretrained(tmp_path / "model")
+
+
+def test_the_recipe() -> None:
+    sizes, settings = recipe("grounded")
+    assert sizes == GroundedConfig()
+    assert GroundedConfig.from_dict(sizes.to_dict()) == sizes
+    assert (settings.steps, settings.ema, settings.val_first) == (800, 0.99, True)

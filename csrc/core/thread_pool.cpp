@@ -8,6 +8,7 @@
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <vector>
 
 #if !defined(_WIN32)
 #include <pthread.h>
@@ -15,6 +16,8 @@
 #endif
 #if defined(__linux__)
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 #if defined(POCO_X86_64)
 #include <immintrin.h>
@@ -52,40 +55,38 @@ bool spin(const Ready& ready) {
     return false;
 }
 
-// The processor that the calling thread is on now; -1 where the system does not say.
-int current_processor() {
+// Keeps the workers off the caller's processor, on the others that the caller may use. Systems that spread threads by
+// themselves do this sooner or later; some virtual machines wake a worker behind its busy caller and leave it there.
+class Placement {
+public:
 #if defined(__linux__)
-    return sched_getcpu();
-#else
-    return -1;
-#endif
-}
+    void add(pid_t worker) { workers_.push_back(worker); }
 
-// Moves a worker that woke up on the caller's processor to another of those it may use. Systems that spread threads
-// by themselves do this sooner or later; some virtual machines never do, and the loop would run on one processor. The
-// worker is not bound to where it goes.
-void leave_processor(int taken, int worker) {
-#if defined(__linux__)
-    if (taken < 0 || taken >= CPU_SETSIZE || sched_getcpu() != taken) return;
-    cpu_set_t allowed;
-    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0 || !CPU_ISSET(taken, &allowed)) return;
-    const int others = CPU_COUNT(&allowed) - 1;
-    if (others < 1) return;
-    int skip = (worker - 1) % others;  // workers go to different ones
-    for (int step = 1; step < CPU_SETSIZE; ++step) {
-        const int candidate = (taken + step) % CPU_SETSIZE;
-        if (!CPU_ISSET(candidate, &allowed) || skip-- > 0) continue;
-        cpu_set_t one;
-        CPU_ZERO(&one);
-        CPU_SET(candidate, &one);
-        if (sched_setaffinity(0, sizeof one, &one) == 0) sched_setaffinity(0, sizeof allowed, &allowed);
-        return;
+    // To be called by the caller of every loop: two quick system calls unless something has changed.
+    void update() {
+        cpu_set_t allowed;
+        if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;  // more processors than the set has room for
+        const int processor = sched_getcpu();
+        if (processor < 0 || processor >= CPU_SETSIZE) return;
+        if (processor == processor_ && placed_ == workers_.size() && CPU_EQUAL(&allowed, &allowed_)) return;
+        cpu_set_t others = allowed;
+        CPU_CLR(processor, &others);
+        if (CPU_COUNT(&others) == 0) others = allowed;
+        for (const pid_t worker : workers_) sched_setaffinity(worker, sizeof others, &others);
+        processor_ = processor;
+        placed_ = workers_.size();
+        allowed_ = allowed;
     }
+
+private:
+    std::vector<pid_t> workers_;
+    size_t placed_ = 0;
+    int processor_ = -1;
+    cpu_set_t allowed_{};
 #else
-    static_cast<void>(taken);
-    static_cast<void>(worker);
+    void update() {}
 #endif
-}
+};
 
 thread_local bool inside_loop = false;
 
@@ -112,7 +113,7 @@ public:
             error_ = nullptr;
             joined_ = 0;
             wanted_ = helpers;
-            processor_ = current_processor();
+            placement_.update();
             epoch_.fetch_add(1, std::memory_order_release);
         }
         if (helpers == workers_) {
@@ -168,6 +169,12 @@ private:
 
     void serve() {
         inside_loop = true;
+#if defined(__linux__)
+        {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            placement_.add(static_cast<pid_t>(syscall(SYS_gettid)));
+        }
+#endif
         uint64_t seen = 0;
         for (;;) {
             const auto news = [&] { return epoch_.load(std::memory_order_acquire) != seen; };
@@ -178,9 +185,7 @@ private:
             if (joined_ >= wanted_) continue;
             const int worker = ++joined_;
             active_.fetch_add(1, std::memory_order_relaxed);
-            const int taken = processor_;
             lock.unlock();
-            leave_processor(taken, worker);
             work(worker);
             lock.lock();
             if (active_.fetch_sub(1, std::memory_order_release) == 1) done_.notify_one();
@@ -212,7 +217,7 @@ private:
     LoopBody body_ = nullptr;
     void* context_ = nullptr;
     int64_t count_ = 0;
-    int processor_ = -1;  // of the caller
+    Placement placement_;
     int joined_ = 0;
     int wanted_ = 0;
     std::exception_ptr error_;

@@ -170,10 +170,13 @@ def kernels_serve(inputs: Iterable[Tensor], like: Tensor) -> bool:
     return by_cpu_kernels(like.device, like.dtype)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def by_cpu_kernels(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the CPU kernels run where ``x`` is of ``dtype`` on ``device``."""
     return choose(device, dtype).name == "cpu"
+
+
+# What torch.compiler.assume_constant_result does, without the second that importing the compiler takes.
+by_cpu_kernels._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class use_backend:  # noqa: N801 - reads as a verb, like torch.no_grad

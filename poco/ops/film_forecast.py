@@ -16,8 +16,8 @@ _INPUTS = ", ".join(
     for name in ("x", "unit_index", "window_offsets", "unit_table", "keys", "values", *FilmParameters._fields)
 )
 _INPUTS += ", float dropout, Tensor seed, float eps"
-_TENSORS = 6 + len(FilmParameters._fields)  # the inputs before dropout, seed and eps
-_DIFFERENTIABLE = (0, *range(3, _TENSORS))  # positions of the inputs that get a gradient
+TENSORS = 6 + len(FilmParameters._fields)  # the inputs before dropout, seed and eps
+DIFFERENTIABLE = (0, *range(3, TENSORS))  # positions of the inputs that get a gradient
 
 torch.library.define("poco::film_forecast", f"({_INPUTS}) -> Tensor")
 torch.library.define("poco::film_forecast_backward", f"(Tensor grad, {_INPUTS}, bool[] needs) -> Tensor[]")
@@ -73,7 +73,7 @@ def film_forecast(
 
 def _bundle(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """The flat arguments of the op with the parameters as one ``FilmParameters``."""
-    return (*inputs[:6], FilmParameters(*inputs[6:_TENSORS]), *inputs[_TENSORS:])
+    return (*inputs[:6], FilmParameters(*inputs[6:TENSORS]), *inputs[TENSORS:])
 
 
 @torch.library.impl("poco::film_forecast", "CompositeExplicitAutograd")
@@ -96,19 +96,19 @@ def _fake(x: Tensor, *rest: Any) -> Tensor:
 
 @torch.library.register_fake("poco::film_forecast_backward")
 def _fake_backward(grad: Tensor, *inputs: Any) -> list[Tensor]:
-    return checks.fake_gradients(inputs, _DIFFERENTIABLE, inputs[-1])
+    return checks.fake_gradients(inputs, DIFFERENTIABLE, inputs[-1])
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.dropout, seed, ctx.eps = inputs[_TENSORS:]
-    ctx.save_for_backward(*inputs[:_TENSORS], seed)
+    ctx.dropout, seed, ctx.eps = inputs[TENSORS:]
+    ctx.save_for_backward(*inputs[:TENSORS], seed)
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     *tensors, seed = ctx.saved_tensors
-    needs = [ctx.needs_input_grad[i] for i in _DIFFERENTIABLE]
+    needs = [ctx.needs_input_grad[i] for i in DIFFERENTIABLE]
     gradients = torch.ops.poco.film_forecast_backward(grad, *tensors, ctx.dropout, seed, ctx.eps, needs)
-    return checks.place_gradients(gradients, needs, _DIFFERENTIABLE, tensors, _TENSORS + 3)
+    return checks.place_gradients(gradients, needs, DIFFERENTIABLE, tensors, TENSORS + 3)
 
 
 torch.library.register_autograd("poco::film_forecast", _differentiate, setup_context=_setup_context)

@@ -10,11 +10,8 @@ from torch.autograd.function import once_differentiable
 
 from poco.ops import checks, cpu
 from poco.ops.backends import by_cpu_kernels
-from poco.ops.film_forecast import film_forecast
+from poco.ops.film_forecast import DIFFERENTIABLE, TENSORS, film_forecast
 from poco.ops.reference import FilmParameters, accumulation_dtype
-
-_TENSORS = 6 + len(FilmParameters._fields)  # the inputs before dropout, seed and eps
-_DIFFERENTIABLE = (0, *range(3, _TENSORS))  # positions of the inputs that get a gradient
 
 
 def film_loss(
@@ -78,7 +75,7 @@ class _FilmLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, target: Tensor, dropout: float, seed: Tensor, eps: float, *inputs: Tensor) -> Tensor:
-        needs = [ctx.needs_input_grad[4 + i] for i in _DIFFERENTIABLE]
+        needs = [ctx.needs_input_grad[4 + i] for i in DIFFERENTIABLE]
         taken = _as_under_autocast(inputs)
         bundled = (*taken[:6], FilmParameters(*taken[6:]), dropout, seed, eps)
         loss, gradients = cpu.film_loss(target, *bundled, needs)
@@ -90,8 +87,8 @@ class _FilmLoss(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         gradients = iter(ctx.saved_tensors)
-        placed: list[Tensor | None] = [None] * (4 + _TENSORS)
-        for i, needed in zip(_DIFFERENTIABLE, ctx.needs, strict=True):
+        placed: list[Tensor | None] = [None] * (4 + TENSORS)
+        for i, needed in zip(DIFFERENTIABLE, ctx.needs, strict=True):
             if needed:
                 placed[4 + i] = (next(gradients) * grad).to(ctx.dtypes[i])
         return tuple(placed)

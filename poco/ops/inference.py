@@ -6,6 +6,7 @@ At a few hundred units the passes take less time than it takes to call all that 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,34 +66,12 @@ def inference(
 
 
 @torch.library.impl("poco::inference", "CompositeExplicitAutograd")
-def _forward(
-    x: Tensor,
-    unit_index: Tensor,
-    window_offsets: Tensor,
-    unit_table: Tensor,
-    initial: Tensor,
-    frequencies: Tensor,
-    parameters: list[Tensor],
-    heads: int,
-    eps: float,
-) -> Tensor:
-    checks.inference(x, unit_index, window_offsets, unit_table, initial, frequencies, parameters, heads)
-    backend = choose(x.device, x.dtype)
-    return backend.inference(  # type: ignore[no-any-return]
-        x, unit_index, window_offsets, unit_table, initial, frequencies, parameters, heads, eps
-    )
+def _forward(*inputs: Any) -> Tensor:
+    checks.inference(*inputs[:-1])
+    return choose(inputs[0].device, inputs[0].dtype).inference(*inputs)  # type: ignore[no-any-return]
 
 
 @torch.library.register_fake("poco::inference")
-def _fake(
-    x: Tensor,
-    unit_index: Tensor,
-    window_offsets: Tensor,
-    unit_table: Tensor,
-    initial: Tensor,
-    frequencies: Tensor,
-    parameters: list[Tensor],
-    heads: int,
-    eps: float,
-) -> Tensor:
+def _fake(x: Tensor, *rest: Any) -> Tensor:
+    parameters = rest[5]
     return x.new_empty((x.shape[0], parameters[-1].shape[0]))

@@ -1,0 +1,163 @@
+"""Intervals: against known standard errors, against a plain bootstrap, and how often they hold the truth."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from poco.intervals import block_length, interval, resampled_scores
+
+
+def width(scores: np.ndarray) -> float:
+    ends = interval(scores)
+    assert ends is not None
+    return ends[1] - ends[0]
+
+
+def autoregressive(rng: np.random.Generator, phi: float, *shape: int) -> np.ndarray:
+    """Stationary series of unit variance along the last axis, correlated by ``phi`` from one step to the next."""
+    noise = rng.normal(size=shape) * np.sqrt(1 - phi**2)
+    series = np.empty(shape)
+    series[..., 0] = rng.normal(size=shape[:-1])
+    for step in range(1, shape[-1]):
+        series[..., step] = phi * series[..., step - 1] + noise[..., step]
+    return series
+
+
+def test_a_block_is_as_long_as_a_window() -> None:
+    assert block_length(48, 16) == 64
+    assert block_length(48, 16, stride=10) == 7
+    assert block_length(48, 16, stride=100) == 1
+
+
+@pytest.mark.parametrize("block", [1, 20])
+def test_independent_errors_have_the_analytic_standard_error(block: int) -> None:
+    rng = np.random.default_rng(0)
+    count, error = 4000, rng.chisquare(4, 4000) / 8  # copy has error 1 on every window: the score is 1 - mean error
+    scores = resampled_scores(error[None], np.ones(count), [count], block)[0]
+    standard = error.std() / np.sqrt(count)
+    assert scores.std() == pytest.approx(standard, rel=0.1)
+    assert scores.mean() == pytest.approx(1 - error.mean(), abs=0.1 * standard)
+    assert width(scores) == pytest.approx(2 * 1.96 * standard, rel=0.12)
+
+
+def test_a_ratio_of_two_errors_has_the_analytic_standard_error() -> None:
+    rng = np.random.default_rng(1)
+    copy = rng.chisquare(4, 4000)
+    error = copy / 2 + rng.chisquare(2, 4000) / 4
+    ratio = error.sum() / copy.sum()
+    standard = (error - ratio * copy).std() / copy.mean() / np.sqrt(copy.size)  # the delta method
+    scores = resampled_scores(error[None], copy, [copy.size], 10)[0]
+    assert scores.std() == pytest.approx(standard, rel=0.1)
+
+
+def test_the_mean_over_sessions() -> None:
+    rng = np.random.default_rng(2)
+    error = rng.chisquare(4, 3000) / 8
+    sessions = [1000, 1000, 1000]
+    together = resampled_scores(error[None], np.ones(3000), sessions, 1)[0]
+    each = [error[i * 1000 : (i + 1) * 1000].std() / np.sqrt(1000) for i in range(3)]
+    assert together.std() == pytest.approx(np.sqrt(np.square(each).sum()) / 3, rel=0.1)
+    unequal = resampled_scores(error[None], np.ones(3000), [100, 2900], 1)[0]  # the small session counts as much
+    assert unequal.std() == pytest.approx(np.hypot(error[:100].std() / 10, error[100:].std() / 2900**0.5) / 2, rel=0.1)
+
+
+def test_errors_that_last_widen_the_interval() -> None:
+    rng = np.random.default_rng(3)
+    error = np.exp(autoregressive(rng, 0.95, 1, 2000))
+    plain, blocks = (resampled_scores(error, np.ones(2000), [2000], block)[0] for block in (1, 64))
+    assert width(blocks) > 3 * width(plain)
+
+
+def test_resamples_are_paired() -> None:
+    rng = np.random.default_rng(4)
+    copy = np.exp(autoregressive(rng, 0.9, 700))
+    error = copy * np.exp(0.3 * rng.normal(size=700))
+    better = 0.9 * error
+    scores = resampled_scores(np.stack([error, better, error, copy]), copy, [300, 400], 64)
+    assert interval(scores[0] - scores[2]) == (0, 0)
+    assert interval(scores[3]) == (0, 0)
+    assert width(scores[1] - scores[0]) < 0.5 * width(scores[0])
+    low, _ = interval(scores[1] - scores[0]) or (0, 0)
+    assert low > 0
+
+
+def test_the_rest_of_the_windows_is_drawn_too() -> None:
+    """Blocks of 3 in 7 windows: two whole ones and a third of one, enumerated."""
+    error, copy = np.arange(1.0, 8) ** 2, np.array([3.0, 1, 4, 1, 5, 9, 2])
+
+    def total(values: np.ndarray, starts: tuple[int, int, int]) -> float:
+        first, second, third = (np.roll(values, -start) for start in starts)
+        return float(first[:3].sum() + second[:3].sum() + third[0])
+
+    every = [(i, j, k) for i in range(7) for j in range(7) for k in range(7)]
+    possible = np.array([1 - total(error, starts) / total(copy, starts) for starts in every])
+    score = 1 - error.sum() / copy.sum()
+    drawn = resampled_scores(error[None], copy, [7], 3, resamples=50_000)[0]
+    stretch = np.sqrt(7 / 4) * 2.94 / 1.96  # 2.94 is the quantile 0.975 of t with 1.5 * 7 / 3 degrees of freedom
+    assert drawn.std() == pytest.approx(stretch * possible.std(), rel=0.02)
+    assert drawn.mean() - score == pytest.approx(stretch * (possible.mean() - score), abs=0.03 * possible.std())
+
+
+def test_the_same_seed_gives_the_same_result() -> None:
+    error = np.random.default_rng(5).chisquare(4, (2, 500))
+    first, again, other = (resampled_scores(error, np.ones(500), [200, 300], 64, seed=seed) for seed in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    alone = resampled_scores(error[:1], np.ones(500), [200, 300], 64)  # whoever else is scored
+    assert np.array_equal(first[0], alone[0])
+
+
+def test_a_single_window_has_no_interval() -> None:
+    assert np.isnan(resampled_scores(np.ones((2, 1)), np.ones(1), [1], 64)).all()
+    scores = resampled_scores(np.ones((1, 11)), np.ones(11), [10, 1], 64)
+    assert interval(scores[0]) is None
+    assert interval(resampled_scores(np.ones((1, 2)), np.full(2, 2.0), [2], 64)[0]) == (0.5, 0.5)
+
+
+def test_a_copy_without_error_scores_zero() -> None:
+    assert interval(resampled_scores(np.ones((1, 50)), np.zeros(50), [50], 8)[0]) == (0, 0)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_an_error_that_is_not_finite_has_no_interval_and_harms_no_other(bad: float) -> None:
+    error = np.random.default_rng(6).chisquare(4, (2, 200))
+    error[0, 77] = bad
+    scores = resampled_scores(error, np.ones(200), [200], 16)
+    assert interval(scores[0]) is None
+    assert interval(scores[0] - scores[1]) is None
+    assert interval(scores[1]) is not None
+
+
+@pytest.mark.parametrize(("windows", "sessions", "lowest"), [(1000, 1, 0.89), (300, 1, 0.87), (300, 4, 0.87)])
+def test_how_often_an_interval_holds_the_true_score(windows: int, sessions: int, lowest: float) -> None:
+    """Errors of overlapping windows of a process with memory; 0.95 is the aim, few blocks fall short of it a little."""
+    rng = np.random.default_rng(7)
+    trials, horizon = 300, 16
+    squares = autoregressive(rng, 0.8, 2, trials, sessions, windows + horizon - 1) ** 2
+    sums = np.cumsum(np.concatenate([np.zeros((2, trials, sessions, 1)), squares], axis=-1), axis=-1)
+    copy, other = sums[..., horizon:] - sums[..., :-horizon]
+    error = 0.6 * copy + 0.2 * other  # the expectation of the score is 0.2
+    held = 0
+    for trial in range(trials):
+        scores = resampled_scores(
+            error[trial].reshape(1, -1), copy[trial].ravel(), [windows] * sessions, 64, resamples=400
+        )
+        low, high = interval(scores[0]) or (1, 0)
+        held += low <= 0.2 <= high
+    assert lowest <= held / trials <= 0.98
+
+
+def test_speed_and_memory() -> None:
+    errors = np.random.default_rng(8).chisquare(4, (9, 10_000))
+    began = time.perf_counter()
+    resampled_scores(errors[:8], errors[8], [10_000], 64)
+    assert time.perf_counter() - began < 2  # 0.1 s; other tests may run beside this one
+    tracemalloc.start()
+    resampled_scores(errors[:8], errors[8], [10_000], 64)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * errors.nbytes

@@ -2,7 +2,8 @@
 
 The score of a session is 1 - MSE / MSE of repeating the last frame, over all windows, units and steps of one part, in
 normalised units; the score of a forecaster is the unweighted mean over sessions. 0 is no better than repeating the last
-frame, 1 is perfect.
+frame, 1 is perfect. Scores and differences of scores have 95% intervals by :mod:`poco.intervals`, which speak of these
+recordings, not of other animals.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from poco.baselines import FITTED, NAMES, TRAINED, build
 from poco.data.splits import Split, fingerprint
 from poco.data.windows import Packer, vocabulary
 from poco.errors import CheckpointError, ConfigError, DataError
+from poco.intervals import Ahead, Interval, block_length, interval, resampled_scores
 from poco.training.callbacks import Callback
 from poco.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from poco.training.config import PRECISIONS, TrainConfig
@@ -67,10 +69,19 @@ class Scores:
     Attributes:
         score: unweighted mean over sessions.
         sessions: one entry per session, in the order of the split.
+        interval: 95% interval of the score; None where there is none, see :attr:`Evaluation.interval`.
+        ahead: of a baseline: how far the evaluated forecaster is ahead of it; None for others and in older files.
+        window_error: ``[W]`` float64, squared error of each window, summed over units and steps, session after session
+            in order of time; None in an :class:`Evaluation`, which does not keep it.
+        copy_window_error: the same of repeating the last frame.
     """
 
     score: float
     sessions: tuple[SessionScore, ...]
+    interval: Interval | None = None
+    ahead: Ahead | None = None
+    window_error: np.ndarray | None = field(default=None, repr=False, compare=False)
+    copy_window_error: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @property
     def score_per_step(self) -> tuple[float, ...]:
@@ -93,6 +104,10 @@ class Evaluation:
         stride: frames from one window to the next.
         precision: what the forecaster computed in.
         windows: number of windows, all sessions.
+        warnings: what a person should know about the split, one line each.
+        interval: 95% interval of the score, by block bootstrap over time within each session: it speaks of these
+            recordings, not of other animals. None if a session has a single window or a score is not finite, and for
+            an evaluation stored by a version without intervals.
     """
 
     score: float
@@ -106,6 +121,7 @@ class Evaluation:
     precision: str = "float32"
     windows: int = 0
     warnings: tuple[str, ...] = field(default=())
+    interval: Interval | None = None
 
     @property
     def score_per_step(self) -> tuple[float, ...]:
@@ -116,6 +132,7 @@ class Evaluation:
         """Everything as plain values; ``split`` is the part."""
         return {
             "score": self.score,
+            "interval": _interval_json(self.interval),
             "protocol": self.protocol,
             "split": self.part,
             "context": self.context,
@@ -128,6 +145,13 @@ class Evaluation:
             "baselines": {
                 name: {
                     "score": scores.score,
+                    "interval": _interval_json(scores.interval),
+                    "ahead": None
+                    if scores.ahead is None
+                    else {
+                        "difference": scores.ahead.difference,
+                        "interval": _interval_json(scores.ahead.interval),
+                    },
                     "score_per_step": list(scores.score_per_step),
                     "sessions": [_session_json(session) for session in scores.sessions],
                 }
@@ -144,7 +168,12 @@ class Evaluation:
                 score=values["score"],
                 sessions=_sessions_from_json(values["sessions"]),
                 baselines={
-                    name: Scores(scores["score"], _sessions_from_json(scores["sessions"]))
+                    name: Scores(
+                        scores["score"],
+                        _sessions_from_json(scores["sessions"]),
+                        _interval_from_json(scores.get("interval")),
+                        _ahead_from_json(scores.get("ahead")),
+                    )
                     for name, scores in values["baselines"].items()
                 },
                 protocol=values["protocol"],
@@ -155,8 +184,9 @@ class Evaluation:
                 precision=values.get("precision", "float32"),
                 windows=values["windows"],
                 warnings=tuple(values.get("warnings", ())),
+                interval=_interval_from_json(values.get("interval")),
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"the stored evaluation is incomplete ({error}): evaluate the run again") from error
 
 
@@ -173,7 +203,8 @@ def evaluate(
     """Score a forecaster and its baselines over the same windows, in one pass.
 
     NLinear and MLP are trained for 1000 steps with the same loop, batch size and seed as a run; those of a run are kept
-    in its folder and not trained again. Memory is bounded: windows are taken in batches and only sums are kept.
+    in its folder and not trained again. Memory is bounded: windows are taken in batches, and of each window one number
+    for each forecaster is kept, from which the intervals are made.
 
     Args:
         run_or_model: a run, or a model with ``forward_packed``.
@@ -185,7 +216,7 @@ def evaluate(
         callbacks: what may watch the training of the baselines.
 
     Returns:
-        The scores.
+        The scores, with 95% intervals of the scores and of how far the forecaster is ahead of each baseline.
 
     Raises:
         ConfigError: for an unknown part, baseline or precision, or a split whose context or horizon is not the model's.
@@ -210,6 +241,7 @@ def evaluate(
     for name in dict.fromkeys(baselines):
         forecasters[name] = fit_baseline(name, split, seed=config.seed, folder=folder, callbacks=callbacks)
     scores = score_forecasters(forecasters, split, part, stride=stride, precision={"": precision})
+    scores = _with_intervals(scores, block_length(split.context, split.horizon, stride))
     own = scores.pop("")
     return Evaluation(
         score=own.score,
@@ -223,6 +255,7 @@ def evaluate(
         precision=precision,
         windows=sum(session.windows for session in own.sessions),
         warnings=split.warnings,
+        interval=own.interval,
     )
 
 
@@ -245,7 +278,7 @@ def score_forecasters(
         precision: ``"bf16"`` by the names of those that compute under autocast.
 
     Returns:
-        The scores of each.
+        The scores of each, with the errors of its windows (which intervals can be made of) and without intervals.
 
     Raises:
         DataError: if a session has no window in the part.
@@ -261,16 +294,17 @@ def score_forecasters(
     for model in forecasters.values():
         model.eval()
     sessions, horizon = len(split.recordings), split.horizon
-    errors = {name: np.zeros((sessions, horizon)) for name in forecasters}
-    copy_errors = np.zeros((sessions, horizon))
+    errors = {name: _Errors(sessions, horizon, len(windows)) for name in forecasters}
+    copy_errors = _Errors(sessions, horizon, len(windows))
     for some, batch in shared.batches(windows):
         assert batch.target is not None
-        copy_errors += _sums(batch.x[:, -1:] - batch.target, some.session, shared.units, sessions)
+        rows = shared.units[some.session]
+        copy_errors.add(batch.x[:, -1:] - batch.target, some.session, rows)
         for name, model in forecasters.items():
             own = packers[name].relabel(batch, some).to(devices[name])
             assert own.target is not None
             forecast = predict(model, own, (precision or {}).get(name, "float32"))
-            errors[name] += _sums(forecast - own.target, some.session, shared.units, sessions)
+            errors[name].add(forecast - own.target, some.session, rows)
     return {name: _scores(split, error, copy_errors, count) for name, error in errors.items()}
 
 
@@ -335,16 +369,31 @@ def _split_key(split: Split) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _sums(error: torch.Tensor, session: np.ndarray, units: np.ndarray, sessions: int) -> np.ndarray:
-    """Squared errors ``[R, H]`` summed per session and step, ``[S, H]`` float64."""
-    of_row = torch.from_numpy(np.repeat(session, units[session])).to(error.device)
-    total = torch.zeros(sessions, error.shape[1], dtype=torch.float64, device=error.device)
-    total.index_add_(0, of_row, error.double().square_())
-    return total.cpu().numpy()
+class _Errors:
+    """Squared errors of one forecaster, added up batch by batch.
+
+    Attributes:
+        session: ``[S, H]`` float64, summed over units and windows.
+        window: ``[W]`` float64, summed over units and steps.
+    """
+
+    def __init__(self, sessions: int, horizon: int, windows: int) -> None:
+        self.session = np.zeros((sessions, horizon))
+        self.window = np.zeros(windows)
+        self._filled = 0
+
+    def add(self, error: torch.Tensor, session: np.ndarray, rows: np.ndarray) -> None:
+        """Add the errors ``[R, H]`` of the next windows, given the session and the number of rows of each."""
+        of_row = torch.from_numpy(np.repeat(np.arange(rows.size), rows)).to(error.device)
+        total = torch.zeros(rows.size, error.shape[1], dtype=torch.float64, device=error.device)
+        sums = total.index_add_(0, of_row, error.double().square_()).cpu().numpy()
+        np.add.at(self.session, session, sums)
+        self.window[self._filled : self._filled + rows.size] = sums.sum(axis=1)
+        self._filled += rows.size
 
 
-def _scores(split: Split, error: np.ndarray, copy_error: np.ndarray, windows: np.ndarray) -> Scores:
-    rows = []
+def _scores(split: Split, errors: _Errors, copy_errors: _Errors, windows: np.ndarray) -> Scores:
+    rows, error, copy_error = [], errors.session, copy_errors.session
     for index, recording in enumerate(split.recordings):
         elements = int(windows[index]) * recording.units * split.horizon
         mse, copy_mse = error[index].sum() / elements, copy_error[index].sum() / elements
@@ -359,7 +408,31 @@ def _scores(split: Split, error: np.ndarray, copy_error: np.ndarray, windows: np
                 score_per_step=tuple(_ratio(e, c) for e, c in zip(error[index], copy_error[index], strict=True)),
             )
         )
-    return Scores(float(np.mean([row.score for row in rows])), tuple(rows))
+    return Scores(
+        float(np.mean([row.score for row in rows])),
+        tuple(rows),
+        window_error=errors.window,
+        copy_window_error=copy_errors.window,
+    )
+
+
+def _with_intervals(scores: Mapping[str, Scores], block: int) -> dict[str, Scores]:
+    """The scores with their intervals and how far the forecaster ``""`` is ahead of each; errors are left behind."""
+    own = scores[""]
+    assert own.copy_window_error is not None
+    errors = np.stack([one.window_error for one in scores.values() if one.window_error is not None])
+    windows = [session.windows for session in own.sessions]
+    resampled = dict(zip(scores, resampled_scores(errors, own.copy_window_error, windows, block), strict=True))
+    return {
+        name: replace(
+            one,
+            interval=interval(resampled[name]),
+            ahead=Ahead(own.score - one.score, interval(resampled[""] - resampled[name])),
+            window_error=None,
+            copy_window_error=None,
+        )
+        for name, one in scores.items()
+    }
 
 
 def _ratio(mse: float, copy_mse: float) -> float:
@@ -388,3 +461,18 @@ def _session_json(session: SessionScore) -> dict[str, Any]:
 
 def _sessions_from_json(values: Iterable[Mapping[str, Any]]) -> tuple[SessionScore, ...]:
     return tuple(SessionScore(**{**value, "score_per_step": tuple(value["score_per_step"])}) for value in values)
+
+
+def _interval_json(value: Interval | None) -> list[float] | None:
+    return None if value is None else list(value)
+
+
+def _interval_from_json(value: Sequence[float] | None) -> Interval | None:
+    if value is None:
+        return None
+    low, high = value
+    return float(low), float(high)
+
+
+def _ahead_from_json(value: Mapping[str, Any] | None) -> Ahead | None:
+    return None if value is None else Ahead(value["difference"], _interval_from_json(value["interval"]))

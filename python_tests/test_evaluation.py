@@ -18,6 +18,7 @@ from poco.data.recording import Recording
 from poco.data.splits import Split, split
 from poco.errors import CheckpointError, ConfigError, DataError, VocabularyError
 from poco.evaluation import Evaluation, evaluate, fit_baseline, score_forecasters
+from poco.intervals import Ahead
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +73,61 @@ def test_scores_by_hand(cut: Split, part: str) -> None:
     assert evaluation.part == part
 
 
+def test_errors_of_each_window_by_hand(cut: Split) -> None:
+    scores = score_forecasters({"biased": biased_copy(), "copy": Copy(12, 4)}, cut, stride=3)
+    windows = cut.windows("test", stride=3)
+    expected = []
+    for index, first in zip(windows.session, windows.start, strict=True):
+        z = (cut.recordings[index].activity.astype(np.float64) - cut.mean[index][:, None]) / cut.std[index][:, None]
+        last, target = z[:, first + 11 : first + 12], z[:, first + 12 : first + 16]
+        expected.append((((last + 0.1 - target) ** 2).sum(), ((last - target) ** 2).sum()))
+    error, copy = np.array(expected).T
+    biased = scores["biased"]
+    assert biased.window_error is not None
+    assert biased.window_error.dtype == np.float64
+    assert biased.window_error == pytest.approx(error, rel=1e-4)
+    assert biased.copy_window_error == pytest.approx(copy, rel=1e-4)
+    assert np.array_equal(scores["copy"].window_error, scores["copy"].copy_window_error)
+    for index, session in enumerate(biased.sessions):
+        own = biased.window_error[windows.session == index].sum()
+        elements = session.windows * session.units * 4
+        assert own / elements == pytest.approx(session.mse, rel=1e-12)
+
+
+def test_intervals(cut: Split) -> None:
+    evaluation = evaluate(biased_copy(), cut, baselines=("copy", "mean", "ridge"))
+    assert evaluation.interval is not None
+    assert evaluation.interval[0] < evaluation.score < evaluation.interval[1]
+    for baseline in evaluation.baselines.values():
+        assert baseline.interval is not None
+        assert baseline.ahead is not None
+        assert baseline.ahead.difference == evaluation.score - baseline.score
+        assert baseline.window_error is None
+    copy, ridge = evaluation.baselines["copy"], evaluation.baselines["ridge"]
+    assert copy.interval == (0, 0)
+    assert copy.ahead == Ahead(evaluation.score, evaluation.interval)
+    assert ridge.ahead is not None
+    assert ridge.ahead.interval is not None
+    assert ridge.ahead.interval[1] < 0  # a biased copy is behind
+    assert evaluate(biased_copy(), cut, baselines=("copy", "mean", "ridge")) == evaluation
+    same = evaluate(Mean(12, 4), cut, baselines=("mean",))
+    assert same.baselines["mean"].ahead == Ahead(0, (0, 0))
+
+
+def test_a_session_with_a_single_window_has_no_interval(cut: Split) -> None:
+    evaluation = evaluate(biased_copy(), cut, baselines=("mean",), stride=1000)
+    assert evaluation.windows == 2
+    assert evaluation.interval is None
+    assert evaluation.baselines["mean"].ahead == Ahead(evaluation.score - evaluation.baselines["mean"].score, None)
+    assert Evaluation.from_json(json.loads(json.dumps(evaluation.to_json(), allow_nan=False))) == evaluation
+
+
 def test_memory_bounded_batches_give_the_same(cut: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     one = score_forecasters({"mean": Mean(12, 4)}, cut)["mean"]
     monkeypatch.setattr("poco.data.windows.Packer.batches.__defaults__", (7,))
     other = score_forecasters({"mean": Mean(12, 4)}, cut)["mean"]
     assert one.score == pytest.approx(other.score, rel=1e-9)
+    assert one.window_error == pytest.approx(other.window_error, rel=1e-9)
 
 
 def test_stride_takes_fewer_windows(cut: Split) -> None:
@@ -121,8 +172,30 @@ def test_json_round_trip(cut: Split) -> None:
     assert values["split"] == "test"
     assert set(values["baselines"]) == {"copy", "ridge"}
     assert Evaluation.from_json(values) == evaluation
+    assert values["interval"] == list(evaluation.interval or ())
+    ridge = evaluation.baselines["ridge"]
+    assert values["baselines"]["ridge"]["interval"] == list(ridge.interval or ())
+    assert ridge.ahead is not None
+    assert values["baselines"]["ridge"]["ahead"] == {
+        "difference": ridge.ahead.difference,
+        "interval": list(ridge.ahead.interval or ()),
+    }
+    for bad in ([0.1], [0.1, None], "no"):
+        with pytest.raises(CheckpointError, match="incomplete"):
+            Evaluation.from_json({**values, "interval": bad})
     with pytest.raises(CheckpointError, match="incomplete"):
         Evaluation.from_json({"score": 1.0})
+
+
+def test_an_evaluation_stored_without_intervals_loads(cut: Split) -> None:
+    evaluation = evaluate(biased_copy(), cut, baselines=("copy",))
+    values = evaluation.to_json()
+    del values["interval"], values["baselines"]["copy"]["interval"], values["baselines"]["copy"]["ahead"]
+    loaded = Evaluation.from_json(values)
+    assert loaded.score == evaluation.score
+    assert loaded.interval is None
+    assert loaded.baselines["copy"].interval is None
+    assert loaded.baselines["copy"].ahead is None
 
 
 def test_trained_baselines_are_kept_and_taken_again(

@@ -42,8 +42,10 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Score the run in RUN: 1 - MSE / MSE of repeating the last frame, per session and averaged over sessions.
 
+        Every score and every difference to the run's has a 95% interval, for these recordings, not for other animals.
         Scores of the whole test part in float32 are kept in the run folder, with a figure. The JSON document has
-        'score', 'sessions', 'baselines', 'protocol' and 'split'.
+        'score', 'interval', 'sessions', 'baselines', 'protocol' and 'split'; each baseline has 'score', 'interval' and
+        'ahead', how far the run is ahead of it: 'difference' and 'interval'.
         """
         from poco import baselines
         from poco.cli.runs import open_run

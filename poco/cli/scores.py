@@ -1,7 +1,8 @@
-"""The table of scores that training and evaluation end with."""
+"""The tables of scores that training and evaluation end with."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -9,28 +10,71 @@ from poco.cli.output import counted, number, print_table, say
 
 if TYPE_CHECKING:
     from poco.evaluation import Evaluation, SessionScore
+    from poco.intervals import Ahead, Interval
 
-_MOST_COLUMNS = 8
+_WIDTH = 100  # columns of text that a table may take
+_MOST_SESSIONS = 8
 
 
 def print_scores(evaluation: Evaluation, title: str | None = None) -> None:
-    """Print the score of every forecaster, best first, over all sessions and session by session."""
+    """Print the score of every forecaster, best first, over all sessions with intervals, then session by session."""
+    from poco.evaluation import Scores
     from poco.plots.style import label
 
-    rows = {"poco": (evaluation.score, _by_session(evaluation.sessions))}
-    rows |= {name: (scores.score, _by_session(scores.sessions)) for name, scores in evaluation.baselines.items()}
-    order = sorted(rows, key=lambda name: rows[name][0], reverse=True)
-    sessions = [entry.session for entry in evaluation.sessions]
-    shown = sessions[:_MOST_COLUMNS] if len(sessions) > 1 else []
+    scores = {"poco": Scores(evaluation.score, evaluation.sessions, evaluation.interval), **evaluation.baselines}
+    order = sorted(scores, key=lambda name: scores[name].score, reverse=True)
     part = {"val": "validation", "train": "training"}.get(evaluation.part, evaluation.part)
     print_table(
         title or f"Score on the {part} part, {evaluation.protocol} protocol (1 - MSE / MSE of copy)",
-        ["forecaster", "score", *shown],
-        [[label(name), number(rows[name][0]), *(number(rows[name][1].get(s)) for s in shown)] for name in order],
+        ["forecaster", "score", "95% interval", *([f"{label('poco')} ahead by"] if evaluation.baselines else [])],
+        [
+            [
+                label(name),
+                number(scores[name].score),
+                _interval(scores[name].interval),
+                *([_ahead(scores[name].ahead)] if evaluation.baselines else []),
+            ]
+            for name in order
+        ],
         bold_row=order.index("poco"),
     )
-    if len(sessions) > len(shown) > 0:
-        say(f"(and {counted(len(sessions) - len(shown), 'more session')}; --json shows all)")
+    if evaluation.interval is not None:
+        say("Intervals: block bootstrap over time; they speak of these recordings, not of other animals.")
+    if len(evaluation.sessions) > 1:
+        _print_sessions({label(name): _by_session(scores[name].sessions) for name in order}, order.index("poco"))
+
+
+def _print_sessions(scores: Mapping[str, Mapping[str, float]], bold_row: int) -> None:
+    """Print the scores of each session, of as many sessions as there is room for."""
+    sessions = list(next(iter(scores.values())))
+    room, shown = _WIDTH - 2 - max(map(len, ["forecaster", *scores])), 0
+    while shown < min(len(sessions), _MOST_SESSIONS) and (not shown or room >= _width(sessions[shown])):
+        room -= _width(sessions[shown])
+        shown += 1
+    say()
+    print_table(
+        "Score of each session",
+        ["forecaster", *sessions[:shown]],
+        [[name, *(number(own.get(session)) for session in sessions[:shown])] for name, own in scores.items()],
+        bold_row=bold_row,
+    )
+    if len(sessions) > shown:
+        say(f"(and {counted(len(sessions) - shown, 'more session')}; --json shows all)")
+
+
+def _width(session: str) -> int:
+    """Columns of text that a session takes in a table, with the space before it."""
+    return max(len(session), len("-0.000")) + 3
+
+
+def _interval(value: Interval | None, signed: bool = False) -> str:
+    return "-" if value is None else f"[{', '.join(f'{end:+.3f}' if signed else f'{end:.3f}' for end in value)}]"
+
+
+def _ahead(value: Ahead | None) -> str:
+    if value is None or not math.isfinite(value.difference):
+        return ""
+    return f"{value.difference:+.3f} {_interval(value.interval, signed=True)}"
 
 
 def _by_session(sessions: tuple[SessionScore, ...]) -> Mapping[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import signal
 import subprocess
@@ -39,6 +40,9 @@ def test_train_writes_a_run_and_ends_with_a_table(poco: Callable, recordings: Pa
     assert "Score on the test part, leak-free protocol" in result.out
     assert "POCO" in result.out
     assert "animal-2" in result.out
+    assert "POCO ahead by" in result.out
+    assert re.search(r"copy +0\.000 +\[0\.000, 0\.000\] +[+-]\d\.\d{3} \[[+-]\d\.\d{3}, [+-]\d\.\d{3}\]", result.out)
+    assert "they speak of these recordings, not of other animals" in result.out
     assert f"poco eval {tmp_path / 'run'}" in result.out
     more = poco("train", "--out", tmp_path / "run", "--resume", "--steps", "6", "--no-baselines")
     for printed in (result.out, more.out):
@@ -59,6 +63,9 @@ def test_train_json_is_pure_and_resume_goes_on(poco: Callable, recordings: Path,
     assert first.json["run"] == str(out)
     assert first.json["protocol"] == "published"
     assert [entry["session"] for entry in first.json["sessions"]] == ["animal-2"]
+    copy = first.json["baselines"]["copy"]
+    assert copy["interval"] == [0, 0]
+    assert copy["ahead"] == {"difference": first.json["score"], "interval": first.json["interval"]}
     more = poco("train", "--out", out, "--resume", "--steps", "6", "--no-baselines", "--json")
     assert more.code == 0, more.err
     assert more.json["protocol"] == "published"
@@ -87,9 +94,13 @@ def test_eval(poco: Callable, trained: Path, recordings: Path) -> None:
     assert {"score", "sessions", "baselines", "protocol", "split"} <= set(machine.json)
     assert machine.json["split"] == "test"
     assert machine.json["score"] == pytest.approx(np.mean([s["score"] for s in machine.json["sessions"]]))
+    low, high = machine.json["interval"]
+    assert low < machine.json["score"] < high
     text = poco("eval", trained, "--split", "val", "--no-baselines", "--data", recordings, "--stride", "3")
     assert text.code == 0, text.err
     assert "Score on the validation part" in text.out
+    assert "95% interval" in text.out
+    assert "ahead by" not in text.out
     low = poco("eval", trained, "--json", "--no-baselines", "--precision", "bf16")
     assert low.json["score"] == pytest.approx(machine.json["score"], abs=0.02)
     assert low.json["precision"] == "bf16"

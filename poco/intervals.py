@@ -9,10 +9,10 @@ often: Politis and Romano 1992, "A circular block-resampling procedure for stati
 - Sessions are resampled within, not between: an interval speaks of these recordings, had they gone on in the same way,
   not of other animals.
 - What varies more slowly than a few windows is seen too rarely to be measured. Where activity drifts, or a session has
-  less than four blocks or so, an interval is too narrow.
+  room for less than four blocks or so, an interval is too narrow.
 - Where the windows of a session come in several segments (trials, the published protocol), they are joined end to end,
-  and a block may run over a seam, as it may run from the last window to the first. Windows on the two sides of a seam
-  are neighbours in the sum of errors as in its resamples, so nothing is done about it.
+  and a block may run over a seam, as it may run from the last window to the first. Where segments are longer than a
+  block that matters little; many short ones are treated as more alike, or less, than they were.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ Interval = tuple[float, float]
 RESAMPLES = 2000
 #: How often an interval should hold the true score.
 LEVEL = 0.95
+#: Where a session has room for fewer blocks than these, intervals are too narrow.
+FEW_BLOCKS = 4
 _BLOCKS_AT_ONCE = 2**17  # the bound on memory: the sums of this many blocks are gathered at a time
 
 

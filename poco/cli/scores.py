@@ -19,6 +19,7 @@ _MOST_SESSIONS = 8
 def print_scores(evaluation: Evaluation, title: str | None = None) -> None:
     """Print the score of every forecaster, best first, over all sessions with intervals, then session by session."""
     from poco.evaluation import Scores
+    from poco.intervals import FEW_BLOCKS, block_length
     from poco.plots.style import label
 
     scores = {"poco": Scores(evaluation.score, evaluation.sessions, evaluation.interval), **evaluation.baselines}
@@ -40,6 +41,9 @@ def print_scores(evaluation: Evaluation, title: str | None = None) -> None:
     )
     if evaluation.interval is not None:
         say("Intervals: block bootstrap over time; they speak of these recordings, not of other animals.")
+        block = block_length(evaluation.context, evaluation.horizon, evaluation.stride)
+        if any(entry.windows < FEW_BLOCKS * block for entry in evaluation.sessions):
+            say(f"Some sessions have room for less than {FEW_BLOCKS} blocks: take the intervals for too narrow.")
     if len(evaluation.sessions) > 1:
         _print_sessions({label(name): _by_session(scores[name].sessions) for name in order}, order.index("poco"))
 

@@ -57,6 +57,12 @@ def test_sessions_take_100_columns(capsys: pytest.CaptureFixture[str], names: li
         assert max(map(len, lines)) <= 100
 
 
+@pytest.mark.parametrize(("horizon", "few"), [(16, True), (2, True), (1, False)])
+def test_few_blocks_are_told(capsys: pytest.CaptureFixture[str], horizon: int, few: bool) -> None:
+    print_scores(dataclasses.replace(evaluation(["only"]), context=24, horizon=horizon))  # 100 windows
+    assert ("room for less than 4 blocks" in capsys.readouterr().out) == few
+
+
 def test_without_intervals(capsys: pytest.CaptureFixture[str]) -> None:
     print_scores(dataclasses.replace(evaluation(["only"]), baselines={}, interval=None))
     out = capsys.readouterr().out

@@ -18,7 +18,7 @@ class Callback:
     """Base of callbacks: every method does nothing."""
 
     def member(self, seed: int, number: int, of: int) -> None:
-        """What follows is of one seed, the ``number``-th (from 1) of several; records then carry ``seed`` too."""
+        """What follows is of one seed, the ``number``-th (from 1) of several; records of training carry ``seed``."""
 
     def start(self, step: int, steps: int) -> None:
         """Training begins after ``step`` steps (0, or where it is resumed) and will end after ``steps``."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from poco.data.recording import Recording
     from poco.data.simulate import simulate
     from poco.data.splits import split
+    from poco.ensemble import Ensemble
     from poco.evaluation import evaluate
     from poco.forecasting import forecast
     from poco.installation import info
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 # Public names that are imported on first use, so that `import poco` stays quick.
 _LAZY = {
+    "Ensemble": "poco.ensemble",
     "Recording": "poco.data.recording",
     "Run": "poco.run",
     "TrainConfig": "poco.training",
@@ -39,6 +41,7 @@ _LAZY = {
 
 __all__ = [
     "POCO",
+    "Ensemble",
     "POCOConfig",
     "Recording",
     "Run",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -25,7 +26,7 @@ from poco.training.seeds import stream
 
 if TYPE_CHECKING:
     from poco.ground.grounded import Grounded
-    from poco.models import Forecaster
+    from poco.models import Forecaster, Member
     from poco.nn import POCO
 
 Mode = Literal["embeddings", "full", "scratch"]
@@ -59,7 +60,7 @@ class Adapted:
             (``mode="scratch"``: holds nothing else).
         session: name of the new session.
         mode: what was fitted.
-        history: test score from before the first step to the last one.
+        history: test score from before the first step to the last one; of an ensemble, before and after alone.
         before: test score with fresh embeddings (``mode="scratch"``: of the untrained model).
         after: test score of the weights with the lowest validation error.
         seconds: time spent adapting, scoring not counted.
@@ -113,6 +114,7 @@ def adapt(
     The new session joins the vocabulary; parameters of the other sessions stay as they are, to the bit. Scores are on
     the test part of the new session, against the forecast that repeats the last frame. A parameter of the model that
     requires no gradient is not fitted. A recording of another rate than those the model learnt from gives a warning.
+    Of an ensemble each member is adapted in this way, from ``seed`` and those after it; scores are of the mean.
 
     Args:
         model: a trained model; it is left as it was.
@@ -142,34 +144,74 @@ def adapt(
         VocabularyError: if the session is in the model's vocabulary already.
         DataError: if the recording cannot be used as it stands.
     """
+    from poco.ensemble import Ensemble
     from poco.nn import POCO
 
     if not isinstance(recording, Recording):
         raise DataError(f"one recording is wanted, not {type(recording).__name__}: read it with poco.read, choose one")
-    if not isinstance(model, POCO):
-        return _solve(model, recording, mode, protocol, source)
-    if mode not in MODES:
+    members = list(model) if isinstance(model, Ensemble) else [model]
+    config: TrainConfig | None = None
+    if not isinstance(members[0], POCO):
+        if mode != "embeddings":
+            raise ConfigError(
+                f"a forecaster on the ground takes a session by a solve (mode 'embeddings'), not '{mode}'"
+            )
+    elif mode not in MODES:
         raise ConfigError(f"mode must be one of {', '.join(MODES)}, got '{mode}'")
-    if precision == "auto":
-        precision = "bf16" if multiplies_bfloat16(TrainConfig().torch_device()) else "float32"
-    config = train_config or TrainConfig(
-        steps=steps,
-        learning_rate=learning_rate if learning_rate is not None else LEARNING_RATES[mode],
-        batch_size=batch_size,
-        val_every=min(score_every, steps) if steps > 0 else 1,
-        seed=seed,
-        precision=cast("Precision", precision),
-    )
-    cut = split([recording], protocol=protocol, context=model.config.context, horizon=model.config.horizon)
+    else:
+        if precision == "auto":
+            precision = "bf16" if multiplies_bfloat16(TrainConfig().torch_device()) else "float32"
+        config = train_config or TrainConfig(
+            steps=steps,
+            learning_rate=learning_rate if learning_rate is not None else LEARNING_RATES[mode],
+            batch_size=batch_size,
+            val_every=min(score_every, steps) if steps > 0 else 1,
+            seed=seed,
+            precision=cast("Precision", precision),
+        )
+    sizes = model.config
+    cut = split([recording], protocol=protocol, context=sizes.context, horizon=sizes.horizon)
     types: tuple[str, ...] = ()
-    if model.config.unit_type_embedding:
+    if getattr(sizes, "unit_type_embedding", False):
         label = unit_types or (model.metadata.get("training") or {}).get("unit_types")
         types = tuple(recording.labels[choose_label([recording], label)])
     _compare_rates(model, recording)
-    adapted = _prepare(model, recording, types, mode, config.seed)
-    adapted.set_normalisation(
-        recording.session, torch.from_numpy(cut.mean[0].copy()), torch.from_numpy(cut.std[0].copy())
-    )
+    found: list[Adapted] = []
+    starts: list[Callable[[], Member]] = []
+    for number, member in enumerate(members):
+        own = None if config is None else dataclasses.replace(config, seed=config.seed + number)
+        if isinstance(member, POCO):
+            assert own is not None
+            for callback in callbacks if isinstance(model, Ensemble) else ():
+                callback.member(own.seed, number + 1, len(members))
+            adapted, start = _fit(member, recording, cut, types, mode, own, callbacks)
+        else:
+            adapted, start = _solve(member, recording, cut)
+        adapted.model.metadata = _metadata(member, recording, adapted.mode, protocol, own, source)
+        found.append(adapted)
+        starts.append(start)
+    if not isinstance(model, Ensemble):
+        return found[0]
+    together = _together(found, starts)
+    together.model.metadata = _metadata(model, recording, together.mode, protocol, config, source)
+    return together
+
+
+def _fit(
+    model: POCO,
+    recording: Recording,
+    cut: Split,
+    unit_types: tuple[str, ...],
+    mode: str,
+    config: TrainConfig,
+    callbacks: Sequence[Callback],
+) -> tuple[Adapted, Callable[[], Member]]:
+    """A POCO with a session added, or of that session alone, fitted by gradient steps; and what makes its start."""
+
+    def start() -> POCO:
+        return _prepare(model, recording, cut, unit_types, mode, config.seed)
+
+    adapted = start()
     required = [parameter.requires_grad for parameter in adapted.parameters()]
     fitted = _choose_parameters(adapted, recording.session, mode)
     before = _score(adapted, cut)
@@ -177,8 +219,7 @@ def adapt(
     fit(adapted, cut, config, callbacks=[scorer, *callbacks])
     for parameter, flag in zip(adapted.parameters(), required, strict=True):
         parameter.requires_grad_(flag)
-    adapted.metadata = _metadata(model, recording, mode, protocol, config, source)
-    return Adapted(
+    result = Adapted(
         model=adapted,
         session=recording.session,
         mode=mode,
@@ -189,31 +230,27 @@ def adapt(
         parameters=fitted,
         split=cut,
     )
+    return result, start
 
 
-def _solve(
-    model: Grounded, recording: Recording, mode: str, protocol: str, source: Mapping[str, Any] | None
-) -> Adapted:
-    """A forecaster on the ground with a session added: one solve for each of its units, no gradient step."""
+def _solve(model: Grounded, recording: Recording, cut: Split) -> tuple[Adapted, Callable[[], Member]]:
+    """A forecaster on the ground with a session added, one solve for each of its units; and what makes it without."""
     from poco.ground import add_session
 
-    if mode != "embeddings":
-        raise ConfigError(f"a forecaster on the ground takes a session by a solve (mode 'embeddings'), not '{mode}'")
-    config = model.config
-    cut = split([recording], protocol=protocol, context=config.context, horizon=config.horizon)
-    _compare_rates(model, recording)
+    def bare() -> Grounded:
+        """The session's units have no terms of their own."""
+        without = copy.deepcopy(adapted)
+        for form in range(len(adapted.ground.forms)):
+            without.ground.terms(index).form(form).coefficients.zero_()
+        return without
+
     adapted = copy.deepcopy(model).eval()
     began = time.monotonic()
     index = add_session(adapted.ground, cut, adapted.penalties)
     seconds = time.monotonic() - began
-    after = _score(adapted, cut)
+    before, after = _score(bare(), cut), _score(adapted, cut)
     terms = [adapted.ground.terms(index).form(form) for form in range(len(adapted.ground.forms))]
-    bare = copy.deepcopy(adapted)
-    for form in range(len(terms)):
-        bare.ground.terms(index).form(form).coefficients.zero_()
-    before = _score(bare, cut)
-    adapted.metadata = _metadata(model, recording, "solve", protocol, None, source)
-    return Adapted(
+    result = Adapted(
         model=adapted,
         session=recording.session,
         mode="solve",
@@ -224,10 +261,30 @@ def _solve(
         parameters=sum(term.coefficients.numel() for term in terms),
         split=cut,
     )
+    return result, bare
 
 
-def _prepare(model: POCO, recording: Recording, unit_types: tuple[str, ...], mode: str, seed: int) -> POCO:
-    """A copy of the model that knows the session, or a fresh model of the same shape."""
+def _together(found: Sequence[Adapted], starts: Sequence[Callable[[], Member]]) -> Adapted:
+    """The ensemble of adapted members, scored as such; ``starts`` make the members as they were before."""
+    from poco.ensemble import Ensemble
+
+    first, seconds = found[0], sum(one.seconds for one in found)
+    model = Ensemble([cast("Member", one.model) for one in found]).eval()
+    before, after = _score(Ensemble([start() for start in starts]), first.split), _score(model, first.split)
+    steps = max(one.history[-1].step for one in found)
+    return dataclasses.replace(
+        first,
+        model=model,
+        history=(Point(0, 0.0, before), Point(steps, round(seconds, 3), after)),
+        before=before,
+        after=after,
+        seconds=seconds,
+        parameters=sum(one.parameters for one in found),
+    )
+
+
+def _prepare(model: POCO, recording: Recording, cut: Split, unit_types: tuple[str, ...], mode: str, seed: int) -> POCO:
+    """A copy of the model that knows the session, or a fresh model of the same shape, with its normalisation."""
     from poco.nn import POCO, SessionSpec
 
     spec = SessionSpec(
@@ -239,10 +296,13 @@ def _prepare(model: POCO, recording: Recording, unit_types: tuple[str, ...], mod
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, "weights"))
         if mode == "scratch":
-            return POCO(model.config, [spec])
-        adapted = copy.deepcopy(model)
-        adapted.add_session(spec)
-        return adapted
+            adapted = POCO(model.config, [spec])
+        else:
+            adapted = copy.deepcopy(model)
+            adapted.add_session(spec)
+    mean, std = (torch.from_numpy(values[0].copy()) for values in (cut.mean, cut.std))
+    adapted.set_normalisation(recording.session, mean, std)
+    return adapted
 
 
 def _compare_rates(model: Forecaster, recording: Recording) -> None:

@@ -1,4 +1,4 @@
-"""The kinds of model that a run can hold: POCO and the forecaster on the ground."""
+"""The kinds of model that a run can hold: POCO, the forecaster on the ground, and an ensemble of either."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from poco.errors import CheckpointError
 from poco.nn.files import read_config
 
 if TYPE_CHECKING:
+    from poco.ensemble import Ensemble
     from poco.ground.grounded import Grounded, GroundedConfig
     from poco.nn import POCO, POCOConfig
 
-    Forecaster: TypeAlias = POCO | Grounded
+    Member: TypeAlias = POCO | Grounded
+    Forecaster: TypeAlias = Member | Ensemble
     Sizes: TypeAlias = POCOConfig | GroundedConfig
 
 
@@ -23,10 +25,11 @@ def load(folder: Path) -> Forecaster:
     Raises:
         CheckpointError: if there is none, it is damaged, or of a kind that this version does not know.
     """
+    from poco.ensemble import Ensemble
     from poco.ground.grounded import Grounded
     from poco.nn import POCO
 
-    kinds: Mapping[str, Any] = {"POCO": POCO, "Grounded": Grounded}
+    kinds: Mapping[str, Any] = {"POCO": POCO, "Grounded": Grounded, "Ensemble": Ensemble}
     kind = str(read_config(folder).get("model"))
     if kind not in kinds:
         raise CheckpointError(f"{folder} holds a model of kind {kind!r}; this version knows {', '.join(kinds)}")

@@ -7,6 +7,7 @@ A run folder holds
 - ``metrics.jsonl``: one line per logged loss and per validation;
 - ``model/``: the best model so far (``poco.models.load`` reads it);
 - ``resume.safetensors``: the state that training continues from;
+- ``members/SEED/``, where there are several seeds: each one's model and the state that its training continues from;
 - ``log.txt``: what happened when;
 - ``baselines/``: fitted baselines, ``evaluation.json``: scores, ``figure.png``: the figure, once evaluated.
 """
@@ -55,7 +56,7 @@ class Run:
         folder: the run folder, or None for a run that was kept in memory.
         config: settings, as in ``config.json``.
         model: the best model, with its sessions' normalisation.
-        history: logged losses and validations, in order of steps.
+        history: logged losses and validations, in order of steps; of several seeds, one after another.
         recordings: the sessions it was trained on where they are at hand, else None.
     """
 
@@ -178,10 +179,12 @@ class Run:
         steps = {"poco": np.array(evaluation.score_per_step)}
         steps |= {n: np.array(b.score_per_step) for n, b in evaluation.baselines.items() if n not in ("copy", "mean")}
         validations = [record for record in self.history if "val_mse" in record]
+        seeds, first = int(self.config.get("seeds", 1)), int(self.config["seed"])
+        best = [record["step"] for record in validations if record["best"]]
         training = TrainingCurve(
-            train=[(record["step"], record["loss"]) for record in self.history if "loss" in record],
-            validation=[(record["step"], record["val_mse"]) for record in validations],
-            best_step=next((record["step"] for record in reversed(validations) if record["best"]), None),
+            train=_curve(self.history, "loss"),
+            validation=_curve(validations, "val_mse"),
+            best_step=best[-1] if best and seeds == 1 else None,
         )
         figure = run_figure(
             choose_examples(self.model, cut, evaluation.part, count=6),
@@ -190,7 +193,8 @@ class Run:
             training,
             title=f"{len(cut.recordings)} session{'s'[: len(cut.recordings) - 1]}, score {evaluation.score:.3f}",
             subtitle=f"{evaluation.protocol} protocol, {evaluation.part} part, context {evaluation.context}, "
-            f"horizon {evaluation.horizon}, recipe {self.config['recipe']}, seed {self.config['seed']}",
+            f"horizon {evaluation.horizon}, recipe {self.config['recipe']}, "
+            + (f"seed {first}" if seeds == 1 else f"seeds {first} to {first + seeds - 1}"),
         )
         return save(figure, self.folder / FIGURE)
 
@@ -224,3 +228,14 @@ class Run:
                 f"{', '.join(found)}; give the recordings (--data PATH)"
             )
         return tuple(found[name] for name in names)
+
+
+def _curve(records: Sequence[Mapping[str, Any]], value: str) -> list[tuple[int, float]]:
+    """(step, value) pairs, seed by seed; a NaN between two seeds, so that no line is drawn from one to the other."""
+    found: list[tuple[int, float]] = []
+    by_seed = sorted((record for record in records if value in record), key=lambda record: record.get("seed", 0))
+    for before, record in zip([None, *by_seed], by_seed, strict=False):
+        if before is not None and before.get("seed") != record.get("seed"):
+            found.append((record["step"], float("nan")))
+        found.append((record["step"], record[value]))
+    return found

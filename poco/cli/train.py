@@ -49,6 +49,7 @@ def register(app: typer.Typer) -> None:
             "poco train recordings/ --out runs/first --steps 2000 --val-every 50",
             "poco train fish.h5 --key dff --orientation 'units x frames' --rate 2.5",
             "poco train recordings/ --protocol published --recipe published --seed 1 --out runs/published",
+            "poco train recordings/ --out runs/three --seeds 3",
             "poco train recordings/ --out runs/first --resume",
         ),
     )
@@ -74,6 +75,13 @@ def register(app: typer.Typer) -> None:
         ] = None,
         seed: Annotated[
             int | None, typer.Option(help="Seed of weights, dropout and order (default 0).", rich_help_panel=_LOOP)
+        ] = None,
+        seeds: Annotated[
+            int | None,
+            typer.Option(
+                help="Train from so many seeds, --seed and those after it, and average their forecasts (default 1).",
+                rich_help_panel=_LOOP,
+            ),
         ] = None,
         batch_size: Annotated[
             int | None, typer.Option(help="Windows a step and data set.", rich_help_panel=_LOOP)
@@ -175,6 +183,7 @@ def register(app: typer.Typer) -> None:
             protocol=protocol,
             training={name: value for name, value in settings.items() if value is not None},
             model={name: value for name, value in sizes.items() if value is not None},
+            seeds=seeds,
         )
         set_threads(threads)
         folder = out if out is not None else default_folder((data or [Path("run")])[0])
@@ -203,12 +212,14 @@ class Wanted:
         protocol: name, or None.
         training: fields of ``TrainConfig``.
         model: fields of ``POCOConfig``.
+        seeds: how many, or None.
     """
 
     recipe: str | None
     protocol: str | None
     training: Mapping[str, Any]
     model: Mapping[str, Any]
+    seeds: int | None
 
 
 def _train(
@@ -265,6 +276,7 @@ def _train(
         overwrite=overwrite,
         callbacks=[TensorBoard(folder / "tensorboard")] if tensorboard else [],
         source=source,
+        seeds=wanted.seeds if wanted.seeds is not None else (before or {}).get("seeds", 1),
     )
     first = next(path for path, recording in found if recording is recordings[0])
     several = sum(path == first for path, _ in found) > 1

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from poco.data.packed import PackedBatch
 from poco.data.splits import Split
 from poco.data.windows import Packer
-from poco.errors import CheckpointError, ConfigError
+from poco.errors import ConfigError
 from poco.ground.config import GroundConfig
 from poco.ground.estimator import USUAL, CrossFit, Fitted, Penalties
 from poco.ground.model import FORMS, Ground, Parts, by_session
@@ -163,13 +163,13 @@ class Grounded(nn.Module):
         Raises:
             CheckpointError: if a file is missing, damaged, or of another model.
         """
+        return files.load_as(cls.__name__, Path(folder), cls.build)
 
-        def build(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Grounded:
-            return cls(GroundedConfig.from_dict(config), vocabulary.decode(state["ground.vocabulary"]))
-
-        model = files.load_as(cls.__name__, Path(folder), build)
-        if not isinstance(model, cls):
-            raise CheckpointError(f"{folder} holds no forecaster on the ground")
+    @classmethod
+    def build(cls, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Grounded:
+        """The model of a ``config`` and tensors that :meth:`save_pretrained` wrote."""
+        model = cls(GroundedConfig.from_dict(config), vocabulary.decode(state["ground.vocabulary"]))
+        model.load_state_dict(state)
         return model
 
 

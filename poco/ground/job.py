@@ -15,7 +15,11 @@ from poco.training.config import TrainConfig
 
 
 def prepare(
-    split: Split, config: GroundedConfig, settings: TrainConfig, callbacks: Sequence[Callback] = ()
+    split: Split,
+    config: GroundedConfig,
+    settings: TrainConfig,
+    callbacks: Sequence[Callback] = (),
+    like: tuple[Grounded, Fitted] | None = None,
 ) -> tuple[Grounded, Fitted]:
     """The forecaster that training starts from, and the ground that it stands on.
 
@@ -24,11 +28,16 @@ def prepare(
         config: sizes.
         settings: of the training loop.
         callbacks: are told what was chosen.
+        like: what was returned for another seed, whose ground is then taken: it does not depend on the seed.
     """
-    fitted, selection = fit_selected(split, config.ground, cross=True)
-    _tell(callbacks, _chosen(selection))
+    if like is None:
+        fitted, selection = fit_selected(split, config.ground, cross=True)
+        _tell(callbacks, _chosen(selection))
+        reasons = {"penalties": [vars(p) for p in fitted.penalties], **selection.to_json()}
+    else:
+        fitted, reasons = like[1], like[0].metadata["ground"]
     model = gain.start(fitted, split, config, settings.seed)
-    model.metadata["ground"] = {"penalties": [vars(p) for p in fitted.penalties], **selection.to_json()}
+    model.metadata["ground"] = reasons
     return model, fitted
 
 

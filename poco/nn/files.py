@@ -33,9 +33,6 @@ class Saved(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """Tensors by name."""
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
-        """Takes tensors by name."""
-
     def eval(self) -> Any:
         """Evaluates from now on."""
 
@@ -55,11 +52,27 @@ def save(model: Saved, folder: Path, more: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: if it cannot be written; files that were there before are kept.
     """
+    write(folder, type(model).__name__, model.config.to_dict(), {**model.metadata, **more}, model.state_dict())
+
+
+def write(
+    folder: Path, kind: str, config: Mapping[str, Any], metadata: Mapping[str, Any], state: Mapping[str, Tensor]
+) -> None:
+    """Writes the two files of a model into ``folder``, which is made if need be.
+
+    Args:
+        folder: where to.
+        kind: name of the model's class.
+        config: what the model is built from.
+        metadata: further entries of ``config.json``.
+        state: tensors by name.
+
+    Raises:
+        CheckpointError: if it cannot be written; files that were there before are kept.
+    """
     safetensors = _safetensors()
-    made_of = {"format": FORMAT, "model": type(model).__name__, "config": model.config.to_dict()}
-    config = {**made_of, **model.metadata, **more}
-    text = json.dumps(config, indent=2) + "\n"
-    data = safetensors.save({k: v.detach().contiguous() for k, v in model.state_dict().items()}, {"format": "pt"})
+    text = json.dumps({"format": FORMAT, "model": kind, "config": config, **metadata}, indent=2) + "\n"
+    data = safetensors.save({k: v.detach().contiguous() for k, v in state.items()}, {"format": "pt"})
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -75,13 +88,16 @@ def load(folder: Path) -> POCO:
         CheckpointError: if a file is missing, damaged, of another version or does not fit the other, or a weight is not
             finite.
     """
+    return load_as("POCO", folder, build)
+
+
+def build(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> POCO:
+    """The POCO of a ``config`` and tensors that :func:`save` wrote, in their precision."""
     from poco.nn.model import POCO
 
-    def build(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> POCO:
-        model = POCO(POCOConfig.from_dict(config), vocabulary.decode(state["vocabulary"]))
-        return model.to(state["latents"].dtype)
-
-    return load_as("POCO", folder, build)
+    model = POCO(POCOConfig.from_dict(config), vocabulary.decode(state["vocabulary"])).to(state["latents"].dtype)
+    model.load_state_dict(state)
+    return model
 
 
 def load_as(kind: str, folder: Path, build: Callable[[Mapping[str, Any], Mapping[str, Tensor]], Model]) -> Model:
@@ -90,7 +106,7 @@ def load_as(kind: str, folder: Path, build: Callable[[Mapping[str, Any], Mapping
     Args:
         kind: name of the model's class, as ``config.json`` says it.
         folder: where it is.
-        build: makes a model from its ``config`` and its tensors, which are then loaded into it.
+        build: makes the model of its ``config`` and its tensors.
 
     Raises:
         CheckpointError: if a file is missing, damaged, of another version or kind or does not fit the other, or a
@@ -102,7 +118,6 @@ def load_as(kind: str, folder: Path, build: Callable[[Mapping[str, Any], Mapping
     state = _read_tensors(folder / TENSORS)
     try:
         model = build(config["config"], state)
-        model.load_state_dict(state)
     except KeyError as error:
         if isinstance(error, VocabularyError):
             raise CheckpointError(f"{folder}: {error}") from error

@@ -5,18 +5,20 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from poco.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from poco.training.loop import History
 
 
 class Callback:
     """Base of callbacks: every method does nothing."""
+
+    def member(self, seed: int, number: int, of: int) -> None:
+        """What follows is of one seed, the ``number``-th (from 1) of several; records of training carry ``seed``."""
 
     def start(self, step: int, steps: int) -> None:
         """Training begins after ``step`` steps (0, or where it is resumed) and will end after ``steps``."""
@@ -44,13 +46,18 @@ class Progress(Callback):
     """
 
     def __init__(self, title: str = "training", stream: TextIO | None = None, seconds_between: float = 5.0) -> None:
-        self.title = title
+        self.title = self._what = title
         self._stream = stream if stream is not None else sys.stderr
         self._seconds_between = seconds_between
         self._bar: Any = None
         self._task: Any = None
         self._first_step = self._steps = 0
         self._began = self._printed = 0.0
+        self._val = self._best = ""
+
+    def member(self, seed: int, number: int, of: int) -> None:
+        """Name the seed, and forget the errors of the one before."""
+        self.title = f"{self._what}, seed {seed} ({number} of {of})"
         self._val = self._best = ""
 
     def start(self, step: int, steps: int) -> None:
@@ -111,7 +118,7 @@ class Progress(Callback):
 
 
 class TensorBoard(Callback):
-    """Writes losses, validation errors and the learning rate for TensorBoard.
+    """Writes losses, validation errors and the learning rate for TensorBoard; of several seeds, each in a folder.
 
     Args:
         folder: where to write the event files.
@@ -125,12 +132,17 @@ class TensorBoard(Callback):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise MissingExtraError.of("tensorboard", "tensorboard", "writing logs for TensorBoard") from error
-        self._make = lambda step: SummaryWriter(str(folder), purge_step=step)
+        self._make = lambda place, step: SummaryWriter(str(place), purge_step=step)
+        self._folder = self._place = Path(folder)
         self._writer: Any = None
+
+    def member(self, seed: int, number: int, of: int) -> None:
+        """Write into a folder of its own."""
+        self._place = self._folder / f"seed-{seed}"
 
     def start(self, step: int, steps: int) -> None:
         """Open the event file; on resume, later points of the interrupted run are purged."""
-        self._writer = self._make(step + 1)
+        self._writer = self._make(self._place, step + 1)
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Write loss and learning rate."""

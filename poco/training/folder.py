@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 CONFIG, METRICS, MODEL, RESUME = "config.json", "metrics.jsonl", "model", "resume.safetensors"
 LOG, EVALUATION, FIGURE = "log.txt", "evaluation.json", "figure.png"
+MEMBERS = "members"  # of a run of several seeds
 
 
 def run_config(
@@ -33,6 +34,7 @@ def run_config(
     train_config: TrainConfig,
     recipe: str,
     source: Mapping[str, Any] | None,
+    seeds: int = 1,
 ) -> dict[str, Any]:
     """Content of ``config.json`` for a new run."""
     sessions = [
@@ -58,6 +60,7 @@ def run_config(
         "recipe": recipe,
         "protocol": cut.protocol,
         "seed": train_config.seed,
+        **({"seeds": seeds} if seeds > 1 else {}),
         "model": dict(model_config),
         "training": train_config.to_json(),
         "sessions": sessions,
@@ -111,11 +114,18 @@ class RunFiles(Callback):
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         self._folder, self._config = folder, config
+        self._seed: int | None = None
+
+    def member(self, seed: int, number: int, of: int) -> None:
+        """Say which seed it is; metrics of the others stay as they are."""
+        self._seed = seed
+        log(self._folder, f"seed {seed} ({number} of {of})")
 
     def start(self, step: int, steps: int) -> None:
         """Cut the metrics back to ``step``; settings that were accepted on resume are kept from here on."""
         write_json(self._folder / CONFIG, self._config)
-        kept = [record for record in read_metrics(self._folder / METRICS) if record["step"] <= step]
+        before = read_metrics(self._folder / METRICS)
+        kept = [record for record in before if record.get("seed") != self._seed or record["step"] <= step]
         text = "".join(json.dumps(record) + "\n" for record in kept)
         write_atomically(self._folder / METRICS, text.encode())
         log(self._folder, f"training from step {step} to {steps}")

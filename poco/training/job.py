@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from poco.training.folder import (
     EVALUATION,
     FIGURE,
     LOG,
+    MEMBERS,
     METRICS,
     MODEL,
     RESUME,
@@ -29,11 +30,14 @@ from poco.training.folder import (
     read_config,
     run_config,
 )
-from poco.training.loop import fit
+from poco.training.loop import History, fit
+from poco.training.members import train_members
 from poco.training.seeds import stream
 
 if TYPE_CHECKING:
-    from poco.models import Forecaster, Sizes
+    from poco.ground.estimator import Fitted
+    from poco.ground.grounded import Grounded
+    from poco.models import Forecaster, Member, Sizes
     from poco.nn import POCO, POCOConfig
     from poco.run import Run
 
@@ -52,8 +56,9 @@ def train(
     callbacks: Sequence[Callback] = (),
     source: Mapping[str, Any] | None = None,
     unit_types: str | None = None,
+    seeds: int = 1,
 ) -> Run:
-    """Train a forecaster on recordings: a POCO, or one on the ground.
+    """Train a forecaster on recordings: a POCO, one on the ground, or an ensemble of several seeds of either.
 
     A run with a folder can be stopped by SIGINT or SIGTERM, or killed at any moment, and continued with ``resume``.
 
@@ -70,6 +75,8 @@ def train(
         callbacks: what else may watch.
         source: how the recordings were read (``path``, ``options``), kept so that they can be read again.
         unit_types: label of the units that ``unit_type_embedding`` embeds; default the only one there is.
+        seeds: how many seeds to train from, that of the settings and those after it. With several the model is a
+            :class:`poco.Ensemble`, which averages their forecasts. A run of several may be resumed with more.
 
     Returns:
         The run, with the best model.
@@ -80,10 +87,10 @@ def train(
         DataError: if the recordings cannot be used as they stand.
         Interrupted: after SIGINT or SIGTERM, when the state has been saved.
     """
-    from poco.ground.grounded import Grounded, GroundedConfig
-    from poco.ground.job import finish, prepare
     from poco.run import Run
 
+    if seeds < 1:
+        raise ConfigError(f"seeds must be at least 1, got {seeds}")
     recordings = as_recordings(recordings)
     sizes, settings = recipes.recipe(recipe)
     sizes = model_config if model_config is not None else sizes
@@ -92,7 +99,7 @@ def train(
     cut = split(recordings, protocol=protocol, context=sizes.context, horizon=sizes.horizon)
     if getattr(sizes, "unit_type_embedding", False):
         unit_types = choose_label(cut.recordings, unit_types)
-    config = run_config(cut, sizes.to_dict(), settings, recipe, _with_full_path(source))
+    config = run_config(cut, sizes.to_dict(), settings, recipe, _with_full_path(source), seeds)
     folder = Path(out) if out is not None else None
     going_on = folder is not None and _prepare_folder(folder, config, resume=resume, overwrite=overwrite)
     watching = [*callbacks]
@@ -105,49 +112,98 @@ def train(
     for callback in watching:
         for warning in cut.warnings if isinstance(callback, Progress) else ():
             callback.message(f"warning: {warning}")
+    trainer = _Trainer(cut, sizes, config, unit_types, watching)
     model: Forecaster
-    if isinstance(sizes, GroundedConfig):
-        model, fitted = prepare(cut, sizes, settings, watching)
+    if seeds > 1:
+        model, records = train_members(trainer, settings, seeds, folder, resume=going_on, callbacks=watching)
+        if folder is not None:
+            write_json(folder / CONFIG, config)  # where nothing was left to train, what was accepted is kept here
+        return Run(folder, config, model, records, cut.recordings)
+    if folder is None:
+        model, history = trainer.train(settings)
     else:
-        model = _build(cut, sizes, settings.seed, unit_types)
-    model.metadata |= _metadata(config, unit_types)
-    if folder is not None:
-        watching.append(_ModelFiles(folder, model))
-    history = fit(
-        model,
-        cut,
-        settings,
-        callbacks=watching,
-        checkpoint=folder / RESUME if folder is not None else None,
-        resume=going_on,
-    )
-    if isinstance(model, Grounded):
-        finish(model, fitted, cut, settings, history.best_step, watching)
-    if folder is not None:
-        _save(model, folder, history.best_step)
+        place = folder / MODEL
+        model, history = trainer.train(
+            settings, lambda best, step: _save(best, place, step), checkpoint=folder / RESUME, resume=going_on
+        )
+        _save(model, place, history.best_step)
     return Run(folder, config, model, history.records, cut.recordings)
 
 
-class _ModelFiles(Callback):
-    """Keeps the best model so far in the run folder."""
+class _Trainer:
+    """Trains models that differ in nothing but their seed.
 
-    def __init__(self, folder: Path, model: Forecaster) -> None:
-        self._folder, self._model = folder, model
+    Args:
+        cut: recordings, parts and statistics.
+        sizes: sizes and options of the model.
+        config: settings of the run.
+        unit_types: label of the units to embed.
+        callbacks: what may watch.
+    """
+
+    def __init__(
+        self,
+        cut: Split,
+        sizes: Sizes,
+        config: Mapping[str, Any],
+        unit_types: str | None,
+        callbacks: Sequence[Callback],
+    ) -> None:
+        self._cut, self._sizes, self._config, self._unit_types = cut, sizes, config, unit_types
+        self._callbacks = callbacks
+        self._prepared: tuple[Grounded, Fitted] | None = None  # of the first seed: the ground is the same for all
+
+    def train(
+        self, settings: TrainConfig, keep: Callable[[Member, int], None] | None = None, **options: Any
+    ) -> tuple[Member, History]:
+        """Train from the seed of the settings.
+
+        Args:
+            settings: of the loop.
+            keep: is given each best model so far, and its step.
+            **options: see :func:`poco.training.fit`.
+
+        Returns:
+            The model with its best weights, and what happened.
+        """
+        from poco.ground.grounded import Grounded, GroundedConfig
+        from poco.ground.job import finish, prepare
+
+        model: Member
+        if isinstance(self._sizes, GroundedConfig):
+            prepared = prepare(self._cut, self._sizes, settings, self._callbacks, like=self._prepared)
+            self._prepared = self._prepared or prepared
+            model, fitted = prepared
+        else:
+            model = _build(self._cut, self._sizes, settings.seed, self._unit_types)
+        model.metadata |= _metadata(self._config, settings.seed, self._unit_types)
+        watching = self._callbacks if keep is None else [*self._callbacks, _Keeper(model, keep)]
+        history = fit(model, self._cut, settings, callbacks=watching, **options)
+        if isinstance(model, Grounded):
+            finish(model, fitted, self._cut, settings, history.best_step, self._callbacks)
+        return model, history
+
+
+class _Keeper(Callback):
+    """Keeps the best model so far."""
+
+    def __init__(self, model: Member, keep: Callable[[Member, int], None]) -> None:
+        self._model, self._keep = model, keep
 
     def validated(self, record: Mapping[str, Any]) -> None:
         if record["best"]:
-            _save(self._model, self._folder, int(record["step"]))
+            self._keep(self._model, int(record["step"]))
 
 
-def _save(model: Forecaster, folder: Path, step: int) -> None:
-    model.save_pretrained(folder / MODEL, {"training": {**model.metadata["training"], "step": step}})
+def _save(model: Member, folder: Path, step: int) -> None:
+    model.save_pretrained(folder, {"training": {**model.metadata["training"], "step": step}})
 
 
-def _metadata(config: Mapping[str, Any], unit_types: str | None) -> dict[str, Any]:
+def _metadata(config: Mapping[str, Any], seed: int, unit_types: str | None) -> dict[str, Any]:
     """What a model's own folder says of its training: enough to forecast and adapt without the run."""
     kept = {key: config[key] for key in ("recipe", "protocol", "seed", "versions")}
     return {
-        "training": {**kept, "unit_types": unit_types},
+        "training": {**kept, "seed": seed, "unit_types": unit_types},
         "rate_hz": {entry["session"]: entry["rate_hz"] for entry in config["sessions"]},
         "reading": (config["source"] or {}).get("options", {}),
     }
@@ -243,7 +299,7 @@ def _prepare_folder(folder: Path, config: dict[str, Any], *, resume: bool, overw
 
 def _remove_leftovers(folder: Path) -> None:
     """Remove what a process left that was killed while it was writing."""
-    for path in [*folder.glob(".*"), *folder.glob("*/.*")]:
+    for path in [*folder.glob(".*"), *folder.glob("*/.*"), *folder.glob(f"{MEMBERS}/*/.*")]:
         if is_leftover(path):
             path.unlink(missing_ok=True)
 
@@ -252,13 +308,18 @@ def _clear(folder: Path) -> None:
     """Remove what a run wrote but its settings, which make the folder a run; whatever else is in the folder stays."""
     for name in (RESUME, METRICS, LOG, EVALUATION, FIGURE):
         (folder / name).unlink(missing_ok=True)
-    for name in (MODEL, "baselines"):
+    for name in (MODEL, MEMBERS, "baselines"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What keeps a run from going on but for settings of the loop, which the loop compares; one text per difference."""
     changes = [f"{key} was {before[key]}, now {now[key]}" for key in ("recipe", "protocol") if before[key] != now[key]]
+    seeds, wanted = before.get("seeds", 1), now.get("seeds", 1)
+    if seeds != wanted and not 1 < seeds < wanted:
+        changes.append(f"seeds was {seeds}, now {wanted}")
+    if seeds > 1 and before["seed"] != now["seed"]:
+        changes.append(f"seed was {before['seed']}, now {now['seed']}")
     model = {**before["model"], **now["model"]}
     changes += [
         f"{key} of the model was {before['model'].get(key)}, now {now['model'].get(key)}"

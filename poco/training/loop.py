@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,8 @@ def fit(
     callbacks: Sequence[Callback] = (),
     checkpoint: Path | None = None,
     resume: bool = False,
+    labels: Mapping[str, Any] | None = None,
+    more: bool = False,
 ) -> History:
     """Train a forecaster on the training part of a split and leave it with its best weights.
 
@@ -83,6 +85,8 @@ def fit(
             SIGTERM. None: nothing is saved and signals are left alone.
         resume: continue from ``checkpoint`` if it is there; on the CPU, and with as many threads, the result then
             equals that of a run never interrupted, bit for bit.
+        labels: what every record begins with.
+        more: whether other training follows: a signal in the last step then interrupts as one before it does.
 
     Returns:
         What happened.
@@ -97,10 +101,10 @@ def fit(
     device = config.torch_device()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(stream(config.seed, "dropout"))
-        loop = _Loop(model, split, config, device, callbacks)
+        loop = _Loop(model, split, config, device, callbacks, labels or {})
         if resume and checkpoint is not None and checkpoint.exists():
             loop.restore(checkpoint)
-        loop.run(checkpoint)
+        loop.run(checkpoint, more=more)
     return loop.history
 
 
@@ -108,11 +112,17 @@ class _Loop:
     """Model, optimiser, sampler, averages and best weights of one run of :func:`fit`."""
 
     def __init__(
-        self, model: nn.Module, split: Split, config: TrainConfig, device: torch.device, callbacks: Sequence[Callback]
+        self,
+        model: nn.Module,
+        split: Split,
+        config: TrainConfig,
+        device: torch.device,
+        callbacks: Sequence[Callback],
+        labels: Mapping[str, Any],
     ) -> None:
         assert config.steps is not None
         self.model, self.config, self.device, self.callbacks = model.to(device), config, device, callbacks
-        self.steps = config.steps
+        self.steps, self.labels = config.steps, labels
         self.parameters: dict[str, torch.Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
         if not self.parameters:
             raise ConfigError("the model has no parameter to train: every one has requires_grad off")
@@ -133,7 +143,7 @@ class _Loop:
         self.loss_count = 0
         self.began = 0.0
 
-    def run(self, checkpoint: Path | None) -> None:
+    def run(self, checkpoint: Path | None, *, more: bool) -> None:
         history = self.history
         self.began = time.monotonic() - history.seconds
         saved_at = time.monotonic()
@@ -155,7 +165,7 @@ class _Loop:
                     if checkpoint is not None and (due or watch.received is not None):
                         self.save(checkpoint)
                         saved_at = time.monotonic()
-                    if watch.received is not None and not history.stopped:
+                    if watch.received is not None and (more or not history.stopped):
                         raise Interrupted(
                             f"interrupted at step {history.step} of {self.steps}: the state is saved in "
                             f"{checkpoint}; resume to continue",
@@ -296,7 +306,12 @@ class _Loop:
             raise CheckpointError(f"cannot resume from {path} with other settings: {'; '.join(changed)}")
 
     def _record(self, kind: str, **values: Any) -> None:
-        record = {"step": self.history.step, **values, "seconds": round(time.monotonic() - self.began, 3)}
+        record = {
+            **self.labels,
+            "step": self.history.step,
+            **values,
+            "seconds": round(time.monotonic() - self.began, 3),
+        }
         self.history.records.append(record)
         for callback in self.callbacks:
             getattr(callback, kind)(record)

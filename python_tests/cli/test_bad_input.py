@@ -128,6 +128,7 @@ def test_forecasts_to_an_unknown_format(poco: Callable, trained: Path, recording
     ("options", "messages"),
     [
         (["--steps", "0"], ["steps"]),
+        (["--seeds", "0"], ["seeds must be at least 1, got 0"]),
         (["--precision", "float8"], ["precision", "float8"]),
         (["--schedule", "linear"], ["schedule", "linear"]),
         (["--protocol", "mine"], ["protocol", "mine"]),

@@ -29,7 +29,7 @@ from helpers.recordings import waves
 
 class KillAt(Callback):
     def log(self, record):
-        if record["step"] == {kill}:
+        if (record["step"], record.get("seed", 0)) == ({kill}, {seed}):
             os.kill(os.getpid(), {signal})
 
 sizes = poco.POCOConfig(
@@ -38,16 +38,19 @@ sizes = poco.POCOConfig(
 settings = TrainConfig(steps={steps}, batch_size=8, val_every=6, log_every=1, checkpoint_seconds={every}, device="cpu")
 try:
     train([waves("a", frames=200), waves("b", frames=200)], model_config=sizes, train_config=settings, out={out!r},
-          resume=True, progress=False, callbacks=[KillAt()])
+          resume=True, progress=False, callbacks=[KillAt()], seeds={seeds})
 except PocoError as error:
     print(error)
     sys.exit(getattr(error, "exit_code", 2))
 """
 
 
-def command(out: Path, kill: int = 0, number: int = 9, steps: int = 40, every: float = 30.0) -> list[str]:
-    tests = str(Path(__file__).resolve().parents[1])
-    code = SCRIPT.format(tests=tests, kill=kill, signal=int(number), out=str(out), steps=steps, every=every)
+def command(
+    out: Path, kill: int = 0, number: int = 9, steps: int = 40, every: float = 30.0, seeds: int = 1, seed: int = 0
+) -> list[str]:
+    """Kills itself by the signal ``number`` at step ``kill`` of the seed ``seed``."""
+    values = {"kill": kill, "signal": int(number), "steps": steps, "every": every, "seeds": seeds, "seed": seed}
+    code = SCRIPT.format(tests=str(Path(__file__).resolve().parents[1]), out=str(out), **values)
     return [sys.executable, "-c", code]
 
 
@@ -59,7 +62,10 @@ def run(*args: object, **more: object) -> subprocess.CompletedProcess[str]:
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    return dict(load_checkpoint(folder / RESUME, "training").tensors)
+    places = [folder, *sorted(folder.glob("members/*"))]
+    found = [load_checkpoint(place / RESUME, "training").tensors for place in places if (place / RESUME).exists()]
+    assert found
+    return {f"{number} {name}": tensor for number, one in enumerate(found) for name, tensor in one.items()}
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +128,35 @@ def test_a_signal_saves_the_state_and_exits(whole: Path, tmp_path: Path, number:
         done = run(folder)
         assert done.returncode == 0, done.stderr
         assert_same_run(folder, whole)
+
+
+@pytest.fixture(scope="module")
+def whole_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "two"
+    done = run(folder, steps=12, seeds=2)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_signal_in_the_last_step_of_a_seed_ends_the_run_too(whole_of_two: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    stopped = run(folder, 12, signal.SIGTERM, steps=12, seeds=2)
+    assert stopped.returncode == 143, stopped.stderr
+    assert f"interrupted at step 12 of 12: the state is saved in {folder / 'members' / '0' / RESUME}" in stopped.stdout
+    assert not (folder / "members" / "1").exists()
+    done = run(folder, steps=12, seeds=2)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(folder, whole_of_two)
+
+
+def test_the_second_seed_killed_at_a_random_step_and_resumed_is_the_same_run(
+    whole_of_two: Path, tmp_path: Path
+) -> None:
+    folder, step, every = tmp_path / "run", random.randrange(1, 12), random.choice([0.001, 30.0])
+    killed = run(folder, step, signal.SIGKILL, steps=12, seeds=2, every=every, seed=1)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert read_metrics(folder / METRICS)[-1]["seed"] == 1
+    done = run(folder, steps=12, seeds=2, every=every)
+    assert done.returncode == 0, done.stderr
+    print(f"killed at step {step}, checkpoints every {every} s")
+    assert_same_run(folder, whole_of_two)

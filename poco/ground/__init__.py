@@ -9,7 +9,8 @@ what was memorised.
 from __future__ import annotations
 
 from poco.ground.config import GroundConfig
-from poco.ground.estimator import CrossFit, Fitted, Penalties, add_session, fit
+from poco.ground.estimator import CrossFit, Fitted, add_session, fit
 from poco.ground.model import Ground
+from poco.ground.penalties import Penalties
 
 __all__ = ["CrossFit", "Fitted", "Ground", "GroundConfig", "Penalties", "add_session", "fit"]

@@ -19,7 +19,8 @@ class GroundConfig:
     Attributes:
         context: frames that a forecast is made from, ``C``.
         horizon: frames that are forecast, ``H``.
-        latents: latents of the population, ``K``; a session with fewer units has as many as it has units.
+        latents: latents of the population, ``K``; a session with fewer units has as many as it has units. None: fitting
+            takes as many of :data:`poco.ground.penalties.LATENTS` as forecast best out of fold.
         own_means: a unit's own features are its means over so many last frames; 0 stands for the whole context.
         population_means: the same for the latents.
         clip: features are clipped at so many times their root mean square.
@@ -30,15 +31,16 @@ class GroundConfig:
 
     context: int = 48
     horizon: int = 16
-    latents: int = 8
+    latents: int | None = None
     own_means: tuple[int, ...] = (1, 4, 12, 0)
     population_means: tuple[int, ...] = (1, 8, 0)
     clip: float = 3.0
 
     def __post_init__(self) -> None:
         for name, least in (("context", 1), ("horizon", 1), ("latents", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if not (value is None and name == "latents") and value < least:
+                raise ConfigError(f"{name} must be at least {least}, got {value}")
         for name in ("own_means", "population_means"):
             values = tuple(getattr(self, name))
             if min(values, default=0) < 0:
@@ -46,6 +48,11 @@ class GroundConfig:
             object.__setattr__(self, name, values)
         if not self.clip > 0:
             raise ConfigError(f"clip must be positive, got {self.clip}")
+
+    @property
+    def most_latents(self) -> int:
+        """The number of latents of a session with units enough; 8 where none was chosen."""
+        return 8 if self.latents is None else self.latents
 
     def lengths(self, means: tuple[int, ...], *, centred: bool) -> tuple[int, ...]:
         """Frames that each feature averages: none twice, and not the whole context where that mean is taken off."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,34 +16,23 @@ from poco.ground.folds import Folds, cut
 from poco.ground.form import Form, SessionTerms
 from poco.ground.latents import loadings, project
 from poco.ground.model import FORMS, Ground
-from poco.ground.sums import UnitSums, context_windows, frame_grams, unit_sums
+from poco.ground.penalties import (
+    LATENTS,
+    MANY_UNITS,
+    SHARED_PENALTIES,
+    USUAL,
+    Held,
+    Penalties,
+    Search,
+    choose_latents,
+    coefficients,
+)
+from poco.ground.sums import context_windows, frame_grams, unit_sums, what_is_left
 from poco.nn.vocabulary import SessionSpec
 
-#: Penalties of the shared map that are tried, relative to the mean square of a frame.
-SHARED_PENALTIES: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)
-#: Penalties of a unit's coefficients on its own features that are tried, for each window and feature of unit variance.
-OWN_PENALTIES: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
-#: The same for the population's features.
-POPULATION_PENALTIES: tuple[float, ...] = (2.0, 4.0, 8.0, 16.0)
-#: What is used where a recording is too short to choose: shared, own, population's.
-USUAL = (1e-3, 4.0, 4.0)
-
 _FOLDS = 4
-_BLOCK = 256  # units whose sums are held at once
-_SAMPLE = 128  # units of a session that the penalties are chosen on
-
-
-@dataclass(frozen=True)
-class Penalties:
-    """Penalties of one form: of the shared map, of a unit's own features and of the population's."""
-
-    shared: float
-    own: float
-    population: float
-
-    def for_share(self, share: float) -> Penalties:
-        """The same for a share of the windows: fewer windows say less of a unit, and the whole penalty stays."""
-        return Penalties(self.shared, self.own / share, self.population / share)
+_BLOCK = 64  # units whose sums are held at once
+_SAMPLE = 256  # units that the penalties are chosen on, all sessions together
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,30 +114,39 @@ def fit(
     """
     config = config or GroundConfig(split.context, split.horizon)
     specs = [SessionSpec(r.session, r.unit_ids, r.dataset) for r in split.recordings]
-    ground = Ground(config, specs)
-    sessions = [_prepare(split, index, config, cross or penalties is None) for index in range(len(specs))]
-    for session in sessions:
-        _describe(ground.terms(session.index), split, session)
+    candidates = _candidates(config, split, choose=penalties is None)
+    sessions = [_prepare(split, i, candidates[-1], cross or penalties is None) for i in range(len(specs))]
     grams = [frame_grams(split, s.index, s.start, s.groups) for s in sessions]
-    chosen, found = [], []
-    for place in range(len(FORMS)):
-        form = ground.form(place)
-        given = None if penalties is None else penalties[place]
-        weights, shared = _shared_maps(form, sessions, grams, given)
-        form.weight.copy_(weights[0])
-        _set_own_scale(form, grams, sessions)
-        population = [_population(ground, place, session) for session in sessions]
-        if given is None:
-            given = Penalties(shared, *_unit_penalties(split, form, sessions, population, weights))
-        chosen.append(given)
-        found.append([_solve(split, form, s, p, weights, given) for s, p in zip(sessions, population, strict=True)])
-        for session, solved in zip(sessions, found[-1], strict=True):
-            ground.terms(session.index).form(place).coefficients.copy_(solved[0])
+    plans = [
+        _plan(
+            Form(config, centred=name == "centred"), sessions, grams, None if penalties is None else penalties[i].shared
+        )
+        for i, name in enumerate(FORMS)
+    ]
+    latents = candidates[0]
+    if penalties is None:
+        latents, penalties = _choose(split, sessions, plans, candidates)
+    ground = Ground(dataclasses.replace(config, latents=latents), specs)
+    found = []
+    for place, (plan, given) in enumerate(zip(plans, penalties, strict=True)):
+        ground.form(place).load_state_dict(plan.form.state_dict())
+        found.append(
+            [
+                _solve(split, s, p.first(latents, plan.form), plan, given)
+                for s, p in zip(sessions, plan.population, strict=True)
+            ]
+        )
+    for index, session in enumerate(sessions):
+        own = ground.terms(index)
+        _describe(own, split, session)
+        for place, plan in enumerate(plans):
+            own.form(place).scale.copy_(plan.population[index].first(latents, plan.form).scale)
+            own.form(place).coefficients.copy_(found[place][index][0])
     folds = tuple(
         None if not cross or s.folds is None else CrossFit(s.folds.first, tuple(f[i][1:] for f in found))
         for i, s in enumerate(sessions)
     )
-    return Fitted(ground.eval(), tuple(chosen), folds)
+    return Fitted(ground.eval(), tuple(penalties), folds)
 
 
 @torch.no_grad()
@@ -169,33 +167,96 @@ def add_session(ground: Ground, split: Split, penalties: Sequence[Penalties], se
     """
     recording = split.recordings[session]
     index = ground.add_session(SessionSpec(recording.session, recording.unit_ids, recording.dataset))
-    prepared = _prepare(split, session, ground.config, folds=False)
+    prepared = _prepare(split, session, ground.config.most_latents, folds=False)
     own = ground.terms(index)
     _describe(own, split, prepared)
-    for place in range(len(FORMS)):
+    for place, given in enumerate(penalties):
         form = ground.form(place)
-        population = _population(ground, place, prepared, index)
-        solved = _solve(split, form, prepared, population, form.weight[None].double(), penalties[place])
-        own.form(place).coefficients.copy_(solved[0])
+        population = _population(form, prepared)
+        plan = _Plan(form, form.weight[None].double(), given.shared, (population,))
+        own.form(place).scale.copy_(population.scale)
+        own.form(place).coefficients.copy_(_solve(split, prepared, population, plan, given)[0])
     return index
 
 
-def _prepare(split: Split, index: int, config: GroundConfig, folds: bool) -> _Session:
+def _candidates(config: GroundConfig, split: Split, *, choose: bool) -> tuple[int, ...]:
+    """Numbers of latents to try: more only where there are units for them."""
+    if config.latents is not None:
+        return (config.latents,)
+    units = max(recording.units for recording in split.recordings)
+    return LATENTS[:1] + tuple(n for n in LATENTS[1:] if choose and n <= units <= MANY_UNITS)
+
+
+def _prepare(split: Split, index: int, latents: int, folds: bool) -> _Session:
     windows = split.windows("train")
     start = windows.start[windows.session == index]
-    weights = loadings(split, index, config.latents)
+    weights = loadings(split, index, latents)
     found = cut(start, split.context + split.horizon, _FOLDS) if folds else None
     return _Session(index, start, found, weights, project(split, index, weights))
 
 
 def _describe(own: SessionTerms, split: Split, session: _Session) -> None:
-    own.loadings.copy_(session.loadings)
+    own.loadings.copy_(session.loadings[:, : own.loadings.shape[1]])
     own.mean.copy_(torch.from_numpy(split.mean[session.index].copy()))
     own.std.copy_(torch.from_numpy(split.std[session.index].copy()))
 
 
+@dataclass(frozen=True, eq=False)
+class _Population:
+    """The population's features of one session in one form, latent after latent: ``[W, Fp]`` and their scales."""
+
+    features: Tensor
+    scale: Tensor
+
+    def first(self, latents: int, form: Form) -> _Population:
+        """Those of the first latents alone."""
+        count = latents * form.population_map.shape[1]
+        return _Population(self.features[:, :count], self.scale[:count])
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """One form before the units' terms are solved for; maps ``[1 + K, H, C]``: of all windows, without each fold."""
+
+    form: Form
+    maps: Tensor
+    shared: float
+    population: tuple[_Population, ...]
+
+
+def _plan(form: Form, sessions: Sequence[_Session], grams: Sequence[Tensor], shared: float | None) -> _Plan:
+    maps, shared = _shared_maps(form, sessions, grams, shared)
+    form.weight.copy_(maps[0])
+    _set_own_scale(form, grams, sessions)
+    return _Plan(form, maps, shared, tuple(_population(form, session) for session in sessions))
+
+
+def _choose(
+    split: Split, sessions: Sequence[_Session], plans: Sequence[_Plan], candidates: Sequence[int]
+) -> tuple[int, list[Penalties]]:
+    """Latents and the penalties of each form with the lowest squared error out of fold, over a sample of the units."""
+    folded = [s for s in sessions if s.folds is not None]
+    if not folded:
+        return candidates[0], [Penalties(plan.shared, USUAL.own, USUAL.population) for plan in plans]
+    searches = []
+    for plan in plans:
+        held = []
+        for session in folded:
+            assert session.folds is not None
+            shared, groups = plan.population[session.index], session.groups
+            some = slice(0, None, -(-len(session.loadings) // max(1, _SAMPLE // len(folded))))
+            sums = unit_sums(split, session.index, some, session.start, groups, plan.form, shared.features)
+            count = session.folds.count
+            maps = plan.maps[1 : 1 + count]
+            seen, inside = sums.combined(session.fits[1:]), sums.combined(torch.eye(2 * count)[:count])
+            held.append(Held(seen.left_by(maps), inside.left_by(maps), shared.scale))
+        searches.append(Search(held, plan.form.population_map.shape[1]))
+    latents = choose_latents(searches, candidates)
+    return latents, [search.penalties(latents, plan.shared) for search, plan in zip(searches, plans, strict=True)]
+
+
 def _shared_maps(
-    form: Form, sessions: Sequence[_Session], grams: Sequence[Tensor], given: Penalties | None
+    form: Form, sessions: Sequence[_Session], grams: Sequence[Tensor], given: float | None
 ) -> tuple[Tensor, float]:
     """The shared maps ``[1 + K, H, C]`` float64, on all windows and without each fold, and their penalty."""
     horizon, context = form.weight.shape
@@ -212,21 +273,17 @@ def _shared_maps(
             held[1 : 1 + session.folds.count] += gram[: session.folds.count]
     fits, held = (taken_off @ g @ taken_off.T for g in (fits, held))
 
-    def moments(g: Tensor) -> tuple[Tensor, Tensor]:
-        return g[:, :context, :context], g[:, :context, context:] - g[:, :context, context - 1 : context]
-
-    gram, cross = moments(fits)
-    held_gram, held_cross = moments(held)
+    gram, cross = fits[:, :context, :context], fits[:, :context, context:] - fits[:, :context, context - 1 : context]
     unit = gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(context, dtype=torch.float64)
-    maps = {}
-    errors = {}
-    usual = USUAL[0] if not held[1:].any() else None
-    for penalty in (given.shared,) if given is not None else (usual,) if usual is not None else SHARED_PENALTIES:
-        assert penalty is not None
-        maps[penalty] = torch.linalg.solve(gram + penalty * unit + _tiny(gram), cross)
-        errors[penalty] = float(_error(maps[penalty][1:], held_gram[1:], held_cross[1:]))
+    maps, errors = {}, {}
+    if given is None and not held[1:].any():
+        given = USUAL.shared
+    for penalty in SHARED_PENALTIES if given is None else (given,):
+        maps[penalty] = torch.linalg.solve(gram + penalty * unit + _tiny(gram), cross).mT.contiguous()
+        left = what_is_left(maps[penalty][1:])
+        errors[penalty] = float((left @ held[1:] @ left.mT).diagonal(dim1=1, dim2=2).sum())
     best = min(errors, key=errors.__getitem__)
-    return maps[best].mT.contiguous(), best
+    return maps[best], best
 
 
 def _set_own_scale(form: Form, grams: Sequence[Tensor], sessions: Sequence[_Session]) -> None:
@@ -241,69 +298,27 @@ def _set_own_scale(form: Form, grams: Sequence[Tensor], sessions: Sequence[_Sess
     form.own_scale.copy_(_safe_root((means * (total @ means)).sum(0) / rows))
 
 
-def _population(ground: Ground, place: int, session: _Session, index: int | None = None) -> Tensor:
-    """The population's features ``[W, Fp]`` in a session's training windows, once their scales are set."""
-    form = ground.form(place)
-    scale = ground.terms(session.index if index is None else index).form(place).scale
-    context = ground.config.context
-    raw = torch.cat([form.raw_population(some) for _, some in context_windows(session.latents, session.start, context)])
-    scale.copy_(_safe_root(raw.double().square().mean(0)))
-    return (raw / scale).clamp(-form.clip, form.clip)
+def _population(form: Form, session: _Session) -> _Population:
+    """The population's features in a session's training windows."""
+    raw = torch.cat(
+        [form.raw_population(some) for some in context_windows(session.latents, session.start, form.context)]
+    )
+    scale = _safe_root(raw.double().square().mean(0)).float()
+    return _Population((raw / scale).clamp(-form.clip, form.clip), scale)
 
 
-def _unit_penalties(
-    split: Split,
-    form: Form,
-    sessions: Sequence[_Session],
-    population: Sequence[Tensor],
-    weights: Tensor,
-) -> tuple[float, float]:
-    """Penalties of the units' coefficients with the lowest squared error out of fold, over a sample of the units."""
-    grid = list(itertools.product(OWN_PENALTIES, POPULATION_PENALTIES))
-    errors = torch.zeros(len(grid), dtype=torch.float64)
-    for session, features in zip(sessions, population, strict=True):
-        if session.folds is None:
-            continue
-        step = -(-len(session.loadings) // _SAMPLE)
-        sums = unit_sums(split, session.index, slice(0, None, step), session.start, session.groups, form, features)
-        count = session.folds.count
-        seen, held = sums.combined(session.fits[1:]), sums.combined(torch.eye(2 * count)[:count])
-        maps = weights[1 : 1 + count]
-        held_cross = held.residual_cross(maps)
-        for place, (own, shared) in enumerate(grid):
-            solved = _coefficients(seen, maps, form.own_count, own, shared)
-            errors[place] += _error(solved, held.gram, held_cross)
-    if not errors.any():
-        return USUAL[1:]
-    return grid[int(errors.argmin())]
-
-
-def _solve(
-    split: Split, form: Form, session: _Session, population: Tensor, weights: Tensor, penalties: Penalties
-) -> Tensor:
+def _solve(split: Split, session: _Session, population: _Population, plan: _Plan, penalties: Penalties) -> Tensor:
     """Coefficients ``[1 + K, N, F, H]`` float32 of all units: on all windows, and without each fold."""
     units = split.recordings[session.index].units
     found = []
     for first in range(0, units, _BLOCK):
         block = slice(first, min(first + _BLOCK, units))
-        sums = unit_sums(split, session.index, block, session.start, session.groups, form, population)
+        sums = unit_sums(split, session.index, block, session.start, session.groups, plan.form, population.features)
         seen = sums.combined(session.fits)
-        maps = weights[: len(seen.windows)]
-        found.append(_coefficients(seen, maps, form.own_count, penalties.own, penalties.population).float())
+        seen = seen.left_by(plan.maps[: len(seen.windows)])
+        both = coefficients(seen, penalties.own, penalties.population, population.scale)
+        found.append(torch.cat(both, 2).float())
     return torch.cat(found, 1)
-
-
-def _coefficients(sums: UnitSums, maps: Tensor, own: int, own_penalty: float, population_penalty: float) -> Tensor:
-    """Ridge ``[G, n, F, H]`` on what the shared maps leave."""
-    penalty = torch.full((sums.gram.shape[-1],), population_penalty, dtype=torch.float64)
-    penalty[:own] = own_penalty
-    ridge = sums.windows[:, None, None] * torch.diag(penalty)
-    return torch.linalg.solve(sums.gram + ridge[:, None], sums.residual_cross(maps))
-
-
-def _error(solved: Tensor, gram: Tensor, cross: Tensor) -> Tensor:
-    """Squared error but for what does not depend on the solution: ``tr(C' G C) - 2 tr(C' c)``."""
-    return (solved * (gram @ solved)).sum() - 2 * (solved * cross).sum()
 
 
 def _safe_root(square: Tensor) -> Tensor:

@@ -39,6 +39,11 @@ class Form(ExactBuffers):
         self.register_buffer("population_map", population, persistent=False)
 
     @property
+    def context(self) -> int:
+        """Frames of the context."""
+        return self.own_map.shape[0]
+
+    @property
     def own_count(self) -> int:
         """Own features of a unit."""
         return self.own_map.shape[1]
@@ -96,7 +101,7 @@ class SessionTerms(ExactBuffers):
 
     def __init__(self, config: GroundConfig, forms: Sequence[Form], units: int) -> None:
         super().__init__()
-        latents = min(config.latents, units)
+        latents = min(config.most_latents, units)
         self.register_buffer("loadings", torch.zeros(units, latents))
         self.register_buffer("mean", torch.zeros(units))
         self.register_buffer("std", torch.ones(units))

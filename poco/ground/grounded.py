@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ from poco.data.splits import Split
 from poco.data.windows import Packer
 from poco.errors import ConfigError
 from poco.ground.config import GroundConfig
-from poco.ground.estimator import USUAL, CrossFit, Fitted, Penalties
+from poco.ground.estimator import CrossFit, Fitted
 from poco.ground.model import FORMS, Ground, Parts, by_session
+from poco.ground.penalties import USUAL, Penalties
 from poco.ground.residual import Residual
 from poco.nn import files, vocabulary
 from poco.nn.vocabulary import SessionSpec
@@ -77,7 +79,7 @@ class Grounded(nn.Module):
             split: what it was fitted to.
             config: sizes.
         """
-        model = cls(config)
+        model = cls(dataclasses.replace(config, latents=fitted.ground.config.latents))
         model.ground.load_state_dict(fitted.ground.state_dict())
         model._cross = fitted.cross
         windows = split.windows("train")
@@ -96,7 +98,7 @@ class Grounded(nn.Module):
     @property
     def penalties(self) -> tuple[Penalties, ...]:
         """The penalties that the ground was fitted with, by which a session is added."""
-        known = (self.metadata.get("ground") or {}).get("penalties") or [vars(Penalties(*USUAL))] * len(FORMS)
+        known = (self.metadata.get("ground") or {}).get("penalties") or [vars(USUAL)] * len(FORMS)
         return tuple(Penalties(**entry) for entry in known)
 
     @property

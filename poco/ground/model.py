@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -213,6 +214,9 @@ def _take_sessions(module: nn.Module, state: dict[str, Any], prefix: str, *_: An
     assert isinstance(module, Ground)
     theirs = vocabulary.decode(stored)
     if not module.sessions:
+        if module.config.latents is None:  # as many as the session with most units has
+            latents = [state[f"{prefix}session_terms.{index}.loadings"].shape[1] for index in range(len(theirs))]
+            module.config = dataclasses.replace(module.config, latents=max(latents, default=0))
         for spec in theirs:
             module.add_session(spec)
     elif theirs != module.sessions:

@@ -18,36 +18,65 @@ _ROWS = 32768  # rows (windows times units) held at once
 
 @dataclass(frozen=True, eq=False)
 class UnitSums:
-    """Sums over windows for each unit and each group of windows.
+    """Products of features, and of features with targets, summed over windows; one set for each unit and fit.
+
+    The population's features are the same for all units, and so are their products with each other.
 
     Attributes:
-        gram: ``[G, n, F, F]`` float64, features times features.
-        cross: ``[G, n, F, C + H]`` float64, features times the frames of the window, offset taken off.
-        windows: ``[G]`` windows in each group.
+        own: ``[G, n, Fo, Fo]`` float64, a unit's own features with each other.
+        mixed: ``[G, n, Fo, Fp]`` own features with the population's.
+        population: ``[G, Fp, Fp]`` the population's features with each other.
+        own_cross: ``[G, n, Fo, t]`` own features with the targets.
+        population_cross: ``[G, n, Fp, t]`` the population's features with the targets.
+        target: ``[G, t, t]`` targets with each other, added up over units.
+        windows: ``[G]`` number of windows.
     """
 
-    gram: Tensor
-    cross: Tensor
+    own: Tensor
+    mixed: Tensor
+    population: Tensor
+    own_cross: Tensor
+    population_cross: Tensor
+    target: Tensor
     windows: Tensor
 
     def combined(self, groups: Tensor) -> UnitSums:
-        """Groups added up with these signs: ``[K, G]`` -> sums of ``K`` groups."""
+        """Groups of windows added up with these signs: ``[K, G]`` -> sums of ``K`` fits."""
         groups = groups.double()
+        return UnitSums(*(torch.tensordot(groups, getattr(self, name), 1) for name in self.__dataclass_fields__))
+
+    def left_by(self, maps: Tensor) -> UnitSums:
+        """The same with what shared maps ``[G, H, C]`` leave for targets, in place of the frames of the windows."""
+        left = what_is_left(maps).mT
         return UnitSums(
-            torch.einsum("kg,gnab->knab", groups, self.gram),
-            torch.einsum("kg,gnab->knab", groups, self.cross),
-            groups @ self.windows,
+            self.own,
+            self.mixed,
+            self.population,
+            self.own_cross @ left[:, None],
+            self.population_cross @ left[:, None],
+            left.mT @ self.target @ left,
+            self.windows,
         )
 
-    def residual_cross(self, weight: Tensor) -> Tensor:
-        """Features times what the shared map leaves, ``[G, n, F, H]``.
+    def first(self, features: int) -> UnitSums:
+        """The same with the first of the population's features only."""
+        return UnitSums(
+            self.own,
+            self.mixed[..., :features],
+            self.population[:, :features, :features],
+            self.own_cross,
+            self.population_cross[:, :, :features],
+            self.target,
+            self.windows,
+        )
 
-        Args:
-            weight: ``[G or 1, H, C]`` shared maps of the context.
-        """
-        context = weight.shape[-1]
-        last = self.cross[..., context - 1 : context]
-        return self.cross[..., context:] - last - self.cross[..., :context] @ weight.mT[:, None]
+
+def what_is_left(maps: Tensor) -> Tensor:
+    """``[..., H, C + H]``: takes the frames of a window to what shared maps ``[..., H, C]`` leave of the last ``H``."""
+    horizon, context = maps.shape[-2:]
+    forecast = maps.clone()
+    forecast[..., context - 1] += 1
+    return torch.cat([-forecast, torch.eye(horizon, dtype=maps.dtype).expand(*maps.shape[:-1], horizon)], -1)
 
 
 def frame_grams(split: Split, session: int, start: np.ndarray, groups: np.ndarray) -> Tensor:
@@ -80,7 +109,7 @@ def unit_sums(
     form: Form,
     population: Tensor,
 ) -> UnitSums:
-    """Sums of some units of a session.
+    """Sums of some units of a session; the targets are all frames of a window, offset taken off.
 
     Args:
         split: recordings and statistics.
@@ -91,30 +120,42 @@ def unit_sums(
         form: how features are made.
         population: ``[W, Fp]`` the population's features in each window.
     """
-    own, width = form.own_count, form.own_count + population.shape[1]
-    count = len(range(*units.indices(split.recordings[session].units)))
-    gram = torch.zeros(len(groups), count, width, width, dtype=torch.float64)
-    cross = torch.zeros(len(groups), count, width, split.context + split.horizon, dtype=torch.float64)
+    own, whole, frames = form.own_count, population.shape[1], split.context + split.horizon
+    count, many = len(range(*units.indices(split.recordings[session].units))), len(groups)
+    sums = UnitSums(
+        own=torch.zeros(many, count, own, own, dtype=torch.float64),
+        mixed=torch.zeros(many, count, own, whole, dtype=torch.float64),
+        population=torch.zeros(many, whole, whole, dtype=torch.float64),
+        own_cross=torch.zeros(many, count, own, frames, dtype=torch.float64),
+        population_cross=torch.zeros(many, count, whole, frames, dtype=torch.float64),
+        target=torch.zeros(many, frames, frames, dtype=torch.float64),
+        windows=torch.from_numpy(groups.sum(axis=1)).double(),
+    )
     for chunk, windows in _chunks(split, session, units, start):
         x = windows.double()
         x = x - form.offset(x[..., : split.context])
-        features = torch.empty(*x.shape[:2], width, dtype=torch.float64)
-        features[..., :own] = form.own_features(x[..., : split.context])
-        features[..., own:] = population[chunk]
+        features, shared = form.own_features(x[..., : split.context]), population[chunk].double()
         for group in np.flatnonzero(groups[:, chunk].any(axis=1)):
             inside = torch.from_numpy(groups[group, chunk])
-            left, right = (features, x) if bool(inside.all()) else (features[:, inside], x[:, inside])
-            gram[group] += left.mT @ left
-            cross[group] += left.mT @ right
-    return UnitSums(gram, cross, torch.from_numpy(groups.sum(axis=1)).double())
+            f, p, y = (
+                (features, shared, x) if bool(inside.all()) else (features[:, inside], shared[inside], x[:, inside])
+            )
+            sums.own[group] += f.mT @ f
+            sums.mixed[group] += f.mT @ p
+            sums.population[group] += p.mT @ p
+            sums.own_cross[group] += f.mT @ y
+            sums.population_cross[group] += p.mT @ y
+            rows = y.reshape(-1, frames)
+            sums.target[group] += rows.T @ rows
+    return sums
 
 
-def context_windows(rows: Tensor, start: np.ndarray, context: int) -> Iterator[tuple[slice, Tensor]]:
-    """Contexts of windows cut out of ``[K, T]``, ``[w, K, C]`` at a time with their places among the windows."""
+def context_windows(rows: Tensor, start: np.ndarray, context: int) -> Iterator[Tensor]:
+    """Contexts of windows cut out of ``[K, T]``, ``[w, K, C]`` at a time."""
     many = max(1, _ROWS // max(1, len(rows)))
     for first in range(0, len(start), many):
         places = torch.from_numpy(start[first : first + many])[:, None] + torch.arange(context)
-        yield slice(first, first + len(places)), rows[:, places].transpose(0, 1)
+        yield rows[:, places].transpose(0, 1)
 
 
 def _chunks(split: Split, session: int, units: slice, start: np.ndarray) -> Iterator[tuple[slice, Tensor]]:

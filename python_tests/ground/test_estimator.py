@@ -10,6 +10,7 @@ import torch
 from helpers.recordings import waves
 
 import poco.ground.estimator
+import poco.ground.penalties
 import poco.ground.sums
 from poco.data.splits import Split, split
 from poco.data.windows import Packer
@@ -70,7 +71,8 @@ def by_hand(
     vectors = vectors[:, ::-1][:, :2]
     vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(0), range(2)])
     population = means(np.einsum("wnc,nk->wkc", x, vectors), [1, 8, *whole]).reshape(len(x), -1)
-    population = np.clip(population / np.sqrt((population**2).mean(0)), -3, 3)
+    spread = np.sqrt((population**2).mean(0))
+    population = np.clip(population / spread, -3, 3)
     own = np.clip(means(x, [1, 4, *whole]) / scale, -3, 3)
     keep = kept[session]
     found = []
@@ -78,7 +80,8 @@ def by_hand(
         features = np.concatenate([own[:, unit], population], 1)[keep]
         inside = x[keep, unit]
         left = inside[:, CONTEXT:] - inside[:, CONTEXT - 1 : CONTEXT] - inside[:, :CONTEXT] @ weight
-        ridge = np.diag([penalties.own] * own.shape[-1] + [penalties.population] * population.shape[1]) * keep.sum()
+        smaller = penalties.population * spread.max() / spread
+        ridge = np.diag([penalties.own] * own.shape[-1] + smaller.tolist()) * keep.sum()
         found.append(np.linalg.solve(features.T @ features + ridge, features.T @ left))
     return weight.T, np.stack(found)
 
@@ -119,16 +122,16 @@ def test_noise_units_are_shrunk_more_than_predictable_ones(cut: Split) -> None:
     rng = np.random.default_rng(0)
     noise = dataclasses.replace(waves("n", units=6, frames=600), activity=rng.normal(size=(6, 600)).astype(np.float32))
     chosen = fit(split([noise], context=CONTEXT, horizon=HORIZON)).penalties
-    assert chosen[0].own == max(poco.ground.estimator.OWN_PENALTIES)
-    assert chosen[0].population == max(poco.ground.estimator.POPULATION_PENALTIES)
-    assert fit(cut).penalties[0].population == min(poco.ground.estimator.POPULATION_PENALTIES)
+    assert chosen[0].own == max(poco.ground.penalties.UNIT_PENALTIES)
+    assert chosen[0].population == max(poco.ground.penalties.UNIT_PENALTIES)
+    assert fit(cut).penalties[0].population == min(poco.ground.penalties.UNIT_PENALTIES)
 
 
 def test_a_short_recording_has_no_folds() -> None:
     short = split([waves("a", frames=90)], context=CONTEXT, horizon=HORIZON)
     fitted = fit(short)
     assert fitted.cross == (None,)
-    assert fitted.penalties[0] == Penalties(*poco.ground.estimator.USUAL)
+    assert fitted.penalties[0] == poco.ground.penalties.USUAL
     assert all(value.isfinite().all() for value in fitted.ground.state_dict().values())
 
 

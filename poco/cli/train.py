@@ -61,7 +61,7 @@ def register(app: typer.Typer) -> None:
             Path | None, typer.Option("--out", "-o", help="Run folder (default: runs/NAME-DATE-TIME).")
         ] = None,
         recipe: Annotated[
-            str | None, typer.Option(help="Model and its training: 'published' (the default) or 'grounded'.")
+            str | None, typer.Option(help="Model and its training: 'grounded' (the default) or 'published'.")
         ] = None,
         protocol: Annotated[
             str | None,
@@ -236,6 +236,7 @@ def _train(
     from poco.data.read import read
     from poco.run import CONFIG, read_config
     from poco.training import TensorBoard, TrainConfig, recipe, train
+    from poco.training.recipes import DEFAULT
 
     if resume and not (folder / CONFIG).exists():
         raise CheckpointError(f"there is no run in {folder} to resume: check --out, or start one without --resume")
@@ -245,7 +246,7 @@ def _train(
         sizes = type(recipe(recipe_name)[0]).from_dict(before["model"])  # type: ignore[assignment]
         settings = TrainConfig.from_json(before["training"])
     else:
-        recipe_name, protocol = wanted.recipe or "published", wanted.protocol or "leak-free"
+        recipe_name, protocol = wanted.recipe or DEFAULT, wanted.protocol or "leak-free"
         sizes, settings = recipe(recipe_name)
     training = dict(wanted.training)
     if training.get("clip") == 0:

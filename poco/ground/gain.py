@@ -1,15 +1,14 @@
-"""How much of the residual is used: by how it does on two stretches that follow what it was trained on.
+"""How much of each residual is used: by how it does on two stretches that follow what it was trained on.
 
-A residual can do well on the validation part, where its weights were chosen, and badly later. So another one is trained
-in rehearsal on the first three quarters of the training part, for as many steps as were found best, and judged on the
-last quarter; the residual proper is judged on the validation part. The forecast's error is quadratic in the gain, and
-the gain is the one with the smallest mean squared relative regret, as for the forms of the ground.
+A residual can do well on the validation part, where its weights were chosen, and badly later. So others are trained in
+rehearsal on the first three quarters of the training part, for as many steps as were found best, and judged on the last
+quarter; the residuals proper are judged on the validation part. What is used is the mixture of the ground alone and the
+ground with each residual that has the smallest mean squared relative regret, as for the forms of the ground.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -22,8 +21,6 @@ from poco.ground.stretches import forward_chained
 from poco.training.config import TrainConfig
 from poco.training.loop import fit as train
 from poco.training.seeds import stream
-
-_STEPS = 20  # gains are multiples of 1 / 20
 
 
 def start(fitted: Fitted, split: Split, config: GroundedConfig, seed: int) -> Grounded:
@@ -63,15 +60,15 @@ def rehearse(
 
 @torch.no_grad()
 def products(model: Grounded, split: Split, part: str) -> np.ndarray:
-    """Mean products of the ground's error and the residual in one part, relative to repeating the last frame.
+    """Mean products of the errors in one part, relative to the squared error of repeating the last frame.
 
     Args:
-        model: the forecaster, its gain 1; left evaluating.
+        model: the forecaster; left evaluating.
         split: recordings and parts.
         part: which part.
 
     Returns:
-        ``[2, 2]`` float64 ``P``: with gain ``g`` the relative error, averaged over sessions, is ``[1, g] P [1, g]'``.
+        ``[M, M]`` float64: of the ground, and of the ground with each residual in full.
     """
     model.eval()
     everything, packer = split.windows(part), Packer(split, model.sessions)
@@ -79,22 +76,14 @@ def products(model: Grounded, split: Split, part: str) -> np.ndarray:
     found = []
     for session in range(len(split.recordings)):
         first = everything.start[everything.session == session]
-        total, copy = torch.zeros(2, 2, dtype=torch.float64), 0.0
+        total, copy = torch.zeros((), dtype=torch.float64), 0.0
         for _, packed in packer.batches(Windows(np.full(first.size, session), first)):
             batch = packed.to(device)
             assert batch.target is not None
-            ground = model.ground.forward_packed(batch)
-            both = torch.stack([(ground - batch.target).flatten(), (model.forward_packed(batch) - ground).flatten()])
-            total += (both.double() @ both.double().T).cpu()
+            each = model.each_packed(batch).split(split.horizon, dim=1)
+            error = torch.stack([(f - batch.target).flatten() for f in (model.ground.forward_packed(batch), *each)])
+            total = total + (error.double() @ error.double().T).cpu()
             copy += float((batch.x[:, -1:] - batch.target).double().square().sum())
         if copy > 0:
             found.append(total.numpy() / copy)
-    return np.mean(found, axis=0) if found else np.eye(2)
-
-
-def choose(stretches: Sequence[np.ndarray]) -> float:
-    """The gain between 0 and 1 with the smallest mean squared relative regret over stretches, see :func:`products`."""
-    gains = np.linspace(0.0, 1.0, _STEPS + 1)
-    errors = np.stack([p[0, 0] + 2 * gains * p[0, 1] + gains**2 * p[1, 1] for p in stretches])
-    regret = errors / np.maximum(errors.min(axis=1, keepdims=True), 1e-6) - 1.0
-    return float(gains[np.square(regret).mean(axis=0).argmin()])
+    return np.mean(found, axis=0) if found else np.eye(1 + len(model.gains))

@@ -1,4 +1,4 @@
-"""A forecaster on the ground: ``forecast = ground + residual``."""
+"""A forecaster on the ground: ``forecast = ground + residuals``."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ from poco.ground.config import GroundConfig
 from poco.ground.estimator import CrossFit, Fitted
 from poco.ground.model import FORMS, Ground, Parts, by_session
 from poco.ground.penalties import USUAL, Penalties
+from poco.ground.population import PopulationResidual
 from poco.ground.residual import Residual
 from poco.nn import files, vocabulary
 from poco.nn.vocabulary import SessionSpec
 
+#: Training windows from which on a residual that reads the whole population is worth its time.
+POPULATION_WINDOWS = 4000
 _SCALE_WINDOWS = 256  # training windows that the scale of the conditions is measured on
 
 
@@ -31,10 +34,13 @@ class GroundedConfig(GroundConfig):
     """Sizes of a forecaster on the ground.
 
     Attributes:
-        width: hidden units of the residual.
+        width: hidden units of the residuals.
+        population: whether there is a residual that reads the whole population, beside the one that does not. None:
+            training has one where the training part has :data:`POPULATION_WINDOWS` windows.
     """
 
     width: int = 256
+    population: bool | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,35 +50,46 @@ class GroundedConfig(GroundConfig):
     @property
     def ground(self) -> GroundConfig:
         """Sizes of the ground alone."""
-        own = {name: value for name, value in self.to_dict().items() if name != "width"}
-        return GroundConfig.from_dict(own)
+        names = [field.name for field in dataclasses.fields(GroundConfig)]
+        return GroundConfig(**{name: getattr(self, name) for name in names})
 
 
 class Grounded(nn.Module):
-    """The closed-form ground, and a small network for what it leaves, trained by gradient steps from zero.
+    """The closed-form ground, and small networks for what it leaves, trained by gradient steps from zero.
 
-    While it trains, windows of the training part are forecast with the coefficients of :class:`CrossFit`, which have
-    not seen them; the residual then learns what it will meet later. Elsewhere the ground's own coefficients are used.
+    One network sees a unit's own context and what the ground says of the unit and of the population; the other, where
+    there is one, reads the whole population. Each is trained on its own error, and how much of each is added is
+    weighed afterwards (:mod:`poco.ground.gain`).
+
+    While they train, windows of the training part are forecast with the coefficients of :class:`CrossFit`, which have
+    not seen them; the residuals then learn what they will meet later. Elsewhere the ground's own coefficients are used.
 
     Args:
         config: sizes.
         sessions: the sessions; a fitted ground brings its own, see :meth:`of`.
 
     Attributes:
+        gains: ``[1 or 2]`` how much of each residual is used; equal shares while they are trained.
         metadata: how the model was fitted and trained, as JSON can hold it; saved with it in ``config.json``.
     """
+
+    gains: Tensor
 
     def __init__(self, config: GroundedConfig | None = None, sessions: Sequence[SessionSpec] = ()) -> None:
         super().__init__()
         self.config = config = config or GroundedConfig()
         self.ground = Ground(config.ground, sessions)
-        self.residual = Residual(config.context, config.horizon, config.width, config.clip)
+        sizes = (config.context, config.horizon, config.width, config.clip)
+        self.residual = Residual(*sizes)
+        self.population = PopulationResidual(*sizes, config.most_latents) if config.population else None
+        count = 1 if self.population is None else 2
+        self.register_buffer("gains", torch.full((count,), 1.0 / count))
         self.metadata: dict[str, Any] = {}
         self._cross: tuple[CrossFit | None, ...] = ()
 
     @classmethod
     def of(cls, fitted: Fitted, split: Split, config: GroundedConfig) -> Grounded:
-        """A forecaster on a fitted ground, its residual zero.
+        """A forecaster on a fitted ground, its residuals zero.
 
         Args:
             fitted: the ground; with ``cross``, or training sees what the ground has memorised.
@@ -92,7 +109,8 @@ class Grounded(nn.Module):
                 total += condition.double().square().sum(0)
                 rows += len(condition)
         scale = (total / max(1, rows)).sqrt()
-        model.residual.condition_scale.copy_(torch.where(scale > 1e-6, scale, torch.ones_like(scale)))
+        for residual in (model.residual, *([] if model.population is None else [model.population.own])):
+            residual.condition_scale.copy_(torch.where(scale > 1e-6, scale, torch.ones_like(scale)))
         return model
 
     @property
@@ -116,7 +134,8 @@ class Grounded(nn.Module):
 
     def forward(self, x: Tensor, session: int | str = 0) -> Tensor:
         """Forecasts windows of one session, ``[B, N, C]`` -> ``[B, N, H]``, normalised activity."""
-        return self._forecast(x, self.ground.mixed(x, self.session_index(session)))
+        index = self.session_index(session)
+        return self._forecast(x, index, self.ground.mixed(x, index))
 
     def forward_packed(self, batch: PackedBatch) -> Tensor:
         """Forecasts ``[R, H]`` of packed windows; a window holds all units of its session, in order.
@@ -126,14 +145,41 @@ class Grounded(nn.Module):
         """
 
         def forecast(x: Tensor, session: int, places: Tensor) -> Tensor:
-            return self._forecast(x, self._parts(x, session, places, batch))
+            return self._forecast(x, session, self._parts(x, session, places, batch))
 
         return by_session(batch, self.sessions, self.config.horizon, forecast)
 
-    def _forecast(self, x: Tensor, parts: Parts) -> Tensor:
-        # The more the ground is centred, the less of the level the residual may see.
+    def each_packed(self, batch: PackedBatch) -> Tensor:
+        """The forecasts of the ground with each residual in full, without the other: ``[R, n H]``, side by side."""
+
+        def forecasts(x: Tensor, session: int, places: Tensor) -> Tensor:
+            parts = self._parts(x, session, places, batch)
+            return torch.cat([parts.forecast + r for r in self._residuals(x, session, parts)], -1)
+
+        return by_session(batch, self.sessions, len(self.gains) * self.config.horizon, forecasts)
+
+    def loss_packed(self, batch: PackedBatch) -> Tensor:
+        """The mean squared errors of :meth:`each_packed` against the target of the batch, added up, for training."""
+        assert batch.target is not None
+        count = len(self.gains)
+        each = self.each_packed(batch).float()
+        return (each - batch.target.repeat(1, count)).square().mean() * count
+
+    def _forecast(self, x: Tensor, session: int, parts: Parts) -> Tensor:
+        out = parts.forecast
+        for gain, residual in zip(self.gains.to(x.dtype), self._residuals(x, session, parts), strict=True):
+            out = out + gain * residual
+        return out
+
+    def _residuals(self, x: Tensor, session: int, parts: Parts) -> list[Tensor]:
+        """What each residual adds to the ground's forecast of windows of one session."""
+        # The more the ground is centred, the less of the level the residuals may see.
         centred = x - self.ground.shares[1].to(x.dtype) * x.mean(-1, keepdim=True)
-        return parts.forecast + self.residual(centred, torch.cat([parts.own, parts.population], -1))
+        condition = torch.cat([parts.own, parts.population], -1)
+        found: list[Tensor] = [self.residual(centred, condition)]
+        if self.population is not None:
+            found.append(self.population(centred, condition, self.ground.correlations(session)))
+        return found
 
     @torch.no_grad()
     def _parts(self, x: Tensor, session: int, places: Tensor, batch: PackedBatch) -> Parts:

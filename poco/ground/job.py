@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import torch
+
 from poco.data.splits import Split
-from poco.ground import gain
+from poco.ground import gain, selection
 from poco.ground.estimator import Fitted
-from poco.ground.grounded import Grounded, GroundedConfig
+from poco.ground.grounded import POPULATION_WINDOWS, Grounded, GroundedConfig
 from poco.ground.selection import Selection, fit_selected
 from poco.training.callbacks import Callback
 from poco.training.config import TrainConfig
@@ -31,11 +35,13 @@ def prepare(
         like: what was returned for another seed, whose ground is then taken: it does not depend on the seed.
     """
     if like is None:
-        fitted, selection = fit_selected(split, config.ground, cross=True)
-        _tell(callbacks, _chosen(selection))
-        reasons = {"penalties": [vars(p) for p in fitted.penalties], **selection.to_json()}
+        fitted, mixture = fit_selected(split, config.ground, cross=True)
+        _tell(callbacks, _chosen(mixture))
+        reasons = {"penalties": [vars(p) for p in fitted.penalties], **mixture.to_json()}
     else:
         fitted, reasons = like[1], like[0].metadata["ground"]
+    if config.population is None:
+        config = dataclasses.replace(config, population=len(split.windows("train")) >= POPULATION_WINDOWS)
     model = gain.start(fitted, split, config, settings.seed)
     model.metadata["ground"] = reasons
     return model, fitted
@@ -49,39 +55,43 @@ def finish(
     best_step: int,
     callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
-    """Weigh the trained residual.
+    """Weigh the trained residuals.
 
     Args:
         model: the forecaster with its best weights.
         fitted: the ground that it stands on.
         split: recordings, parts and statistics; the test part is not looked at.
         settings: of the training loop.
-        best_step: the step that its weights are from; 0 if the residual is still zero.
+        best_step: the step that its weights are from; 0 if the residuals are still zero.
         callbacks: are told what was chosen.
 
     Returns:
-        The gain and the reasons, which are also kept in the model's metadata.
+        The gains and the reasons, which are also kept in the model's metadata.
     """
-    rehearsal = gain.rehearse(fitted, split, model.config, settings, best_step) if best_step else None
-    stretches = [] if rehearsal is None else [rehearsal]
-    stretches.append(gain.products(model, split, "val"))
-    chosen = gain.choose(stretches) if best_step else 0.0
-    model.residual.gain.fill_(chosen)
-    names = (["rehearsal on the last quarter of training"] if rehearsal is not None else []) + ["validation"]
+    stretches = {}
+    if best_step:
+        rehearsal = gain.rehearse(fitted, split, model.config, settings, best_step)
+        if rehearsal is not None:
+            stretches["rehearsal on the last quarter of training"] = rehearsal
+    stretches["validation"] = gain.products(model, split, "val")
+    gains = selection.choose(list(stretches.values()))[0][1:] if best_step else np.zeros(len(model.gains))
+    model.gains.copy_(torch.from_numpy(gains))
+    names = ["ground", "with its own residual", "with the population's"][: 1 + len(gains)]
     judged = [
-        {"stretch": name, "ground": 1 - float(p[0, 0]), "in full": 1 - float(p.sum())}
-        for name, p in zip(names, stretches, strict=True)
+        {"stretch": name, **dict(zip(names, (1 - np.diag(p)).tolist(), strict=True))} for name, p in stretches.items()
     ]
-    reasons = {"gain": chosen, "stretches": judged}
+    reasons = {"gains": gains.tolist(), "stretches": judged}
     model.metadata["residual"] = reasons
-    told = "; ".join(f"{s['stretch']} {s['ground']:.3f} without, {s['in full']:.3f} with" for s in judged)
-    _tell(callbacks, f"residual: {chosen:.0%} of it is used ({told})")
+    told = "; ".join(
+        f"{stretch['stretch']}: " + ", ".join(f"{stretch[name]:.3f} {name}" for name in names) for stretch in judged
+    )
+    _tell(callbacks, f"residual: {' and '.join(f'{g:.0%}' for g in gains)} of it is used ({told})")
     return reasons
 
 
-def _chosen(selection: Selection) -> str:
-    parts = [f"{w:.0%} {name}" for name, w in selection.to_json()["weights"].items() if w]
-    scores = [stretch["chosen"] for stretch in selection.stretches]
+def _chosen(mixture: Selection) -> str:
+    parts = [f"{w:.0%} {name}" for name, w in mixture.to_json()["weights"].items() if w]
+    scores = [stretch["chosen"] for stretch in mixture.stretches]
     return (
         f"ground: {', '.join(parts)} (score {min(scores):.3f} to {max(scores):.3f} on {len(scores)} stretches "
         "that follow what was fitted)"

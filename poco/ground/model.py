@@ -98,6 +98,11 @@ class Ground(ExactBuffers):
         own = self.terms(self.session_index(session))
         return own.mean, own.std
 
+    def correlations(self, session: int) -> Tensor:
+        """How the units of a session go with its latents, ``[N, K]``: loading times the latent's root mean square."""
+        own, means = self.terms(session), len(self.config.lengths(self.config.population_means, centred=False))
+        return own.loadings * own.form(FORMS.index("level")).scale[::means]
+
     def form(self, index: int) -> Form:
         """What all units share of one form, by its index in :data:`FORMS`."""
         return self.forms[index]  # type: ignore[return-value]

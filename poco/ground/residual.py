@@ -20,13 +20,9 @@ class Residual(ExactBuffers):
         horizon: frames that are forecast ``H``.
         width: hidden units.
         clip: conditions are clipped at so many times their root mean square.
-
-    Attributes:
-        gain: how much of it is used, a number from 0 to 1; 1 while it is trained.
     """
 
     condition_scale: Tensor
-    gain: Tensor
 
     def __init__(self, context: int, horizon: int, width: int, clip: float) -> None:
         super().__init__()
@@ -38,7 +34,6 @@ class Residual(ExactBuffers):
         self.output = nn.Linear(width, horizon)
         self.skip = nn.Linear(conditions, horizon, bias=False)
         self.register_buffer("condition_scale", torch.ones(conditions))
-        self.register_buffer("gain", torch.ones(()))
         for parameter in (*self.output.parameters(), *self.skip.parameters()):
             nn.init.zeros_(parameter)
 
@@ -47,4 +42,4 @@ class Residual(ExactBuffers):
         e = (condition / self.condition_scale.to(condition.dtype)).clamp(-self.clip, self.clip)
         hidden = functional.relu(self.input(x) + self.shift(e))
         out: Tensor = self.output(hidden * (1 + self.scale(e))) + self.skip(e)
-        return out * self.gain.to(out.dtype)
+        return out

@@ -48,7 +48,7 @@ def train(
     model_config: Sizes | None = None,
     train_config: TrainConfig | None = None,
     protocol: str = "leak-free",
-    recipe: str = "published",
+    recipe: str | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -58,7 +58,7 @@ def train(
     unit_types: str | None = None,
     seeds: int = 1,
 ) -> Run:
-    """Train a forecaster on recordings: a POCO, one on the ground, or an ensemble of several seeds of either.
+    """Train a forecaster on recordings: one on the ground, a POCO, or an ensemble of several seeds of either.
 
     A run with a folder can be stopped by SIGINT or SIGTERM, or killed at any moment, and continued with ``resume``.
 
@@ -67,7 +67,8 @@ def train(
         model_config: sizes and options of the model; default the recipe's.
         train_config: settings of the loop; default the recipe's.
         protocol: ``"leak-free"`` or ``"published"``, see :mod:`poco.data.splits`.
-        recipe: where settings that are not given come from.
+        recipe: where settings that are not given come from: ``"grounded"`` or ``"published"``; default that of the
+            kind of ``model_config``, else ``"grounded"``.
         out: run folder to make; None keeps the run in memory.
         resume: continue the run in ``out``, or start it if there is none yet.
         overwrite: replace a run that is in ``out``.
@@ -92,6 +93,7 @@ def train(
     if seeds < 1:
         raise ConfigError(f"seeds must be at least 1, got {seeds}")
     recordings = as_recordings(recordings)
+    recipe = recipe or recipes.of(model_config)
     sizes, settings = recipes.recipe(recipe)
     sizes = model_config if model_config is not None else sizes
     settings = (train_config if train_config is not None else settings).for_sessions(len(recordings))

@@ -36,15 +36,17 @@ def _grounded() -> tuple[Sizes, TrainConfig]:
     return GroundedConfig(), settings
 
 
-RECIPES: Mapping[str, Callable[[], tuple[Sizes, TrainConfig]]] = {"published": _published, "grounded": _grounded}
+RECIPES: Mapping[str, Callable[[], tuple[Sizes, TrainConfig]]] = {"grounded": _grounded, "published": _published}
+#: The one that is taken where none is asked for.
+DEFAULT = "grounded"
 
 
 def recipe(name: str) -> tuple[Sizes, TrainConfig]:
     """Settings of model and training by name.
 
     Args:
-        name: ``"published"``, the published sizes, optimiser and dropout; ``"grounded"``, the forecaster on the ground,
-            see :mod:`poco.ground`.
+        name: ``"grounded"``, the forecaster on the ground, see :mod:`poco.ground`; ``"published"``, the published one,
+            optimiser and dropout.
 
     Raises:
         ConfigError: if there is no recipe of that name.
@@ -52,3 +54,10 @@ def recipe(name: str) -> tuple[Sizes, TrainConfig]:
     if name not in RECIPES:
         raise ConfigError(f"there is no recipe '{name}': the recipes are {', '.join(RECIPES)}")
     return RECIPES[name]()
+
+
+def of(sizes: Sizes | None) -> str:
+    """Name of the recipe for a kind of model; the default for None."""
+    if sizes is None:
+        return DEFAULT
+    return next(name for name, settings in RECIPES.items() if isinstance(sizes, type(settings()[0])))

@@ -80,7 +80,7 @@ def products(model: Grounded, split: Split, part: str) -> np.ndarray:
         for _, packed in packer.batches(Windows(np.full(first.size, session), first)):
             batch = packed.to(device)
             assert batch.target is not None
-            each = model.each_packed(batch).split(split.horizon, dim=1)
+            each = model.each_packed(batch)
             error = torch.stack([(f - batch.target).flatten() for f in (model.ground.forward_packed(batch), *each)])
             total = total + (error.double() @ error.double().T).cpu()
             copy += float((batch.x[:, -1:] - batch.target).double().square().sum())

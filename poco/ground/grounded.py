@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from poco.data.packed import PackedBatch
-from poco.data.splits import Split
+from poco.data.splits import Split, Windows
 from poco.data.windows import Packer
 from poco.errors import ConfigError
 from poco.ground.config import GroundConfig
@@ -26,6 +27,7 @@ from poco.nn.vocabulary import SessionSpec
 
 #: Training windows from which on a residual that reads the whole population is worth its time.
 POPULATION_WINDOWS = 4000
+_REMEMBERED = 1 << 27  # numbers that may be kept of the ground's forecasts of the training windows
 _SCALE_WINDOWS = 256  # training windows that the scale of the conditions is measured on
 
 
@@ -86,6 +88,7 @@ class Grounded(nn.Module):
         self.register_buffer("gains", torch.full((count,), 1.0 / count))
         self.metadata: dict[str, Any] = {}
         self._cross: tuple[CrossFit | None, ...] = ()
+        self._remembered: tuple[tuple[Tensor, Tensor], ...] = ()  # of each session: first frames [W], parts [W, N, 3 H]
 
     @classmethod
     def of(cls, fitted: Fitted, split: Split, config: GroundedConfig) -> Grounded:
@@ -99,15 +102,14 @@ class Grounded(nn.Module):
         model = cls(dataclasses.replace(config, latents=fitted.ground.config.latents))
         model.ground.load_state_dict(fitted.ground.state_dict())
         model._cross = fitted.cross
+        model.train()._remember(split)
         windows = split.windows("train")
         some = slice(None, None, max(1, len(windows) // _SCALE_WINDOWS))
         total, rows = torch.zeros(2 * config.horizon, dtype=torch.float64), 0
-        chosen = type(windows)(windows.session[some].copy(), windows.start[some].copy())
-        with torch.no_grad():
-            for _, batch in Packer(split, model.sessions).batches(chosen):
-                condition = _by_rows(model, batch)
-                total += condition.double().square().sum(0)
-                rows += len(condition)
+        for _, batch in Packer(split, model.sessions).batches(Windows(windows.session[some], windows.start[some])):
+            condition = model._parts(batch).condition
+            total += condition.double().square().sum(0)
+            rows += len(condition)
         scale = (total / max(1, rows)).sqrt()
         for residual in (model.residual, *([] if model.population is None else [model.population.own])):
             residual.condition_scale.copy_(torch.where(scale > 1e-6, scale, torch.ones_like(scale)))
@@ -135,7 +137,13 @@ class Grounded(nn.Module):
     def forward(self, x: Tensor, session: int | str = 0) -> Tensor:
         """Forecasts windows of one session, ``[B, N, C]`` -> ``[B, N, H]``, normalised activity."""
         index = self.session_index(session)
-        return self._forecast(x, index, self.ground.mixed(x, index))
+        parts = self.ground.mixed(x, index).joined()
+        windows, units = x.shape[:2]
+        before = sum(len(spec.units) for spec in self.sessions[:index])
+        unit_index = torch.arange(before, before + units, dtype=torch.int32, device=x.device).repeat(windows)
+        offsets = torch.arange(windows + 1, dtype=torch.int32, device=x.device) * units
+        rows = Parts.of_joined(parts.flatten(0, 1))
+        return self._forecast(x.flatten(0, 1), rows, unit_index, offsets).view(windows, units, -1)
 
     def forward_packed(self, batch: PackedBatch) -> Tensor:
         """Forecasts ``[R, H]`` of packed windows; a window holds all units of its session, in order.
@@ -143,62 +151,91 @@ class Grounded(nn.Module):
         Raises:
             ShapeError: if the batch does not fit the model.
         """
+        return self._forecast(batch.x, self._parts(batch), batch.unit_index, batch.window_offsets)
 
-        def forecast(x: Tensor, session: int, places: Tensor) -> Tensor:
-            return self._forecast(x, session, self._parts(x, session, places, batch))
-
-        return by_session(batch, self.sessions, self.config.horizon, forecast)
-
-    def each_packed(self, batch: PackedBatch) -> Tensor:
-        """The forecasts of the ground with each residual in full, without the other: ``[R, n H]``, side by side."""
-
-        def forecasts(x: Tensor, session: int, places: Tensor) -> Tensor:
-            parts = self._parts(x, session, places, batch)
-            return torch.cat([parts.forecast + r for r in self._residuals(x, session, parts)], -1)
-
-        return by_session(batch, self.sessions, len(self.gains) * self.config.horizon, forecasts)
+    def each_packed(self, batch: PackedBatch) -> list[Tensor]:
+        """The forecasts ``[R, H]`` of the ground with each residual in full, without the other."""
+        parts = self._parts(batch)
+        return [parts.forecast + r for r in self._residuals(batch.x, parts, batch.unit_index, batch.window_offsets)]
 
     def loss_packed(self, batch: PackedBatch) -> Tensor:
         """The mean squared errors of :meth:`each_packed` against the target of the batch, added up, for training."""
         assert batch.target is not None
-        count = len(self.gains)
-        each = self.each_packed(batch).float()
-        return (each - batch.target.repeat(1, count)).square().mean() * count
+        target = batch.target
+        return torch.stack([(forecast.float() - target).square().mean() for forecast in self.each_packed(batch)]).sum()
 
-    def _forecast(self, x: Tensor, session: int, parts: Parts) -> Tensor:
+    def _forecast(self, x: Tensor, parts: Parts, unit_index: Tensor, offsets: Tensor) -> Tensor:
         out = parts.forecast
-        for gain, residual in zip(self.gains.to(x.dtype), self._residuals(x, session, parts), strict=True):
+        for gain, residual in zip(
+            self.gains.to(x.dtype), self._residuals(x, parts, unit_index, offsets, self.gains), strict=True
+        ):
             out = out + gain * residual
         return out
 
-    def _residuals(self, x: Tensor, session: int, parts: Parts) -> list[Tensor]:
-        """What each residual adds to the ground's forecast of windows of one session."""
+    def _residuals(
+        self, x: Tensor, parts: Parts, unit_index: Tensor, offsets: Tensor, wanted: Tensor | None = None
+    ) -> list[Tensor]:
+        """What each residual adds to the ground's forecast of rows; zero where it is not wanted."""
         # The more the ground is centred, the less of the level the residuals may see.
         centred = x - self.ground.shares[1].to(x.dtype) * x.mean(-1, keepdim=True)
-        condition = torch.cat([parts.own, parts.population], -1)
-        found: list[Tensor] = [self.residual(centred, condition)]
+        condition = parts.condition
+        needed = [True] * len(self.gains) if wanted is None or self.training else [bool(gain) for gain in wanted]
+        found = [self.residual(centred, condition) if needed[0] else torch.zeros_like(parts.base)]
         if self.population is not None:
-            found.append(self.population(centred, condition, self.ground.correlations(session)))
+            inputs = (unit_index, offsets, self.ground.correlations())
+            found.append(self.population(centred, condition, *inputs) if needed[1] else torch.zeros_like(parts.base))
         return found
 
     @torch.no_grad()
-    def _parts(self, x: Tensor, session: int, places: Tensor, batch: PackedBatch) -> Parts:
-        """The ground's forecast; in training with coefficients that have not seen the window."""
-        if not (self.training and self._cross and batch.window_start is not None):
-            return self.ground.mixed(x, session)
+    def _parts(self, batch: PackedBatch) -> Parts:
+        """The ground's forecasts of rows; in training by coefficients that have not seen the windows."""
+
+        def forecast(x: Tensor, session: int, places: Tensor) -> Tensor:
+            if not (self.training and self._cross and batch.window_start is not None):
+                return self.ground.mixed(x, session).joined()
+            return self._unseen(x, session, batch.window_start[places])
+
+        return Parts.of_joined(by_session(batch, self.sessions, 3 * self.config.horizon, forecast))
+
+    def _unseen(self, x: Tensor, session: int, start: Tensor) -> Tensor:
+        """Forecasts of training windows by coefficients that have not seen them, ``[B, N, 3 H]``, parts side by side.
+
+        Args:
+            x: ``[B, N, C]`` windows of one session.
+            session: its index.
+            start: ``[B]`` first frames of the windows.
+        """
+        if self._remembered:
+            starts, parts = self._remembered[session]
+            return parts[torch.searchsorted(starts, start.cpu())].to(x.device)
         cross = self._cross[session]
         if cross is None:  # too short for folds: better no terms of the units than terms that have seen the window
             forms = [self.ground.terms(session).form(index) for index in range(len(FORMS))]
-            return self.ground.mixed(x, session, [torch.zeros_like(form.coefficients) for form in forms])
-        first = torch.from_numpy(cross.first).to(x.device)
-        folds = torch.searchsorted(first, batch.window_start[places], right=True) - 1
-        order, found = [], []
+            return self.ground.mixed(x, session, [torch.zeros_like(form.coefficients) for form in forms]).joined()
+        folds = torch.searchsorted(torch.from_numpy(cross.first).to(x.device), start, right=True) - 1
+        out = torch.empty(*x.shape[:2], 3 * self.config.horizon, dtype=x.dtype, device=x.device)
         for fold in folds.clamp(min=0).unique().tolist():
-            inside = (folds == fold).nonzero()[:, 0]
-            order.append(inside)
-            found.append(self.ground.mixed(x[inside], session, [c[fold].to(x.device) for c in cross.coefficients]))
-        back = torch.cat(order).argsort()
-        return Parts(*(torch.cat([getattr(p, name) for p in found])[back] for name in ("base", "own", "population")))
+            inside = (folds.clamp(min=0) == fold).nonzero()[:, 0]
+            coefficients = [c[fold].to(x.device) for c in cross.coefficients]
+            out[inside] = self.ground.mixed(x[inside], session, coefficients).joined()
+        return out
+
+    def _remember(self, split: Split) -> None:
+        """Keeps the forecasts of all training windows where they take little room: each is asked for several times."""
+        windows = split.windows("train")
+        units = np.array([recording.units for recording in split.recordings])
+        if int(units[windows.session].sum()) * 3 * self.config.horizon > _REMEMBERED:
+            return
+        packer = Packer(split, self.sessions)
+        remembered = []
+        for session in range(len(split.recordings)):
+            start = windows.start[windows.session == session]
+            found = [
+                self._parts(batch).joined().view(len(some), int(units[session]), -1)
+                for some, batch in packer.batches(Windows(np.full(start.size, session), start))
+            ]
+            remembered.append((torch.from_numpy(start), torch.cat(found)))
+        self._remembered = tuple(remembered)
 
     def save_pretrained(self, folder: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
         """Writes ``config.json`` and ``model.safetensors``."""
@@ -219,14 +256,3 @@ class Grounded(nn.Module):
         model = cls(GroundedConfig.from_dict(config), vocabulary.decode(state["ground.vocabulary"]))
         model.load_state_dict(state)
         return model
-
-
-def _by_rows(model: Grounded, batch: PackedBatch) -> Tensor:
-    """Conditions ``[R, 2 H]`` of a batch, cross-fitted."""
-    model.train()
-
-    def condition(x: Tensor, session: int, places: Tensor) -> Tensor:
-        parts = model._parts(x, session, places, batch)
-        return torch.cat([parts.own, parts.population], -1)
-
-    return by_session(batch, model.sessions, 2 * model.config.horizon, condition)

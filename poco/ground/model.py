@@ -26,6 +26,8 @@ FORMS = ("level", "centred")
 class Parts:
     """A forecast of the ground in parts, each ``[..., H]``; their sum is the forecast.
 
+    A row or window may also hold all three side by side, ``[..., 3 H]``: :meth:`joined`, :meth:`of_joined`.
+
     Attributes:
         base: what all units share.
         own: what a unit's own features add.
@@ -40,6 +42,20 @@ class Parts:
     def forecast(self) -> Tensor:
         """The sum of the parts."""
         return self.base + self.own + self.population
+
+    @property
+    def condition(self) -> Tensor:
+        """What is said of the unit and of the population, ``[..., 2 H]``."""
+        return torch.cat([self.own, self.population], -1)
+
+    def joined(self) -> Tensor:
+        """All parts side by side."""
+        return torch.cat([self.base, self.own, self.population], -1)
+
+    @classmethod
+    def of_joined(cls, joined: Tensor) -> Parts:
+        """The parts that :meth:`joined` put side by side."""
+        return cls(*joined.chunk(3, -1))
 
 
 class Ground(ExactBuffers):
@@ -98,10 +114,20 @@ class Ground(ExactBuffers):
         own = self.terms(self.session_index(session))
         return own.mean, own.std
 
-    def correlations(self, session: int) -> Tensor:
-        """How the units of a session go with its latents, ``[N, K]``: loading times the latent's root mean square."""
-        own, means = self.terms(session), len(self.config.lengths(self.config.population_means, centred=False))
-        return own.loadings * own.form(FORMS.index("level")).scale[::means]
+    def correlations(self) -> Tensor:
+        """How units go with the latents of their session: loading times the latent's root mean square.
+
+        Returns:
+            ``[V, K]`` of the units of all sessions, one after another; 0 where a session has fewer latents.
+        """
+        means = len(self.config.lengths(self.config.population_means, centred=False))
+        found = []
+        for session in range(len(self.sessions)):
+            own = self.terms(session)
+            latents = own.loadings.shape[1]
+            size = own.form(FORMS.index("level")).scale[::means] if means else torch.ones_like(own.loadings[0])
+            found.append(nn.functional.pad(own.loadings * size, (0, self.config.most_latents - latents)))
+        return torch.cat(found)
 
     def form(self, index: int) -> Form:
         """What all units share of one form, by its index in :data:`FORMS`."""

@@ -46,18 +46,22 @@ class PopulationResidual(nn.Module):
         nn.init.normal_(self.embedding.weight)
         nn.init.zeros_(self.embedding.bias)
 
-    def forward(self, x: Tensor, condition: Tensor, correlations: Tensor) -> Tensor:
-        """Windows of one session.
+    def forward(
+        self, x: Tensor, condition: Tensor, unit_index: Tensor, window_offsets: Tensor, correlations: Tensor
+    ) -> Tensor:
+        """Packed windows.
 
         Args:
-            x: ``[B, N, C]`` contexts.
-            condition: ``[B, N, 2 H]``, see :class:`Residual`.
-            correlations: ``[N, K]`` of the units with the latents.
+            x: ``[R, C]`` contexts.
+            condition: ``[R, 2 H]``, see :class:`Residual`.
+            unit_index: ``[R]`` int32, unit of each row.
+            window_offsets: ``[W + 1]`` int32; window ``w`` is rows ``window_offsets[w]:window_offsets[w + 1]``.
+            correlations: ``[V, K]`` of all units with the latents.
 
         Returns:
-            ``[B, N, H]``.
+            ``[R, H]``.
         """
-        missing = self.embedding.in_features - correlations.shape[1]
-        table = self.embedding(nn.functional.pad(correlations, (0, missing)))
-        out: Tensor = self.own(x, condition) + self.poco.forward_units(x, table)
+        out: Tensor = self.own(x, condition) + self.poco.forward_rows(
+            x, unit_index, window_offsets, self.embedding(correlations)
+        )
         return out

@@ -182,25 +182,26 @@ class POCO(nn.Module):
                 f"session '{self.sessions[index].name}' takes [windows, {units} units, {context} frames], "
                 f"got {list(x.shape)}"
             )
-        window_session = torch.full((x.shape[0],), index, device=x.device) if self._latents_vary else None
-        return self.forward_units(x, self.unit_table([index]), window_session)
-
-    def forward_units(self, x: Tensor, table: Tensor, window_session: Tensor | None = None) -> Tensor:
-        """Forecasts windows of units whose embeddings are given, and need not be the model's own.
-
-        Args:
-            x: ``[B, N, C]`` normalised activity: windows, units, frames (oldest first).
-            table: ``[N, d]`` the whole embedding of each unit.
-            window_session: ``[B]`` session of each window, for a model whose latents vary with it.
-
-        Returns:
-            ``[B, N, H]`` normalised forecasts in the dtype of ``x``.
-        """
-        windows, units = x.shape[:2]
+        windows = x.shape[0]
         unit_index = torch.arange(units, dtype=torch.int32, device=x.device).expand(windows, units).flatten()
         offsets = torch.arange(windows + 1, dtype=torch.int32, device=x.device) * units
-        rows = self._forecast(x.flatten(0, 1), unit_index, offsets, table, window_session)
+        window_session = torch.full((windows,), index, device=x.device) if self._latents_vary else None
+        rows = self._forecast(x.flatten(0, 1), unit_index, offsets, self.unit_table([index]), window_session)
         return rows.view(windows, units, self.config.horizon)
+
+    def forward_rows(self, x: Tensor, unit_index: Tensor, window_offsets: Tensor, table: Tensor) -> Tensor:
+        """Forecasts of packed windows of units whose embeddings are given, and are not the model's own.
+
+        Args:
+            x: ``[R, C]`` normalised activity, rows of all windows one after another.
+            unit_index: ``[R]`` int32, row of the table for each row.
+            window_offsets: ``[W + 1]`` int32; window ``w`` is rows ``window_offsets[w]:window_offsets[w + 1]``.
+            table: ``[V, d]`` the whole embedding of each unit.
+
+        Returns:
+            ``[R, H]`` normalised forecasts in the dtype of ``x``.
+        """
+        return self._forecast(x, unit_index, window_offsets, table, None)
 
     def forward_packed(self, batch: PackedBatch) -> Tensor:
         """Forecasts ``[R, H]`` of windows of many sessions at once; ``unit_index`` counts over all sessions in order.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -96,9 +97,10 @@ def train(
     recipe = recipe or recipes.of(model_config)
     sizes, settings = recipes.recipe(recipe)
     sizes = model_config if model_config is not None else sizes
-    settings = (train_config if train_config is not None else settings).for_sessions(len(recordings))
+    settings = train_config if train_config is not None else settings
     settings.torch_device()
     cut = split(recordings, protocol=protocol, context=sizes.context, horizon=sizes.horizon)
+    settings = dataclasses.replace(settings, steps=settings.steps or recipes.steps(recipe, cut))
     if getattr(sizes, "unit_type_embedding", False):
         unit_types = choose_label(cut.recordings, unit_types)
     config = run_config(cut, sizes.to_dict(), settings, recipe, _with_full_path(source), seeds)

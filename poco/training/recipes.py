@@ -9,6 +9,7 @@ from poco.errors import ConfigError
 from poco.training.config import TrainConfig
 
 if TYPE_CHECKING:
+    from poco.data.splits import Split
     from poco.models import Sizes
 
 
@@ -22,7 +23,6 @@ def _grounded() -> tuple[Sizes, TrainConfig]:
     from poco.ground.grounded import GroundedConfig
 
     settings = TrainConfig(
-        steps=800,
         batch_size=16,
         learning_rate=2e-3,
         weight_decay=0.01,
@@ -54,6 +54,16 @@ def recipe(name: str) -> tuple[Sizes, TrainConfig]:
     if name not in RECIPES:
         raise ConfigError(f"there is no recipe '{name}': the recipes are {', '.join(RECIPES)}")
     return RECIPES[name]()
+
+
+def steps(name: str, split: Split) -> int:
+    """Optimiser steps of a recipe where none are given: published by the sessions, on the ground by the windows."""
+    if name == "published":
+        steps = TrainConfig().for_sessions(len(split.recordings)).steps
+        assert steps is not None
+        return steps
+    times = min(4.0, max(1.0, len(split.windows("train")) / 4000))
+    return 100 * round(8 * times)
 
 
 def of(sizes: Sizes | None) -> str:

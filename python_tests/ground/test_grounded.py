@@ -10,6 +10,8 @@ import pytest
 import torch
 from helpers.recordings import waves
 
+import poco.ground.grounded
+import poco.ground.job
 from poco import models
 from poco.data.splits import Split, split
 from poco.data.windows import Packer
@@ -23,6 +25,7 @@ from poco.training import TrainConfig, recipe
 from poco.training import fit as train
 
 CONFIG = GroundedConfig(12, 4, latents=2, width=16)
+WITH_POPULATION = dataclasses.replace(CONFIG, population=True)
 SETTINGS = TrainConfig(
     steps=30, batch_size=8, learning_rate=5e-3, amsgrad=False, schedule="cosine", ema=0.9, val_every=10, val_first=True
 )
@@ -82,8 +85,9 @@ def test_training_moves_the_residual_alone_and_never_ends_worse_on_validation(cu
     assert history.best_mse <= first
     assert history.best_step > 0  # waves leave something to learn
     reasons = finish(model, fitted, cut, SETTINGS, history.best_step)
-    assert 0 < reasons["gain"] <= 1
-    assert float(model.residual.gain) == pytest.approx(reasons["gain"])
+    assert len(reasons["gains"]) == 1
+    assert 0 < reasons["gains"][0] <= 1
+    assert model.gains.tolist() == pytest.approx(reasons["gains"])
     assert [s["stretch"] for s in reasons["stretches"]] == ["rehearsal on the last quarter of training", "validation"]
     scores = score_forecasters({"whole": model, "ground": fitted.ground}, cut, "val")
     assert scores["whole"].score > scores["ground"].score
@@ -92,27 +96,73 @@ def test_training_moves_the_residual_alone_and_never_ends_worse_on_validation(cu
 
 def test_a_residual_that_was_never_better_is_not_used(cut: Split) -> None:
     model, fitted = prepare(cut, CONFIG, SETTINGS)
-    assert finish(model, fitted, cut, SETTINGS, best_step=0)["gain"] == 0
+    assert finish(model, fitted, cut, SETTINGS, best_step=0)["gains"] == [0]
 
 
-def test_the_gain_is_the_one_with_the_least_squared_regret() -> None:
-    helps = np.array([[1.0, -0.5], [-0.5, 0.5]])  # 1 - g + g^2 / 2, least at 1
-    harms = np.array([[1.0, 0.5], [0.5, 0.5]])
-    assert gain.choose([helps]) == 1
-    assert gain.choose([harms]) == 0
-    assert gain.choose([harms, helps]) < 0.5
-    assert gain.choose([helps, np.array([[1.0, -0.25], [-0.25, 0.5]])]) == pytest.approx(0.75, abs=0.15)
+def test_the_population_is_read_by_a_residual_of_its_own(cut: Split) -> None:
+    model, fitted = prepare(cut, WITH_POPULATION, SETTINGS)
+    assert model.population is not None
+    batch = Packer(cut, model.sessions).pack(cut.windows("val"))
+    assert torch.equal(model.eval().forward_packed(batch), fitted.ground.forward_packed(batch))
+    history = train(model, cut, SETTINGS)
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    own, whole = model.each_packed(batch)
+    ground = model.ground.forward_packed(batch)
+    torch.testing.assert_close(model.forward_packed(batch), (own + whole) / 2)
+    assert not torch.allclose(own, whole, atol=1e-3)
+    reasons = finish(model, fitted, cut, SETTINGS, history.best_step)
+    assert len(reasons["gains"]) == 2
+    assert 0 < sum(reasons["gains"]) <= 1 + 1e-6
+    mixed = ground + reasons["gains"][0] * (own - ground) + reasons["gains"][1] * (whole - ground)
+    torch.testing.assert_close(model.forward_packed(batch), mixed, rtol=1e-4, atol=1e-5)
+    # The forecast of a unit depends on units of its own window, and of no other.
+    changed = batch.x.clone()
+    changed[1] += 3
+    model.gains.copy_(torch.tensor([0.0, 1.0]))
+    unit = int(batch.window_offsets[1])
+    moved = model.forward_packed(dataclasses.replace(batch, x=changed)) - model.forward_packed(batch)
+    assert (moved[:unit].abs().sum(1) > 0).all()
+    assert (moved[unit:] == 0).all()
 
 
-def test_files(cut: Split, tmp_path: Path) -> None:
-    model, _ = prepare(cut, CONFIG, SETTINGS)
+def test_the_loss_is_that_of_each_residual_alone(cut: Split) -> None:
+    model, _ = prepare(cut, WITH_POPULATION, SETTINGS)
+    batch = Packer(cut, model.sessions).pack(cut.windows("train"))
+    assert batch.target is not None
+    errors = [(forecast - batch.target).square().mean() for forecast in model.eval().each_packed(batch)]
+    torch.testing.assert_close(model.loss_packed(batch), sum(errors, torch.zeros(())))
+
+
+def test_forecasts_of_training_windows_are_remembered(cut: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted, _ = fit_selected(cut, CONFIG.ground, cross=True)
+    batch = Packer(cut, fitted.ground.sessions).pack(cut.windows("train", stride=7))
+    remembered = gain.start(fitted, cut, CONFIG, seed=0).train()
+    monkeypatch.setattr(poco.ground.grounded, "_REMEMBERED", 0)
+    anew = gain.start(fitted, cut, CONFIG, seed=0).train()
+    assert remembered._remembered
+    assert not anew._remembered
+    torch.testing.assert_close(remembered.forward_packed(batch), anew.forward_packed(batch))
+
+
+def test_a_residual_for_the_population_where_there_are_windows_for_it(
+    cut: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert prepare(cut, CONFIG, SETTINGS)[0].population is None
+    monkeypatch.setattr(poco.ground.job, "POPULATION_WINDOWS", len(cut.windows("train")))
+    assert prepare(cut, CONFIG, SETTINGS)[0].population is not None
+
+
+@pytest.mark.parametrize("config", [CONFIG, WITH_POPULATION])
+def test_files(cut: Split, tmp_path: Path, config: GroundedConfig) -> None:
+    model, _ = prepare(cut, config, SETTINGS)
     with torch.no_grad():
-        model.residual.output.weight.normal_()
-    model.residual.gain.fill_(0.4)
+        for parameter in model.parameters():
+            parameter.normal_()
+    model.gains.fill_(0.4)
     model.save_pretrained(tmp_path / "model")
     again = models.load(tmp_path / "model")
     assert isinstance(again, Grounded)
-    assert again.config == CONFIG
+    assert again.config == model.config == dataclasses.replace(config, population=config.population or False)
     assert again.sessions == model.sessions
     assert again.metadata == model.metadata
     assert not again.training
@@ -120,8 +170,6 @@ def test_files(cut: Split, tmp_path: Path) -> None:
     assert torch.equal(model.eval().forward_packed(batch), again.forward_packed(batch))
     x = batch.x[: 2 * 5].view(2, 5, 12)
     torch.testing.assert_close(again(x, session="a").reshape(-1, 4), again.forward_packed(batch)[:10])
-    import poco
-
     with pytest.raises(CheckpointError, match="holds a model of kind 'Grounded', not 'POCO'"):
         poco.POCO.from_pretrained(tmp_path / "model")
 
@@ -130,4 +178,4 @@ def test_the_recipe() -> None:
     sizes, settings = recipe("grounded")
     assert sizes == GroundedConfig()
     assert GroundedConfig.from_dict(sizes.to_dict()) == sizes
-    assert (settings.steps, settings.ema, settings.val_first) == (800, 0.99, True)
+    assert (settings.steps, settings.ema, settings.val_first) == (None, 0.99, True)

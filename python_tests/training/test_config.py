@@ -23,7 +23,7 @@ def test_defaults_are_the_published_ones() -> None:
     sizes, settings = recipe("published")
     assert settings == config
     assert (sizes.width, sizes.latents, sizes.ffn_dropout, sizes.latent_dropout) == (128, 8, 0.2, 0.4)
-    with pytest.raises(ConfigError, match="no recipe 'best': the recipes are published"):
+    with pytest.raises(ConfigError, match="no recipe 'best': the recipes are grounded, published"):
         recipe("best")
 
 

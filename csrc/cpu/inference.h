@@ -31,6 +31,17 @@ constexpr int64_t parameter_count(int64_t layers) {
     return 40 + 11 * layers;
 }
 
+// Of the latent transformer alone.
+constexpr int64_t latent_parameter_count(int64_t layers) {
+    return 15 + 11 * layers;
+}
+
+// The parameters of the latent transformer out of a list in the order of poco.ops.LatentParameters; `layers`
+// [to.layers] is where those of the layers are put. Returns how many there are.
+int64_t take_parameters(LatentTransformer<float>& to, const float* const* parameters, LatentLayer<float>* layers);
+int64_t take_parameters(LatentTransformer<Bfloat16>& to, const Bfloat16* const* parameters,
+                        LatentLayer<Bfloat16>* layers);
+
 // By the kernels of the instruction set in use. Throws as they do.
 void infer(const Inference<float>& call);
 void infer(const Inference<Bfloat16>& call);

@@ -141,6 +141,16 @@ inline OperandPlane plain_plane(int64_t features, Pieces& pieces) {
     return operand_at(features, true, nullptr, pieces);
 }
 
+// A plane that is kept for sums over rows, as the operand of a product over features as well; `room` is a plane.
+inline OperandPlane with_room(const OperandPlane& kept, float* room) {
+    return {reinterpret_cast<Word*>(room), kept.plain};
+}
+
+// The same part of a block of memory that lies `bytes` on.
+inline OperandPlane moved(const OperandPlane& kept, size_t bytes) {
+    return {nullptr, reinterpret_cast<Bfloat16*>(reinterpret_cast<char*>(kept.plain) + bytes)};
+}
+
 // Makes operands of what f(offset into the planes, feature, values) puts into values[kCount]. It may read the planes
 // that they take the place of.
 template <int kCount, typename F>
@@ -249,6 +259,14 @@ inline OperandPlane plain_operand_in_place(float* plane, int64_t, Pieces&) {
 
 inline OperandPlane plain_plane(int64_t features, Pieces& pieces) {
     return {pieces.plane(features)};
+}
+
+inline OperandPlane with_room(const OperandPlane& kept, float*) {
+    return kept;
+}
+
+inline OperandPlane moved(const OperandPlane& kept, size_t bytes) {
+    return {reinterpret_cast<float*>(reinterpret_cast<char*>(kept.plane) + bytes)};
 }
 
 template <int kCount, typename F>

@@ -22,7 +22,16 @@ from poco.nn.film import Film
 from poco.nn.latent_transformer import LatentLayer
 from poco.nn.rotary import Rotary
 from poco.nn.vocabulary import SessionEmbedding, SessionSpec
-from poco.ops import FilmParameters, film_forecast, film_loss, inference, kernels_serve, latent_pool
+from poco.ops import (
+    FilmParameters,
+    film_forecast,
+    film_loss,
+    inference,
+    kernels_serve,
+    latent_pool,
+    latent_transformer,
+    latents_by_kernels,
+)
 from poco.ops.inference_reference import times
 from poco.ops.reference import accumulation_dtype, unit_states
 
@@ -300,19 +309,32 @@ class POCO(nn.Module):
             self.encoder.absorbed_queries(z, self.rotary, latent_time, segment_time),
             norm.eps,
         )
+        keys, values = self._between(pooled, z, latent_time, segment_time)
+        dropout = config.ffn_dropout if self.training else 0.0
+        seed = self._seed(dropout, x.device)
+        return x, unit_index, offsets, table, keys, values, self._film_parameters(), dropout, seed, norm.eps
+
+    def _between(self, pooled: Tensor, z: Tensor, latent_time: Tensor, segment_time: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of pass 2 from what pass 1 pooled, by one op where the CPU kernels have it."""
+        config = self.config
+        drops = (config.ffn_dropout, config.latent_dropout) if self.training else (0.0, 0.0)
+        if latents_by_kernels(z) and not (self.training and config.attention_dropout):
+            eps = self.encoder.context_norm.eps
+            rest = (self.rotary.frequencies, config.heads, config.seen, *drops, self._seed(max(drops), z.device), eps)
+            return latent_transformer(pooled, z, self._latent_parameters(), *rest)
         z = z + self.encoder.read(pooled.to(z.dtype), self.rotary, latent_time, segment_time)
         z = z + self.encoder_ffn(z)
         for layer in self.layers:
             z = layer(z, self.rotary, latent_time)
         keys = self.decoder.absorbed_keys(z, self.rotary, latent_time, torch.full_like(latent_time, config.seen))
-        values = self.decoder.absorbed_values(z)
+        return keys, self.decoder.absorbed_values(z)
 
-        dropout = config.ffn_dropout if self.training else 0.0
+    @staticmethod
+    def _seed(dropout: float, device: torch.device) -> Tensor:
+        """A fresh seed, if anything is dropped."""
         if dropout:
-            seed = torch.randint(2**63 - 1, (), device=x.device)
-        else:
-            seed = torch.zeros((), dtype=torch.int64, device=x.device)
-        return x, unit_index, offsets, table, keys, values, self._film_parameters(), dropout, seed, norm.eps
+            return torch.randint(2**63 - 1, (), device=device)
+        return torch.zeros((), dtype=torch.int64, device=device)
 
     def _population(self, x: Tensor, unit_index: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The rows that pass 1 sees: all of them, or in training what unit dropout leaves."""
@@ -327,13 +349,17 @@ class POCO(nn.Module):
         """All parameters but embeddings and latents, in the order in which :func:`poco.ops.inference` takes them."""
         encoder, decoder = self.encoder, self.decoder
         parameters = [*affine(self.token), *affine(encoder.context_norm), *affine(encoder.query_norm)]
-        parameters += (encoder.query.weight, encoder.key.weight, encoder.value.weight, *affine(encoder.output))
-        parameters += self.encoder_ffn.tensors()
+        parameters += (encoder.query.weight, encoder.key.weight, *self._latent_parameters(), decoder.output.bias)
+        return [*parameters, *affine(decoder.query_norm), *self.decoder_ffn.tensors(), *self.film.tensors()]
+
+    def _latent_parameters(self) -> list[Tensor]:
+        """Those between the passes, in the order in which :func:`poco.ops.latent_transformer` takes them."""
+        encoder, decoder = self.encoder, self.decoder
+        parameters = [encoder.value.weight, *affine(encoder.output), *self.encoder_ffn.tensors()]
         for layer in self.layers:
             parameters += layer.tensors()  # type: ignore[operator]
         parameters += (*affine(decoder.context_norm), decoder.key.weight, decoder.value.weight, decoder.query.weight)
-        parameters += (*affine(decoder.output), *affine(decoder.query_norm), *self.decoder_ffn.tensors())
-        return [*parameters, *self.film.tensors()]
+        return [*parameters, decoder.output.weight]
 
     def _film_parameters(self) -> FilmParameters:
         decoder = self.decoder

@@ -1,10 +1,11 @@
-"""The two passes over the population and the whole model for inference, as torch custom ops; who computes them."""
+"""The two passes, what lies between them, and all of it for inference, as torch custom ops; who computes them."""
 
 from poco.ops.backends import kernels_serve, use_backend
 from poco.ops.film_forecast import film_forecast
 from poco.ops.film_loss import film_loss
 from poco.ops.inference import inference
 from poco.ops.latent_pool import latent_pool
+from poco.ops.latent_transformer import latent_transformer, latents_by_kernels
 from poco.ops.reference import FilmParameters
 
 __all__ = [
@@ -14,5 +15,7 @@ __all__ = [
     "inference",
     "kernels_serve",
     "latent_pool",
+    "latent_transformer",
+    "latents_by_kernels",
     "use_backend",
 ]

@@ -163,6 +163,52 @@ def film_loss(*inputs: Any) -> None:
         raise ShapeError(f"{op}: all tensors must be on {x.device}, the target is on {target.device}")
 
 
+def _latent_shapes(layers: int, width: int, head_width: int, heads: int, hidden: int) -> tuple[tuple[int, ...], ...]:
+    """Shapes of the flat parameters of the latent transformer, see poco.ops.inference_reference.LatentParameters."""
+    d, dh, inner = width, head_width, heads * head_width
+    norm = ((d,), (d,))
+    ffn = (*norm, (2 * hidden, d), (2 * hidden,), (d, hidden), (d,))
+    layer = (*norm, (3 * inner, d), (d, inner), (d,), *ffn)
+    return ((dh, d), (d, dh), (d,), *ffn, *layer * layers, *norm, (dh, d), (dh, d), (dh, d), (d, dh))
+
+
+def latent_transformer(
+    pooled: Tensor,
+    initial: Tensor,
+    parameters: Sequence[Tensor],
+    frequencies: Tensor,
+    heads: int,
+    context: int,
+    ffn_dropout: float,
+    dropout: float,
+    seed: Tensor,
+) -> None:
+    """Raises ShapeError unless the arguments of the latent transformer fit together."""
+    op = "latent_transformer"
+    if len(parameters) < 15 or (len(parameters) - 15) % 11:
+        raise ShapeError(f"{op}: parameters must be 15 tensors and 11 for each layer, got {len(parameters)}")
+    _expect_together(op, initial, (pooled, frequencies, *parameters))
+    _expect(op, "initial", initial, ("1 or W", "Q", "d"))
+    latents, width = initial.shape[1:]
+    _expect(op, "pooled", pooled, ("W", "S", latents, width))
+    if initial.shape[0] not in (1, pooled.shape[0]):
+        raise ShapeError(f"{op}: initial must be for 1 or {pooled.shape[0]} windows, got {initial.shape[0]}")
+    _expect(op, "frequencies", frequencies, ("dh / 4",))
+    if pooled.shape[1] < 1 or context % pooled.shape[1]:
+        raise ShapeError(f"{op}: the context {context} must be a multiple of the {pooled.shape[1]} segments")
+    _expect(op, "read_ffn in_weight", parameters[5], ("2F", width))
+    layers, hidden = (len(parameters) - 15) // 11, parameters[5].shape[0] // 2
+    shapes = _latent_shapes(layers, width, 4 * frequencies.shape[0], heads, hidden)
+    for i, (tensor, shape) in enumerate(zip(parameters, shapes, strict=True)):
+        if tensor.shape != shape:
+            _expect(op, f"parameters[{i}]", tensor, shape)
+    for p in (ffn_dropout, dropout):
+        if not 0 <= p < 1:
+            raise ShapeError(f"{op}: dropout must be in [0, 1), got {p}")
+    if seed.dtype != torch.int64 or seed.numel() != 1:
+        raise ShapeError(f"{op}: seed must be one int64, got {list(seed.shape)} of {seed.dtype}")
+
+
 @functools.cache
 def _model_shapes(
     layers: int,
@@ -176,14 +222,13 @@ def _model_shapes(
     horizon: int,
 ) -> tuple[tuple[int, ...], ...]:
     """Shapes of the flat parameters of a model, see poco.ops.inference_reference.ModelParameters."""
-    d, dh, inner = width, head_width, heads * head_width
+    d, dh = width, head_width
     norm = ((d,), (d,))
     ffn = (*norm, (2 * hidden, d), (2 * hidden,), (d, hidden), (d,))
-    before = ((d, length), (d,), *norm, *norm, (dh, d), (dh, d), (dh, d), (d, dh), (d,), *ffn)
-    layer = (*norm, (3 * inner, d), (d, inner), (d,), *ffn)
-    after = (*norm, (dh, d), (dh, d), (dh, d), (d, dh), (d,), *norm, *ffn)
+    before = ((d, length), (d,), *norm, *norm, (dh, d), (dh, d))
+    after = ((d,), *norm, *ffn)
     modulation = ((film, d), (film,), (film, d), (film,), (film, context), (film,), (horizon, film), (horizon,))
-    return (*before, *layer * layers, *after, *modulation)
+    return (*before, *_latent_shapes(layers, width, head_width, heads, hidden), *after, *modulation)
 
 
 def inference(

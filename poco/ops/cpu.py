@@ -154,6 +154,113 @@ def film_loss(target: Tensor, *inputs: Any) -> tuple[Tensor, list[Tensor | None]
     return (loss / elements).float(), [gradients.get(f"grad_{name}") for name in _FILM_INPUTS]
 
 
+# --- between the passes, in training ----------------------------------------------------------------------------------
+
+_MOST_LATENTS = 48  # that fit a tile of the kernels
+
+
+def holds_latents(latents: int) -> bool:
+    """Whether the kernels take so many latents in training."""
+    return latents <= _MOST_LATENTS
+
+
+def _latent_sizes(
+    segments: int, initial: Tensor, frequencies: Tensor, parameters: Sequence[Tensor], heads: int
+) -> dict[str, int]:
+    return {
+        "segments": int(segments),  # int: while tracing, these sizes are fixed
+        "latents": int(initial.shape[1]),
+        "width": int(initial.shape[2]),
+        "head_width": int(frequencies.shape[0]) * 4,
+        "heads": heads,
+        "ffn_width": int(parameters[7].shape[1]),
+        "layers": (len(parameters) - 15) // 11,
+    }
+
+
+def _latent_dtype(initial: Tensor, parameters: Sequence[Tensor], low: bool) -> torch.dtype:
+    return torch.bfloat16 if low else _common_dtype([initial, *parameters])
+
+
+def latent_kept_bytes(
+    windows: Any,
+    segments: int,
+    initial: Tensor,
+    frequencies: Tensor,
+    parameters: Sequence[Tensor],
+    heads: int,
+    low: bool,
+) -> Any:
+    """How many bytes the backward needs to be kept: enough for all tiles, and linear in the windows for tracing."""
+    dtype = _latent_dtype(initial, parameters, low)
+    most, size = core.latent_tiles(
+        "bfloat16" if dtype is torch.bfloat16 else "float32",
+        **_latent_sizes(segments, initial, frequencies, parameters, heads),
+    )
+    return (windows + most - 1) * -(-size // most)
+
+
+def _latent_arguments(
+    pooled: Tensor,
+    initial: Tensor,
+    frequencies: Tensor,
+    parameters: Sequence[Tensor],
+    heads: int,
+    context: int,
+    ffn_dropout: float,
+    dropout: float,
+    seed: Tensor,
+    eps: float,
+    low: bool,
+) -> tuple[torch.dtype, dict[str, Tensor], dict[str, Any], list[Tensor]]:
+    dtype = _latent_dtype(initial, parameters, low)
+    dense = [_dense(parameter, dtype) for parameter in parameters]
+    tensors = {"pooled": _dense(pooled), "initial": _dense(initial, dtype), "frequencies": _dense(frequencies)}
+    numbers = {
+        **_latent_sizes(pooled.shape[1], initial, frequencies, parameters, heads),
+        "windows": pooled.shape[0],
+        "initial_windows": initial.shape[0],
+        "context": context,
+        "eps": eps,
+        "ffn_dropout": ffn_dropout,
+        "dropout": dropout,
+        "seed": int(seed) & 0xFFFFFFFFFFFFFFFF if max(ffn_dropout, dropout) > 0 else 0,
+        "parameters": [parameter.data_ptr() for parameter in dense],
+    }
+    return dtype, tensors, numbers, dense
+
+
+def latent_transformer(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys, values and what the backward needs; see :func:`poco.ops.latent_transformer`."""
+    pooled, initial, frequencies, parameters, heads, *_, low = inputs
+    dtype, tensors, numbers, _alive = _latent_arguments(*inputs)
+    keys = torch.empty(pooled.shape[0], *initial.shape[1:], dtype=dtype)
+    values = torch.empty_like(keys)
+    size = latent_kept_bytes(pooled.shape[0], pooled.shape[1], initial, frequencies, parameters, heads, low)
+    kept = torch.empty(size, dtype=torch.uint8)
+    _call("latent_training", dtype, {**tensors, "keys": keys, "values": values, "kept": kept}, numbers)
+    given = torch.bfloat16 if low else initial.dtype
+    return keys.to(given), values.to(given), kept
+
+
+def latent_transformer_backward(grad_keys: Tensor, grad_values: Tensor, kept: Tensor, *inputs: Any) -> list[Tensor]:
+    """Gradients of pooled, initial and the parameters, float32, empty where ``needs`` says no."""
+    *forward, needs = inputs
+    dtype, tensors, numbers, _alive = _latent_arguments(*forward)
+    pooled, initial, _, parameters = forward[:4]
+    wanted = [needs[0], needs[1], *[needs[2]] * len(parameters)]
+    gradients = [
+        torch.empty(t.shape if needed else 0, dtype=torch.float32)
+        for t, needed in zip((pooled, initial, *parameters), wanted, strict=True)
+    ]
+    tensors |= {"kept": kept, "grad_keys": _dense(grad_keys), "grad_values": _dense(grad_values)}
+    tensors |= {f"grad_{n}": g for n, g, need in zip(("pooled", "initial"), gradients, needs, strict=False) if need}
+    if needs[2]:
+        numbers["grad_parameters"] = [gradient.data_ptr() for gradient in gradients[2:]]
+    _call("latent_training_backward", dtype, tensors, numbers)
+    return gradients
+
+
 # --- the whole model --------------------------------------------------------------------------------------------------
 
 

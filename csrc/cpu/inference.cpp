@@ -45,6 +45,14 @@ void take_rows(const Inference<T>& from, Call& to) {
     to.unit_table = from.unit_table;
 }
 
+inline float sum(float a, float b) {
+    return a + b;
+}
+
+inline Bfloat16 sum(Bfloat16 a, Bfloat16 b) {
+    return to_bfloat16(to_float(a) + to_float(b));
+}
+
 template <typename T>
 std::vector<T> room(int64_t count) {
     return std::vector<T>(static_cast<size_t>(count));
@@ -80,6 +88,13 @@ void run(const Inference<T>& call) {
     pool.segment_length = call.segment_length;
     pool.query_windows = call.initial_windows;
     parameters.into(pool.token_weight, pool.token_bias, pool.norm_weight, pool.norm_bias);
+
+    // A token is its segment's product, the bias and its unit: what is added to every unit may be added to the bias.
+    std::vector<T> token_bias;
+    if (call.unit_shift != nullptr) {
+        for (int64_t j = 0; j < call.width; ++j) token_bias.push_back(sum(pool.token_bias[j], call.unit_shift[j]));
+        pool.token_bias = token_bias.data();
+    }
 
     LatentQueries<T> asking;
     take_sizes(call, asking);
@@ -126,6 +141,7 @@ void run(const Inference<T>& call) {
     take_rows(call, film);
     film.context = context;
     film.horizon = call.horizon;
+    film.unit_shift = call.unit_shift;
     film.ffn_width = call.ffn_width;
     film.film_width = call.film_width;
     film.keys = keys.data();

@@ -20,6 +20,7 @@ struct Inference {
     const int32_t* unit_index = nullptr;      // [R], in 0..V-1
     const int32_t* window_offsets = nullptr;  // [W + 1], rising from 0 to R
     const T* unit_table = nullptr;            // [V, d]
+    const T* unit_shift = nullptr;            // [d], added to every unit; nullptr: none
     const T* initial = nullptr;               // [initial_windows, Q, d]
     const float* frequencies = nullptr;       // [dh / 4]
     const T* const* parameters = nullptr;     // [parameter_count(layers)], in the order of poco.ops.ModelParameters

@@ -92,6 +92,7 @@ struct FilmForecast {
     const int32_t* unit_index = nullptr;      // [R], in 0..V-1
     const int32_t* window_offsets = nullptr;  // [W + 1], rising from 0 to R
     const T* unit_table = nullptr;            // [V, d]
+    const T* unit_shift = nullptr;            // [d], added to every unit; nullptr: none. Not in the backward
     const T* keys = nullptr;                  // [W, Q, d]
     const T* values = nullptr;                // [W, Q, d]
     FilmParameters<const T> parameters;
@@ -151,6 +152,20 @@ struct LatentQueries {
     const T* key_weight = nullptr;       // [dh, d]
 
     T* queries = nullptr;  // [windows, S, Q, d]
+};
+
+// Its backward; all gradients are wanted.
+template <typename T>
+struct LatentQueriesBackward {
+    LatentQueries<T> forward;  // queries are not used
+
+    const float* grad_queries = nullptr;  // [windows, S, Q, d]
+
+    float* grad_initial = nullptr;       // [windows, Q, d]
+    float* grad_norm_weight = nullptr;   // [d]
+    float* grad_norm_bias = nullptr;     // [d]
+    float* grad_query_weight = nullptr;  // [dh, d]
+    float* grad_key_weight = nullptr;    // [dh, d]
 };
 
 template <typename T>
@@ -246,7 +261,8 @@ struct Passes {
     void (*latent_queries)(const LatentQueries<T>&);
     void (*latent_transformer)(const LatentTransformer<T>&);
     void (*film_shift)(const FilmShift<T>&);
-    LatentTiles (*latent_tiles)(const LatentTransformer<T>&);  // 0 windows: it has too many latents for a tile
+    LatentTiles (*latent_tiles)(const LatentTransformer<T>&);          // 0 windows: it has too many latents for a tile
+    void (*latent_queries_backward)(const LatentQueriesBackward<T>&);  // at most a tile's latents, as the rest
     void (*latent_training)(const LatentTraining<T>&);
     void (*latent_training_backward)(const LatentTrainingBackward<T>&);
 };

@@ -279,6 +279,7 @@ void read(Arguments& a, InferenceCall<T>& p) {
     a.array(p.unit_index, "unit_index");
     a.array(p.window_offsets, "window_offsets");
     a.array(p.unit_table, "unit_table");
+    if (a.given("unit_shift")) a.array(p.unit_shift, "unit_shift");
     a.array(p.initial, "initial");
     a.array(p.frequencies, "frequencies");
     a.arrays(p.every_parameter, "parameters");
@@ -289,6 +290,49 @@ void read(Arguments& a, InferenceCall<T>& p) {
     }
     p.parameters = p.every_parameter.data();
     a.array(p.forecast, "forecast");
+}
+
+template <typename T>
+void read(Arguments& a, poco::LatentQueriesBackward<T>& b) {
+    poco::LatentQueries<T>& p = b.forward;
+    a.number(p.windows, "windows");
+    a.number(p.segments, "segments");
+    a.number(p.latents, "latents");
+    a.number(p.width, "width");
+    a.number(p.head_width, "head_width");
+    a.number(p.context, "context");
+    a.number(p.eps, "eps");
+    a.number(p.threads, "threads");
+    a.array(p.frequencies, "frequencies");
+    a.array(p.initial, "initial");
+    a.array(p.norm_weight, "norm_weight");
+    a.array(p.norm_bias, "norm_bias");
+    a.array(p.query_weight, "query_weight");
+    a.array(p.key_weight, "key_weight");
+    if (a.given("queries")) {
+        a.array(p.queries, "queries");
+        return;
+    }
+    a.array(b.grad_queries, "grad_queries");
+    a.array(b.grad_initial, "grad_initial");
+    a.array(b.grad_norm_weight, "grad_norm_weight");
+    a.array(b.grad_norm_bias, "grad_norm_bias");
+    a.array(b.grad_query_weight, "grad_query_weight");
+    a.array(b.grad_key_weight, "grad_key_weight");
+}
+
+template <typename T>
+void read(Arguments& a, poco::FilmShift<T>& p) {
+    a.number(p.horizon, "horizon");
+    a.number(p.film_width, "film_width");
+    a.number(p.width, "width");
+    a.number(p.threads, "threads");
+    a.array(p.output_weight, "output_weight");
+    a.array(p.output_bias, "output_bias");
+    a.array(p.shift_weight, "shift_weight");
+    a.array(p.shift_bias, "shift_bias");
+    a.array(p.weight, "weight");
+    a.array(p.bias, "bias");
 }
 
 // The call with what it points to.
@@ -404,6 +448,27 @@ py::tuple latent_tiles(int64_t segments, int64_t latents, int64_t width, int64_t
 }
 
 template <typename T>
+void latent_queries(const py::dict& values) {
+    const auto call = arguments<poco::LatentQueriesBackward<T>>("latent_queries", values);
+    const py::gil_scoped_release release;
+    poco::cpu_kernels().passes<T>().latent_queries(call.forward);
+}
+
+template <typename T>
+void latent_queries_backward(const py::dict& values) {
+    const auto call = arguments<poco::LatentQueriesBackward<T>>("latent_queries_backward", values);
+    const py::gil_scoped_release release;
+    poco::cpu_kernels().passes<T>().latent_queries_backward(call);
+}
+
+template <typename T>
+void film_shift(const py::dict& values) {
+    const auto call = arguments<poco::FilmShift<T>>("film_shift", values);
+    const py::gil_scoped_release release;
+    poco::cpu_kernels().passes<T>().film_shift(call);
+}
+
+template <typename T>
 void latent_training(const py::dict& values) {
     const auto call = arguments<LatentCall<T>>("latent_training", values);
     const py::gil_scoped_release release;
@@ -425,6 +490,9 @@ void define_passes(py::module_& m, const std::string& suffix) {
     m.def(("film_forecast_backward" + suffix).c_str(), &film_forecast_backward<T>);
     m.def(("inference" + suffix).c_str(), &inference<T>);
     m.def(("latent_tiles" + suffix).c_str(), &latent_tiles<T>);
+    m.def(("latent_queries" + suffix).c_str(), &latent_queries<T>);
+    m.def(("latent_queries_backward" + suffix).c_str(), &latent_queries_backward<T>);
+    m.def(("film_shift" + suffix).c_str(), &film_shift<T>);
     m.def(("latent_training" + suffix).c_str(), &latent_training<T>);
     m.def(("latent_training_backward" + suffix).c_str(), &latent_training_backward<T>);
 }

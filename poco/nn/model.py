@@ -24,6 +24,7 @@ from poco.nn.rotary import Rotary
 from poco.nn.vocabulary import SessionEmbedding, SessionSpec
 from poco.ops import (
     FilmParameters,
+    TrainingCall,
     film_forecast,
     film_loss,
     inference,
@@ -31,6 +32,8 @@ from poco.ops import (
     latent_pool,
     latent_transformer,
     latents_by_kernels,
+    train,
+    trains_at_once,
 )
 from poco.ops.inference_reference import times
 from poco.ops.reference import accumulation_dtype, unit_states
@@ -225,7 +228,11 @@ class POCO(nn.Module):
             forecast = self.forward_packed(batch)
             wide = accumulation_dtype(forecast)
             return (forecast.to(wide) - target.to(wide)).square().sum() / max(1, target.numel())
-        inputs = self._second_pass(*self._packed(batch))
+        inputs = self._packed(batch)
+        at_once = self._train(*inputs, target)
+        if at_once is not None:
+            return at_once
+        inputs = self._second_pass(*inputs)
         return film_loss(*(*inputs[:7], target, *inputs[7:]))
 
     def _packed(self, batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
@@ -277,11 +284,15 @@ class POCO(nn.Module):
         self, x: Tensor, unit_index: Tensor, offsets: Tensor, table: Tensor, window_session: Tensor | None
     ) -> Tensor:
         config = self.config
-        if not self.training and config.film_width and config.film_depth == 1:
+        wanted = torch.is_grad_enabled() and table.requires_grad  # then the parameters need not be looked through
+        if not (self.training or wanted) and config.film_width and config.film_depth == 1:
             z, parameters = self._initial_latents(window_session), self._parameters_in_order()
             if kernels_serve((x, table, z, *parameters), x):
                 x, frequencies, eps = self._seen(x), self.rotary.frequencies, self.encoder.context_norm.eps
                 return inference(x, unit_index, offsets, table, z, frequencies, parameters, config.heads, eps)
+        at_once = self._train(x, unit_index, offsets, table, window_session)
+        if at_once is not None:
+            return at_once
         inputs = self._second_pass(x, unit_index, offsets, table, window_session)
         if config.film_depth > 1:
             return self.film(inputs[0], unit_states(*inputs[1:]))
@@ -313,6 +324,27 @@ class POCO(nn.Module):
         dropout = config.ffn_dropout if self.training else 0.0
         seed = self._seed(dropout, x.device)
         return x, unit_index, offsets, table, keys, values, self._film_parameters(), dropout, seed, norm.eps
+
+    def _train(
+        self,
+        x: Tensor,
+        unit_index: Tensor,
+        offsets: Tensor,
+        table: Tensor,
+        window_session: Tensor | None,
+        target: Tensor | None = None,
+    ) -> Tensor | None:
+        """Forecasts, or their loss, by one node of autograd where the CPU kernels can; None where they cannot."""
+        config, z = self.config, self._initial_latents(window_session)
+        plain = config.film_width and config.film_depth == 1 and not (self.training and config.attention_dropout)
+        if not (plain and torch.is_grad_enabled() and trains_at_once(x, z)):
+            return None
+        x, drops = self._seen(x), (config.ffn_dropout, config.latent_dropout) if self.training else (0.0, 0.0)
+        population = self._population(x, unit_index, offsets)
+        seeds = self._seed(max(drops), x.device), self._seed(drops[0], x.device)
+        eps = self.encoder.context_norm.eps
+        call = TrainingCall(unit_index, offsets, population, self.rotary.frequencies, config.heads, *drops, *seeds, eps)
+        return train(call, x, table, z, self._parameters_in_order(), target)
 
     def _between(self, pooled: Tensor, z: Tensor, latent_time: Tensor, segment_time: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of pass 2 from what pass 1 pooled, by one op where the CPU kernels have it."""

@@ -7,9 +7,11 @@ from poco.ops.inference import inference
 from poco.ops.latent_pool import latent_pool
 from poco.ops.latent_transformer import latent_transformer, latents_by_kernels
 from poco.ops.reference import FilmParameters
+from poco.ops.training import TrainingCall, train, trains_at_once
 
 __all__ = [
     "FilmParameters",
+    "TrainingCall",
     "film_forecast",
     "film_loss",
     "inference",
@@ -17,5 +19,7 @@ __all__ = [
     "latent_pool",
     "latent_transformer",
     "latents_by_kernels",
+    "train",
+    "trains_at_once",
     "use_backend",
 ]

@@ -156,7 +156,12 @@ def film_loss(*inputs: Any) -> None:
     *forward, target = inputs
     op, x, parameters = "film_loss", forward[0], forward[6]
     film_forecast(*(*forward, op))
-    _expect(op, "target", target, (x.shape[0], parameters.shift_weight.shape[0]))
+    expect_target(op, x, parameters.shift_weight.shape[0], target)
+
+
+def expect_target(op: str, x: Tensor, horizon: int, target: Tensor) -> None:
+    """Raises ShapeError unless there is a target for every row."""
+    _expect(op, "target", target, (x.shape[0], horizon))
     if not target.is_floating_point():
         raise ShapeError(f"{op}: target must be floating point, got {target.dtype}")
     if target.device != x.device:
@@ -240,9 +245,9 @@ def inference(
     frequencies: Tensor,
     parameters: Sequence[Tensor],
     heads: int,
+    op: str = "inference",
 ) -> None:
     """Raises ShapeError unless the arguments of inference fit together."""
-    op = "inference"
     if len(parameters) < 40 or (len(parameters) - 40) % 11:
         raise ShapeError(f"{op}: parameters must be 40 tensors and 11 for each layer, got {len(parameters)}")
     _expect_packing(op, x, unit_index, window_offsets)

@@ -198,7 +198,7 @@ class POCO(nn.Module):
         unit_index = torch.arange(units, dtype=torch.int32, device=x.device).expand(windows, units).flatten()
         offsets = torch.arange(windows + 1, dtype=torch.int32, device=x.device) * units
         window_session = torch.full((windows,), index, device=x.device) if self._latents_vary else None
-        rows = self._forecast(x.flatten(0, 1), unit_index, offsets, self.unit_table([index]), window_session)
+        rows = self._forecast(x.flatten(0, 1), unit_index, offsets, [index], window_session)
         return rows.view(windows, units, self.config.horizon)
 
     def forward_packed(self, batch: PackedBatch) -> Tensor:
@@ -228,20 +228,20 @@ class POCO(nn.Module):
             forecast = self.forward_packed(batch)
             wide = accumulation_dtype(forecast)
             return (forecast.to(wide) - target.to(wide)).square().sum() / max(1, target.numel())
-        inputs = self._packed(batch)
-        at_once = self._train(*inputs, target)
+        x, unit_index, offsets, sessions, window_session = self._packed(batch)
+        packed = (x, unit_index, offsets, self.unit_table(sessions), window_session)
+        at_once = self._train(*packed, target)
         if at_once is not None:
             return at_once
-        inputs = self._second_pass(*inputs)
+        inputs = self._second_pass(*packed)
         return film_loss(*(*inputs[:7], target, *inputs[7:]))
 
-    def _packed(self, batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-        """A batch as :meth:`_second_pass` takes it."""
+    def _packed(self, batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor, Sequence[int], Tensor | None]:
+        """A batch as :meth:`_forecast` takes it."""
         if batch.x.ndim != 2 or batch.x.shape[1] != self.config.context:
             raise ShapeError(f"rows must have {self.config.context} frames, got {list(batch.x.shape)}")
-        table = self.unit_table(range(len(self.sessions)))
         window_session = batch.window_session if self._latents_vary else None
-        return batch.x, batch.unit_index, batch.window_offsets, table, window_session
+        return batch.x, batch.unit_index, batch.window_offsets, range(len(self.sessions)), window_session
 
     def unit_table(self, sessions: Sequence[int]) -> Tensor:
         """``[V, d]``: the whole embedding of every unit of these sessions, one after another."""
@@ -249,15 +249,28 @@ class POCO(nn.Module):
             raise VocabularyError("the model knows no session yet: add_session adds one")
         tables: list[Tensor] = []
         for index in sessions:
-            own = self._session(index)
-            table: Tensor = own.units
+            table: Tensor = self._session(index).units
             if self.config.session_embedding:
-                table = table + (own.session + self._dataset(index))
-            if self.config.unit_type_embedding:
-                rows = [self._unit_type_names.index(name) for name in self.sessions[index].unit_types]
-                table = table + torch.stack(list(self.unit_types))[rows]
-            tables.append(table)
+                table = table + self._unit_shift(index)
+            tables.append(self._with_types(index, table))
         return tables[0] if len(tables) == 1 else torch.cat(tables)
+
+    def _table_and_shift(self, sessions: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """The same as :meth:`unit_table`, less what all units of a single session share."""
+        if len(sessions) != 1 or not self.config.session_embedding:
+            return self.unit_table(sessions), None
+        index = sessions[0]
+        return self._with_types(index, self._session(index).units), self._unit_shift(index)
+
+    def _unit_shift(self, index: int) -> Tensor:
+        """``[d]``: what all units of a session share."""
+        return self._session(index).session + self._dataset(index)
+
+    def _with_types(self, index: int, table: Tensor) -> Tensor:
+        if not self.config.unit_type_embedding:
+            return table
+        rows = [self._unit_type_names.index(name) for name in self.sessions[index].unit_types]
+        return table + torch.stack(list(self.unit_types))[rows]
 
     @property
     def _latents_vary(self) -> bool:
@@ -277,19 +290,28 @@ class POCO(nn.Module):
         """``[1 or W, Q, d]``."""
         if window_session is None:
             return self.latents[None]
-        of_session = torch.stack([self._session(i).session + self._dataset(i) for i in range(len(self.sessions))])
+        of_session = torch.stack([self._unit_shift(i) for i in range(len(self.sessions))])
         return self.latents + of_session[window_session][:, None]
 
     def _forecast(
-        self, x: Tensor, unit_index: Tensor, offsets: Tensor, table: Tensor, window_session: Tensor | None
+        self,
+        x: Tensor,
+        unit_index: Tensor,
+        offsets: Tensor,
+        sessions: Sequence[int],
+        window_session: Tensor | None,
     ) -> Tensor:
         config = self.config
-        wanted = torch.is_grad_enabled() and table.requires_grad  # then the parameters need not be looked through
-        if not (self.training or wanted) and config.film_width and config.film_depth == 1:
+        # If units are being trained, the parameters need not be looked through.
+        trains = torch.is_grad_enabled() and any(self._session(i).units.requires_grad for i in sessions)
+        if not (self.training or trains) and config.film_width and config.film_depth == 1:
             z, parameters = self._initial_latents(window_session), self._parameters_in_order()
-            if kernels_serve((x, table, z, *parameters), x):
+            table, shift = self._table_and_shift(sessions)
+            if kernels_serve((x, table, z, *parameters, *(() if shift is None else (shift,))), x):
                 x, frequencies, eps = self._seen(x), self.rotary.frequencies, self.encoder.context_norm.eps
-                return inference(x, unit_index, offsets, table, z, frequencies, parameters, config.heads, eps)
+                latents = (z, frequencies, parameters, config.heads, eps)
+                return inference(x, unit_index, offsets, table, *latents, shift)
+        table = self.unit_table(sessions)
         at_once = self._train(x, unit_index, offsets, table, window_session)
         if at_once is not None:
             return at_once

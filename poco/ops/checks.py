@@ -246,6 +246,7 @@ def inference(
     parameters: Sequence[Tensor],
     heads: int,
     op: str = "inference",
+    unit_shift: Tensor | None = None,
 ) -> None:
     """Raises ShapeError unless the arguments of inference fit together."""
     if len(parameters) < 40 or (len(parameters) - 40) % 11:
@@ -253,6 +254,9 @@ def inference(
     _expect_packing(op, x, unit_index, window_offsets)
     _expect_together(op, x, (unit_index, window_offsets, unit_table, initial, frequencies, *parameters))
     _expect(op, "unit_table", unit_table, ("V", "d"))
+    if unit_shift is not None:
+        _expect_together(op, x, (unit_shift,))
+        _expect(op, "unit_shift", unit_shift, (unit_table.shape[1],))
     _expect_indices(op, x.shape[0], unit_index, window_offsets, unit_table.shape[0])
     width, windows, context = unit_table.shape[1], window_offsets.shape[0] - 1, x.shape[1]
     _expect(op, "initial", initial, ("1 or W", "Q", width))

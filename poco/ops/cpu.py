@@ -290,7 +290,7 @@ def latent_queries(*inputs: Any) -> Tensor:
     """The queries of pass 1; see :func:`poco.ops.inference_reference.latent_queries`."""
     dtype, tensors, numbers = _query_arguments(*inputs)
     windows, latents, width = inputs[0].shape
-    queries = torch.empty(windows, numbers["segments"], latents, width, dtype=dtype)
+    queries = torch.empty(windows, inputs[6], latents, width, dtype=dtype)
     _call("latent_queries", dtype, {**tensors, "queries": queries}, numbers)
     return queries
 
@@ -332,6 +332,7 @@ def inference(
     parameters: Sequence[Tensor],
     heads: int,
     eps: float,
+    unit_shift: Tensor | None = None,
 ) -> Tensor:
     """The forecasts of a model that is not in training; see :func:`poco.ops.inference`."""
     dtype = common_dtype([unit_table, initial, *parameters])
@@ -346,6 +347,8 @@ def inference(
         "frequencies": dense(frequencies),
         "forecast": forecast,
     }
+    if unit_shift is not None:
+        tensors["unit_shift"] = dense(unit_shift, dtype)
     initial_windows, latents, width = initial.shape
     length = parameters[0].shape[1]
     numbers = {

@@ -235,8 +235,11 @@ def inference(
     parameters: Sequence[Tensor],
     heads: int,
     eps: float,
+    unit_shift: Tensor | None = None,
 ) -> Tensor:
     """See :func:`poco.ops.inference`."""
+    if unit_shift is not None:
+        unit_table = unit_table + unit_shift
     p, context = ModelParameters.of(parameters), x.shape[1]
     asking = (p.query_norm_weight, p.query_norm_bias, p.query_weight, p.key_weight, frequencies)
     queries = latent_queries(initial, *asking, context // p.token_weight.shape[1], context, eps)

@@ -107,8 +107,9 @@ class _Training(torch.autograd.Function):
         film = steps.film(keys, values)
         ctx.call, ctx.needs, ctx.dtypes = call, needs, [t.dtype for t in given]
         between = (queries, pooled, logsumexp, keys, values, kept)
+        gradients: list[Tensor | None] = []
         if target is None:
-            output, gradients = cpu.film_forecast(*film), []
+            output = cpu.film_forecast(*film)
         else:
             output, gradients = cpu.film_loss(target, *film, needs.of_film)
         ctx.with_loss, ctx.empty = target is not None, [g is None for g in gradients]
@@ -129,19 +130,23 @@ class _Training(torch.autograd.Function):
                 film = [None if g is None else g * factor for g in film]
         else:
             film = cpu.film_forecast_backward(grad, *steps.film(keys, values), needs.of_film)
+        table: Tensor | None
         _, table, grad_keys, grad_values, *film_parameters = film
-        initial = None
+        initial: Tensor | None = None
         latents: Sequence[Tensor | None] = [None] * len(steps.p.latents)
         pool: Sequence[Tensor | None] = [None] * 4
         asking: Sequence[Tensor | None] = [None] * 4
         if needs.latents:
-            grad_pooled, initial, *latents = cpu.latent_transformer_backward(
+            assert grad_keys is not None
+            assert grad_values is not None
+            grad_pooled, of_initial, *latents = cpu.latent_transformer_backward(
                 grad_keys,
                 grad_values,
                 kept,
                 *steps.latents(pooled),
                 (needs.pool, needs.initial, needs.latent_parameters),
             )
+            initial = of_initial if needs.initial else None
         if needs.pool:
             zero = torch.zeros_like(logsumexp)
             _, pool_table, *pool, grad_queries = cpu.latent_pool_backward(
@@ -149,8 +154,9 @@ class _Training(torch.autograd.Function):
             )
             table = pool_table if table is None else table + pool_table
         if needs.queries:
+            assert grad_queries is not None
             of_queries, *asking = cpu.latent_queries_backward(grad_queries, *steps.asking())
-            initial = initial + of_queries if needs.initial else None
+            initial = of_queries if initial is None else initial + of_queries
         gradients = (table, initial, *pool, *asking, *latents, *_unfold(steps.p, film_parameters))
         placed = [
             g.to(dtype) if need and g is not None else None
@@ -202,16 +208,16 @@ class _Steps:
     def film(self, keys: Tensor, values: Tensor) -> tuple[Any, ...]:
         p, call = self.p, self.call
         shift = cpu.film_shift(p.out_weight, p.out_bias, p.shift_weight, p.shift_bias)
-        film = FilmParameters(*p.unit, *shift, p.in_weight, p.in_bias, p.out_weight)
+        film = FilmParameters(*(*p.unit, *shift, p.in_weight, p.in_bias, p.out_weight))
         rows = (self.x, call.unit_index, call.window_offsets, self.unit_table)
         return *rows, keys, values, film, call.ffn_dropout, call.seed, call.eps
 
 
 def _unfold(p: ModelParameters, film: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Gradients of the parameters of pass 2 as they are, from those with the shift folded through the output."""
-    g = FilmParameters(*film)  # type: ignore[arg-type]
-    if g.out_weight is None:
+    if any(g is None for g in film):
         return [None] * 17
+    g = FilmParameters._make(film)
     out_weight, shift_weight, shift_bias = p.out_weight.float(), p.shift_weight.float(), p.shift_bias.float()
     of_output = torch.addmm(g.out_weight, g.shift_weight, shift_weight.T).addr_(g.shift_bias, shift_bias)
     of_shift = (out_weight.T @ g.shift_weight, out_weight.T @ g.shift_bias)

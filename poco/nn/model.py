@@ -195,8 +195,7 @@ class POCO(nn.Module):
                 f"got {list(x.shape)}"
             )
         windows = x.shape[0]
-        unit_index = torch.arange(units, dtype=torch.int32, device=x.device).expand(windows, units).flatten()
-        offsets = torch.arange(windows + 1, dtype=torch.int32, device=x.device) * units
+        unit_index, offsets = _all_units(windows, units, x.device)
         window_session = torch.full((windows,), index, device=x.device) if self._latents_vary else None
         rows = self._forecast(x.flatten(0, 1), unit_index, offsets, [index], window_session)
         return rows.view(windows, units, self.config.horizon)
@@ -460,6 +459,16 @@ class POCO(nn.Module):
             heads=heads,
             unit_types=unit_types,
         )
+
+
+def _all_units(windows: int, units: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """``unit_index`` and ``window_offsets`` of windows that have all units, in order."""
+    if device.type == "cpu" and not torch.compiler.is_compiling():
+        # By numpy: torch would wake its threads, which spin for a while where those of the core want to work.
+        index = np.tile(np.arange(units, dtype=np.int32), windows)
+        return torch.from_numpy(index), torch.from_numpy(np.arange(windows + 1, dtype=np.int32) * units)
+    unit_index = torch.arange(units, dtype=torch.int32, device=device).expand(windows, units).flatten()
+    return unit_index, torch.arange(windows + 1, dtype=torch.int32, device=device) * units
 
 
 def _check_vocabulary(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -50,7 +50,9 @@ def _expect_indices(op: str, rows: int, unit_index: Tensor, window_offsets: Tens
             f"{op}: window_offsets must rise from 0 to the {rows} rows of x, got {offsets[:4]} ... {offsets[-1]}"
         )
     if rows:
-        least, most = (int(t) for t in unit_index.aminmax())
+        # By numpy: torch would wake its threads, which spin for a while where those of the core want to work.
+        indices = unit_index.numpy()
+        least, most = int(indices.min()), int(indices.max())
         if least < 0 or most >= units:
             raise ShapeError(f"{op}: unit_index must be in 0..{units - 1}, got {least}..{most}")
 

@@ -56,7 +56,9 @@ def trains_at_once(x: Tensor, initial: Tensor) -> bool:
     """Whether :func:`train` is the way to go for these rows and initial latents, if a gradient is wanted."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or x.requires_grad:
         return False
-    return cpu.holds_latents(initial.shape[1]) and by_cpu_kernels(x.device, x.dtype)
+    if not (cpu.holds_latents(initial.shape[1]) and by_cpu_kernels(x.device, x.dtype)):
+        return False
+    return by_cpu_kernels(initial.device, initial.dtype)  # a float64 model may be given float32 rows
 
 
 def train(

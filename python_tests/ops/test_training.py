@@ -162,6 +162,7 @@ def test_where_it_is_used() -> None:
     assert trains_at_once(x, initial)
     assert not trains_at_once(x.clone().requires_grad_(), initial)
     assert not trains_at_once(x.double(), initial)
+    assert not trains_at_once(x, initial.double())
     assert not trains_at_once(x, torch.ones(1, 49, 4))
     with use_backend("reference"):
         assert not trains_at_once(x, initial)

@@ -228,11 +228,10 @@ class POCO(nn.Module):
             wide = accumulation_dtype(forecast)
             return (forecast.to(wide) - target.to(wide)).square().sum() / max(1, target.numel())
         x, unit_index, offsets, sessions, window_session = self._packed(batch)
-        packed = (x, unit_index, offsets, self.unit_table(sessions), window_session)
-        at_once = self._train(*packed, target)
+        at_once = self._train(x, unit_index, offsets, sessions, window_session, target)
         if at_once is not None:
             return at_once
-        inputs = self._second_pass(*packed)
+        inputs = self._second_pass(x, unit_index, offsets, self.unit_table(sessions), window_session)
         return film_loss(*(*inputs[:7], target, *inputs[7:]))
 
     def _packed(self, batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor, Sequence[int], Tensor | None]:
@@ -310,10 +309,10 @@ class POCO(nn.Module):
                 x, frequencies, eps = self._seen(x), self.rotary.frequencies, self.encoder.context_norm.eps
                 latents = (z, frequencies, parameters, config.heads, eps)
                 return inference(x, unit_index, offsets, table, *latents, shift)
-        table = self.unit_table(sessions)
-        at_once = self._train(x, unit_index, offsets, table, window_session)
+        at_once = self._train(x, unit_index, offsets, sessions, window_session)
         if at_once is not None:
             return at_once
+        table = self.unit_table(sessions)
         inputs = self._second_pass(x, unit_index, offsets, table, window_session)
         if config.film_depth > 1:
             return self.film(inputs[0], unit_states(*inputs[1:]))
@@ -351,7 +350,7 @@ class POCO(nn.Module):
         x: Tensor,
         unit_index: Tensor,
         offsets: Tensor,
-        table: Tensor,
+        sessions: Sequence[int],
         window_session: Tensor | None,
         target: Tensor | None = None,
     ) -> Tensor | None:
@@ -365,7 +364,8 @@ class POCO(nn.Module):
         seeds = self._seed(max(drops), x.device), self._seed(drops[0], x.device)
         eps = self.encoder.context_norm.eps
         call = TrainingCall(unit_index, offsets, population, self.rotary.frequencies, config.heads, *drops, *seeds, eps)
-        return train(call, x, table, z, self._parameters_in_order(), target)
+        table, shift = self._table_and_shift(sessions)
+        return train(call, x, table, z, self._parameters_in_order(), target, shift)
 
     def _between(self, pooled: Tensor, z: Tensor, latent_time: Tensor, segment_time: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of pass 2 from what pass 1 pooled, by one op where the CPU kernels have it."""

@@ -20,7 +20,7 @@ from poco.ops.backends import by_cpu_kernels
 from poco.ops.inference_reference import ModelParameters
 from poco.ops.reference import FilmParameters
 
-_FIXED = 3  # arguments of the node before its differentiable inputs: call, target, x
+_FIXED = 4  # arguments of the node before the table: call, target, x, shift of the units
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ def train(
     initial: Tensor,
     parameters: Sequence[Tensor],
     target: Tensor | None = None,
+    unit_shift: Tensor | None = None,
 ) -> Tensor:
     """The forecasts of a model in training, or, with a target, the mean of their squared errors.
 
@@ -78,6 +79,7 @@ def train(
         initial: ``[1 or W, Q, d]`` the latents before they read.
         parameters: as :func:`poco.ops.inference` takes them.
         target: ``[R, H]`` what should have been forecast; it has no gradient.
+        unit_shift: ``[d]``, added to the embedding of every unit; None adds nothing.
 
     Returns:
         ``[R, H]`` forecasts in the dtype of ``x``, or a scalar in float32. Under autocast all is taken, and forecasts
@@ -87,21 +89,25 @@ def train(
         ShapeError: if shapes, dtypes or devices do not fit together.
     """
     rows = (x, call.unit_index, call.window_offsets)
-    checks.inference(*rows, unit_table, initial, call.frequencies, parameters, call.heads, "train")
+    checks.inference(*rows, unit_table, initial, call.frequencies, parameters, call.heads, "train", unit_shift)
     if target is not None:
         checks.expect_target("train", x, parameters[-1].shape[0], target)
         target = target.detach()
-    return _Training.apply(call, target, x, unit_table, initial, *parameters)  # type: ignore[no-any-return, no-untyped-call]
+    return _Training.apply(call, target, x, unit_shift, unit_table, initial, *parameters)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _Training(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, call: TrainingCall, target: Tensor | None, x: Tensor, *given: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, call: TrainingCall, target: Tensor | None, x: Tensor, shift: Tensor | None, *given: Tensor
+    ) -> Tensor:
         low = torch.is_autocast_enabled("cpu")
         dtype = torch.bfloat16 if low else cpu.common_dtype(given)
         x = x.to(torch.bfloat16) if low else x
-        dense = [cpu.dense(t, dtype) for t in given]
-        needs = _Needs(ctx.needs_input_grad[_FIXED:])
+        shifted = given[0] if shift is None else _plus(given[0], shift)
+        dense = [cpu.dense(t, dtype) for t in (shifted, *given[1:])]
+        needs = _Needs(ctx.needs_input_grad[_FIXED - 1 :])
+        ctx.shift = None if shift is None else shift.dtype
         steps = _Steps(call, x, *dense)
         queries = cpu.latent_queries(*steps.asking())
         pooled, logsumexp = cpu.latent_pool(*steps.pool(queries))
@@ -154,7 +160,7 @@ class _Training(torch.autograd.Function):
             _, pool_table, *pool, grad_queries = cpu.latent_pool_backward(
                 grad_pooled, zero, pooled, logsumexp, *steps.pool(queries), needs.of_pool
             )
-            table = pool_table if table is None else table + pool_table
+            table = pool_table if table is None or pool_table is None else _plus(table, pool_table)
         if needs.queries:
             assert grad_queries is not None
             of_queries, *asking = cpu.latent_queries_backward(grad_queries, *steps.asking())
@@ -164,15 +170,26 @@ class _Training(torch.autograd.Function):
             g.to(dtype) if need and g is not None else None
             for g, need, dtype in zip(gradients, needs.each, ctx.dtypes, strict=True)
         ]
-        return (None,) * _FIXED + tuple(placed)
+        shift = None
+        if needs.shift and table is not None:
+            shift = torch.from_numpy(table.numpy().sum(0)).to(ctx.shift)
+        return (*(None,) * (_FIXED - 1), shift, *placed)
+
+
+def _plus(a: Tensor, b: Tensor) -> Tensor:
+    """The sum; by numpy where it can, as torch would wake its threads, which then spin where the core wants to work."""
+    if a.dtype == b.dtype == torch.float32:
+        return torch.from_numpy(a.detach().numpy() + b.detach().numpy())
+    return a + b
 
 
 class _Needs:
     """Which gradients are wanted, and so which of the steps go back."""
 
-    def __init__(self, each: Sequence[bool]) -> None:
-        self.each = each
-        self.table, self.initial, *parameters = each
+    def __init__(self, needs: Sequence[bool]) -> None:
+        self.shift, *self.each = needs
+        _, self.initial, *parameters = self.each
+        self.table = self.shift or self.each[0]
         pool, asking = any(parameters[:4]), any(parameters[4:8])
         self.latent_parameters, film = any(parameters[8:-17]), any(parameters[-17:])
         self.queries = asking or self.initial

@@ -103,6 +103,28 @@ def test_under_autocast() -> None:
     parity.check(found, exact, 4e-2)
 
 
+@pytest.mark.parametrize("dtype", helper.TOLERANCES, ids=str)
+def test_what_all_units_share(dtype: torch.dtype) -> None:
+    call, x, table, initial, parameters, target = inputs(dtype, **SMALL)
+    shift = torch.randn(8, generator=torch.Generator().manual_seed(9)).to(dtype)
+
+    def gradients(table: Tensor, shift: Tensor, *wanted: int, by: Any = train, **rest: Any) -> list[Tensor]:
+        table, shift = leaves = table.clone().requires_grad_(0 in wanted), shift.clone().requires_grad_(1 in wanted)
+        loss = by(call, rest.get("x", x), table, shift)
+        return list(torch.autograd.grad(loss, [leaves[i] for i in wanted]))
+
+    def one_node(call: TrainingCall, x: Tensor, table: Tensor, shift: Tensor) -> Tensor:
+        return train(call, x, table, initial, parameters, target, shift)
+
+    def exactly(call: TrainingCall, x: Tensor, table: Tensor, shift: Tensor) -> Tensor:
+        wide = [p.double() for p in parameters]
+        return composed(call, x, table + shift, initial.double(), wide, target.double())
+
+    exact = gradients(table.double(), shift.double(), 0, 1, by=exactly, x=x.double())
+    parity.check(gradients(table, shift, 0, 1, by=one_node), exact, 2 * helper.TOLERANCES[dtype])
+    parity.check(gradients(table, shift, 1, by=one_node), exact[1:], 2 * helper.TOLERANCES[dtype])
+
+
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2, 3), (7,), (8,), (30,), (-1,), (0, 1)])
 def test_only_wanted_gradients(wanted: tuple[int, ...]) -> None:
     arguments = inputs(**SMALL)

@@ -31,7 +31,8 @@ from poco.ops import (
 pytestmark = pytest.mark.skipif(
     core.kernels_missing() is not None, reason=f"needs the CPU kernels: {core.kernels_missing()}"
 )
-SHAPES = [shape for shape in helper.SHAPES if shape.get("latents", 8) <= 48]
+# Of a single hidden column some gradients are small differences of large numbers: too small for bfloat16.
+SHAPES = [{**s, "hidden": max(6, s.get("hidden", 65))} for s in helper.SHAPES if s.get("latents", 8) <= 48]
 SMALL: dict[str, Any] = {"counts": (3, 0, 5), "width": 8, "head_width": 4, "heads": 2, "hidden": 6, "latents": 3}
 
 

@@ -8,6 +8,7 @@ have no such twin, other backends do their work (see :mod:`poco.ops.backends`). 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -98,8 +99,8 @@ def run_kernel(op: str, arguments: Mapping[str, int | float]) -> None:
     """Runs a kernel of the two passes; the interpreter lock is released meanwhile.
 
     Args:
-        op: ``latent_pool``, ``latent_pool_backward``, ``film_forecast`` or ``film_forecast_backward``, followed by
-            ``_float32`` or ``_bfloat16``, the type of its inputs.
+        op: ``latent_pool``, ``film_forecast`` or ``latent_training``, each also with ``_backward``, or ``inference``,
+            followed by ``_float32`` or ``_bfloat16``, the type of its inputs.
         arguments: sizes, numbers and the addresses of arrays by the names in ``csrc/cpu/kernels.h``. Nothing is
             checked: :mod:`poco.ops.cpu` does that, and keeps the arrays alive.
 
@@ -112,6 +113,31 @@ def run_kernel(op: str, arguments: Mapping[str, int | float]) -> None:
         getattr(_core_module, op)(arguments)
     except _core_module.Error as error:
         raise BackendError(str(error)) from None
+
+
+@functools.cache
+def latent_tiles(
+    kind: str, segments: int, latents: int, width: int, head_width: int, heads: int, ffn_width: int, layers: int
+) -> tuple[int, int]:
+    """How the kernels cut the latents' training: most windows of a tile, and the bytes that they keep of one.
+
+    Args:
+        kind: ``float32`` or ``bfloat16``, the type of the inputs.
+        segments: of a window; this and the rest as in :func:`poco.ops.latent_transformer`.
+        latents: of a window.
+        width: of a latent.
+        head_width: width of a head.
+        heads: heads of the self-attention.
+        ffn_width: width of the feed-forward layers.
+        layers: over the latents.
+
+    Raises:
+        BackendError: if the compiled core is not in use.
+    """
+    if _core_module is None:
+        raise BackendError(f"the compiled core is not in use: {_core_words}")
+    tiles = getattr(_core_module, f"latent_tiles_{kind}")
+    return tiles(segments, latents, width, head_width, heads, ffn_width, layers)  # type: ignore[no-any-return]
 
 
 def gather_windows(

@@ -129,7 +129,8 @@ Isa choose_isa() {
         for (const Isa candidate : {Isa::baseline, Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::amx}) {
             names += std::string(names.empty() ? "" : ", ") + name(candidate);
             if (std::string(wanted) != name(candidate)) continue;
-            if (!can_run(candidate)) fail("POCO_CPU=", wanted, " cannot run on this processor: unset it");
+            if (!can_run(candidate))
+                fail("POCO_CPU=", wanted, " cannot run on this processor, or this build is without it: unset it");
             return candidate;
         }
         fail("POCO_CPU=", wanted, " is not known: use one of ", names, ", or unset it");
@@ -168,8 +169,14 @@ bool can_run(Isa isa) {
     if (isa == Isa::avx2) return has("avx2") && has("fma");
     if (!(has("avx512f") && has("avx512bw") && has("avx512dq") && has("avx512vl"))) return false;
     if (isa == Isa::avx512) return true;
-    if (!has("avx512_bf16")) return false;
-    return isa == Isa::avx512_bf16 || (has("amx_tile") && has("amx_bf16") && may_use_tiles());
+    // A compiler that is too old for these leaves them out.
+#if defined(POCO_AVX512_BF16)
+    if (isa == Isa::avx512_bf16) return has("avx512_bf16");
+#endif
+#if defined(POCO_AMX)
+    if (isa == Isa::amx) return has("avx512_bf16") && has("amx_tile") && has("amx_bf16") && may_use_tiles();
+#endif
+    return false;
 #else
     return false;
 #endif

@@ -9,15 +9,19 @@ const CpuKernels* cpu_kernels(Isa isa) {
     if (!can_run(isa)) return nullptr;
 #if defined(POCO_CPU_KERNELS)
     switch (isa) {
-#if defined(POCO_X86_64)
+#if defined(POCO_AMX)
         case Isa::amx: {
             static const CpuKernels amx{"amx", cpu_kernels_avx512.float32, bfloat16_passes_amx};
             return &amx;
         }
+#endif
+#if defined(POCO_AVX512_BF16)
         case Isa::avx512_bf16: {
             static const CpuKernels avx512_bf16{"avx512_bf16", cpu_kernels_avx512.float32, bfloat16_passes_avx512_bf16};
             return &avx512_bf16;
         }
+#endif
+#if defined(POCO_X86_64)
         case Isa::avx512:
             return &cpu_kernels_avx512;
         case Isa::avx2:

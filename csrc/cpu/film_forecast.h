@@ -148,6 +148,7 @@ inline void film_forecast_tile(const TileRows<T>& tile, const FilmWeights& w, co
     const int64_t d = call.width, lanes = tile.lanes();
 
     gather_to_plane(tile.count, d, call.unit_table, call.unit_index + tile.first, t.state);
+    if (w.unit_shift != nullptr) add_to_features(d, lanes, w.unit_shift, t.state);
     standardise(d, lanes, call.eps, t.state, t.scratch, t.inverse_std);
     scale_and_shift(d, lanes, t.scratch, w.query_norm_weight, w.query_norm_bias, t.normed);
     attend(tile, w, t.normed, t);

@@ -74,10 +74,6 @@ private:
     }
 };
 
-inline void clear_plane(int64_t features, float* plane) {
-    std::memset(plane, 0, static_cast<size_t>(features * kTile) * sizeof(float));
-}
-
 // The forward again up to `state`, keeping what the way back needs.
 template <typename T>
 inline void film_tile_again(const TileRows<T>& tile, const FilmWeights& w, const FilmBackwardPlanes& t) {

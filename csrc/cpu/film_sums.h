@@ -73,20 +73,22 @@ public:
         : back_(back), width_(round_up(back.forward.width)), room_(back.forward.latents * width_) {
         sums_ = pieces.floats(2 * room_);
         head_ = pieces.floats(2 * back.forward.latents * back.forward.width);
+        line_ = pieces.array<Word>(width_);
     }
 
     void begin(int64_t first_row) { first_row_ = first_row; }
 
     // Adds rows of one window: score and weight planes times query and state lines. `operand` is room for a plane.
-    void add(const Run& run, const float* grad_scores, const Word* queries, const float* weights,
-             const Word* grad_states, const OperandPlane& operand) {
+    void add(const Run& run, const float* grad_scores, Word* queries, const float* weights, Word* grad_states,
+             const OperandPlane& operand) {
         if (run.window != window_) end();
         const int64_t latents = back_.forward.latents;
-        const auto one = [&](const float* plane, const Word* lines, float* onto) {
+        const auto one = [&](const float* plane, Word* lines, float* onto) {
             if (run.window != window_) {
-                multiply_some_rows<Onto::zero>(latents, run.first, run.last, width_, plane, operand, lines, onto);
+                multiply_some_rows<Onto::zero>(latents, run.first, run.last, width_, plane, operand, lines, line_,
+                                               onto);
             } else {
-                multiply_some_rows<Onto::c>(latents, run.first, run.last, width_, plane, operand, lines, onto);
+                multiply_some_rows<Onto::c>(latents, run.first, run.last, width_, plane, operand, lines, line_, onto);
             }
         };
         one(grad_scores, queries, sums_);
@@ -129,6 +131,7 @@ private:
     int64_t width_, room_;
     int64_t window_ = -1, first_row_ = 0;
     float *sums_, *head_;
+    Word* line_;
 };
 
 // [rows, columns] of lines `row` apart; nullptr is not wanted.

@@ -8,6 +8,7 @@ namespace poco {
 namespace {
 
 struct FilmWeights {
+    const float* unit_shift;  // nullptr: none
     const float *attention_bias, *query_norm_weight, *query_norm_bias, *ffn_norm_weight, *ffn_norm_bias;
     const float *ffn_in_bias, *ffn_out_bias, *scale_bias, *shift_bias, *in_bias;
     Stack ffn_in, ffn_out, scale, shift, in, out;  // one each
@@ -17,6 +18,7 @@ struct FilmWeights {
     FilmWeights(const FilmForecast<T>& call, Pieces& pieces) {
         const FilmParameters<const T>& p = call.parameters;
         const int64_t d = call.width, hidden = call.ffn_width, film = call.film_width;
+        unit_shift = call.unit_shift == nullptr ? nullptr : in_float(call.unit_shift, d, pieces);
         attention_bias = in_float(p.attention_bias, d, pieces);
         query_norm_weight = in_float(p.query_norm_weight, d, pieces);
         query_norm_bias = in_float(p.query_norm_bias, d, pieces);

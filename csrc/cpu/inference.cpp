@@ -17,6 +17,8 @@ public:
     void into(To&... to) {
         ((to = *next_++), ...);
     }
+    const T* const* rest() const { return next_; }
+    void skip(int64_t count) { next_ += count; }
     void into(FeedForward<T>& p) { into(p.norm_weight, p.norm_bias, p.in_weight, p.in_bias, p.out_weight, p.out_bias); }
 
 private:
@@ -43,9 +45,34 @@ void take_rows(const Inference<T>& from, Call& to) {
     to.unit_table = from.unit_table;
 }
 
+inline float sum(float a, float b) {
+    return a + b;
+}
+
+inline Bfloat16 sum(Bfloat16 a, Bfloat16 b) {
+    return to_bfloat16(to_float(a) + to_float(b));
+}
+
 template <typename T>
 std::vector<T> room(int64_t count) {
     return std::vector<T>(static_cast<size_t>(count));
+}
+
+template <typename T>
+int64_t take(LatentTransformer<T>& to, const T* const* parameters, LatentLayer<T>* layers) {
+    Parameters<T> next(parameters);
+    next.into(to.read_value_weight, to.read_output_weight, to.read_output_bias);
+    next.into(to.read_ffn);
+    for (int64_t i = 0; i < to.layers; ++i) {
+        LatentLayer<T>& layer = layers[i];
+        next.into(layer.norm_weight, layer.norm_bias, layer.query_key_value_weight, layer.output_weight,
+                  layer.output_bias);
+        next.into(layer.ffn);
+    }
+    next.into(to.write_norm_weight, to.write_norm_bias, to.write_key_weight, to.write_value_weight,
+              to.write_query_weight, to.write_output_weight);
+    to.layer = layers;
+    return next.rest() - parameters;
 }
 
 template <typename T>
@@ -61,6 +88,13 @@ void run(const Inference<T>& call) {
     pool.segment_length = call.segment_length;
     pool.query_windows = call.initial_windows;
     parameters.into(pool.token_weight, pool.token_bias, pool.norm_weight, pool.norm_bias);
+
+    // A token is its segment's product, the bias and its unit: what is added to every unit may be added to the bias.
+    std::vector<T> token_bias;
+    if (call.unit_shift != nullptr) {
+        for (int64_t j = 0; j < call.width; ++j) token_bias.push_back(sum(pool.token_bias[j], call.unit_shift[j]));
+        pool.token_bias = token_bias.data();
+    }
 
     LatentQueries<T> asking;
     take_sizes(call, asking);
@@ -94,17 +128,8 @@ void run(const Inference<T>& call) {
     between.frequencies = call.frequencies;
     between.pooled = pooled.data();
     between.initial = call.initial;
-    parameters.into(between.read_value_weight, between.read_output_weight, between.read_output_bias);
-    parameters.into(between.read_ffn);
     std::vector<LatentLayer<T>> layers(static_cast<size_t>(call.layers));
-    for (LatentLayer<T>& layer : layers) {
-        parameters.into(layer.norm_weight, layer.norm_bias, layer.query_key_value_weight, layer.output_weight,
-                        layer.output_bias);
-        parameters.into(layer.ffn);
-    }
-    between.layer = layers.data();
-    parameters.into(between.write_norm_weight, between.write_norm_bias, between.write_key_weight,
-                    between.write_value_weight, between.write_query_weight, between.write_output_weight);
+    parameters.skip(take(between, parameters.rest(), layers.data()));
     std::vector<T> keys = room<T>(call.windows * call.latents * call.width);
     std::vector<T> values = room<T>(call.windows * call.latents * call.width);
     between.keys = keys.data();
@@ -116,6 +141,7 @@ void run(const Inference<T>& call) {
     take_rows(call, film);
     film.context = context;
     film.horizon = call.horizon;
+    film.unit_shift = call.unit_shift;
     film.ffn_width = call.ffn_width;
     film.film_width = call.film_width;
     film.keys = keys.data();
@@ -143,6 +169,15 @@ void run(const Inference<T>& call) {
 }
 
 }  // namespace
+
+int64_t take_parameters(LatentTransformer<float>& to, const float* const* parameters, LatentLayer<float>* layers) {
+    return take(to, parameters, layers);
+}
+
+int64_t take_parameters(LatentTransformer<Bfloat16>& to, const Bfloat16* const* parameters,
+                        LatentLayer<Bfloat16>* layers) {
+    return take(to, parameters, layers);
+}
 
 void infer(const Inference<float>& call) {
     run(call);

@@ -20,6 +20,7 @@ struct Inference {
     const int32_t* unit_index = nullptr;      // [R], in 0..V-1
     const int32_t* window_offsets = nullptr;  // [W + 1], rising from 0 to R
     const T* unit_table = nullptr;            // [V, d]
+    const T* unit_shift = nullptr;            // [d], added to every unit; nullptr: none
     const T* initial = nullptr;               // [initial_windows, Q, d]
     const float* frequencies = nullptr;       // [dh / 4]
     const T* const* parameters = nullptr;     // [parameter_count(layers)], in the order of poco.ops.ModelParameters
@@ -30,6 +31,17 @@ struct Inference {
 constexpr int64_t parameter_count(int64_t layers) {
     return 40 + 11 * layers;
 }
+
+// Of the latent transformer alone.
+constexpr int64_t latent_parameter_count(int64_t layers) {
+    return 15 + 11 * layers;
+}
+
+// The parameters of the latent transformer out of a list in the order of poco.ops.LatentParameters; `layers`
+// [to.layers] is where those of the layers are put. Returns how many there are.
+int64_t take_parameters(LatentTransformer<float>& to, const float* const* parameters, LatentLayer<float>* layers);
+int64_t take_parameters(LatentTransformer<Bfloat16>& to, const Bfloat16* const* parameters,
+                        LatentLayer<Bfloat16>* layers);
 
 // By the kernels of the instruction set in use. Throws as they do.
 void infer(const Inference<float>& call);

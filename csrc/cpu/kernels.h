@@ -92,6 +92,7 @@ struct FilmForecast {
     const int32_t* unit_index = nullptr;      // [R], in 0..V-1
     const int32_t* window_offsets = nullptr;  // [W + 1], rising from 0 to R
     const T* unit_table = nullptr;            // [V, d]
+    const T* unit_shift = nullptr;            // [d], added to every unit; nullptr: none. Not in the backward
     const T* keys = nullptr;                  // [W, Q, d]
     const T* values = nullptr;                // [W, Q, d]
     FilmParameters<const T> parameters;
@@ -153,6 +154,20 @@ struct LatentQueries {
     T* queries = nullptr;  // [windows, S, Q, d]
 };
 
+// Its backward; all gradients are wanted.
+template <typename T>
+struct LatentQueriesBackward {
+    LatentQueries<T> forward;  // queries are not used
+
+    const float* grad_queries = nullptr;  // [windows, S, Q, d]
+
+    float* grad_initial = nullptr;       // [windows, Q, d]
+    float* grad_norm_weight = nullptr;   // [d]
+    float* grad_norm_bias = nullptr;     // [d]
+    float* grad_query_weight = nullptr;  // [dh, d]
+    float* grad_key_weight = nullptr;    // [dh, d]
+};
+
 template <typename T>
 struct FeedForward {
     const T* norm_weight = nullptr;  // [d]
@@ -204,6 +219,38 @@ struct LatentTransformer {
     T* values = nullptr;  // [W, Q, d]
 };
 
+// The latent transformer in training: with dropout, and keeping what its backward needs. Windows go in tiles.
+//
+// Dropout draws words of Philox at (token, column), tokens counted over all windows. Columns of the places that drop,
+// each rounded up to 4: F of read_ffn; for every layer d of the attention's branch, F and d of the feed-forward's.
+template <typename T>
+struct LatentTraining {
+    LatentTransformer<T> forward;
+    double ffn_dropout = 0;  // in [0, 1): inside the feed-forward layers
+    double dropout = 0;      // in [0, 1): of both branches of a layer
+    uint64_t seed = 0;
+
+    char* kept = nullptr;  // [tiles, bytes], see LatentTiles
+};
+
+// How many windows a tile takes at most, evenly filled, and how many bytes are kept of a tile.
+struct LatentTiles {
+    int64_t windows, bytes;
+};
+
+// Its backward. `kept` is read, keys and values are not used. A gradient that is nullptr is not wanted.
+template <typename T>
+struct LatentTrainingBackward {
+    LatentTraining<T> forward;
+
+    const float* grad_keys = nullptr;    // [W, Q, d]
+    const float* grad_values = nullptr;  // [W, Q, d]
+
+    float* grad_pooled = nullptr;             // [W, S, Q, d]
+    float* grad_initial = nullptr;            // [initial_windows, Q, d]
+    float* const* grad_parameters = nullptr;  // in the order of poco.ops.LatentParameters; all or none
+};
+
 // The kernels for one element type. They throw std::bad_alloc if there is no memory for the workspace.
 template <typename T>
 struct Passes {
@@ -214,6 +261,10 @@ struct Passes {
     void (*latent_queries)(const LatentQueries<T>&);
     void (*latent_transformer)(const LatentTransformer<T>&);
     void (*film_shift)(const FilmShift<T>&);
+    LatentTiles (*latent_tiles)(const LatentTransformer<T>&);          // 0 windows: it has too many latents for a tile
+    void (*latent_queries_backward)(const LatentQueriesBackward<T>&);  // at most a tile's latents, as the rest
+    void (*latent_training)(const LatentTraining<T>&);
+    void (*latent_training_backward)(const LatentTrainingBackward<T>&);
 };
 
 // The kernels of one instruction set. Thread-safe.

@@ -141,6 +141,16 @@ inline OperandPlane plain_plane(int64_t features, Pieces& pieces) {
     return operand_at(features, true, nullptr, pieces);
 }
 
+// A plane that is kept for sums over rows, as the operand of a product over features as well; `room` is a plane.
+inline OperandPlane with_room(const OperandPlane& kept, float* room) {
+    return {reinterpret_cast<Word*>(room), kept.plain};
+}
+
+// The same part of a block of memory that lies `bytes` on.
+inline OperandPlane moved(const OperandPlane& kept, size_t bytes) {
+    return {nullptr, reinterpret_cast<Bfloat16*>(reinterpret_cast<char*>(kept.plain) + bytes)};
+}
+
 // Makes operands of what f(offset into the planes, feature, values) puts into values[kCount]. It may read the planes
 // that they take the place of.
 template <int kCount, typename F>
@@ -175,11 +185,12 @@ inline void make_lines(int64_t rows, int64_t features, const OperandPlane& plane
     transpose_words(features, (rows + 1) / 2, [=](int64_t i) { return plane.plain + i * kTile; }, lines, 4 * columns);
 }
 
-// c (+)= the sum over rows first, ..., last - 1 of plane[feature][row] * lines[row]; `operand` is room. If `first` or
-// `last` is odd, the row beside it is taken 0 times: a NaN there is one here.
+// c (+)= the sum over rows first, ..., last - 1 of plane[feature][row] * lines[row]; `operand` and `room` [columns] are
+// room. If `first` or `last` is odd, a row of another run shares a pair with one of this: it is 0 meanwhile, so that a
+// NaN stays where it is; the one before `first` remains 0, as runs go in order.
 template <Onto kOnto>
 inline void multiply_some_rows(int64_t features, int64_t first, int64_t last, int64_t columns, const float* plane,
-                               const OperandPlane& operand, const Word* lines, float* c) {
+                               const OperandPlane& operand, Word* lines, Word* room, float* c) {
     const int64_t even = first / 2 * 2;
     for (int64_t i = 0; i < features; ++i) {
         for (int64_t lane = first / kLanes * kLanes; lane < last; lane += kLanes) {
@@ -188,8 +199,15 @@ inline void multiply_some_rows(int64_t features, int64_t first, int64_t last, in
             std::memcpy(operand.plain + i * kTile + lane, &half, sizeof half);
         }
     }
+    Word* const head = lines + first / 2 * columns;
+    Word* const tail = lines + last / 2 * columns;
+    const size_t bytes = static_cast<size_t>(columns) * sizeof(Word);
+    for (int64_t j = 0; j < columns && first % 2 != 0; ++j) head[j] &= 0xffff0000u;
+    if (last % 2 != 0) std::memcpy(room, tail, bytes);
+    for (int64_t j = 0; j < columns && last % 2 != 0; ++j) tail[j] &= 0xffffu;
     multiply<kOnto>(features, last - even, columns, operand.over_rows().from(0, even), lines + even / 2 * columns,
                     columns, c, columns);
+    if (last % 2 != 0) std::memcpy(tail, room, bytes);
 }
 
 // The sum of every feature over the rows: f(feature, sum).
@@ -251,6 +269,14 @@ inline OperandPlane plain_plane(int64_t features, Pieces& pieces) {
     return {pieces.plane(features)};
 }
 
+inline OperandPlane with_room(const OperandPlane& kept, float*) {
+    return kept;
+}
+
+inline OperandPlane moved(const OperandPlane& kept, size_t bytes) {
+    return {reinterpret_cast<float*>(reinterpret_cast<char*>(kept.plane) + bytes)};
+}
+
 template <int kCount, typename F>
 inline void make_operands(int64_t features, int64_t lanes, const OperandPlane (&to)[kCount], const F& f) {
     for_vectors(features, lanes, [&](int64_t at, int64_t i) {
@@ -269,7 +295,7 @@ inline void make_lines(int64_t rows, int64_t features, const OperandPlane& plane
 
 template <Onto kOnto>
 inline void multiply_some_rows(int64_t features, int64_t first, int64_t last, int64_t columns, const float* plane,
-                               const OperandPlane&, const float* lines, float* c) {
+                               const OperandPlane&, const Word* lines, Word*, float* c) {
     multiply<kOnto>(features, last - first, columns, {plane + first, kTile, 1}, lines + first * columns, columns, c,
                     columns);
 }

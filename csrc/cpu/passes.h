@@ -7,14 +7,25 @@
 #include "cpu/kernels.h"
 #include "cpu/latent_pool.h"
 #include "cpu/latent_pool_backward.h"
+#include "cpu/latent_queries_backward.h"
+#include "cpu/latent_training_backward.h"
 #include "cpu/latent_transformer.h"
 
 namespace poco {
 namespace {
 
 template <typename T>
-constexpr Passes<T> built_passes{latent_pool,    latent_pool_backward, film_forecast, film_forecast_backward,
-                                 latent_queries, latent_transformer,   film_shift};
+constexpr Passes<T> built_passes{latent_pool,
+                                 latent_pool_backward,
+                                 film_forecast,
+                                 film_forecast_backward,
+                                 latent_queries,
+                                 latent_transformer,
+                                 film_shift,
+                                 latent_tiles,
+                                 latent_queries_backward,
+                                 latent_training,
+                                 latent_training_backward};
 
 }  // namespace
 }  // namespace poco

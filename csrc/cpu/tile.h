@@ -80,7 +80,11 @@ inline void transpose(int64_t rows, int64_t columns, const float* from, int64_t 
     transpose_words(rows, columns, [=](int64_t i) { return from + i * from_row; }, to, 4 * to_row);
 }
 
-// 0 in the lanes behind the last row.
+inline void clear_plane(int64_t features, float* plane) {
+    std::memset(plane, 0, static_cast<size_t>(features * kTile) * sizeof(float));
+}
+
+// 0 in the lanes behind the last row, and in the whole vector that holds that row.
 inline void clear_lanes_behind(int64_t rows, int64_t features, float* plane) {
     if (rows % kLanes == 0) return;
     for (int64_t i = 0; i < features; ++i) store(plane + i * kTile + rows / kLanes * kLanes, Vector{});

@@ -113,9 +113,9 @@ public:
     }
 
     template <typename T>
-    void arrays(std::vector<const T*>& to, const char* name) {
+    void arrays(std::vector<T*>& to, const char* name) {
         for (const py::handle address : py::reinterpret_borrow<py::sequence>(need(name))) {
-            to.push_back(reinterpret_cast<const T*>(address.cast<uintptr_t>()));
+            to.push_back(reinterpret_cast<T*>(address.cast<uintptr_t>()));
         }
     }
 
@@ -279,6 +279,7 @@ void read(Arguments& a, InferenceCall<T>& p) {
     a.array(p.unit_index, "unit_index");
     a.array(p.window_offsets, "window_offsets");
     a.array(p.unit_table, "unit_table");
+    if (a.given("unit_shift")) a.array(p.unit_shift, "unit_shift");
     a.array(p.initial, "initial");
     a.array(p.frequencies, "frequencies");
     a.arrays(p.every_parameter, "parameters");
@@ -289,6 +290,101 @@ void read(Arguments& a, InferenceCall<T>& p) {
     }
     p.parameters = p.every_parameter.data();
     a.array(p.forecast, "forecast");
+}
+
+template <typename T>
+void read(Arguments& a, poco::LatentQueriesBackward<T>& b) {
+    poco::LatentQueries<T>& p = b.forward;
+    a.number(p.windows, "windows");
+    a.number(p.segments, "segments");
+    a.number(p.latents, "latents");
+    a.number(p.width, "width");
+    a.number(p.head_width, "head_width");
+    a.number(p.context, "context");
+    a.number(p.eps, "eps");
+    a.number(p.threads, "threads");
+    a.array(p.frequencies, "frequencies");
+    a.array(p.initial, "initial");
+    a.array(p.norm_weight, "norm_weight");
+    a.array(p.norm_bias, "norm_bias");
+    a.array(p.query_weight, "query_weight");
+    a.array(p.key_weight, "key_weight");
+    if (a.given("queries")) {
+        a.array(p.queries, "queries");
+        return;
+    }
+    a.array(b.grad_queries, "grad_queries");
+    a.array(b.grad_initial, "grad_initial");
+    a.array(b.grad_norm_weight, "grad_norm_weight");
+    a.array(b.grad_norm_bias, "grad_norm_bias");
+    a.array(b.grad_query_weight, "grad_query_weight");
+    a.array(b.grad_key_weight, "grad_key_weight");
+}
+
+template <typename T>
+void read(Arguments& a, poco::FilmShift<T>& p) {
+    a.number(p.horizon, "horizon");
+    a.number(p.film_width, "film_width");
+    a.number(p.width, "width");
+    a.number(p.threads, "threads");
+    a.array(p.output_weight, "output_weight");
+    a.array(p.output_bias, "output_bias");
+    a.array(p.shift_weight, "shift_weight");
+    a.array(p.shift_bias, "shift_bias");
+    a.array(p.weight, "weight");
+    a.array(p.bias, "bias");
+}
+
+// The call with what it points to.
+template <typename T>
+struct LatentCall : poco::LatentTrainingBackward<T> {
+    std::vector<const T*> every_parameter;
+    std::vector<poco::LatentLayer<T>> layers;
+    std::vector<float*> every_gradient;
+};
+
+template <typename T>
+void read(Arguments& a, LatentCall<T>& b) {
+    poco::LatentTransformer<T>& p = b.forward.forward;
+    a.number(p.windows, "windows");
+    a.number(p.initial_windows, "initial_windows");
+    a.number(p.segments, "segments");
+    a.number(p.latents, "latents");
+    a.number(p.width, "width");
+    a.number(p.head_width, "head_width");
+    a.number(p.heads, "heads");
+    a.number(p.ffn_width, "ffn_width");
+    a.number(p.layers, "layers");
+    a.number(p.context, "context");
+    a.number(p.eps, "eps");
+    a.number(p.threads, "threads");
+    a.number(b.forward.ffn_dropout, "ffn_dropout");
+    a.number(b.forward.dropout, "dropout");
+    a.number(b.forward.seed, "seed");
+    a.array(p.frequencies, "frequencies");
+    a.array(p.pooled, "pooled");
+    a.array(p.initial, "initial");
+    a.array(b.forward.kept, "kept");
+    a.arrays(b.every_parameter, "parameters");
+    const auto count = static_cast<int64_t>(b.every_parameter.size());
+    if (count != poco::latent_parameter_count(p.layers)) {
+        poco::fail("latent_training: ", p.layers, " layers have ", poco::latent_parameter_count(p.layers),
+                   " parameters, not ", count);
+    }
+    b.layers.resize(static_cast<size_t>(p.layers));
+    poco::take_parameters(p, b.every_parameter.data(), b.layers.data());
+    if (a.given("keys")) {
+        a.array(p.keys, "keys");
+        a.array(p.values, "values");
+        return;
+    }
+    a.array(b.grad_keys, "grad_keys");
+    a.array(b.grad_values, "grad_values");
+    a.gradient(b.grad_pooled, "grad_pooled");
+    a.gradient(b.grad_initial, "grad_initial");
+    if (!a.given("grad_parameters")) return;
+    a.arrays(b.every_gradient, "grad_parameters");
+    b.grad_parameters = b.every_gradient.data();
 }
 
 template <typename Call>
@@ -335,6 +431,57 @@ void inference(const py::dict& values) {
     poco::infer(call);
 }
 
+// Most windows of a tile, and the bytes that are kept of one.
+template <typename T>
+py::tuple latent_tiles(int64_t segments, int64_t latents, int64_t width, int64_t head_width, int64_t heads,
+                       int64_t ffn_width, int64_t layers) {
+    poco::LatentTransformer<T> p;
+    p.segments = segments;
+    p.latents = latents;
+    p.width = width;
+    p.head_width = head_width;
+    p.heads = heads;
+    p.ffn_width = ffn_width;
+    p.layers = layers;
+    const poco::LatentTiles tiles = poco::cpu_kernels().passes<T>().latent_tiles(p);
+    return py::make_tuple(tiles.windows, tiles.bytes);
+}
+
+template <typename T>
+void latent_queries(const py::dict& values) {
+    const auto call = arguments<poco::LatentQueriesBackward<T>>("latent_queries", values);
+    const py::gil_scoped_release release;
+    poco::cpu_kernels().passes<T>().latent_queries(call.forward);
+}
+
+template <typename T>
+void latent_queries_backward(const py::dict& values) {
+    const auto call = arguments<poco::LatentQueriesBackward<T>>("latent_queries_backward", values);
+    const py::gil_scoped_release release;
+    poco::cpu_kernels().passes<T>().latent_queries_backward(call);
+}
+
+template <typename T>
+void film_shift(const py::dict& values) {
+    const auto call = arguments<poco::FilmShift<T>>("film_shift", values);
+    const py::gil_scoped_release release;
+    poco::cpu_kernels().passes<T>().film_shift(call);
+}
+
+template <typename T>
+void latent_training(const py::dict& values) {
+    const auto call = arguments<LatentCall<T>>("latent_training", values);
+    const py::gil_scoped_release release;
+    poco::cpu_kernels().passes<T>().latent_training(call.forward);
+}
+
+template <typename T>
+void latent_training_backward(const py::dict& values) {
+    const auto call = arguments<LatentCall<T>>("latent_training_backward", values);
+    const py::gil_scoped_release release;
+    poco::cpu_kernels().passes<T>().latent_training_backward(call);
+}
+
 template <typename T>
 void define_passes(py::module_& m, const std::string& suffix) {
     m.def(("latent_pool" + suffix).c_str(), &latent_pool<T>);
@@ -342,6 +489,12 @@ void define_passes(py::module_& m, const std::string& suffix) {
     m.def(("film_forecast" + suffix).c_str(), &film_forecast<T>);
     m.def(("film_forecast_backward" + suffix).c_str(), &film_forecast_backward<T>);
     m.def(("inference" + suffix).c_str(), &inference<T>);
+    m.def(("latent_tiles" + suffix).c_str(), &latent_tiles<T>);
+    m.def(("latent_queries" + suffix).c_str(), &latent_queries<T>);
+    m.def(("latent_queries_backward" + suffix).c_str(), &latent_queries_backward<T>);
+    m.def(("film_shift" + suffix).c_str(), &film_shift<T>);
+    m.def(("latent_training" + suffix).c_str(), &latent_training<T>);
+    m.def(("latent_training_backward" + suffix).c_str(), &latent_training_backward<T>);
 }
 
 // Why the kernels of the two passes cannot be used; empty if they can.

@@ -1,4 +1,5 @@
-// The latents between the passes and the folded shift against themselves written out in double precision.
+// The latents between the passes, in training too, and the folded shift against themselves written out in double
+// precision; backward against differences of the forward.
 // POCO_CPU names the instruction set; exit code 77 means skipped.
 #include <cmath>
 #include <cstdint>
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "core/errors.h"
+#include "core/philox.h"
 #include "cpu/dispatch.h"
 
 namespace {
@@ -139,17 +141,21 @@ struct FeedForward {
         return {norm_weight.data(), norm_bias.data(),  in_weight.data(),
                 in_bias.data(),     out_weight.data(), out_bias.data()};
     }
-    void apply(Numbers& z) const {
+    // `mask`: of the hidden columns; empty drops nothing.
+    Numbers apply(const Numbers& z, const Numbers& mask = {}) const {
         Numbers wide = times(in_weight.values, 0, 2 * hidden, normalised(z, norm_weight.values, norm_bias.values));
         add(wide, in_bias.values);
         Numbers gated;
         for (int64_t f = 0; f < hidden; ++f) {
             const double gate = wide[size_of(hidden + f)];
             gated.push_back(wide[size_of(f)] * 0.5 * gate * std::erfc(-gate / std::sqrt(2.0)));
+            if (!mask.empty()) gated.back() *= mask[size_of(f)];
         }
-        add(z, times(out_weight.values, 0, d, gated));
-        add(z, out_bias.values);
+        Numbers branch = times(out_weight.values, 0, d, gated);
+        add(branch, out_bias.values);
+        return branch;
     }
+    std::vector<Array<T>*> all() { return {&norm_weight, &norm_bias, &in_weight, &in_bias, &out_weight, &out_bias}; }
 };
 
 struct Shape {
@@ -157,145 +163,296 @@ struct Shape {
     int threads;
 };
 
+// All there is between the passes, with one layer.
 template <typename T>
-void test_latents(const Shape& s, double tolerance, const poco::Passes<T>& kernels) {
-    const int64_t d = s.d, dh = s.dh, inner = s.heads * dh, few = s.latents;
-    const double by_d = FeedForward<T>::root(d), by_dh = FeedForward<T>::root(dh);
-    Array<float> frequencies(dh / 4, 3);
-    const Array<float> pooled(s.windows * s.segments * few * d);
-    const Array<T> initial(s.initial_windows * few * d);
-    const Array<T> read_value(dh * d, by_d), read_output(d * dh, by_dh), read_bias(d);
-    const FeedForward<T> read_ffn(d, s.hidden), ffn(d, s.hidden);
-    const Array<T> norm_weight(d, 0.2, 1), norm_bias(d, 0.2), projection(3 * inner * d, by_d);
-    const Array<T> output(d * inner, FeedForward<T>::root(inner)), output_bias(d);
-    const Array<T> write_weight(d, 0.2, 1), write_bias(d, 0.2), write_key(dh * d, by_d), write_value(dh * d, by_d);
-    const Array<T> write_query(dh * d, by_d), write_output(d * dh, by_dh);
+struct Latents {
+    Shape s;
+    int64_t inner;
+    double by_d, by_dh, by_inner;
+    Array<float> frequencies, pooled;
+    Array<T> initial, read_value, read_output, read_bias;
+    FeedForward<T> read_ffn;
+    Array<T> norm_weight, norm_bias, projection, output, output_bias;
+    FeedForward<T> ffn;
+    Array<T> write_weight, write_bias, write_key, write_value, write_query, write_output;
 
-    const auto latent_time = [&](int64_t m) {
-        const double apart = static_cast<double>(s.context) / static_cast<double>(few);
-        return static_cast<double>(static_cast<float>(static_cast<double>(m) * apart));
-    };
-    const auto segment_time = [&](int64_t segment) { return static_cast<double>(segment * (s.context / s.segments)); };
+    explicit Latents(const Shape& shape)
+        : s(shape),
+          inner(s.heads * s.dh),
+          by_d(FeedForward<T>::root(s.d)),
+          by_dh(FeedForward<T>::root(s.dh)),
+          by_inner(FeedForward<T>::root(inner)),
+          frequencies(s.dh / 4, 3),
+          pooled(s.windows * s.segments * s.latents * s.d),
+          initial(s.initial_windows * s.latents * s.d),
+          read_value(s.dh * s.d, by_d),
+          read_output(s.d * s.dh, by_dh),
+          read_bias(s.d),
+          read_ffn(s.d, s.hidden),
+          norm_weight(s.d, 0.2, 1),
+          norm_bias(s.d, 0.2),
+          projection(3 * inner * s.d, by_d),
+          output(s.d * inner, by_inner),
+          output_bias(s.d),
+          ffn(s.d, s.hidden),
+          write_weight(s.d, 0.2, 1),
+          write_bias(s.d, 0.2),
+          write_key(s.dh * s.d, by_d),
+          write_value(s.dh * s.d, by_d),
+          write_query(s.dh * s.d, by_d),
+          write_output(s.d * s.dh, by_dh) {}
 
-    Numbers queries, keys, values;
-    for (int64_t w = 0; w < s.initial_windows; ++w) {
-        for (int64_t segment = 0; segment < s.segments; ++segment) {
-            for (int64_t m = 0; m < few; ++m) {
-                const Numbers z =
-                    normalised(part(initial.values, (w * few + m) * d, d), write_weight.values, write_bias.values);
-                const Numbers q =
-                    turned(times(write_key.values, 0, dh, z), frequencies, latent_time(m) - segment_time(segment));
-                for (const double one : transposed_times(write_query.values, d, q)) queries.push_back(one * by_dh);
-            }
+    // In the order of poco.ops.LatentParameters.
+    std::vector<Array<T>*> parameters() {
+        std::vector<Array<T>*> all{&read_value, &read_output, &read_bias};
+        for (Array<T>* one : read_ffn.all()) all.push_back(one);
+        for (Array<T>* one : {&norm_weight, &norm_bias, &projection, &output, &output_bias}) all.push_back(one);
+        for (Array<T>* one : ffn.all()) all.push_back(one);
+        for (Array<T>* one : {&write_weight, &write_bias, &write_key, &write_value, &write_query, &write_output}) {
+            all.push_back(one);
         }
+        return all;
     }
-    for (int64_t w = 0; w < s.windows; ++w) {
-        std::vector<Numbers> z, q, k, v;
-        for (int64_t m = 0; m < few; ++m) {
-            Numbers sum(size_of(dh));
+
+    double latent_time(int64_t m) const {
+        const double apart = static_cast<double>(s.context) / static_cast<double>(s.latents);
+        return static_cast<double>(static_cast<float>(static_cast<double>(m) * apart));
+    }
+    double segment_time(int64_t segment) const { return static_cast<double>(segment * (s.context / s.segments)); }
+
+    Numbers queries() const {
+        Numbers all;
+        for (int64_t w = 0; w < s.initial_windows; ++w) {
             for (int64_t segment = 0; segment < s.segments; ++segment) {
-                const Numbers p = part(pooled.values, ((w * s.segments + segment) * few + m) * d, d);
-                add(sum,
-                    turned(times(read_value.values, 0, dh, p), frequencies, segment_time(segment) - latent_time(m)));
+                for (int64_t m = 0; m < s.latents; ++m) {
+                    const Numbers z = normalised(part(initial.values, (w * s.latents + m) * s.d, s.d),
+                                                 write_weight.values, write_bias.values);
+                    const Numbers q = turned(times(write_key.values, 0, s.dh, z), frequencies,
+                                             latent_time(m) - segment_time(segment));
+                    for (const double one : transposed_times(write_query.values, s.d, q)) all.push_back(one * by_dh);
+                }
             }
-            z.push_back(part(initial.values, ((s.initial_windows > 1 ? w : 0) * few + m) * d, d));
-            add(z.back(), times(read_output.values, 0, d, sum));
-            add(z.back(), read_bias.values);
-            read_ffn.apply(z.back());
         }
-        std::vector<Numbers> attended(size_of(few));
-        for (int64_t head = 0; head < s.heads; ++head) {
-            q.clear(), k.clear(), v.clear();
-            for (int64_t m = 0; m < few; ++m) {
-                const Numbers x = normalised(z[size_of(m)], norm_weight.values, norm_bias.values);
-                const auto of = [&](int64_t which) {
-                    const int64_t first = (which * s.heads + head) * dh * d;
-                    return turned(times(projection.values, first, dh, x), frequencies, latent_time(m));
-                };
-                q.push_back(of(0)), k.push_back(of(1)), v.push_back(of(2));
-            }
+        return all;
+    }
+
+    // Keys, then values. `mask`: [windows * latents, columns] of all places that drop, see kernels.h; empty drops
+    // nothing.
+    Numbers keys_and_values(const Numbers& mask = {}) const {
+        const int64_t d = s.d, dh = s.dh, few = s.latents;
+        const int64_t wide = (s.hidden + 3) / 4 * 4, narrow = (d + 3) / 4 * 4, columns = 2 * (wide + narrow);
+        const auto mask_of = [&](int64_t token, int64_t first, int64_t count) {
+            return mask.empty() ? Numbers{} : part(mask, token * columns + first, count);
+        };
+        const auto add_masked = [](Numbers& to, Numbers more, const Numbers& by) {
+            for (size_t i = 0; i < by.size(); ++i) more[i] *= by[i];
+            add(to, more);
+        };
+        Numbers keys, values;
+        for (int64_t w = 0; w < s.windows; ++w) {
+            std::vector<Numbers> z, q, k, v;
             for (int64_t m = 0; m < few; ++m) {
                 Numbers sum(size_of(dh));
-                double total = 0;
-                for (int64_t n = 0; n < few; ++n) {
-                    const double weight = std::exp(times(k[size_of(n)], 0, 1, q[size_of(m)])[0] * by_dh);
-                    total += weight;
-                    for (size_t c = 0; c < sum.size(); ++c) sum[c] += weight * v[size_of(n)][c];
+                for (int64_t segment = 0; segment < s.segments; ++segment) {
+                    const Numbers p = part(pooled.values, ((w * s.segments + segment) * few + m) * d, d);
+                    add(sum, turned(times(read_value.values, 0, dh, p), frequencies,
+                                    segment_time(segment) - latent_time(m)));
                 }
-                for (double& one : sum) one /= total;
-                for (const double one : turned(sum, frequencies, -latent_time(m))) attended[size_of(m)].push_back(one);
+                z.push_back(part(initial.values, ((s.initial_windows > 1 ? w : 0) * few + m) * d, d));
+                add(z.back(), times(read_output.values, 0, d, sum));
+                add(z.back(), read_bias.values);
+                add(z.back(), read_ffn.apply(z.back(), mask_of(w * few + m, 0, s.hidden)));
+            }
+            std::vector<Numbers> attended(size_of(few));
+            for (int64_t head = 0; head < s.heads; ++head) {
+                q.clear(), k.clear(), v.clear();
+                for (int64_t m = 0; m < few; ++m) {
+                    const Numbers x = normalised(z[size_of(m)], norm_weight.values, norm_bias.values);
+                    const auto of = [&](int64_t which) {
+                        const int64_t first = (which * s.heads + head) * dh * d;
+                        return turned(times(projection.values, first, dh, x), frequencies, latent_time(m));
+                    };
+                    q.push_back(of(0)), k.push_back(of(1)), v.push_back(of(2));
+                }
+                for (int64_t m = 0; m < few; ++m) {
+                    Numbers sum(size_of(dh));
+                    double total = 0;
+                    for (int64_t n = 0; n < few; ++n) {
+                        const double weight = std::exp(times(k[size_of(n)], 0, 1, q[size_of(m)])[0] * by_dh);
+                        total += weight;
+                        for (size_t c = 0; c < sum.size(); ++c) sum[c] += weight * v[size_of(n)][c];
+                    }
+                    for (double& one : sum) one /= total;
+                    for (const double one : turned(sum, frequencies, -latent_time(m))) {
+                        attended[size_of(m)].push_back(one);
+                    }
+                }
+            }
+            for (int64_t m = 0; m < few; ++m) {
+                Numbers& one = z[size_of(m)];
+                const int64_t token = w * few + m;
+                Numbers branch = times(output.values, 0, d, attended[size_of(m)]);
+                add(branch, output_bias.values);
+                add_masked(one, branch, mask_of(token, wide, d));
+                branch = ffn.apply(one, mask_of(token, wide + narrow, s.hidden));
+                add_masked(one, branch, mask_of(token, 2 * wide + narrow, d));
+                const Numbers x = normalised(one, write_weight.values, write_bias.values);
+                const Numbers key = turned(times(write_key.values, 0, dh, x), frequencies,
+                                           latent_time(m) - static_cast<double>(s.context));
+                for (const double e : transposed_times(write_query.values, d, key)) keys.push_back(e * by_dh);
+                for (const double e : times(write_output.values, 0, d, times(write_value.values, 0, dh, x))) {
+                    values.push_back(e);
+                }
             }
         }
-        for (int64_t m = 0; m < few; ++m) {
-            Numbers& one = z[size_of(m)];
-            add(one, times(output.values, 0, d, attended[size_of(m)]));
-            add(one, output_bias.values);
-            ffn.apply(one);
-            const Numbers x = normalised(one, write_weight.values, write_bias.values);
-            const Numbers key =
-                turned(times(write_key.values, 0, dh, x), frequencies, latent_time(m) - static_cast<double>(s.context));
-            for (const double e : transposed_times(write_query.values, d, key)) keys.push_back(e * by_dh);
-            for (const double e : times(write_output.values, 0, d, times(write_value.values, 0, dh, x))) {
-                values.push_back(e);
-            }
-        }
+        keys.insert(keys.end(), values.begin(), values.end());
+        return keys;
     }
+};
 
-    poco::LatentQueries<T> before;
-    before.windows = s.initial_windows;
-    before.segments = s.segments;
-    before.latents = few;
-    before.width = d;
-    before.head_width = dh;
-    before.context = s.context;
-    before.eps = 1e-5f;
-    before.threads = s.threads;
-    before.frequencies = frequencies.data();
-    before.initial = initial.data();
-    before.norm_weight = write_weight.data();
-    before.norm_bias = write_bias.data();
-    before.query_weight = write_key.data();
-    before.key_weight = write_query.data();
-    Results<T> my_queries(s.initial_windows * s.segments * few * d);
-    before.queries = my_queries.stored.data();
-    kernels.latent_queries(before);
-    my_queries.check(queries, tolerance, "latent_queries");
-
+// The call without its results; `layer` is room.
+template <typename T>
+poco::LatentTransformer<T> call_of(const Latents<T>& l, poco::LatentLayer<T>& layer) {
+    const Shape& s = l.s;
     poco::LatentTransformer<T> p;
     p.windows = s.windows;
     p.initial_windows = s.initial_windows;
     p.segments = s.segments;
-    p.latents = few;
-    p.width = d;
-    p.head_width = dh;
+    p.latents = s.latents;
+    p.width = s.d;
+    p.head_width = s.dh;
     p.heads = s.heads;
     p.ffn_width = s.hidden;
     p.layers = 1;
     p.context = s.context;
     p.eps = 1e-5f;
     p.threads = s.threads;
-    p.frequencies = frequencies.data();
-    p.pooled = pooled.data();
-    p.initial = initial.data();
-    p.read_value_weight = read_value.data();
-    p.read_output_weight = read_output.data();
-    p.read_output_bias = read_bias.data();
-    p.read_ffn = read_ffn.call();
-    const poco::LatentLayer<T> layer{norm_weight.data(), norm_bias.data(),   projection.data(),
-                                     output.data(),      output_bias.data(), ffn.call()};
+    p.frequencies = l.frequencies.data();
+    p.pooled = l.pooled.data();
+    p.initial = l.initial.data();
+    p.read_value_weight = l.read_value.data();
+    p.read_output_weight = l.read_output.data();
+    p.read_output_bias = l.read_bias.data();
+    p.read_ffn = l.read_ffn.call();
+    layer = {l.norm_weight.data(), l.norm_bias.data(),   l.projection.data(),
+             l.output.data(),      l.output_bias.data(), l.ffn.call()};
     p.layer = &layer;
-    p.write_norm_weight = write_weight.data();
-    p.write_norm_bias = write_bias.data();
-    p.write_key_weight = write_key.data();
-    p.write_value_weight = write_value.data();
-    p.write_query_weight = write_query.data();
-    p.write_output_weight = write_output.data();
-    Results<T> my_keys(s.windows * few * d), my_values(s.windows * few * d);
-    p.keys = my_keys.stored.data();
-    p.values = my_values.stored.data();
+    p.write_norm_weight = l.write_weight.data();
+    p.write_norm_bias = l.write_bias.data();
+    p.write_key_weight = l.write_key.data();
+    p.write_value_weight = l.write_value.data();
+    p.write_query_weight = l.write_query.data();
+    p.write_output_weight = l.write_output.data();
+    return p;
+}
+
+template <typename T>
+void test_latents(const Shape& s, double tolerance, const poco::Passes<T>& kernels) {
+    const Latents<T> l(s);
+    poco::LatentQueries<T> before;
+    before.windows = s.initial_windows;
+    before.segments = s.segments;
+    before.latents = s.latents;
+    before.width = s.d;
+    before.head_width = s.dh;
+    before.context = s.context;
+    before.eps = 1e-5f;
+    before.threads = s.threads;
+    before.frequencies = l.frequencies.data();
+    before.initial = l.initial.data();
+    before.norm_weight = l.write_weight.data();
+    before.norm_bias = l.write_bias.data();
+    before.query_weight = l.write_key.data();
+    before.key_weight = l.write_query.data();
+    Results<T> my_queries(s.initial_windows * s.segments * s.latents * s.d);
+    before.queries = my_queries.stored.data();
+    kernels.latent_queries(before);
+    my_queries.check(l.queries(), tolerance, "latent_queries");
+
+    poco::LatentLayer<T> layer;
+    poco::LatentTransformer<T> p = call_of(l, layer);
+    const int64_t each = s.windows * s.latents * s.d;
+    Results<T> mine(2 * each);
+    p.keys = mine.stored.data();
+    p.values = p.keys + each;
     kernels.latent_transformer(p);
-    my_keys.check(keys, tolerance, "latent_transformer: keys");
-    my_values.check(values, tolerance, "latent_transformer: values");
+    mine.check(l.keys_and_values(), tolerance, "latent_transformer");
+}
+
+// Forward with dropout, and the backward: the derivative of a random sum of the results along a random direction of
+// each array, by differences and by its gradient.
+template <typename T>
+void test_training(const Shape& s, double tolerance, const poco::Passes<T>& kernels) {
+    Latents<T> l(s);
+    const int64_t tokens = s.windows * s.latents, each = tokens * s.d;
+    const int64_t wide = (s.hidden + 3) / 4 * 4, narrow = (s.d + 3) / 4 * 4, columns = 2 * (wide + narrow);
+    poco::LatentTrainingBackward<T> back;
+    poco::LatentTraining<T>& training = back.forward;
+    training.ffn_dropout = 0.2;
+    training.dropout = 0.4;
+    training.seed = 0x123456789abcdefu;
+    Numbers mask;
+    std::vector<uint8_t> keep[2];
+    for (int i = 0; i < 2; ++i) {
+        keep[i].resize(size_of(tokens * columns));
+        poco::dropout_fill(training.seed, 0, tokens, columns, i == 0 ? 0.2 : 0.4, keep[i].data());
+    }
+    for (size_t i = 0; i < keep[0].size(); ++i) {
+        const int64_t column = static_cast<int64_t>(i) % columns;
+        const bool hidden = column < wide || (column >= wide + narrow && column < 2 * wide + narrow);
+        mask.push_back(hidden ? keep[0][i] / 0.8 : keep[1][i] / 0.6);
+    }
+
+    poco::LatentLayer<T> layer;
+    training.forward = call_of(l, layer);
+    const poco::LatentTiles tiles = kernels.latent_tiles(training.forward);
+    std::vector<char> kept(size_of((s.windows + tiles.windows - 1) / tiles.windows * tiles.bytes) + 64);
+    training.kept = kept.data() + (64 - reinterpret_cast<uintptr_t>(kept.data()) % 64) % 64;
+    Results<T> mine(2 * each);
+    training.forward.keys = mine.stored.data();
+    training.forward.values = training.forward.keys + each;
+    kernels.latent_training(training);
+    mine.check(l.keys_and_values(mask), tolerance, "latent_training");
+
+    const Array<float> grad(2 * each);
+    back.grad_keys = grad.data();
+    back.grad_values = grad.data() + each;
+    std::vector<Results<float>> gradients;
+    const std::vector<Array<T>*> parameters = l.parameters();
+    gradients.emplace_back(static_cast<int64_t>(l.pooled.values.size()));
+    gradients.emplace_back(static_cast<int64_t>(l.initial.values.size()));
+    for (const Array<T>* one : parameters) gradients.emplace_back(static_cast<int64_t>(one->values.size()));
+    std::vector<float*> addresses;
+    for (Results<float>& one : gradients) addresses.push_back(one.stored.data());
+    back.grad_pooled = addresses[0];
+    back.grad_initial = addresses[1];
+    back.grad_parameters = addresses.data() + 2;
+    kernels.latent_training_backward(back);
+
+    std::vector<Numbers*> arrays{&l.pooled.values, &l.initial.values};
+    for (Array<T>* one : parameters) arrays.push_back(&one->values);
+    std::normal_distribution<double> normal;
+    for (size_t i = 0; i < arrays.size(); ++i) {
+        const Numbers at = *arrays[i];
+        Numbers direction;
+        double by_gradient = 0, size = 0, sides[2] = {0, 0};
+        for (const float g : gradients[i].stored) {
+            direction.push_back(normal(generator));
+            by_gradient += direction.back() * static_cast<double>(g);
+            size += static_cast<double>(g) * static_cast<double>(g);
+        }
+        constexpr double step = 1e-5;
+        for (int side = 0; side < 2; ++side) {
+            for (size_t j = 0; j < at.size(); ++j) (*arrays[i])[j] = at[j] + (side == 0 ? step : -step) * direction[j];
+            const Numbers results = l.keys_and_values(mask);
+            for (size_t j = 0; j < results.size(); ++j) sides[side] += results[j] * grad.values[j];
+        }
+        *arrays[i] = at;
+        const double off = std::fabs((sides[0] - sides[1]) / (2 * step) - by_gradient) / (std::sqrt(size) + 1e-3);
+        if (off < 30 * tolerance) continue;
+        std::printf("FAILED: latent_training_backward: gradient %d: %g\n", static_cast<int>(i), off);
+        ++failures;
+    }
 }
 
 template <typename T>
@@ -333,6 +490,10 @@ void test_all(double tolerance, const poco::Passes<T>& kernels) {
     test_latents<T>({3, 3, 2, 3, 33, 4, 3, 7, 10, 1}, tolerance, kernels);
     test_latents<T>({0, 1, 1, 2, 5, 8, 1, 3, 4, 3}, tolerance, kernels);
     test_latents<T>({40, 1, 2, 5, 17, 12, 2, 40, 12, 3}, tolerance, kernels);
+    test_training<T>({3, 1, 3, 8, 32, 16, 2, 40, 48, 2}, tolerance, kernels);
+    test_training<T>({5, 5, 2, 3, 33, 4, 3, 130, 10, 1}, tolerance, kernels);
+    test_training<T>({0, 1, 1, 2, 5, 8, 1, 3, 4, 3}, tolerance, kernels);
+    test_training<T>({23, 1, 2, 5, 17, 12, 2, 7, 12, 3}, tolerance, kernels);
     test_shift<T>(16, 130, 128, 2, tolerance, kernels);
     test_shift<T>(5, 67, 33, 1, tolerance, kernels);
 }

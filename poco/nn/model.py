@@ -22,7 +22,19 @@ from poco.nn.film import Film
 from poco.nn.latent_transformer import LatentLayer
 from poco.nn.rotary import Rotary
 from poco.nn.vocabulary import SessionEmbedding, SessionSpec
-from poco.ops import FilmParameters, film_forecast, film_loss, inference, kernels_serve, latent_pool
+from poco.ops import (
+    FilmParameters,
+    TrainingCall,
+    film_forecast,
+    film_loss,
+    inference,
+    kernels_serve,
+    latent_pool,
+    latent_transformer,
+    latents_by_kernels,
+    train,
+    trains_at_once,
+)
 from poco.ops.inference_reference import times
 from poco.ops.reference import accumulation_dtype, unit_states
 
@@ -183,10 +195,9 @@ class POCO(nn.Module):
                 f"got {list(x.shape)}"
             )
         windows = x.shape[0]
-        unit_index = torch.arange(units, dtype=torch.int32, device=x.device).expand(windows, units).flatten()
-        offsets = torch.arange(windows + 1, dtype=torch.int32, device=x.device) * units
+        unit_index, offsets = _all_units(windows, units, x.device)
         window_session = torch.full((windows,), index, device=x.device) if self._latents_vary else None
-        rows = self._forecast(x.flatten(0, 1), unit_index, offsets, self.unit_table([index]), window_session)
+        rows = self._forecast(x.flatten(0, 1), unit_index, offsets, [index], window_session)
         return rows.view(windows, units, self.config.horizon)
 
     def forward_rows(self, x: Tensor, unit_index: Tensor, window_offsets: Tensor, table: Tensor) -> Tensor:
@@ -230,16 +241,19 @@ class POCO(nn.Module):
             forecast = self.forward_packed(batch)
             wide = accumulation_dtype(forecast)
             return (forecast.to(wide) - target.to(wide)).square().sum() / max(1, target.numel())
-        inputs = self._second_pass(*self._packed(batch))
+        x, unit_index, offsets, sessions, window_session = self._packed(batch)
+        at_once = self._train(x, unit_index, offsets, sessions, window_session, target)
+        if at_once is not None:
+            return at_once
+        inputs = self._second_pass(x, unit_index, offsets, self.unit_table(sessions), window_session)
         return film_loss(*(*inputs[:7], target, *inputs[7:]))
 
-    def _packed(self, batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-        """A batch as :meth:`_second_pass` takes it."""
+    def _packed(self, batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor, Sequence[int], Tensor | None]:
+        """A batch as :meth:`_forecast` takes it."""
         if batch.x.ndim != 2 or batch.x.shape[1] != self.config.context:
             raise ShapeError(f"rows must have {self.config.context} frames, got {list(batch.x.shape)}")
-        table = self.unit_table(range(len(self.sessions)))
         window_session = batch.window_session if self._latents_vary else None
-        return batch.x, batch.unit_index, batch.window_offsets, table, window_session
+        return batch.x, batch.unit_index, batch.window_offsets, range(len(self.sessions)), window_session
 
     def unit_table(self, sessions: Sequence[int]) -> Tensor:
         """``[V, d]``: the whole embedding of every unit of these sessions, one after another."""
@@ -247,15 +261,28 @@ class POCO(nn.Module):
             raise VocabularyError("the model knows no session yet: add_session adds one")
         tables: list[Tensor] = []
         for index in sessions:
-            own = self._session(index)
-            table: Tensor = own.units
+            table: Tensor = self._session(index).units
             if self.config.session_embedding:
-                table = table + (own.session + self._dataset(index))
-            if self.config.unit_type_embedding:
-                rows = [self._unit_type_names.index(name) for name in self.sessions[index].unit_types]
-                table = table + torch.stack(list(self.unit_types))[rows]
-            tables.append(table)
+                table = table + self._unit_shift(index)
+            tables.append(self._with_types(index, table))
         return tables[0] if len(tables) == 1 else torch.cat(tables)
+
+    def _table_and_shift(self, sessions: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """The same as :meth:`unit_table`, less what all units of a single session share."""
+        if len(sessions) != 1 or not self.config.session_embedding:
+            return self.unit_table(sessions), None
+        index = sessions[0]
+        return self._with_types(index, self._session(index).units), self._unit_shift(index)
+
+    def _unit_shift(self, index: int) -> Tensor:
+        """``[d]``: what all units of a session share."""
+        return self._session(index).session + self._dataset(index)
+
+    def _with_types(self, index: int, table: Tensor) -> Tensor:
+        if not self.config.unit_type_embedding:
+            return table
+        rows = [self._unit_type_names.index(name) for name in self.sessions[index].unit_types]
+        return table + torch.stack(list(self.unit_types))[rows]
 
     @property
     def _latents_vary(self) -> bool:
@@ -275,18 +302,31 @@ class POCO(nn.Module):
         """``[1 or W, Q, d]``."""
         if window_session is None:
             return self.latents[None]
-        of_session = torch.stack([self._session(i).session + self._dataset(i) for i in range(len(self.sessions))])
+        of_session = torch.stack([self._unit_shift(i) for i in range(len(self.sessions))])
         return self.latents + of_session[window_session][:, None]
 
     def _forecast(
-        self, x: Tensor, unit_index: Tensor, offsets: Tensor, table: Tensor, window_session: Tensor | None
+        self,
+        x: Tensor,
+        unit_index: Tensor,
+        offsets: Tensor,
+        sessions: Sequence[int],
+        window_session: Tensor | None,
     ) -> Tensor:
         config = self.config
-        if not self.training and config.film_width and config.film_depth == 1:
+        # If units are being trained, the parameters need not be looked through.
+        trains = torch.is_grad_enabled() and any(self._session(i).units.requires_grad for i in sessions)
+        if not (self.training or trains) and config.film_width and config.film_depth == 1:
             z, parameters = self._initial_latents(window_session), self._parameters_in_order()
-            if kernels_serve((x, table, z, *parameters), x):
+            table, shift = self._table_and_shift(sessions)
+            if kernels_serve((x, table, z, *parameters, *(() if shift is None else (shift,))), x):
                 x, frequencies, eps = self._seen(x), self.rotary.frequencies, self.encoder.context_norm.eps
-                return inference(x, unit_index, offsets, table, z, frequencies, parameters, config.heads, eps)
+                latents = (z, frequencies, parameters, config.heads, eps)
+                return inference(x, unit_index, offsets, table, *latents, shift)
+        at_once = self._train(x, unit_index, offsets, sessions, window_session)
+        if at_once is not None:
+            return at_once
+        table = self.unit_table(sessions)
         inputs = self._second_pass(x, unit_index, offsets, table, window_session)
         if config.film_depth > 1:
             return self.film(inputs[0], unit_states(*inputs[1:]))
@@ -314,19 +354,54 @@ class POCO(nn.Module):
             self.encoder.absorbed_queries(z, self.rotary, latent_time, segment_time),
             norm.eps,
         )
+        keys, values = self._between(pooled, z, latent_time, segment_time)
+        dropout = config.ffn_dropout if self.training else 0.0
+        seed = self._seed(dropout, x.device)
+        return x, unit_index, offsets, table, keys, values, self._film_parameters(), dropout, seed, norm.eps
+
+    def _train(
+        self,
+        x: Tensor,
+        unit_index: Tensor,
+        offsets: Tensor,
+        sessions: Sequence[int],
+        window_session: Tensor | None,
+        target: Tensor | None = None,
+    ) -> Tensor | None:
+        """Forecasts, or their loss, by one node of autograd where the CPU kernels can; None where they cannot."""
+        config, z = self.config, self._initial_latents(window_session)
+        plain = config.film_width and config.film_depth == 1 and not (self.training and config.attention_dropout)
+        if not (plain and torch.is_grad_enabled() and trains_at_once(x, z)):
+            return None
+        x, drops = self._seen(x), (config.ffn_dropout, config.latent_dropout) if self.training else (0.0, 0.0)
+        population = self._population(x, unit_index, offsets)
+        seeds = self._seed(max(drops), x.device), self._seed(drops[0], x.device)
+        eps = self.encoder.context_norm.eps
+        call = TrainingCall(unit_index, offsets, population, self.rotary.frequencies, config.heads, *drops, *seeds, eps)
+        table, shift = self._table_and_shift(sessions)
+        return train(call, x, table, z, self._parameters_in_order(), target, shift)
+
+    def _between(self, pooled: Tensor, z: Tensor, latent_time: Tensor, segment_time: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of pass 2 from what pass 1 pooled, by one op where the CPU kernels have it."""
+        config = self.config
+        drops = (config.ffn_dropout, config.latent_dropout) if self.training else (0.0, 0.0)
+        if latents_by_kernels(z) and not (self.training and config.attention_dropout):
+            eps = self.encoder.context_norm.eps
+            rest = (self.rotary.frequencies, config.heads, config.seen, *drops, self._seed(max(drops), z.device), eps)
+            return latent_transformer(pooled, z, self._latent_parameters(), *rest)
         z = z + self.encoder.read(pooled.to(z.dtype), self.rotary, latent_time, segment_time)
         z = z + self.encoder_ffn(z)
         for layer in self.layers:
             z = layer(z, self.rotary, latent_time)
         keys = self.decoder.absorbed_keys(z, self.rotary, latent_time, torch.full_like(latent_time, config.seen))
-        values = self.decoder.absorbed_values(z)
+        return keys, self.decoder.absorbed_values(z)
 
-        dropout = config.ffn_dropout if self.training else 0.0
+    @staticmethod
+    def _seed(dropout: float, device: torch.device) -> Tensor:
+        """A fresh seed, if anything is dropped."""
         if dropout:
-            seed = torch.randint(2**63 - 1, (), device=x.device)
-        else:
-            seed = torch.zeros((), dtype=torch.int64, device=x.device)
-        return x, unit_index, offsets, table, keys, values, self._film_parameters(), dropout, seed, norm.eps
+            return torch.randint(2**63 - 1, (), device=device)
+        return torch.zeros((), dtype=torch.int64, device=device)
 
     def _population(self, x: Tensor, unit_index: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The rows that pass 1 sees: all of them, or in training what unit dropout leaves."""
@@ -341,13 +416,17 @@ class POCO(nn.Module):
         """All parameters but embeddings and latents, in the order in which :func:`poco.ops.inference` takes them."""
         encoder, decoder = self.encoder, self.decoder
         parameters = [*affine(self.token), *affine(encoder.context_norm), *affine(encoder.query_norm)]
-        parameters += (encoder.query.weight, encoder.key.weight, encoder.value.weight, *affine(encoder.output))
-        parameters += self.encoder_ffn.tensors()
+        parameters += (encoder.query.weight, encoder.key.weight, *self._latent_parameters(), decoder.output.bias)
+        return [*parameters, *affine(decoder.query_norm), *self.decoder_ffn.tensors(), *self.film.tensors()]
+
+    def _latent_parameters(self) -> list[Tensor]:
+        """Those between the passes, in the order in which :func:`poco.ops.latent_transformer` takes them."""
+        encoder, decoder = self.encoder, self.decoder
+        parameters = [encoder.value.weight, *affine(encoder.output), *self.encoder_ffn.tensors()]
         for layer in self.layers:
             parameters += layer.tensors()  # type: ignore[operator]
         parameters += (*affine(decoder.context_norm), decoder.key.weight, decoder.value.weight, decoder.query.weight)
-        parameters += (*affine(decoder.output), *affine(decoder.query_norm), *self.decoder_ffn.tensors())
-        return [*parameters, *self.film.tensors()]
+        return [*parameters, decoder.output.weight]
 
     def _film_parameters(self) -> FilmParameters:
         decoder = self.decoder
@@ -394,6 +473,16 @@ class POCO(nn.Module):
             heads=heads,
             unit_types=unit_types,
         )
+
+
+def _all_units(windows: int, units: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """``unit_index`` and ``window_offsets`` of windows that have all units, in order."""
+    if device.type == "cpu" and not torch.compiler.is_compiling():
+        # By numpy: torch would wake its threads, which spin for a while where those of the core want to work.
+        index = np.tile(np.arange(units, dtype=np.int32), windows)
+        return torch.from_numpy(index), torch.from_numpy(np.arange(windows + 1, dtype=np.int32) * units)
+    unit_index = torch.arange(units, dtype=torch.int32, device=device).expand(windows, units).flatten()
+    return unit_index, torch.arange(windows + 1, dtype=torch.int32, device=device) * units
 
 
 def _check_vocabulary(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

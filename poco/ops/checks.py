@@ -50,7 +50,9 @@ def _expect_indices(op: str, rows: int, unit_index: Tensor, window_offsets: Tens
             f"{op}: window_offsets must rise from 0 to the {rows} rows of x, got {offsets[:4]} ... {offsets[-1]}"
         )
     if rows:
-        least, most = (int(t) for t in unit_index.aminmax())
+        # By numpy: torch would wake its threads, which spin for a while where those of the core want to work.
+        indices = unit_index.numpy()
+        least, most = int(indices.min()), int(indices.max())
         if least < 0 or most >= units:
             raise ShapeError(f"{op}: unit_index must be in 0..{units - 1}, got {least}..{most}")
 
@@ -156,11 +158,62 @@ def film_loss(*inputs: Any) -> None:
     *forward, target = inputs
     op, x, parameters = "film_loss", forward[0], forward[6]
     film_forecast(*(*forward, op))
-    _expect(op, "target", target, (x.shape[0], parameters.shift_weight.shape[0]))
+    expect_target(op, x, parameters.shift_weight.shape[0], target)
+
+
+def expect_target(op: str, x: Tensor, horizon: int, target: Tensor) -> None:
+    """Raises ShapeError unless there is a target for every row."""
+    _expect(op, "target", target, (x.shape[0], horizon))
     if not target.is_floating_point():
         raise ShapeError(f"{op}: target must be floating point, got {target.dtype}")
     if target.device != x.device:
         raise ShapeError(f"{op}: all tensors must be on {x.device}, the target is on {target.device}")
+
+
+def _latent_shapes(layers: int, width: int, head_width: int, heads: int, hidden: int) -> tuple[tuple[int, ...], ...]:
+    """Shapes of the flat parameters of the latent transformer, see poco.ops.inference_reference.LatentParameters."""
+    d, dh, inner = width, head_width, heads * head_width
+    norm = ((d,), (d,))
+    ffn = (*norm, (2 * hidden, d), (2 * hidden,), (d, hidden), (d,))
+    layer = (*norm, (3 * inner, d), (d, inner), (d,), *ffn)
+    return ((dh, d), (d, dh), (d,), *ffn, *layer * layers, *norm, (dh, d), (dh, d), (dh, d), (d, dh))
+
+
+def latent_transformer(
+    pooled: Tensor,
+    initial: Tensor,
+    parameters: Sequence[Tensor],
+    frequencies: Tensor,
+    heads: int,
+    context: int,
+    ffn_dropout: float,
+    dropout: float,
+    seed: Tensor,
+) -> None:
+    """Raises ShapeError unless the arguments of the latent transformer fit together."""
+    op = "latent_transformer"
+    if len(parameters) < 15 or (len(parameters) - 15) % 11:
+        raise ShapeError(f"{op}: parameters must be 15 tensors and 11 for each layer, got {len(parameters)}")
+    _expect_together(op, initial, (pooled, frequencies, *parameters))
+    _expect(op, "initial", initial, ("1 or W", "Q", "d"))
+    latents, width = initial.shape[1:]
+    _expect(op, "pooled", pooled, ("W", "S", latents, width))
+    if initial.shape[0] not in (1, pooled.shape[0]):
+        raise ShapeError(f"{op}: initial must be for 1 or {pooled.shape[0]} windows, got {initial.shape[0]}")
+    _expect(op, "frequencies", frequencies, ("dh / 4",))
+    if pooled.shape[1] < 1 or context % pooled.shape[1]:
+        raise ShapeError(f"{op}: the context {context} must be a multiple of the {pooled.shape[1]} segments")
+    _expect(op, "read_ffn in_weight", parameters[5], ("2F", width))
+    layers, hidden = (len(parameters) - 15) // 11, parameters[5].shape[0] // 2
+    shapes = _latent_shapes(layers, width, 4 * frequencies.shape[0], heads, hidden)
+    for i, (tensor, shape) in enumerate(zip(parameters, shapes, strict=True)):
+        if tensor.shape != shape:
+            _expect(op, f"parameters[{i}]", tensor, shape)
+    for p in (ffn_dropout, dropout):
+        if not 0 <= p < 1:
+            raise ShapeError(f"{op}: dropout must be in [0, 1), got {p}")
+    if seed.dtype != torch.int64 or seed.numel() != 1:
+        raise ShapeError(f"{op}: seed must be one int64, got {list(seed.shape)} of {seed.dtype}")
 
 
 @functools.cache
@@ -176,14 +229,13 @@ def _model_shapes(
     horizon: int,
 ) -> tuple[tuple[int, ...], ...]:
     """Shapes of the flat parameters of a model, see poco.ops.inference_reference.ModelParameters."""
-    d, dh, inner = width, head_width, heads * head_width
+    d, dh = width, head_width
     norm = ((d,), (d,))
     ffn = (*norm, (2 * hidden, d), (2 * hidden,), (d, hidden), (d,))
-    before = ((d, length), (d,), *norm, *norm, (dh, d), (dh, d), (dh, d), (d, dh), (d,), *ffn)
-    layer = (*norm, (3 * inner, d), (d, inner), (d,), *ffn)
-    after = (*norm, (dh, d), (dh, d), (dh, d), (d, dh), (d,), *norm, *ffn)
+    before = ((d, length), (d,), *norm, *norm, (dh, d), (dh, d))
+    after = ((d,), *norm, *ffn)
     modulation = ((film, d), (film,), (film, d), (film,), (film, context), (film,), (horizon, film), (horizon,))
-    return (*before, *layer * layers, *after, *modulation)
+    return (*before, *_latent_shapes(layers, width, head_width, heads, hidden), *after, *modulation)
 
 
 def inference(
@@ -195,14 +247,18 @@ def inference(
     frequencies: Tensor,
     parameters: Sequence[Tensor],
     heads: int,
+    op: str = "inference",
+    unit_shift: Tensor | None = None,
 ) -> None:
     """Raises ShapeError unless the arguments of inference fit together."""
-    op = "inference"
     if len(parameters) < 40 or (len(parameters) - 40) % 11:
         raise ShapeError(f"{op}: parameters must be 40 tensors and 11 for each layer, got {len(parameters)}")
     _expect_packing(op, x, unit_index, window_offsets)
     _expect_together(op, x, (unit_index, window_offsets, unit_table, initial, frequencies, *parameters))
     _expect(op, "unit_table", unit_table, ("V", "d"))
+    if unit_shift is not None:
+        _expect_together(op, x, (unit_shift,))
+        _expect(op, "unit_shift", unit_shift, (unit_table.shape[1],))
     _expect_indices(op, x.shape[0], unit_index, window_offsets, unit_table.shape[0])
     width, windows, context = unit_table.shape[1], window_offsets.shape[0] - 1, x.shape[1]
     _expect(op, "initial", initial, ("1 or W", "Q", width))

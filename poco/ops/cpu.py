@@ -18,16 +18,18 @@ from poco.ops.reference import FilmParameters
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _POOL_INPUTS = ("x", "unit_table", "token_weight", "token_bias", "norm_weight", "norm_bias", "queries")
+_QUERY_INPUTS = ("initial", "norm_weight", "norm_bias", "query_weight", "key_weight")
 _FILM_INPUTS = ("x", "unit_table", "keys", "values", *FilmParameters._fields)
 
 
-def _dense(tensor: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+def dense(tensor: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The tensor as kernels take it, itself if it is so already."""
     if tensor.dtype is dtype and tensor.is_contiguous():
         return tensor
     return tensor.detach().to(dtype).contiguous()
 
 
-def _common_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
+def common_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
     """What the kernels take these inputs in: bfloat16 if all are that, else float32."""
     return torch.bfloat16 if all(t.dtype == torch.bfloat16 for t in tensors) else torch.float32
 
@@ -57,8 +59,8 @@ def _gradients(inputs: Mapping[str, Tensor], names: Sequence[str], needs: Sequen
 def _pool_arguments(*inputs: Any) -> tuple[dict[str, Tensor], dict[str, int | float]]:
     x, unit_index, window_offsets, unit_table, token_weight, token_bias, norm_weight, norm_bias, queries, eps = inputs
     values = (x, unit_table, token_weight, token_bias, norm_weight, norm_bias, queries)
-    dtype = _common_dtype(values[1:])
-    tensors = {name: _dense(t, dtype) for name, t in zip(_POOL_INPUTS, values, strict=True)}
+    dtype = common_dtype(values[1:])
+    tensors = {name: dense(t, dtype) for name, t in zip(_POOL_INPUTS, values, strict=True)}
     tensors |= {"unit_index": _indices(unit_index), "window_offsets": _indices(window_offsets)}
     query_windows, segments, latents, width = queries.shape
     return tensors, {
@@ -93,7 +95,7 @@ def latent_pool_backward(
     gradients = _gradients(tensors, _POOL_INPUTS, needs)
     outputs = (grad_pooled, grad_logsumexp, pooled, logsumexp)
     names = ("grad_pooled", "grad_logsumexp", "pooled", "logsumexp")
-    tensors |= {name: _dense(t) for name, t in zip(names, outputs, strict=True)}
+    tensors |= {name: dense(t) for name, t in zip(names, outputs, strict=True)}
     _call("latent_pool_backward", tensors["x"].dtype, {**tensors, **gradients}, sizes)
     return [gradients.get(f"grad_{name}") for name in _POOL_INPUTS]
 
@@ -104,8 +106,8 @@ def latent_pool_backward(
 def _film_arguments(*inputs: Any) -> tuple[dict[str, Tensor], dict[str, int | float]]:
     x, unit_index, window_offsets, unit_table, keys, values, parameters, dropout, seed, eps = inputs
     floating = (x, unit_table, keys, values, *parameters)
-    dtype = _common_dtype(floating[1:])
-    tensors = {name: _dense(t, dtype) for name, t in zip(_FILM_INPUTS, floating, strict=True)}
+    dtype = common_dtype(floating[1:])
+    tensors = {name: dense(t, dtype) for name, t in zip(_FILM_INPUTS, floating, strict=True)}
     tensors |= {"unit_index": _indices(unit_index), "window_offsets": _indices(window_offsets)}
     windows, latents, width = keys.shape
     return tensors, {
@@ -138,7 +140,7 @@ def film_forecast_backward(grad: Tensor, *inputs: Any) -> list[Tensor | None]:
     tensors, sizes = _film_arguments(*forward)
     gradients = _gradients(tensors, _FILM_INPUTS, needs)
     dtype = tensors["x"].dtype
-    _call("film_forecast_backward", dtype, {**tensors, "grad": _dense(grad, dtype), **gradients}, sizes)
+    _call("film_forecast_backward", dtype, {**tensors, "grad": dense(grad, dtype), **gradients}, sizes)
     return [gradients.get(f"grad_{name}") for name in _FILM_INPUTS]
 
 
@@ -149,9 +151,172 @@ def film_loss(target: Tensor, *inputs: Any) -> tuple[Tensor, list[Tensor | None]
     gradients = _gradients(tensors, _FILM_INPUTS, needs)
     elements = max(1, target.numel())
     loss = torch.empty((), dtype=torch.float64)
-    tensors |= {"target": _dense(target), "loss": loss}
+    tensors |= {"target": dense(target), "loss": loss}
     _call("film_forecast_backward", tensors["x"].dtype, {**tensors, **gradients}, {**sizes, "grad_scale": 2 / elements})
     return (loss / elements).float(), [gradients.get(f"grad_{name}") for name in _FILM_INPUTS]
+
+
+# --- between the passes, in training ----------------------------------------------------------------------------------
+
+_MOST_LATENTS = 48  # that fit a tile of the kernels
+
+
+def holds_latents(latents: int) -> bool:
+    """Whether the kernels take so many latents in training."""
+    return latents <= _MOST_LATENTS
+
+
+def _latent_sizes(
+    segments: int, initial: Tensor, frequencies: Tensor, parameters: Sequence[Tensor], heads: int
+) -> dict[str, int]:
+    return {
+        "segments": int(segments),  # int: while tracing, these sizes are fixed
+        "latents": int(initial.shape[1]),
+        "width": int(initial.shape[2]),
+        "head_width": int(frequencies.shape[0]) * 4,
+        "heads": heads,
+        "ffn_width": int(parameters[7].shape[1]),
+        "layers": (len(parameters) - 15) // 11,
+    }
+
+
+def _latent_dtype(initial: Tensor, parameters: Sequence[Tensor], low: bool) -> torch.dtype:
+    return torch.bfloat16 if low else common_dtype([initial, *parameters])
+
+
+def latent_kept_bytes(
+    windows: Any,
+    segments: int,
+    initial: Tensor,
+    frequencies: Tensor,
+    parameters: Sequence[Tensor],
+    heads: int,
+    low: bool,
+) -> Any:
+    """How many bytes the backward needs to be kept: enough for all tiles, and linear in the windows for tracing."""
+    dtype = _latent_dtype(initial, parameters, low)
+    most, size = core.latent_tiles(
+        "bfloat16" if dtype is torch.bfloat16 else "float32",
+        **_latent_sizes(segments, initial, frequencies, parameters, heads),
+    )
+    return (windows + most - 1) * -(-size // most)
+
+
+def _latent_arguments(
+    pooled: Tensor,
+    initial: Tensor,
+    frequencies: Tensor,
+    parameters: Sequence[Tensor],
+    heads: int,
+    context: int,
+    ffn_dropout: float,
+    dropout: float,
+    seed: Tensor,
+    eps: float,
+    low: bool,
+) -> tuple[torch.dtype, dict[str, Tensor], dict[str, Any], list[Tensor]]:
+    dtype = _latent_dtype(initial, parameters, low)
+    alive = [dense(parameter, dtype) for parameter in parameters]
+    tensors = {"pooled": dense(pooled), "initial": dense(initial, dtype), "frequencies": dense(frequencies)}
+    numbers = {
+        **_latent_sizes(pooled.shape[1], initial, frequencies, parameters, heads),
+        "windows": pooled.shape[0],
+        "initial_windows": initial.shape[0],
+        "context": context,
+        "eps": eps,
+        "ffn_dropout": ffn_dropout,
+        "dropout": dropout,
+        "seed": int(seed) & 0xFFFFFFFFFFFFFFFF if max(ffn_dropout, dropout) > 0 else 0,
+        "parameters": [parameter.data_ptr() for parameter in alive],
+    }
+    return dtype, tensors, numbers, alive
+
+
+def latent_transformer(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys, values and what the backward needs; see :func:`poco.ops.latent_transformer`."""
+    pooled, initial, frequencies, parameters, heads, *_, low = inputs
+    dtype, tensors, numbers, _alive = _latent_arguments(*inputs)
+    keys = torch.empty(pooled.shape[0], *initial.shape[1:], dtype=dtype)
+    values = torch.empty_like(keys)
+    size = latent_kept_bytes(pooled.shape[0], pooled.shape[1], initial, frequencies, parameters, heads, low)
+    kept = torch.empty(size, dtype=torch.uint8)
+    _call("latent_training", dtype, {**tensors, "keys": keys, "values": values, "kept": kept}, numbers)
+    given = torch.bfloat16 if low else initial.dtype
+    return keys.to(given), values.to(given), kept
+
+
+def latent_transformer_backward(grad_keys: Tensor, grad_values: Tensor, kept: Tensor, *inputs: Any) -> list[Tensor]:
+    """Gradients of pooled, initial and the parameters, float32, empty where ``needs`` says no."""
+    *forward, needs = inputs
+    dtype, tensors, numbers, _alive = _latent_arguments(*forward)
+    pooled, initial, _, parameters = forward[:4]
+    wanted = [needs[0], needs[1], *[needs[2]] * len(parameters)]
+    gradients = [
+        torch.empty(t.shape if needed else 0, dtype=torch.float32)
+        for t, needed in zip((pooled, initial, *parameters), wanted, strict=True)
+    ]
+    tensors |= {"kept": kept, "grad_keys": dense(grad_keys), "grad_values": dense(grad_values)}
+    tensors |= {f"grad_{n}": g for n, g, need in zip(("pooled", "initial"), gradients, needs, strict=False) if need}
+    if needs[2]:
+        numbers["grad_parameters"] = [gradient.data_ptr() for gradient in gradients[2:]]
+    _call("latent_training_backward", dtype, tensors, numbers)
+    return gradients
+
+
+# --- before the passes ------------------------------------------------------------------------------------------------
+
+
+def _query_arguments(
+    initial: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    query_weight: Tensor,
+    key_weight: Tensor,
+    frequencies: Tensor,
+    segments: int,
+    context: int,
+    eps: float,
+) -> tuple[torch.dtype, dict[str, Tensor], dict[str, int | float]]:
+    inputs = (initial, norm_weight, norm_bias, query_weight, key_weight)
+    dtype = common_dtype(inputs)
+    tensors = {name: dense(t, dtype) for name, t in zip(_QUERY_INPUTS, inputs, strict=True)}
+    tensors["frequencies"] = dense(frequencies)
+    windows, latents, width = initial.shape
+    numbers: dict[str, int | float] = {"windows": windows, "latents": latents, "width": width, "segments": segments}
+    return dtype, tensors, {**numbers, "head_width": key_weight.shape[0], "context": context, "eps": eps}
+
+
+def latent_queries(*inputs: Any) -> Tensor:
+    """The queries of pass 1; see :func:`poco.ops.inference_reference.latent_queries`."""
+    dtype, tensors, numbers = _query_arguments(*inputs)
+    windows, latents, width = inputs[0].shape
+    queries = torch.empty(windows, inputs[6], latents, width, dtype=dtype)
+    _call("latent_queries", dtype, {**tensors, "queries": queries}, numbers)
+    return queries
+
+
+def latent_queries_backward(grad: Tensor, *inputs: Any) -> list[Tensor]:
+    """Gradients, float32, of the initial latents and of the four parameters."""
+    dtype, tensors, numbers = _query_arguments(*inputs)
+    gradients = _gradients(tensors, _QUERY_INPUTS, (True,) * len(_QUERY_INPUTS))
+    _call("latent_queries_backward", dtype, {**tensors, "grad_queries": dense(grad), **gradients}, numbers)
+    return list(gradients.values())
+
+
+def film_shift(
+    output_weight: Tensor, output_bias: Tensor, shift_weight: Tensor, shift_bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The folded shift of pass 2; see :func:`poco.ops.reference.film_shift`."""
+    inputs = (output_weight, output_bias, shift_weight, shift_bias)
+    dtype = common_dtype(inputs)
+    names = ("output_weight", "output_bias", "shift_weight", "shift_bias")
+    tensors = {name: dense(t, dtype) for name, t in zip(names, inputs, strict=True)}
+    horizon, film_width = output_weight.shape
+    width = shift_weight.shape[1]
+    weight, bias = torch.empty(horizon, width, dtype=dtype), torch.empty(horizon, dtype=dtype)
+    sizes = {"horizon": horizon, "film_width": film_width, "width": width}
+    _call("film_shift", dtype, {**tensors, "weight": weight, "bias": bias}, sizes)
+    return weight, bias
 
 
 # --- the whole model --------------------------------------------------------------------------------------------------
@@ -167,20 +332,23 @@ def inference(
     parameters: Sequence[Tensor],
     heads: int,
     eps: float,
+    unit_shift: Tensor | None = None,
 ) -> Tensor:
     """The forecasts of a model that is not in training; see :func:`poco.ops.inference`."""
-    dtype = _common_dtype([unit_table, initial, *parameters])
-    dense = [_dense(parameter, dtype) for parameter in parameters]
+    dtype = common_dtype([unit_table, initial, *parameters])
+    alive = [dense(parameter, dtype) for parameter in parameters]
     forecast = torch.empty(x.shape[0], parameters[-1].shape[0], dtype=dtype)
     tensors = {
-        "x": _dense(x, dtype),
+        "x": dense(x, dtype),
         "unit_index": _indices(unit_index),
         "window_offsets": _indices(window_offsets),
-        "unit_table": _dense(unit_table, dtype),
-        "initial": _dense(initial, dtype),
-        "frequencies": _dense(frequencies),
+        "unit_table": dense(unit_table, dtype),
+        "initial": dense(initial, dtype),
+        "frequencies": dense(frequencies),
         "forecast": forecast,
     }
+    if unit_shift is not None:
+        tensors["unit_shift"] = dense(unit_shift, dtype)
     initial_windows, latents, width = initial.shape
     length = parameters[0].shape[1]
     numbers = {
@@ -199,7 +367,7 @@ def inference(
         "film_width": parameters[-4].shape[0],
         "horizon": forecast.shape[1],
         "eps": eps,
-        "parameters": [parameter.data_ptr() for parameter in dense],
+        "parameters": [parameter.data_ptr() for parameter in alive],
     }
     _call("inference", dtype, tensors, numbers)
     return forecast.to(x.dtype)

@@ -17,7 +17,7 @@ from poco.ops.backends import choose
 torch.library.define(
     "poco::inference",
     "(Tensor x, Tensor unit_index, Tensor window_offsets, Tensor unit_table, Tensor initial, Tensor frequencies, "
-    "Tensor[] parameters, int heads, float eps) -> Tensor",
+    "Tensor[] parameters, int heads, float eps, Tensor? unit_shift=None) -> Tensor",
 )
 
 
@@ -31,6 +31,7 @@ def inference(
     parameters: Sequence[Tensor],
     heads: int,
     eps: float = 1e-5,
+    unit_shift: Tensor | None = None,
 ) -> Tensor:
     """The forecasts of a model that is not in training; it has no gradient.
 
@@ -47,6 +48,8 @@ def inference(
         parameters: all tensors of :class:`poco.ops.inference_reference.ModelParameters` in order, layer after layer.
         heads: heads of the latents' self-attention.
         eps: added to the variance in all layer normalisations.
+        unit_shift: ``[d]``, added to the embedding of every unit; None adds nothing. The sum, as large as the table,
+            is not made by the kernels.
 
     Returns:
         ``[R, H]`` forecasts in the dtype of ``x``. Under autocast all but the frequencies is taken in bfloat16.
@@ -59,16 +62,19 @@ def inference(
     if torch.is_autocast_enabled(device):
         low = torch.get_autocast_dtype(device)
         x, unit_table, initial = x.to(low), unit_table.to(low), initial.to(low)
+        unit_shift = None if unit_shift is None else unit_shift.to(low)
         parameters = [parameter.to(low) for parameter in parameters]
     return torch.ops.poco.inference(  # type: ignore[no-any-return]
-        x, unit_index, window_offsets, unit_table, initial, frequencies, parameters, heads, eps
+        x, unit_index, window_offsets, unit_table, initial, frequencies, parameters, heads, eps, unit_shift
     )
 
 
 @torch.library.impl("poco::inference", "CompositeExplicitAutograd")
 def _forward(*inputs: Any) -> Tensor:
-    checks.inference(*inputs[:-1])
-    return choose(inputs[0].device, inputs[0].dtype).inference(*inputs)  # type: ignore[no-any-return]
+    unit_shift = inputs[9] if len(inputs) > 9 else None  # left out where it is None
+    checks.inference(*(*inputs[:8], "inference", unit_shift))
+    backend = choose(inputs[0].device, inputs[0].dtype)
+    return backend.inference(*inputs[:9], unit_shift)  # type: ignore[no-any-return]
 
 
 @torch.library.register_fake("poco::inference")

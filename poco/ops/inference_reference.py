@@ -14,7 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from poco.ops.reference import FilmParameters, accumulation_dtype, film_forecast, film_shift, latent_pool
+from poco.ops.reference import (
+    FilmParameters,
+    accumulation_dtype,
+    dropout_mask,
+    film_forecast,
+    film_shift,
+    latent_pool,
+)
 
 
 class FeedForwardParameters(NamedTuple):
@@ -121,11 +128,29 @@ def latent_queries(
     return ((turned @ key_weight.to(wide)) * key_weight.shape[0] ** -0.5).to(initial.dtype)
 
 
-def _feed_forward(x: Tensor, p: FeedForwardParameters, eps: float) -> Tensor:
+class _Dropout:
+    """Drops elements of ``[W, Q, columns]``, one place after another; row of the random words is window and latent.
+
+    The columns of each place begin where those of the one before end, at the next multiple of 4.
+    """
+
+    def __init__(self, seed: Tensor | None) -> None:
+        self.seed, self.column = seed, 0
+
+    def __call__(self, x: Tensor, p: float) -> Tensor:
+        first, columns = self.column, x.shape[-1]
+        self.column += -(-columns // 4) * 4
+        if p == 0 or self.seed is None:
+            return x
+        mask = dropout_mask(self.seed, x.shape[0] * x.shape[1], first + columns, p, x.dtype)
+        return x * mask[:, first:].view_as(x)
+
+
+def _feed_forward(x: Tensor, p: FeedForwardParameters, eps: float, drop: _Dropout, dropout: float) -> Tensor:
     value, gate = F.linear(
         F.layer_norm(x, x.shape[-1:], p.norm_weight, p.norm_bias, eps), p.in_weight, p.in_bias
     ).chunk(2, -1)
-    return F.linear(value * F.gelu(gate), p.out_weight, p.out_bias)
+    return F.linear(drop(value * F.gelu(gate), dropout), p.out_weight, p.out_bias)
 
 
 def _attention(z: Tensor, p: LayerParameters, heads: int, time: Tensor, frequencies: Tensor, eps: float) -> Tensor:
@@ -145,22 +170,26 @@ def latent_transformer(
     heads: int,
     context: int,
     eps: float,
+    ffn_dropout: float = 0.0,
+    dropout: float = 0.0,
+    seed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The keys and values ``[W, Q, d]`` of pass 2 from what pass 1 pooled, without dropout.
+    """The keys and values ``[W, Q, d]`` of pass 2 from what pass 1 pooled. Autograd differentiates it.
 
     The latents read what was pooled, go through a gated feed-forward layer and through layers of rotary self-attention
     and feed-forward, each residual; times and rotations as in :func:`latent_queries`, and the units ask at time ``C``.
+    ``ffn_dropout`` is inside the feed-forward layers, ``dropout`` on both branches of a layer.
     """
-    wide = accumulation_dtype(initial)
+    wide, drop = accumulation_dtype(initial), _Dropout(seed)
     p = LatentParameters.of([t.to(wide) for t in parameters])
     latent_time, segment_time = times(initial.shape[1], pooled.shape[1], context, initial.device)
 
     read = rotate(F.linear(pooled.to(wide), p.read_value_weight), segment_time[:, None] - latent_time, frequencies)
     z = initial.to(wide) + F.linear(read.sum(1), p.read_output_weight, p.read_output_bias)
-    z = z + _feed_forward(z, p.read_ffn, eps)
+    z = z + _feed_forward(z, p.read_ffn, eps, drop, ffn_dropout)
     for layer in p.layers:
-        z = z + _attention(z, layer, heads, latent_time, frequencies, eps)
-        z = z + _feed_forward(z, layer.ffn, eps)
+        z = z + drop(_attention(z, layer, heads, latent_time, frequencies, eps), dropout)
+        z = z + drop(_feed_forward(z, layer.ffn, eps, drop, ffn_dropout), dropout)
 
     normed = F.layer_norm(z, z.shape[-1:], p.write_norm_weight, p.write_norm_bias, eps)
     turned = rotate(F.linear(normed, p.write_key_weight), latent_time - context, frequencies)
@@ -206,8 +235,11 @@ def inference(
     parameters: Sequence[Tensor],
     heads: int,
     eps: float,
+    unit_shift: Tensor | None = None,
 ) -> Tensor:
     """See :func:`poco.ops.inference`."""
+    if unit_shift is not None:
+        unit_table = unit_table + unit_shift
     p, context = ModelParameters.of(parameters), x.shape[1]
     asking = (p.query_norm_weight, p.query_norm_bias, p.query_weight, p.key_weight, frequencies)
     queries = latent_queries(initial, *asking, context // p.token_weight.shape[1], context, eps)

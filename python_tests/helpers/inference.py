@@ -90,10 +90,14 @@ def double(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
 def check(shape: dict[str, Any], dtype: torch.dtype) -> None:
     """Raises AssertionError unless the kernels agree with the reference."""
     arguments = inputs(**shape, dtype=dtype)
-    mine, exact = cpu.inference(*arguments), inference_reference.inference(*double(arguments))
-    assert mine.shape == exact.shape
-    assert mine.dtype == dtype
-    assert not mine.numel() or relative_error(mine, exact) < TOLERANCES[dtype], (shape, relative_error(mine, exact))
+    shift = torch.randn(arguments[3].shape[1], generator=torch.Generator().manual_seed(9)).to(dtype)
+    for unit_shift in (None, shift):
+        mine = cpu.inference(*arguments, unit_shift)
+        wide = None if unit_shift is None else unit_shift.double()
+        exact = inference_reference.inference(*double(arguments), wide)
+        assert mine.shape == exact.shape
+        assert mine.dtype == dtype
+        assert not mine.numel() or relative_error(mine, exact) < TOLERANCES[dtype], (shape, relative_error(mine, exact))
 
 
 def check_all() -> None:

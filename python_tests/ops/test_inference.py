@@ -127,7 +127,9 @@ def test_float64_goes_to_the_reference() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_opcheck(dtype: torch.dtype) -> None:
-    torch.library.opcheck(torch.ops.poco.inference.default, inputs(**SMALL, own=True, dtype=dtype))
+    arguments = inputs(**SMALL, own=True, dtype=dtype)
+    for shift in ((), (torch.ones(8, dtype=dtype),)):
+        torch.library.opcheck(torch.ops.poco.inference.default, (*arguments, *shift))
 
 
 def test_compiles_whole() -> None:
@@ -176,6 +178,11 @@ def test_where_the_op_is_used() -> None:
 def test_says_what_does_not_fit(position: int, value: Any, says: str) -> None:
     with pytest.raises(ShapeError, match=says):
         inference(*replaced(inputs(**SMALL), position, value))
+
+
+def test_says_what_does_not_fit_of_the_shift() -> None:
+    with pytest.raises(ShapeError, match=r"unit_shift must be \[8\], got \[9\]"):
+        inference(*inputs(**SMALL), unit_shift=torch.ones(9))
 
 
 @needs_kernels

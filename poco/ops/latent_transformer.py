@@ -1,0 +1,158 @@
+"""What happens between the two passes, in training, as a torch custom op: ``torch.ops.poco.latent_transformer``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from poco.ops import checks, cpu
+from poco.ops.backends import by_cpu_kernels
+from poco.ops.inference_reference import latent_transformer as reference
+
+_INPUTS = (
+    "Tensor pooled, Tensor initial, Tensor frequencies, Tensor[] parameters, int heads, int context, "
+    "float ffn_dropout, float dropout, Tensor seed, float eps, bool low"
+)
+torch.library.define("poco::latent_transformer", f"({_INPUTS}) -> (Tensor keys, Tensor values, Tensor kept)")
+torch.library.define(
+    "poco::latent_transformer_backward",
+    f"(Tensor grad_keys, Tensor grad_values, Tensor kept, {_INPUTS}, bool[] needs) -> Tensor[]",
+)
+
+
+def latent_transformer(
+    pooled: Tensor,
+    initial: Tensor,
+    parameters: Sequence[Tensor],
+    frequencies: Tensor,
+    heads: int,
+    context: int,
+    ffn_dropout: float = 0.0,
+    dropout: float = 0.0,
+    seed: Tensor | None = None,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor]:
+    """Keys and values of pass 2 from what pass 1 pooled: the latents read, attend to each other, and write.
+
+    They read what was pooled, go through a gated feed-forward layer and through layers of rotary self-attention and
+    feed-forward, each residual; :mod:`poco.ops.inference_reference` writes it out. Where the CPU kernels run all of
+    it, forward or backward, is one call.
+
+    Args:
+        pooled: ``[W, S, Q, d]`` what pass 1 pooled.
+        initial: ``[1 or W, Q, d]`` the latents before they read.
+        parameters: all tensors of :class:`poco.ops.inference_reference.LatentParameters` in order, layer after layer.
+        frequencies: ``[dh / 4]`` float32 angular frequencies of the pairs that turn.
+        heads: heads of the self-attention.
+        context: ``C``, the frames that the segments and the latents are spread over.
+        ffn_dropout: probability in ``[0, 1)`` of dropping an activation inside a feed-forward layer.
+        dropout: probability in ``[0, 1)`` of dropping an element of either branch of a layer.
+        seed: one int64; key of the Philox 4x32-10 generator whose counter is (window and latent, column); needed if
+            anything is dropped.
+        eps: added to the variance in all layer normalisations.
+
+    Returns:
+        ``keys`` and ``values``, each ``[W, Q, d]`` in the dtype of ``initial``. Under autocast ``initial`` and the
+        parameters are taken, and the results given, in bfloat16.
+
+    Raises:
+        ShapeError: if shapes, dtypes or devices do not fit together, or a seed is missing.
+        BackendError: if a forced backend cannot run on these tensors.
+    """
+    if seed is None:
+        if max(ffn_dropout, dropout) > 0:
+            raise checks.missing_seed(max(ffn_dropout, dropout), "latent_transformer")
+        seed = pooled.new_zeros((), dtype=torch.int64)
+    checks.latent_transformer(pooled, initial, parameters, frequencies, heads, context, ffn_dropout, dropout, seed)
+    device = initial.device.type
+    low = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
+    numbers = (heads, context, ffn_dropout, dropout, seed, eps)
+    if latents_by_kernels(initial):
+        with torch.autocast(device, enabled=False):
+            keys, values, _ = torch.ops.poco.latent_transformer(
+                pooled, initial, frequencies, list(parameters), *numbers, low
+            )
+        return keys, values
+    if low:
+        initial, parameters = initial.bfloat16(), [parameter.bfloat16() for parameter in parameters]
+    with torch.autocast(device, enabled=False):
+        return reference(pooled, initial, parameters, frequencies, heads, context, eps, ffn_dropout, dropout, seed)
+
+
+def latents_by_kernels(initial: Tensor) -> bool:
+    """Whether the CPU kernels would do all of it for these initial latents."""
+    return cpu.holds_latents(initial.shape[1]) and by_cpu_kernels(initial.device, initial.dtype)
+
+
+@torch.library.impl("poco::latent_transformer", "CompositeExplicitAutograd")
+def _forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return cpu.latent_transformer(*inputs)
+
+
+@torch.library.impl("poco::latent_transformer_backward", "CompositeExplicitAutograd")
+def _backward(*inputs: Any) -> list[Tensor]:
+    return cpu.latent_transformer_backward(*inputs)
+
+
+@torch.library.register_fake("poco::latent_transformer")
+def _fake(pooled: Tensor, initial: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    windows, segments = pooled.shape[:2]
+    dtype = torch.bfloat16 if rest[-1] else initial.dtype
+    keys = initial.new_empty((windows, *initial.shape[1:]), dtype=dtype)
+    frequencies, parameters, heads = rest[:3]
+    size = cpu.latent_kept_bytes(windows, segments, initial, frequencies, parameters, heads, rest[-1])
+    return keys, torch.empty_like(keys), keys.new_empty(size, dtype=torch.uint8)
+
+
+@torch.library.register_fake("poco::latent_transformer_backward")
+def _fake_backward(*inputs: Any) -> list[Tensor]:
+    pooled, initial, _, parameters = inputs[3:7]
+    return [
+        torch.empty_like(t, dtype=torch.float32, memory_format=torch.contiguous_format)
+        if needed
+        else t.new_empty(0, dtype=torch.float32)
+        for t, needed in zip((pooled, initial, *parameters), _each(inputs[-1], len(parameters)), strict=True)
+    ]
+
+
+def _each(needs: Sequence[bool], parameters: int) -> list[bool]:
+    """Whether each of pooled, initial and the parameters is wanted; the parameters all or none."""
+    return [*needs[:2], *[needs[2]] * parameters]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    pooled, initial, frequencies, parameters, heads, context, ffn_dropout, dropout, seed, ctx.eps, ctx.low = inputs
+    ctx.numbers = (heads, context, ffn_dropout, dropout)
+    ctx.save_for_backward(output[2], pooled, initial, frequencies, seed, *parameters)
+
+
+def _differentiate(ctx: Any, grad_keys: Tensor, grad_values: Tensor, _: Tensor) -> tuple[Any, ...]:
+    kept, pooled, initial, frequencies, seed, *parameters = ctx.saved_tensors
+    needs = [*ctx.needs_input_grad[:2], any(ctx.needs_input_grad[3])]
+    gradients = torch.ops.poco.latent_transformer_backward(
+        grad_keys,
+        grad_values,
+        kept,
+        pooled,
+        initial,
+        frequencies,
+        parameters,
+        *ctx.numbers,
+        seed,
+        ctx.eps,
+        ctx.low,
+        needs,
+    )
+    placed = [
+        gradient.to(t.dtype) if needed else None
+        for t, gradient, needed in zip(
+            (pooled, initial, *parameters), gradients, _each(needs, len(parameters)), strict=True
+        )
+    ]
+    return placed[0], placed[1], None, placed[2:], None, None, None, None, None, None, None
+
+
+torch.library.register_autograd("poco::latent_transformer", _differentiate, setup_context=_setup_context)

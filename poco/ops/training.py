@@ -1,0 +1,243 @@
+"""Training by the CPU kernels as one node of autograd: the whole model's forecasts, or their mean squared error.
+
+At a few hundred units it costs more to call the ops one by one, and to have autograd take them apart again, than the
+kernels take. So where no compiler looks on, all is called here in a row, and back; what is computed is that of
+:func:`poco.ops.latent_pool`, :func:`poco.ops.latent_transformer` and :func:`poco.ops.film_forecast`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from poco.ops import checks, cpu
+from poco.ops.backends import by_cpu_kernels
+from poco.ops.inference_reference import ModelParameters
+from poco.ops.reference import FilmParameters
+
+_FIXED = 4  # arguments of the node before the table: call, target, x, shift of the units
+
+
+@dataclass(frozen=True)
+class TrainingCall:
+    """What a call of the model in training takes besides its differentiable inputs.
+
+    Attributes:
+        unit_index: ``[R]`` int32, row of the unit table for each row of ``x``.
+        window_offsets: ``[W + 1]`` int32; window ``w`` is rows ``window_offsets[w]:window_offsets[w + 1]``.
+        population: ``x``, ``unit_index`` and ``window_offsets`` of the rows that pass 1 sees.
+        frequencies: ``[dh / 4]`` float32 angular frequencies of the pairs that turn.
+        heads: heads of the latents' self-attention.
+        ffn_dropout: probability of dropping an activation inside a feed-forward layer.
+        dropout: probability of dropping an element of either branch of a layer over the latents.
+        latent_seed: key of the random numbers between the passes, one int64.
+        seed: key of those of pass 2.
+        eps: added to the variance in all layer normalisations.
+    """
+
+    unit_index: Tensor
+    window_offsets: Tensor
+    population: tuple[Tensor, Tensor, Tensor]
+    frequencies: Tensor
+    heads: int
+    ffn_dropout: float
+    dropout: float
+    latent_seed: Tensor
+    seed: Tensor
+    eps: float
+
+
+def trains_at_once(x: Tensor, initial: Tensor) -> bool:
+    """Whether :func:`train` is the way to go for these rows and initial latents, if a gradient is wanted."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or x.requires_grad:
+        return False
+    if not (cpu.holds_latents(initial.shape[1]) and by_cpu_kernels(x.device, x.dtype)):
+        return False
+    return by_cpu_kernels(initial.device, initial.dtype)  # a float64 model may be given float32 rows
+
+
+def train(
+    call: TrainingCall,
+    x: Tensor,
+    unit_table: Tensor,
+    initial: Tensor,
+    parameters: Sequence[Tensor],
+    target: Tensor | None = None,
+    unit_shift: Tensor | None = None,
+) -> Tensor:
+    """The forecasts of a model in training, or, with a target, the mean of their squared errors.
+
+    Args:
+        call: all that has no gradient.
+        x: ``[R, C]`` activity, rows of all windows one after another.
+        unit_table: ``[V, d]`` embedding of every unit.
+        initial: ``[1 or W, Q, d]`` the latents before they read.
+        parameters: as :func:`poco.ops.inference` takes them.
+        target: ``[R, H]`` what should have been forecast; it has no gradient.
+        unit_shift: ``[d]``, added to the embedding of every unit; None adds nothing.
+
+    Returns:
+        ``[R, H]`` forecasts in the dtype of ``x``, or a scalar in float32. Under autocast all is taken, and forecasts
+        are given, in bfloat16. It can be differentiated once.
+
+    Raises:
+        ShapeError: if shapes, dtypes or devices do not fit together.
+    """
+    rows = (x, call.unit_index, call.window_offsets)
+    checks.inference(*rows, unit_table, initial, call.frequencies, parameters, call.heads, "train", unit_shift)
+    if target is not None:
+        checks.expect_target("train", x, parameters[-1].shape[0], target)
+        target = target.detach()
+    return _Training.apply(call, target, x, unit_shift, unit_table, initial, *parameters)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Training(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, call: TrainingCall, target: Tensor | None, x: Tensor, shift: Tensor | None, *given: Tensor
+    ) -> Tensor:
+        low = torch.is_autocast_enabled("cpu")
+        dtype = torch.bfloat16 if low else cpu.common_dtype(given)
+        x = x.to(torch.bfloat16) if low else x
+        shifted = given[0] if shift is None else _plus(given[0], shift)
+        dense = [cpu.dense(t, dtype) for t in (shifted, *given[1:])]
+        needs = _Needs(ctx.needs_input_grad[_FIXED - 1 :])
+        ctx.shift = None if shift is None else shift.dtype
+        steps = _Steps(call, x, *dense)
+        queries = cpu.latent_queries(*steps.asking())
+        pooled, logsumexp = cpu.latent_pool(*steps.pool(queries))
+        keys, values, kept = cpu.latent_transformer(*steps.latents(pooled))
+        film = steps.film(keys, values)
+        ctx.call, ctx.needs, ctx.dtypes = call, needs, [t.dtype for t in given]
+        between = (queries, pooled, logsumexp, keys, values, kept)
+        gradients: list[Tensor | None] = []
+        if target is None:
+            output = cpu.film_forecast(*film)
+        else:
+            output, gradients = cpu.film_loss(target, *film, needs.of_film)
+        ctx.with_loss, ctx.empty = target is not None, [g is None for g in gradients]
+        ctx.save_for_backward(*between, x, *dense, *(g for g in gradients if g is not None))
+        return output
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        call, needs, inputs = ctx.call, ctx.needs, len(ctx.dtypes)
+        queries, pooled, logsumexp, keys, values, kept, x, *rest = ctx.saved_tensors
+        steps = _Steps(call, x, *rest[:inputs])
+        if ctx.with_loss:
+            made = iter(rest[inputs:])
+            factor = float(grad)
+            film = [None if empty else next(made) for empty in ctx.empty]
+            if factor != 1:
+                film = [None if g is None else g * factor for g in film]
+        else:
+            film = cpu.film_forecast_backward(grad, *steps.film(keys, values), needs.of_film)
+        table: Tensor | None
+        _, table, grad_keys, grad_values, *film_parameters = film
+        initial: Tensor | None = None
+        latents: Sequence[Tensor | None] = [None] * len(steps.p.latents)
+        pool: Sequence[Tensor | None] = [None] * 4
+        asking: Sequence[Tensor | None] = [None] * 4
+        if needs.latents:
+            assert grad_keys is not None
+            assert grad_values is not None
+            grad_pooled, of_initial, *latents = cpu.latent_transformer_backward(
+                grad_keys,
+                grad_values,
+                kept,
+                *steps.latents(pooled),
+                (needs.pool, needs.initial, needs.latent_parameters),
+            )
+            initial = of_initial if needs.initial else None
+        if needs.pool:
+            zero = torch.zeros_like(logsumexp)
+            _, pool_table, *pool, grad_queries = cpu.latent_pool_backward(
+                grad_pooled, zero, pooled, logsumexp, *steps.pool(queries), needs.of_pool
+            )
+            table = pool_table if table is None or pool_table is None else _plus(table, pool_table)
+        if needs.queries:
+            assert grad_queries is not None
+            of_queries, *asking = cpu.latent_queries_backward(grad_queries, *steps.asking())
+            initial = of_queries if initial is None else initial + of_queries
+        gradients = (table, initial, *pool, *asking, *latents, *_unfold(steps.p, film_parameters))
+        placed = [
+            g.to(dtype) if need and g is not None else None
+            for g, need, dtype in zip(gradients, needs.each, ctx.dtypes, strict=True)
+        ]
+        shift = None
+        if needs.shift and table is not None:
+            shift = torch.from_numpy(table.numpy().sum(0)).to(ctx.shift)
+        return (*(None,) * (_FIXED - 1), shift, *placed)
+
+
+def _plus(a: Tensor, b: Tensor) -> Tensor:
+    """The sum; by numpy where it can, as torch would wake its threads, which then spin where the core wants to work."""
+    if a.dtype == b.dtype == torch.float32:
+        return torch.from_numpy(a.detach().numpy() + b.detach().numpy())
+    return a + b
+
+
+class _Needs:
+    """Which gradients are wanted, and so which of the steps go back."""
+
+    def __init__(self, needs: Sequence[bool]) -> None:
+        self.shift, *self.each = needs
+        _, self.initial, *parameters = self.each
+        self.table = self.shift or self.each[0]
+        pool, asking = any(parameters[:4]), any(parameters[4:8])
+        self.latent_parameters, film = any(parameters[8:-17]), any(parameters[-17:])
+        self.queries = asking or self.initial
+        self.pool = self.table or pool or self.queries
+        self.latents = self.latent_parameters or self.pool
+        self.of_film = [False, self.table, self.latents, self.latents, *[film] * len(FilmParameters._fields)]
+        self.of_pool = [False, self.table, *[pool] * 4, self.queries]
+
+
+class _Steps:
+    """The arguments of each step."""
+
+    def __init__(self, call: TrainingCall, x: Tensor, unit_table: Tensor, initial: Tensor, *flat: Tensor) -> None:
+        self.call, self.x, self.unit_table, self.initial = call, x, unit_table, initial
+        self.p = ModelParameters.of(flat)
+        self.context = x.shape[1]
+
+    def asking(self) -> tuple[Any, ...]:
+        p = self.p
+        weights = (p.query_norm_weight, p.query_norm_bias, p.query_weight, p.key_weight)
+        segments = self.context // p.token_weight.shape[1]
+        return self.initial, *weights, self.call.frequencies, segments, self.context, self.call.eps
+
+    def pool(self, queries: Tensor) -> tuple[Any, ...]:
+        p, (x, *rows) = self.p, self.call.population
+        token = (p.token_weight, p.token_bias, p.token_norm_weight, p.token_norm_bias)
+        return x, *rows, self.unit_table, *token, queries, self.call.eps
+
+    def latents(self, pooled: Tensor) -> tuple[Any, ...]:
+        call = self.call
+        drops = (call.ffn_dropout, call.dropout, call.latent_seed)
+        numbers = (call.heads, self.context, *drops, call.eps, False)
+        return pooled, self.initial, call.frequencies, self.p.latents, *numbers
+
+    def film(self, keys: Tensor, values: Tensor) -> tuple[Any, ...]:
+        p, call = self.p, self.call
+        shift = cpu.film_shift(p.out_weight, p.out_bias, p.shift_weight, p.shift_bias)
+        film = FilmParameters(*(*p.unit, *shift, p.in_weight, p.in_bias, p.out_weight))
+        rows = (self.x, call.unit_index, call.window_offsets, self.unit_table)
+        return *rows, keys, values, film, call.ffn_dropout, call.seed, call.eps
+
+
+def _unfold(p: ModelParameters, film: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Gradients of the parameters of pass 2 as they are, from those with the shift folded through the output."""
+    if any(g is None for g in film):
+        return [None] * 17
+    g = FilmParameters._make(film)
+    out_weight, shift_weight, shift_bias = p.out_weight.float(), p.shift_weight.float(), p.shift_bias.float()
+    of_output = torch.addmm(g.out_weight, g.shift_weight, shift_weight.T).addr_(g.shift_bias, shift_bias)
+    of_shift = (out_weight.T @ g.shift_weight, out_weight.T @ g.shift_bias)
+    return [*g[:11], *of_shift, g.in_weight, g.in_bias, of_output, g.shift_bias]

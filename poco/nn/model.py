@@ -197,7 +197,7 @@ class POCO(nn.Module):
         windows = x.shape[0]
         unit_index, offsets = _all_units(windows, units, x.device)
         window_session = torch.full((windows,), index, device=x.device) if self._latents_vary else None
-        rows = self._forecast(x.flatten(0, 1), unit_index, offsets, [index], window_session)
+        rows = self._forecast(x.flatten(0, 1), unit_index, offsets, *self._table_and_shift([index]), window_session)
         return rows.view(windows, units, self.config.horizon)
 
     def forward_rows(self, x: Tensor, unit_index: Tensor, window_offsets: Tensor, table: Tensor) -> Tensor:
@@ -212,7 +212,7 @@ class POCO(nn.Module):
         Returns:
             ``[R, H]`` normalised forecasts in the dtype of ``x``.
         """
-        return self._forecast(x, unit_index, window_offsets, table, None)
+        return self._forecast(x, unit_index, window_offsets, table, None, None)
 
     def forward_packed(self, batch: PackedBatch) -> Tensor:
         """Forecasts ``[R, H]`` of windows of many sessions at once; ``unit_index`` counts over all sessions in order.
@@ -241,19 +241,20 @@ class POCO(nn.Module):
             forecast = self.forward_packed(batch)
             wide = accumulation_dtype(forecast)
             return (forecast.to(wide) - target.to(wide)).square().sum() / max(1, target.numel())
-        x, unit_index, offsets, sessions, window_session = self._packed(batch)
-        at_once = self._train(x, unit_index, offsets, sessions, window_session, target)
+        inputs: Any = self._packed(batch)
+        at_once = self._train(*inputs, target)
         if at_once is not None:
             return at_once
-        inputs = self._second_pass(x, unit_index, offsets, self.unit_table(sessions), window_session)
+        inputs = self._second_pass(*inputs)
         return film_loss(*(*inputs[:7], target, *inputs[7:]))
 
-    def _packed(self, batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor, Sequence[int], Tensor | None]:
+    def _packed(self, batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
         """A batch as :meth:`_forecast` takes it."""
         if batch.x.ndim != 2 or batch.x.shape[1] != self.config.context:
             raise ShapeError(f"rows must have {self.config.context} frames, got {list(batch.x.shape)}")
         window_session = batch.window_session if self._latents_vary else None
-        return batch.x, batch.unit_index, batch.window_offsets, range(len(self.sessions)), window_session
+        table, shift = self._table_and_shift(range(len(self.sessions)))
+        return batch.x, batch.unit_index, batch.window_offsets, table, shift, window_session
 
     def unit_table(self, sessions: Sequence[int]) -> Tensor:
         """``[V, d]``: the whole embedding of every unit of these sessions, one after another."""
@@ -310,24 +311,24 @@ class POCO(nn.Module):
         x: Tensor,
         unit_index: Tensor,
         offsets: Tensor,
-        sessions: Sequence[int],
+        table: Tensor,
+        shift: Tensor | None,
         window_session: Tensor | None,
     ) -> Tensor:
+        """Forecasts of packed rows; ``shift [d]`` is added to all units of the table."""
         config = self.config
         # If units are being trained, the parameters need not be looked through.
-        trains = torch.is_grad_enabled() and any(self._session(i).units.requires_grad for i in sessions)
+        trains = torch.is_grad_enabled() and table.requires_grad
         if not (self.training or trains) and config.film_width and config.film_depth == 1:
             z, parameters = self._initial_latents(window_session), self._parameters_in_order()
-            table, shift = self._table_and_shift(sessions)
             if kernels_serve((x, table, z, *parameters, *(() if shift is None else (shift,))), x):
                 x, frequencies, eps = self._seen(x), self.rotary.frequencies, self.encoder.context_norm.eps
                 latents = (z, frequencies, parameters, config.heads, eps)
                 return inference(x, unit_index, offsets, table, *latents, shift)
-        at_once = self._train(x, unit_index, offsets, sessions, window_session)
+        at_once = self._train(x, unit_index, offsets, table, shift, window_session)
         if at_once is not None:
             return at_once
-        table = self.unit_table(sessions)
-        inputs = self._second_pass(x, unit_index, offsets, table, window_session)
+        inputs = self._second_pass(x, unit_index, offsets, table, shift, window_session)
         if config.film_depth > 1:
             return self.film(inputs[0], unit_states(*inputs[1:]))
         return film_forecast(*inputs)
@@ -338,9 +339,16 @@ class POCO(nn.Module):
         return x if seen == self.config.context else x[:, -seen:]
 
     def _second_pass(
-        self, x: Tensor, unit_index: Tensor, offsets: Tensor, table: Tensor, window_session: Tensor | None
+        self,
+        x: Tensor,
+        unit_index: Tensor,
+        offsets: Tensor,
+        table: Tensor,
+        shift: Tensor | None,
+        window_session: Tensor | None,
     ) -> tuple[Any, ...]:
         """The inputs of pass 2: pass 1 and what the latents go through between the two."""
+        table = table if shift is None else table + shift
         config, x, z = self.config, self._seen(x), self._initial_latents(window_session)
         latent_time, segment_time = times(config.latents, config.segments, config.seen, x.device)
         norm = self.encoder.context_norm
@@ -364,7 +372,8 @@ class POCO(nn.Module):
         x: Tensor,
         unit_index: Tensor,
         offsets: Tensor,
-        sessions: Sequence[int],
+        table: Tensor,
+        shift: Tensor | None,
         window_session: Tensor | None,
         target: Tensor | None = None,
     ) -> Tensor | None:
@@ -378,7 +387,6 @@ class POCO(nn.Module):
         seeds = self._seed(max(drops), x.device), self._seed(drops[0], x.device)
         eps = self.encoder.context_norm.eps
         call = TrainingCall(unit_index, offsets, population, self.rotary.frequencies, config.heads, *drops, *seeds, eps)
-        table, shift = self._table_and_shift(sessions)
         return train(call, x, table, z, self._parameters_in_order(), target, shift)
 
     def _between(self, pooled: Tensor, z: Tensor, latent_time: Tensor, segment_time: Tensor) -> tuple[Tensor, Tensor]:

@@ -241,11 +241,11 @@ class POCO(nn.Module):
             forecast = self.forward_packed(batch)
             wide = accumulation_dtype(forecast)
             return (forecast.to(wide) - target.to(wide)).square().sum() / max(1, target.numel())
-        inputs: Any = self._packed(batch)
-        at_once = self._train(*inputs, target)
+        x, unit_index, offsets, table, shift, window_session = self._packed(batch)
+        at_once = self._train(x, unit_index, offsets, table, shift, window_session, target)
         if at_once is not None:
             return at_once
-        inputs = self._second_pass(*inputs)
+        inputs = self._second_pass(x, unit_index, offsets, table, shift, window_session)
         return film_loss(*(*inputs[:7], target, *inputs[7:]))
 
     def _packed(self, batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:

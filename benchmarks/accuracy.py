@@ -31,8 +31,10 @@ from poco.ground.grounded import Grounded, GroundedConfig
 from poco.ground.job import finish, prepare
 from poco.ground.model import Ground
 from poco.ground.selection import FORECASTERS, choose, error_products, fit_selected, mix
+from poco.intervals import block_length, interval, resampled_scores
 from poco.training import fit, recipe
 from poco.training.recipes import steps as usual_steps
+from poco.training.seeds import stream
 
 #: Steps of a published POCO; on recordings of this length its best ones lie well before.
 PUBLISHED_STEPS = 300
@@ -79,11 +81,13 @@ def grounded(cell: Cell, seed: int, cross: bool = True, **sizes: Any) -> nn.Modu
 def published(cell: Cell, seed: int) -> nn.Module:
     """A published POCO, its best weights by validation every 20 steps."""
     sizes, settings = recipe("published")
+    assert isinstance(sizes, poco.POCOConfig)
     settings = dataclasses.replace(settings, seed=seed, steps=PUBLISHED_STEPS, val_every=20)
-    run = poco.train(
-        cell.split.recordings, model_config=sizes, train_config=settings, protocol=cell.split.protocol, progress=False
-    )
-    return run.model
+    sessions = [poco.SessionSpec(r.session, r.unit_ids, r.dataset) for r in cell.split.recordings]
+    torch.manual_seed(stream(seed, "weights"))
+    model = poco.POCO(sizes, sessions)
+    fit(model, cell.split, settings)
+    return model
 
 
 def mixed(cell: Cell, weights: Mapping[str, float] | None) -> nn.Module:
@@ -118,6 +122,8 @@ FORECAST: dict[str, Callable[[Cell, int], nn.Module]] = {
 }
 #: Those that are the same for every seed.
 SEEDLESS = ("ridge", "ground", "level ground", "centred ground", "ground by validation", "ground, 8 latents")
+#: The one that is compared with the others.
+OURS = "grounded"
 #: Those that a forecaster on the ground is measured against.
 PEERS = ("ridge", "nlinear", "mlp", "published POCO")
 
@@ -135,14 +141,18 @@ def main(arguments: list[str]) -> int:
                 for name in given.only or FORECAST:
                     file = given.out / f"{data.name}--{protocol}--{seed}--{name.replace(' ', '_')}.json"
                     if not file.exists() and (seed == 0 or name not in SEEDLESS):
-                        file.write_text(json.dumps(_cell(cell, name, seed)) + "\n")
+                        file.write_text(json.dumps(score_cell(cell, name, seed)) + "\n")
                         print(file.name, f"{json.loads(file.read_text())['score']:.4f}", flush=True)
     if given.table:
-        print(_table(given.out))
+        report = summary(given.out)
+        print(table(report))
+        if given.json:
+            given.json.write_text(json.dumps(report, indent=1) + "\n")
+            given.json.with_suffix(".txt").write_text(table(report) + "\n")
     return 0
 
 
-def _cell(cell: Cell, name: str, seed: int) -> dict[str, Any]:
+def score_cell(cell: Cell, name: str, seed: int) -> dict[str, Any]:
     """Score, errors of each window, and the processor's seconds that the fit took."""
     began = time.process_time()
     model = FORECAST[name](cell, seed)
@@ -171,19 +181,61 @@ def load(folder: Path) -> dict[tuple[str, str], dict[str, dict[int, dict[str, An
     return found
 
 
-def mean_score(cells: Mapping[int, Mapping[str, Any]]) -> float:
-    """Mean over seeds."""
-    return float(np.mean([cell["score"] for cell in cells.values()]))
+def summary(folder: Path) -> dict[str, Any]:
+    """What the cells say, without the errors of single windows: scores, and how far "grounded" is ahead, by seed."""
+    found = []
+    for (data, protocol), row in load(folder).items():
+        entry: dict[str, Any] = {"data": data, "protocol": protocol, "forecasters": {}}
+        for name, cells in row.items():
+            entry["forecasters"][name] = {
+                "scores": [cells[seed]["score"] for seed in sorted(cells)],
+                "intervals": [cells[seed]["interval"] for seed in sorted(cells)],
+                "seconds": [cells[seed]["seconds"] for seed in sorted(cells)],
+                "ahead": [ahead(row[OURS], cells, seed) for seed in sorted(row.get(OURS, ()))] if name != OURS else [],
+            }
+        entry["chosen"] = next((cell["chosen"] for cell in row.get(OURS, {}).values()), None)
+        found.append(entry)
+    return {"cells": found}
 
 
-def _table(folder: Path) -> str:
-    """Scores of all forecasters, mean over seeds, a row for each data set and protocol."""
-    found = load(folder)
-    names = [name for name in FORECAST if any(name in row for row in found.values())]
-    lines = [" | ".join(["data set, protocol", *names])]
-    for (data, protocol), row in sorted(found.items(), key=lambda item: item[0][::-1]):
-        scores = [f"{mean_score(row[n]):.4f} ({len(row[n])})" if n in row else "-" for n in names]
-        lines.append(" | ".join([f"{data}, {protocol}", *scores]))
+def ahead(ours: Mapping[int, Mapping[str, Any]], theirs: Mapping[int, Mapping[str, Any]], seed: int) -> list[Any]:
+    """Difference of the scores with the same seed, and its interval from the same resampled windows for both."""
+    one, other = ours[seed], theirs.get(seed, theirs[min(theirs)])
+    errors = np.array([one["window_error"], other["window_error"]])
+    windows = [count for _, count in one["sessions"].values()]
+    drawn = resampled_scores(errors, np.array(one["copy_window_error"]), windows, block_length(48, 16))
+    return [one["score"] - other["score"], interval(drawn[0] - drawn[1])]
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """Scores of all forecasters, mean over seeds, a row for each data set and protocol; then who is ahead of whom."""
+    names = [name for name in FORECAST if any(name in entry["forecasters"] for entry in report["cells"])]
+    width = max(len(f"{entry['data']}, {entry['protocol']}") for entry in report["cells"])
+    lines = [f"{'score, mean over seeds':{width}}  " + "  ".join(f"{name:>{max(9, len(name))}}" for name in names)]
+    behind = []
+    for entry in sorted(report["cells"], key=lambda e: (e["protocol"], e["data"])):
+        of, where = entry["forecasters"], f"{entry['data']}, {entry['protocol']}"
+        means = {name: float(np.mean(of[name]["scores"])) for name in names if name in of}
+        shown = (f"{means[n]:.4f}" if n in means else "-" for n in names)
+        lines.append(
+            f"{where:{width}}  " + "  ".join(f"{s:>{max(9, len(n))}}" for n, s in zip(names, shown, strict=True))
+        )
+        for peer in PEERS:
+            for seed, (difference, bounds) in enumerate(of[peer]["ahead"] if peer in of else ()):
+                if difference < 0:
+                    tie = bounds is not None and bounds[1] >= 0
+                    told = "" if bounds is None else f" [{bounds[0]:+.4f}, {bounds[1]:+.4f}]"
+                    behind.append(f"{where}, seed {seed}: {peer} {difference:+.4f}{told}{', a tie' if tie else ''}")
+    lines += ["", f"{OURS} behind a simpler one or a published POCO:", *(behind or ["nowhere"]), ""]
+    for protocol in sorted({entry["protocol"] for entry in report["cells"]}):
+        ratios = []
+        for entry in report["cells"]:
+            of = entry["forecasters"]
+            if entry["protocol"] == protocol and OURS in of:
+                best = max(float(np.mean(of[peer]["scores"])) for peer in PEERS if peer in of)
+                ratios.append(float(np.mean(of[OURS]["scores"])) / best)
+        if ratios:
+            lines.append(f"{protocol}: {OURS} / best of the others, mean over data sets: {np.mean(ratios):.3f}")
     return "\n".join(lines)
 
 
@@ -196,6 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", choices=list(FORECAST), metavar="FORECASTER", help=", ".join(FORECAST))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="print what is in the folder")
+    parser.add_argument("--json", type=Path, help="with --table: write it here, and as text beside it")
     return parser
 
 

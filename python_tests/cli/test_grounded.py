@@ -23,7 +23,7 @@ def test_train_eval_and_forecast(poco: Callable, recordings: Path, tmp_path: Pat
     assert made["model"] == "Grounded"
     assert made["training"]["recipe"] == "grounded"
     assert sum(made["ground"]["weights"].values()) > 0.999
-    assert 0 <= made["residual"]["gain"] <= 1
+    assert 0 <= made["residual"]["gains"][0] <= 1
     scored = poco("eval", out, "--json")
     assert scored.code == 0, scored.err
     assert scored.json["score"] == trained.json["score"]

@@ -17,6 +17,7 @@ from helpers.processes import environment
 
 FEW_STEPS = ["--steps", "4", "--val-every", "2", "--batch-size", "4", "--context", "16", "--horizon", "4"]
 FEW_STEPS += ["--threads", "1", "--device", "cpu", "--no-baselines"]
+GROWING = ["--schedule", "constant"]  # under which a run may be given more steps
 
 
 def test_inspect(poco: Callable, recordings: Path) -> None:
@@ -35,7 +36,7 @@ def test_inspect_several(poco: Callable, recordings: Path) -> None:
 
 
 def test_train_writes_a_run_and_ends_with_a_table(poco: Callable, recordings: Path, tmp_path: Path) -> None:
-    result = poco("train", recordings, "--out", tmp_path / "run", *FEW_STEPS, "--warmup", "1", "--clip", "0")
+    result = poco("train", recordings, "--out", tmp_path / "run", *FEW_STEPS, *GROWING, "--warmup", "1", "--clip", "0")
     assert result.code == 0, result.err
     assert "Score on the test part, leak-free protocol" in result.out
     assert "POCO" in result.out
@@ -57,7 +58,7 @@ def test_train_writes_a_run_and_ends_with_a_table(poco: Callable, recordings: Pa
 
 def test_train_json_is_pure_and_resume_goes_on(poco: Callable, recordings: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    options = [*FEW_STEPS, "--sessions", "animal-2", "--protocol", "published", "--seed", "7", "--ema", "0.9"]
+    options = [*FEW_STEPS, *GROWING, "--sessions", "animal-2", "--protocol", "published", "--seed", "7", "--ema", "0.9"]
     first = poco("train", recordings, "--out", out, *options, "--json")
     assert first.code == 0, first.err
     assert first.json["run"] == str(out)

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers.models import randomise
@@ -18,6 +19,7 @@ import poco
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # at the end: benchmarks/ is only there, but poco is the package under test
 
+from benchmarks import accuracy, crossover
 from benchmarks.cases import ADAPTATION, BACKWARD, FORWARD, TRAINING, Case, plan
 from benchmarks.ceilings import Ceilings
 from benchmarks.check import judge
@@ -140,3 +142,45 @@ def test_the_command_writes_a_report(run_python, tmp_path: Path) -> None:
         assert {"error", "seconds", "roofline"} <= set(case["results"][0])
         assert case["title"] in printed
     assert "published autocast" in report.with_suffix(".txt").read_text()
+
+
+def test_accuracy_is_written_cell_by_cell_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recording = poco.simulate(1, 6, 400, seed=1)[0]
+    np.savez(tmp_path / "waves.npz", activity=recording.activity, rate_hz=20.0)
+    (tmp_path / "waves").mkdir()
+    (tmp_path / "waves.npz").rename(tmp_path / "waves" / "one.npz")
+    description = '[activity]\nkey = "activity"\norientation = "units x frames"\nrate_hz = 20\n'
+    (tmp_path / "waves" / "dataset.toml").write_text(f'name = "waves"\nfiles = ["*.npz"]\n{description}')
+    out = tmp_path / "cells"
+    arguments = [str(tmp_path / "waves"), "--out", str(out), "--protocols", "leak-free", "--seeds", "2"]
+    arguments += ["--only", "ridge", "ground", "level ground"]
+    assert accuracy.main(arguments) == 0
+    files = sorted(path.name for path in out.iterdir())
+    assert files == [f"waves--leak-free--0--{name}.json" for name in ("ground", "level_ground", "ridge")]
+    written = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert accuracy.main(arguments) == 0
+    assert written == {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    cell = json.loads((out / "waves--leak-free--0--ridge.json").read_text())
+    errors = sum(cell["window_error"]) / sum(cell["copy_window_error"])
+    assert cell["score"] == pytest.approx(1 - errors, rel=1e-4)
+    for name in ("mlp", "grounded"):  # as if they had been fitted too
+        other = {**cell, "score": cell["score"] + (0.1 if name == "mlp" else 0.0)}
+        (out / f"waves--leak-free--0--{name}.json").write_text(json.dumps(other))
+    capsys.readouterr()
+    assert accuracy.main(["--table", "--out", str(out), "--json", str(tmp_path / "report.json")]) == 0
+    printed = capsys.readouterr().out
+    assert "waves, leak-free, seed 0: mlp -0.1000" in printed
+    report = json.loads((tmp_path / "report.json").read_text())
+    (entry,) = report["cells"]
+    assert entry["forecasters"]["ridge"]["ahead"] == [[0.0, [0.0, 0.0]]]
+
+
+def test_a_shortened_hour_keeps_its_test_part() -> None:
+    whole = crossover.hour()
+    shorter = crossover.shortened(whole, minutes=4)
+    ((first, stop),) = shorter.segments["train"][0]
+    assert stop - first == 4 * 60 * crossover.RATE
+    assert stop == whole.segments["train"][0][0][1]
+    assert shorter.segments["test"] == whole.segments["test"]
+    inside = whole.recordings[0].activity[:, first:stop]
+    np.testing.assert_allclose(shorter.mean[0], inside.mean(1), atol=1e-5)

@@ -74,7 +74,8 @@ def coefficients(sums: UnitSums, own: float, population: float, scale: Tensor) -
     targets = sums.own_cross.shape[-1]
     ridge = population * scale.double().max().clamp(min=1e-12) / scale.double() if whole else scale.double()
     shared = sums.population + sums.windows[:, None, None] * torch.diag(ridge)
-    right = torch.cat([sums.mixed.mT, sums.population_cross], -1).transpose(1, 2).reshape(fits, whole, -1)
+    right = torch.cat([sums.mixed.mT, sums.population_cross], -1).transpose(1, 2)
+    right = right.reshape(fits, whole, units * (own_count + targets))
     solved = torch.cholesky_solve(right, torch.linalg.cholesky(shared)) if whole else right
     solved = solved.view(fits, whole, units, own_count + targets).transpose(1, 2)
     by_own, by_target = solved.split([own_count, targets], -1)

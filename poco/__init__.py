@@ -18,13 +18,17 @@ if TYPE_CHECKING:
     from poco.ensemble import Ensemble
     from poco.evaluation import evaluate
     from poco.forecasting import forecast
+    from poco.ground.grounded import Grounded, GroundedConfig
     from poco.installation import info
+    from poco.models import load
     from poco.run import Run
     from poco.training import TrainConfig, train
 
 # Public names that are imported on first use, so that `import poco` stays quick.
 _LAZY = {
     "Ensemble": "poco.ensemble",
+    "Grounded": "poco.ground.grounded",
+    "GroundedConfig": "poco.ground.grounded",
     "Recording": "poco.data.recording",
     "Run": "poco.run",
     "TrainConfig": "poco.training",
@@ -33,6 +37,7 @@ _LAZY = {
     "forecast": "poco.forecasting",
     "info": "poco.installation",
     "inspect": "poco.data.inspect",
+    "load": "poco.models",
     "read": "poco.data.read",
     "simulate": "poco.data.simulate",
     "split": "poco.data.splits",
@@ -42,6 +47,8 @@ _LAZY = {
 __all__ = [
     "POCO",
     "Ensemble",
+    "Grounded",
+    "GroundedConfig",
     "POCOConfig",
     "Recording",
     "Run",
@@ -53,6 +60,7 @@ __all__ = [
     "forecast",
     "info",
     "inspect",
+    "load",
     "read",
     "simulate",
     "split",

@@ -12,14 +12,11 @@ from torch import Tensor
 
 from poco.data.splits import Split
 from poco.ground.config import GroundConfig
-from poco.ground.folds import Folds, cut
 from poco.ground.form import Form, SessionTerms
-from poco.ground.latents import loadings, project
 from poco.ground.model import FORMS, Ground
 from poco.ground.penalties import (
     LATENTS,
     MANY_UNITS,
-    SHARED_PENALTIES,
     USUAL,
     Held,
     Penalties,
@@ -27,10 +24,11 @@ from poco.ground.penalties import (
     choose_latents,
     coefficients,
 )
-from poco.ground.sums import context_windows, frame_grams, unit_sums, what_is_left
+from poco.ground.sessions import Session, prepare
+from poco.ground.shared_map import safe_root, set_own_scale, shared_maps
+from poco.ground.sums import context_windows, frame_grams, unit_sums
 from poco.nn.vocabulary import SessionSpec
 
-_FOLDS = 4
 _BLOCK = 64  # units whose sums are held at once
 _SAMPLE = 256  # units that the penalties are chosen on, all sessions together
 
@@ -63,35 +61,6 @@ class Fitted:
     cross: tuple[CrossFit | None, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class _Session:
-    """The training windows of a session in groups: the windows of each fold, then those near each fold."""
-
-    index: int
-    start: np.ndarray
-    folds: Folds | None
-    loadings: Tensor
-    latents: Tensor
-
-    @property
-    def groups(self) -> np.ndarray:
-        """``[2 K, W]`` bool, or ``[1, W]`` without folds."""
-        if self.folds is None:
-            return np.ones((1, self.start.size), dtype=bool)
-        inside = self.folds.fold == np.arange(self.folds.count)[:, None]
-        return np.concatenate([inside, self.folds.near])
-
-    @property
-    def fits(self) -> Tensor:
-        """``[1 + K, G]``: how groups add up to all windows, and to those that a fit without each fold may see."""
-        if self.folds is None:
-            return torch.ones(1, 1)
-        count = self.folds.count
-        one = torch.eye(count)
-        everything = torch.cat([torch.ones(1, count), torch.zeros(1, count)], 1)
-        return torch.cat([everything, torch.cat([1 - one, -one], 1)])
-
-
 @torch.no_grad()
 def fit(
     split: Split,
@@ -102,9 +71,9 @@ def fit(
 ) -> Fitted:
     """Fit a ground to the training part of a split.
 
-    The windows are read twice for the shared map and the penalties, then once for each form, a bounded number of rows
-    at a time; sums are float64. Memory is linear in the number of units and does not grow with the recordings (but for
-    the few latents, which are kept for every frame).
+    The windows are read for the shared map, for the penalties, and for the units' terms of each form, a bounded number
+    of rows at a time; sums are float64. Memory is linear in the number of units and does not grow with the recordings
+    (but for the latents and their features, which are kept for every frame and window).
 
     Args:
         split: recordings, parts and statistics; only the training part is read.
@@ -115,27 +84,20 @@ def fit(
     config = config or GroundConfig(split.context, split.horizon)
     specs = [SessionSpec(r.session, r.unit_ids, r.dataset) for r in split.recordings]
     candidates = _candidates(config, split, choose=penalties is None)
-    sessions = [_prepare(split, i, candidates[-1], cross or penalties is None) for i in range(len(specs))]
+    sessions = [prepare(split, i, candidates[-1], cross or penalties is None) for i in range(len(specs))]
     grams = [frame_grams(split, s.index, s.start, s.groups) for s in sessions]
-    plans = [
-        _plan(
-            Form(config, centred=name == "centred"), sessions, grams, None if penalties is None else penalties[i].shared
-        )
-        for i, name in enumerate(FORMS)
-    ]
+    given = [None] * len(FORMS) if penalties is None else [p.shared for p in penalties]
+    forms = [Form(config, centred=name == "centred") for name in FORMS]
+    plans = [_plan(form, sessions, grams, shared) for form, shared in zip(forms, given, strict=True)]
     latents = candidates[0]
     if penalties is None:
         latents, penalties = _choose(split, sessions, plans, candidates)
     ground = Ground(dataclasses.replace(config, latents=latents), specs)
     found = []
-    for place, (plan, given) in enumerate(zip(plans, penalties, strict=True)):
+    for place, (plan, of_form) in enumerate(zip(plans, penalties, strict=True)):
         ground.form(place).load_state_dict(plan.form.state_dict())
-        found.append(
-            [
-                _solve(split, s, p.first(latents, plan.form), plan, given)
-                for s, p in zip(sessions, plan.population, strict=True)
-            ]
-        )
+        populations = [population.first(latents, plan.form) for population in plan.population]
+        found.append([_solve(split, s, p, plan, of_form) for s, p in zip(sessions, populations, strict=True)])
     for index, session in enumerate(sessions):
         own = ground.terms(index)
         _describe(own, split, session)
@@ -167,7 +129,7 @@ def add_session(ground: Ground, split: Split, penalties: Sequence[Penalties], se
     """
     recording = split.recordings[session]
     index = ground.add_session(SessionSpec(recording.session, recording.unit_ids, recording.dataset))
-    prepared = _prepare(split, session, ground.config.most_latents, folds=False)
+    prepared = prepare(split, session, ground.config.most_latents, folds=False)
     own = ground.terms(index)
     _describe(own, split, prepared)
     for place, given in enumerate(penalties):
@@ -187,15 +149,7 @@ def _candidates(config: GroundConfig, split: Split, *, choose: bool) -> tuple[in
     return LATENTS[:1] + tuple(n for n in LATENTS[1:] if choose and n <= units <= MANY_UNITS)
 
 
-def _prepare(split: Split, index: int, latents: int, folds: bool) -> _Session:
-    windows = split.windows("train")
-    start = windows.start[windows.session == index]
-    weights = loadings(split, index, latents)
-    found = cut(start, split.context + split.horizon, _FOLDS) if folds else None
-    return _Session(index, start, found, weights, project(split, index, weights))
-
-
-def _describe(own: SessionTerms, split: Split, session: _Session) -> None:
+def _describe(own: SessionTerms, split: Split, session: Session) -> None:
     own.loadings.copy_(session.loadings[:, : own.loadings.shape[1]])
     own.mean.copy_(torch.from_numpy(split.mean[session.index].copy()))
     own.std.copy_(torch.from_numpy(split.std[session.index].copy()))
@@ -224,15 +178,15 @@ class _Plan:
     population: tuple[_Population, ...]
 
 
-def _plan(form: Form, sessions: Sequence[_Session], grams: Sequence[Tensor], shared: float | None) -> _Plan:
-    maps, shared = _shared_maps(form, sessions, grams, shared)
+def _plan(form: Form, sessions: Sequence[Session], grams: Sequence[Tensor], shared: float | None) -> _Plan:
+    maps, shared = shared_maps(form, sessions, grams, shared)
     form.weight.copy_(maps[0])
-    _set_own_scale(form, grams, sessions)
+    set_own_scale(form, grams, sessions)
     return _Plan(form, maps, shared, tuple(_population(form, session) for session in sessions))
 
 
 def _choose(
-    split: Split, sessions: Sequence[_Session], plans: Sequence[_Plan], candidates: Sequence[int]
+    split: Split, sessions: Sequence[Session], plans: Sequence[_Plan], candidates: Sequence[int]
 ) -> tuple[int, list[Penalties]]:
     """Latents and the penalties of each form with the lowest squared error out of fold, over a sample of the units."""
     folded = [s for s in sessions if s.folds is not None]
@@ -255,59 +209,16 @@ def _choose(
     return latents, [search.penalties(latents, plan.shared) for search, plan in zip(searches, plans, strict=True)]
 
 
-def _shared_maps(
-    form: Form, sessions: Sequence[_Session], grams: Sequence[Tensor], given: float | None
-) -> tuple[Tensor, float]:
-    """The shared maps ``[1 + K, H, C]`` float64, on all windows and without each fold, and their penalty."""
-    horizon, context = form.weight.shape
-    taken_off = torch.eye(context + horizon, dtype=torch.float64)
-    if form.centred:
-        taken_off[:, :context] -= 1.0 / context  # row vectors x -> x - mean of the context, written for x' = M x
-    fits = torch.zeros(1 + _FOLDS, context + horizon, context + horizon, dtype=torch.float64)
-    held = torch.zeros_like(fits)
-    for session, gram in zip(sessions, grams, strict=True):
-        sums = torch.einsum("kg,gab->kab", session.fits.double(), gram)
-        fits[: len(sums)] += sums
-        fits[len(sums) :] += sums[0]  # a session without so many folds is seen whole
-        if session.folds is not None:
-            held[1 : 1 + session.folds.count] += gram[: session.folds.count]
-    fits, held = (taken_off @ g @ taken_off.T for g in (fits, held))
-
-    gram, cross = fits[:, :context, :context], fits[:, :context, context:] - fits[:, :context, context - 1 : context]
-    unit = gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(context, dtype=torch.float64)
-    maps, errors = {}, {}
-    if given is None and not held[1:].any():
-        given = USUAL.shared
-    for penalty in SHARED_PENALTIES if given is None else (given,):
-        maps[penalty] = torch.linalg.solve(gram + penalty * unit + _tiny(gram), cross).mT.contiguous()
-        left = what_is_left(maps[penalty][1:])
-        errors[penalty] = float((left @ held[1:] @ left.mT).diagonal(dim1=1, dim2=2).sum())
-    best = min(errors, key=errors.__getitem__)
-    return maps[best], best
-
-
-def _set_own_scale(form: Form, grams: Sequence[Tensor], sessions: Sequence[_Session]) -> None:
-    """Root mean square of the units' own features over all training windows."""
-    context = form.own_map.shape[0]
-    taken_off = torch.eye(context, dtype=torch.float64) - (1.0 / context if form.centred else 0.0)
-    total, rows = torch.zeros(context, context, dtype=torch.float64), 0
-    for session, gram in zip(sessions, grams, strict=True):
-        total += torch.einsum("g,gab->ab", session.fits[0].double(), gram)[:context, :context]
-        rows += session.start.size * len(session.loadings)
-    means = taken_off.T @ form.own_map.double()
-    form.own_scale.copy_(_safe_root((means * (total @ means)).sum(0) / rows))
-
-
-def _population(form: Form, session: _Session) -> _Population:
+def _population(form: Form, session: Session) -> _Population:
     """The population's features in a session's training windows."""
     raw = torch.cat(
         [form.raw_population(some) for some in context_windows(session.latents, session.start, form.context)]
     )
-    scale = _safe_root(raw.double().square().mean(0)).float()
+    scale = safe_root(raw.double().square().mean(0)).float()
     return _Population((raw / scale).clamp(-form.clip, form.clip), scale)
 
 
-def _solve(split: Split, session: _Session, population: _Population, plan: _Plan, penalties: Penalties) -> Tensor:
+def _solve(split: Split, session: Session, population: _Population, plan: _Plan, penalties: Penalties) -> Tensor:
     """Coefficients ``[1 + K, N, F, H]`` float32 of all units: on all windows, and without each fold."""
     units = split.recordings[session.index].units
     found = []
@@ -319,13 +230,3 @@ def _solve(split: Split, session: _Session, population: _Population, plan: _Plan
         both = coefficients(seen, penalties.own, penalties.population, population.scale)
         found.append(torch.cat(both, 2).float())
     return torch.cat(found, 1)
-
-
-def _safe_root(square: Tensor) -> Tensor:
-    """Square roots, 1 where there is nothing to scale."""
-    return torch.where(square > 1e-12, square, torch.ones_like(square)).sqrt()
-
-
-def _tiny(gram: Tensor) -> Tensor:
-    """So little on the diagonal that it changes nothing but an empty sum."""
-    return torch.eye(gram.shape[-1], dtype=gram.dtype) * 1e-12

@@ -151,7 +151,7 @@ def adapt(
         raise DataError(f"one recording is wanted, not {type(recording).__name__}: read it with poco.read, choose one")
     members = list(model) if isinstance(model, Ensemble) else [model]
     config: TrainConfig | None = None
-    if not isinstance(members[0], POCO):
+    if is_solved(model):
         if mode != "embeddings":
             raise ConfigError(
                 f"a forecaster on the ground takes a session by a solve (mode 'embeddings'), not '{mode}'"
@@ -195,6 +195,14 @@ def adapt(
     together = _together(found, starts)
     together.model.metadata = _metadata(model, recording, together.mode, protocol, config, source)
     return together
+
+
+def is_solved(model: Forecaster) -> bool:
+    """Whether a session joins a model by a solve, as on the ground, and not by gradient steps."""
+    from poco.ensemble import Ensemble
+    from poco.nn import POCO
+
+    return not isinstance(next(iter(model)) if isinstance(model, Ensemble) else model, POCO)
 
 
 def _fit(

@@ -105,6 +105,7 @@ class Evaluation:
         precision: what the forecaster computed in.
         windows: number of windows, all sessions.
         warnings: what a person should know about the split, one line each.
+        forecaster: what was scored: ``"grounded"``, on the ground, or ``"poco"``, a POCO or any other module.
         interval: 95% interval of the score, by block bootstrap over time within each session: it speaks of these
             recordings, not of other animals. None if a session has a single window or a score is not finite, and for
             an evaluation stored by a version without intervals.
@@ -122,6 +123,7 @@ class Evaluation:
     windows: int = 0
     warnings: tuple[str, ...] = field(default=())
     interval: Interval | None = None
+    forecaster: str = "poco"
 
     @property
     def score_per_step(self) -> tuple[float, ...]:
@@ -158,6 +160,7 @@ class Evaluation:
                 for name, scores in self.baselines.items()
             },
             "warnings": list(self.warnings),
+            "forecaster": self.forecaster,
         }
 
     @classmethod
@@ -184,6 +187,7 @@ class Evaluation:
                 precision=values.get("precision", "float32"),
                 windows=values["windows"],
                 warnings=tuple(values.get("warnings", ())),
+                forecaster=values.get("forecaster", "poco"),
                 interval=_interval_from_json(values.get("interval")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -256,6 +260,7 @@ def evaluate(
         windows=sum(session.windows for session in own.sessions),
         warnings=split.warnings,
         interval=own.interval,
+        forecaster="grounded" if _on_the_ground(model) else "poco",
     )
 
 
@@ -426,7 +431,7 @@ def _with_intervals(scores: Mapping[str, Scores], block: int) -> dict[str, Score
     return {
         name: replace(
             one,
-            interval=interval(resampled[name]),
+            interval=interval(resampled[name], most=1.0),
             ahead=Ahead(own.score - one.score, interval(resampled[""] - resampled[name])),
             window_error=None,
             copy_window_error=None,
@@ -440,6 +445,13 @@ def _ratio(mse: float, copy_mse: float) -> float:
     if copy_mse == 0:
         return 0.0
     return float(1.0 - mse / copy_mse)
+
+
+def _on_the_ground(model: nn.Module) -> bool:
+    from poco.ensemble import Ensemble
+    from poco.ground.grounded import Grounded
+
+    return isinstance(next(iter(model)) if isinstance(model, Ensemble) else model, Grounded)
 
 
 def _check_sizes(model: nn.Module, split: Split) -> None:

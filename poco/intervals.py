@@ -102,11 +102,12 @@ def resampled_scores(
     return total / len(counts)
 
 
-def interval(scores: np.ndarray) -> Interval | None:
+def interval(scores: np.ndarray, most: float = np.inf) -> Interval | None:
     """The 95% interval of resampled scores.
 
     Args:
         scores: ``[R]`` float64: a row of :func:`resampled_scores`, or one row minus another.
+        most: the most that is possible, 1 for a score: few blocks are stretched beyond it.
 
     Returns:
         The quantiles 0.025 and 0.975; None if a score is not finite.
@@ -114,7 +115,7 @@ def interval(scores: np.ndarray) -> Interval | None:
     if not np.isfinite(scores).all():
         return None
     low, high = np.quantile(scores, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    return min(float(low), most), min(float(high), most)
 
 
 def _resampled_sums(errors: np.ndarray, block: int, resamples: int, random: np.random.Generator) -> np.ndarray:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Sizes: TypeAlias = POCOConfig | GroundedConfig
 
 
-def load(folder: Path) -> Forecaster:
+def load(folder: str | Path) -> Forecaster:
     """The model that ``save_pretrained`` wrote into a folder, on the CPU, evaluating.
 
     Raises:
@@ -30,6 +30,7 @@ def load(folder: Path) -> Forecaster:
     from poco.nn import POCO
 
     kinds: Mapping[str, Any] = {"POCO": POCO, "Grounded": Grounded, "Ensemble": Ensemble}
+    folder = Path(folder)
     kind = str(read_config(folder).get("model"))
     if kind not in kinds:
         raise CheckpointError(f"{folder} holds a model of kind {kind!r}; this version knows {', '.join(kinds)}")

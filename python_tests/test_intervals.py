@@ -161,3 +161,13 @@ def test_speed_and_memory() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10 * errors.nbytes
+
+
+def test_no_score_is_better_than_perfect() -> None:
+    errors = np.array([np.r_[np.full(50, 1e-6), np.full(50, 30.0)]])
+    copy = np.r_[np.ones(50), np.zeros(50)]
+    drawn = resampled_scores(errors, copy, [100], 64)[0]
+    assert drawn.max() > 1
+    found = interval(drawn, most=1.0)
+    assert found is not None
+    assert found[0] < found[1] == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,6 +26,8 @@ from poco.cli.options import (
 from poco.cli.output import print_json, say
 from poco.errors import ConfigError
 
+_STEPS = "Steps of a POCO"
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -34,7 +36,7 @@ def register(app: typer.Typer) -> None:
         short_help="Fit a trained model to a new session.",
         epilog=examples(
             "poco adapt runs/first new-animal.h5 --out adapted",
-            "poco adapt runs/first new-animal.h5 --out adapted --steps 400 --mode full",
+            "poco adapt runs/published new-animal.h5 --out adapted --steps 400 --mode full",
             "poco forecast adapted new-animal.h5 --out forecasts.npz",
         ),
     )
@@ -43,16 +45,28 @@ def register(app: typer.Typer) -> None:
         recording: Annotated[Path, typer.Argument(help="The recording of the new session.")],
         out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write the adapted model to.")],
         mode: Annotated[
-            str, typer.Option(help="What to fit: 'embeddings' of the new session, 'full', or 'scratch'.")
-        ] = "embeddings",
-        steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 200,
-        lr: Annotated[float | None, typer.Option(help="Learning rate (default: as the mode needs).")] = None,
-        batch_size: Annotated[int, typer.Option(help="Windows a step.")] = 64,
-        seed: Annotated[int, typer.Option(help="Seed.")] = 0,
-        precision: Annotated[
             str,
-            typer.Option(help="'float32', 'bf16' (mixed), or 'auto': bf16 where the machine has instructions for it."),
-        ] = "auto",
+            typer.Option(
+                help="What to fit: the new session's own ('embeddings'), or, for a POCO, 'full' or 'scratch'."
+            ),
+        ] = "embeddings",
+        steps: Annotated[
+            int | None, typer.Option(help="Optimiser steps (default 200).", rich_help_panel=_STEPS)
+        ] = None,
+        lr: Annotated[
+            float | None, typer.Option(help="Learning rate (default: as the mode needs).", rich_help_panel=_STEPS)
+        ] = None,
+        batch_size: Annotated[
+            int | None, typer.Option(help="Windows a step (default 64).", rich_help_panel=_STEPS)
+        ] = None,
+        seed: Annotated[int | None, typer.Option(help="Seed (default 0).", rich_help_panel=_STEPS)] = None,
+        precision: Annotated[
+            str | None,
+            typer.Option(
+                help="'float32', 'bf16' (mixed), or 'auto' (the default): bf16 where the machine has it.",
+                rich_help_panel=_STEPS,
+            ),
+        ] = None,
         protocol: Annotated[str | None, typer.Option(help="'leak-free' or 'published' (default: the run's).")] = None,
         unit_types: Annotated[
             str | None, typer.Option(help="Label of the units, for a model that embeds unit types.")
@@ -70,8 +84,12 @@ def register(app: typer.Typer) -> None:
         session: Session = None,
         json: Json = False,
     ) -> None:
-        """Adapt the model of RUN to a session it has not seen; the sessions it knows stay as they are."""
+        """Adapt the model of RUN to a session it has not seen; the sessions it knows stay as they are.
+
+        A forecaster on the ground solves for the new units. A POCO fits the session's embeddings, or more, in steps.
+        """
         from poco.adaptation import adapt as fit_to
+        from poco.adaptation import is_solved
         from poco.cli.runs import open_forecaster, source_of
         from poco.cli.torch_settings import set_threads
         from poco.data.read import read
@@ -96,19 +114,20 @@ def register(app: typer.Typer) -> None:
             cut_trials=cut_trials,
         )
         chosen = choose_recording(read(recording, **options), session, recording)
+        model = forecaster.model if isinstance(forecaster, Run) else forecaster
+        given = {"steps": steps, "learning_rate": lr, "batch_size": batch_size, "seed": seed, "precision": precision}
+        settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if settings and is_solved(model):
+            raise ConfigError(f"a forecaster on the ground takes a session by a solve, without {', '.join(settings)}")
         adapted = fit_to(
-            forecaster.model if isinstance(forecaster, Run) else forecaster,
+            model,
             chosen,
             mode=mode,
-            steps=steps,
-            learning_rate=lr,
-            batch_size=batch_size,
             protocol=protocol or (forecaster.protocol if isinstance(forecaster, Run) else "leak-free"),
-            seed=seed,
-            precision=precision,
             unit_types=unit_types,
             source={"options": options},
             callbacks=[Progress("adapting")],
+            **settings,
         )
         out.mkdir(parents=True, exist_ok=True)
         adapted.model.save_pretrained(out / MODEL)

@@ -22,12 +22,13 @@ def print_scores(evaluation: Evaluation, title: str | None = None) -> None:
     from poco.intervals import FEW_BLOCKS, block_length
     from poco.plots.style import label
 
-    scores = {"poco": Scores(evaluation.score, evaluation.sessions, evaluation.interval), **evaluation.baselines}
+    own = evaluation.forecaster
+    scores = {own: Scores(evaluation.score, evaluation.sessions, evaluation.interval), **evaluation.baselines}
     order = sorted(scores, key=lambda name: scores[name].score, reverse=True)
     part = {"val": "validation", "train": "training"}.get(evaluation.part, evaluation.part)
     print_table(
         title or f"Score on the {part} part, {evaluation.protocol} protocol (1 - MSE / MSE of copy)",
-        ["forecaster", "score", "95% interval", *([f"{label('poco')} ahead by"] if evaluation.baselines else [])],
+        ["forecaster", "score", "95% interval", *([f"{label(own)} ahead by"] if evaluation.baselines else [])],
         [
             [
                 label(name),
@@ -37,7 +38,7 @@ def print_scores(evaluation: Evaluation, title: str | None = None) -> None:
             ]
             for name in order
         ],
-        bold_row=order.index("poco"),
+        bold_row=order.index(own),
     )
     if evaluation.interval is not None:
         say("Intervals: block bootstrap over time; they speak of these recordings, not of other animals.")
@@ -45,7 +46,7 @@ def print_scores(evaluation: Evaluation, title: str | None = None) -> None:
         if any(entry.windows < FEW_BLOCKS * block for entry in evaluation.sessions):
             say(f"Some sessions have room for less than {FEW_BLOCKS} blocks: take the intervals for too narrow.")
     if len(evaluation.sessions) > 1:
-        _print_sessions({label(name): _by_session(scores[name].sessions) for name in order}, order.index("poco"))
+        _print_sessions({label(name): _by_session(scores[name].sessions) for name in order}, order.index(own))
 
 
 def _print_sessions(scores: Mapping[str, Mapping[str, float]], bold_row: int) -> None:

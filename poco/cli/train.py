@@ -92,7 +92,8 @@ def register(app: typer.Typer) -> None:
         ] = None,
         horizon: Annotated[int | None, typer.Option(help="Frames that are forecast.", rich_help_panel=_LOOP)] = None,
         segment_length: Annotated[
-            int | None, typer.Option(help="Frames to a token; divides the context.", rich_help_panel=_LOOP)
+            int | None,
+            typer.Option(help="Frames to a token; divides the context ('published' alone).", rich_help_panel=_LOOP),
         ] = None,
         precision: Annotated[
             str | None, typer.Option(help="'float32' or 'bf16' (mixed).", rich_help_panel=_LOOP)

@@ -179,7 +179,9 @@ class Grounded(nn.Module):
         # The more the ground is centred, the less of the level the residuals may see.
         centred = x - self.ground.shares[1].to(x.dtype) * x.mean(-1, keepdim=True)
         condition = parts.condition
-        needed = [True] * len(self.gains) if wanted is None or self.training else [bool(gain) for gain in wanted]
+        needed = [True] * len(self.gains)
+        if not (wanted is None or self.training or torch.compiler.is_compiling()):
+            needed = [bool(gain) for gain in wanted]
         found = [self.residual(centred, condition) if needed[0] else torch.zeros_like(parts.base)]
         if self.population is not None:
             inputs = (unit_index, offsets, self.ground.correlations())

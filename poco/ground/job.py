@@ -76,7 +76,7 @@ def finish(
     stretches["validation"] = gain.products(model, split, "val")
     gains = selection.choose(list(stretches.values()))[0][1:] if best_step else np.zeros(len(model.gains))
     model.gains.copy_(torch.from_numpy(gains))
-    names = ["ground", "with its own residual", "with the population's"][: 1 + len(gains)]
+    names = ["ground", "with the own residual", "with the population's"][: 1 + len(gains)]
     judged = [
         {"stretch": name, **dict(zip(names, (1 - np.diag(p)).tolist(), strict=True))} for name, p in stretches.items()
     ]
@@ -85,17 +85,18 @@ def finish(
     told = "; ".join(
         f"{stretch['stretch']}: " + ", ".join(f"{stretch[name]:.3f} {name}" for name in names) for stretch in judged
     )
-    _tell(callbacks, f"residual: {' and '.join(f'{g:.0%}' for g in gains)} of it is used ({told})")
+    used = " and ".join(f"{g:.0%} {name}" for g, name in zip(gains, names[1:], strict=True))
+    _tell(callbacks, f"forecast: {1 - gains.sum():.0%} ground alone, {used} ({told})")
     return reasons
 
 
 def _chosen(mixture: Selection) -> str:
-    parts = [f"{w:.0%} {name}" for name, w in mixture.to_json()["weights"].items() if w]
+    parts = [f"{100 * w:.3g}% {name}" for name, w in mixture.to_json()["weights"].items() if w]
     scores = [stretch["chosen"] for stretch in mixture.stretches]
-    return (
-        f"ground: {', '.join(parts)} (score {min(scores):.3f} to {max(scores):.3f} on {len(scores)} stretches "
-        "that follow what was fitted)"
+    between = (
+        f"{min(scores):.3f} to {max(scores):.3f} on {len(scores)} stretches" if len(scores) > 1 else f"{scores[0]:.3f}"
     )
+    return f"ground: {', '.join(parts)} (score {between} after what was fitted)"
 
 
 def _tell(callbacks: Sequence[Callback], text: str) -> None:

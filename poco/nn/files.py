@@ -114,7 +114,9 @@ def load_as(kind: str, folder: Path, build: Callable[[Mapping[str, Any], Mapping
     """
     config = read_config(folder)
     if config.get("model") != kind:
-        raise CheckpointError(f"{folder} holds a model of kind {config.get('model')!r}, not {kind!r}")
+        raise CheckpointError(
+            f"{folder} holds a model of kind {config.get('model')!r}, not {kind!r}: poco.load reads every kind"
+        )
     state = _read_tensors(folder / TENSORS)
     try:
         model = build(config["config"], state)

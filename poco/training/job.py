@@ -66,7 +66,8 @@ def train(
     Args:
         recordings: the sessions, or one.
         model_config: sizes and options of the model; default the recipe's.
-        train_config: settings of the loop; default the recipe's.
+        train_config: all settings of the loop; default the recipe's. To change some of them, take the others from
+            :func:`poco.training.recipe`: what a ``TrainConfig`` is not given is as published.
         protocol: ``"leak-free"`` or ``"published"``, see :mod:`poco.data.splits`.
         recipe: where settings that are not given come from: ``"grounded"`` or ``"published"``; default that of the
             kind of ``model_config``, else ``"grounded"``.
@@ -94,7 +95,7 @@ def train(
     if seeds < 1:
         raise ConfigError(f"seeds must be at least 1, got {seeds}")
     recordings = as_recordings(recordings)
-    recipe = recipe or recipes.of(model_config)
+    recipe = recipes.of(model_config, recipe)
     sizes, settings = recipes.recipe(recipe)
     sizes = model_config if model_config is not None else sizes
     settings = train_config if train_config is not None else settings

@@ -66,8 +66,17 @@ def steps(name: str, split: Split) -> int:
     return 100 * round(8 * times)
 
 
-def of(sizes: Sizes | None) -> str:
-    """Name of the recipe for a kind of model; the default for None."""
+def of(sizes: Sizes | None, name: str | None = None) -> str:
+    """Name of the recipe for a kind of model; the default for None.
+
+    Raises:
+        ConfigError: if it is no kind of model, or not that of the recipe asked for.
+    """
     if sizes is None:
-        return DEFAULT
-    return next(name for name, settings in RECIPES.items() if isinstance(sizes, type(settings()[0])))
+        return name or DEFAULT
+    found = next((known for known, settings in RECIPES.items() if isinstance(sizes, type(settings()[0]))), None)
+    if found is None:
+        raise ConfigError(f"model_config must be a GroundedConfig or a POCOConfig, got {type(sizes).__name__}")
+    if name is not None and found != name and type(sizes) is not type(recipe(name)[0]):
+        raise ConfigError(f"a {type(sizes).__name__} belongs to the recipe '{found}', not to '{name}'")
+    return name or found

@@ -39,9 +39,8 @@ def test_train_writes_a_run_and_ends_with_a_table(poco: Callable, recordings: Pa
     result = poco("train", recordings, "--out", tmp_path / "run", *FEW_STEPS, *GROWING, "--warmup", "1", "--clip", "0")
     assert result.code == 0, result.err
     assert "Score on the test part, leak-free protocol" in result.out
-    assert "POCO" in result.out
     assert "animal-2" in result.out
-    assert "POCO ahead by" in result.out
+    assert "grounded ahead by" in result.out
     assert re.search(r"copy +0\.000 +\[0\.000, 0\.000\] +[+-]\d\.\d{3} \[[+-]\d\.\d{3}, [+-]\d\.\d{3}\]", result.out)
     assert "they speak of these recordings, not of other animals" in result.out
     assert f"poco eval {tmp_path / 'run'}" in result.out

@@ -18,7 +18,8 @@ def test_train_eval_and_forecast(poco: Callable, recordings: Path, tmp_path: Pat
     trained = poco("train", recordings, "--out", out, *OPTIONS, "--no-baselines", "--json")
     assert trained.code == 0, trained.err
     assert "ground: " in trained.err
-    assert "residual: " in trained.err
+    assert "forecast: " in trained.err
+    assert "with the own residual" in trained.err
     made = json.loads((out / "model" / "config.json").read_text())
     assert made["model"] == "Grounded"
     assert made["training"]["recipe"] == "grounded"
@@ -43,6 +44,9 @@ def test_a_new_session_is_a_solve(poco: Callable, recordings: Path, tmp_path: Pa
     assert adapted.json["after"] != adapted.json["before"]
     forecast = poco("forecast", tmp_path / "adapted", new, "--out", tmp_path / "f.npz", "--latest")
     assert forecast.code == 0, forecast.err
+    steps = poco("adapt", out, new, "--out", tmp_path / "other", "--steps", "7", "--lr", "0.5")
+    assert steps.code == 2
+    assert "takes a session by a solve, without steps, learning_rate" in steps.err
     full = poco("adapt", out, new, "--out", tmp_path / "other", "--mode", "full")
     assert full.code == 2
     assert "takes a session by a solve (mode 'embeddings'), not 'full'" in full.err

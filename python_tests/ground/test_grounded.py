@@ -174,6 +174,13 @@ def test_files(cut: Split, tmp_path: Path, config: GroundedConfig) -> None:
         poco.POCO.from_pretrained(tmp_path / "model")
 
 
+def test_export(cut: Split) -> None:
+    model = prepare(cut, CONFIG, SETTINGS)[0].eval()
+    x = torch.randn(3, 5, 12)
+    exported = torch.export.export(model, (x,), {"session": "a"})
+    torch.testing.assert_close(exported.module()(x, session="a"), model(x, session="a"))
+
+
 def test_the_recipe() -> None:
     sizes, settings = recipe("grounded")
     assert sizes == GroundedConfig()

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 
+from poco.data.recording import Recording
+from poco.data.splits import split
 from poco.errors import ConfigError
-from poco.training import TrainConfig, recipe
+from poco.ground.grounded import GroundedConfig
+from poco.nn import POCOConfig
+from poco.training import TrainConfig, recipe, recipes
 from poco.training.loop import config_changes
 from poco.training.schedule import learning_rate
 
@@ -76,3 +81,21 @@ def test_what_may_change_on_resume() -> None:
     ]
     cosine = dataclasses.replace(config, schedule="cosine")
     assert config_changes(cosine, dataclasses.replace(cosine, steps=200)) == ["steps was 100, now 200"]
+
+
+def test_a_recipe_and_its_kind_of_model() -> None:
+    assert recipes.of(None) == "grounded"
+    assert recipes.of(POCOConfig()) == "published"
+    assert recipes.of(GroundedConfig(), "grounded") == "grounded"
+    with pytest.raises(ConfigError, match="a POCOConfig belongs to the recipe 'published', not to 'grounded'"):
+        recipes.of(POCOConfig(), "grounded")
+    with pytest.raises(ConfigError, match="must be a GroundedConfig or a POCOConfig, got dict"):
+        recipes.of({"context": 24})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("frames", "steps"), [(600, 800), (12000, 1400), (60000, 3200)])
+def test_steps_grow_with_the_windows(frames: int, steps: int) -> None:
+    recording = Recording(np.random.default_rng(0).normal(size=(2, frames)), "a")
+    cut = split([recording])
+    assert recipes.steps("grounded", cut) == steps
+    assert recipes.steps("published", cut) == 5000

@@ -14,7 +14,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 import poco
+from benchmarks.environment import describe
 from poco.data.read import read
 from poco.data.splits import PROTOCOLS, Split
 from poco.evaluation import fit_baseline, score_forecasters
@@ -147,7 +148,8 @@ def main(arguments: list[str]) -> int:
         report = summary(given.out)
         print(table(report))
         if given.json:
-            given.json.write_text(json.dumps(report, indent=1) + "\n")
+            whole = {"environment": describe("", {}), **report}
+            given.json.write_text(json.dumps(whole, indent=1) + "\n")
             given.json.with_suffix(".txt").write_text(table(report) + "\n")
     return 0
 
@@ -162,7 +164,6 @@ def score_cell(cell: Cell, name: str, seed: int) -> dict[str, Any]:
     assert scores.copy_window_error is not None
     return {
         "score": scores.score,
-        "interval": scores.interval,
         "sessions": {entry.session: [entry.score, entry.windows] for entry in scores.sessions},
         "seconds": round(seconds, 2),
         "window_error": [float(f"{e:.6g}") for e in scores.window_error],
@@ -189,7 +190,7 @@ def summary(folder: Path) -> dict[str, Any]:
         for name, cells in row.items():
             entry["forecasters"][name] = {
                 "scores": [cells[seed]["score"] for seed in sorted(cells)],
-                "intervals": [cells[seed]["interval"] for seed in sorted(cells)],
+                "intervals": [interval(drawn([cells[seed]])[0], most=1.0) for seed in sorted(cells)],
                 "seconds": [cells[seed]["seconds"] for seed in sorted(cells)],
                 "ahead": [ahead(row[OURS], cells, seed) for seed in sorted(row.get(OURS, ()))] if name != OURS else [],
             }
@@ -201,10 +202,15 @@ def summary(folder: Path) -> dict[str, Any]:
 def ahead(ours: Mapping[int, Mapping[str, Any]], theirs: Mapping[int, Mapping[str, Any]], seed: int) -> list[Any]:
     """Difference of the scores with the same seed, and its interval from the same resampled windows for both."""
     one, other = ours[seed], theirs.get(seed, theirs[min(theirs)])
-    errors = np.array([one["window_error"], other["window_error"]])
-    windows = [count for _, count in one["sessions"].values()]
-    drawn = resampled_scores(errors, np.array(one["copy_window_error"]), windows, block_length(48, 16))
-    return [one["score"] - other["score"], interval(drawn[0] - drawn[1])]
+    resampled = drawn([one, other])
+    return [one["score"] - other["score"], interval(resampled[0] - resampled[1])]
+
+
+def drawn(cells: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Scores ``[F, R]`` of forecasters on the same resampled windows."""
+    windows = [count for _, count in cells[0]["sessions"].values()]
+    errors = np.array([cell["window_error"] for cell in cells])
+    return resampled_scores(errors, np.array(cells[0]["copy_window_error"]), windows, block_length(48, 16))
 
 
 def table(report: Mapping[str, Any]) -> str:

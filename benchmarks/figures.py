@@ -41,9 +41,9 @@ def accuracy(report: Mapping[str, Any]) -> plt.Figure:
                     ours = name == "grounded"
                     marker, size = ("D", 34) if ours else ("o", 22)
                     axis.scatter(np.mean(scores), row, color=COLOURS[name], s=size, marker=marker, zorder=3 + ours)
-            if "grounded" in entry["forecasters"]:
-                low, high = entry["forecasters"]["grounded"]["intervals"][0]
-                axis.plot([low, high], [row, row], color=COLOURS["grounded"], lw=1, alpha=0.5)
+            bounds = entry["forecasters"].get("grounded", {}).get("intervals", [None])[0]
+            if bounds is not None:
+                axis.plot(bounds, [row, row], color=COLOURS["grounded"], lw=1, alpha=0.5)
         axis.set_title(f"{protocol} protocol")
         axis.set_xlabel("score: 1 - MSE / MSE of repeating the last frame")
         axis.axvline(0, color="#cccccc", lw=0.8)
@@ -79,7 +79,7 @@ def crossover(report: Mapping[str, Any]) -> plt.Figure:
 def _legend(axis: plt.Axes, names: tuple[str, ...] | list[str]) -> None:
     for name in names:
         axis.scatter([], [], color=COLOURS[name], label=name, s=22)
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def main() -> None:

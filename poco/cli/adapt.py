@@ -117,8 +117,10 @@ def register(app: typer.Typer) -> None:
         model = forecaster.model if isinstance(forecaster, Run) else forecaster
         given = {"steps": steps, "learning_rate": lr, "batch_size": batch_size, "seed": seed, "precision": precision}
         settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        progress = Progress("adapting")
         if settings and is_solved(model):
-            raise ConfigError(f"a forecaster on the ground takes a session by a solve, without {', '.join(settings)}")
+            left = ", ".join(settings)
+            progress.message(f"note: a forecaster on the ground takes a session by a solve; {left} are left aside")
         adapted = fit_to(
             model,
             chosen,
@@ -126,7 +128,7 @@ def register(app: typer.Typer) -> None:
             protocol=protocol or (forecaster.protocol if isinstance(forecaster, Run) else "leak-free"),
             unit_types=unit_types,
             source={"options": options},
-            callbacks=[Progress("adapting")],
+            callbacks=[progress],
             **settings,
         )
         out.mkdir(parents=True, exist_ok=True)

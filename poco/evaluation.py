@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 #: Gradient steps of the trained baselines; everything else is as published.
 BASELINE_STEPS = 1000
+#: Validations of the trained baselines without a new best before they stop; there is one every 100 steps.
+BASELINE_PATIENCE = 3
 
 
 @dataclass(frozen=True)
@@ -206,9 +208,10 @@ def evaluate(
 ) -> Evaluation:
     """Score a forecaster and its baselines over the same windows, in one pass.
 
-    NLinear and MLP are trained for 1000 steps with the same loop, batch size and seed as a run; those of a run are kept
-    in its folder and not trained again. Memory is bounded: windows are taken in batches, and of each window one number
-    for each forecaster is kept, from which the intervals are made.
+    NLinear and MLP are trained for 1000 steps, or until three validations in a row brought no new best, with the loop,
+    batch size and seed of a run; those of a run are kept in its folder and not trained again. Memory is bounded:
+    windows are taken in batches, and of each window one number for each forecaster is kept, from which the
+    intervals are made.
 
     Args:
         run_or_model: a run, or a model with ``forward_packed``.
@@ -243,7 +246,8 @@ def evaluate(
     folder = run.folder / "baselines" if run is not None and run.folder is not None else None
     forecasters: dict[str, nn.Module] = {"": model}
     for name in dict.fromkeys(baselines):
-        forecasters[name] = fit_baseline(name, split, seed=config.seed, folder=folder, callbacks=callbacks)
+        ground = _own_ground(model, split) if name == "ground" else None
+        forecasters[name] = ground or fit_baseline(name, split, seed=config.seed, folder=folder, callbacks=callbacks)
     scores = score_forecasters(forecasters, split, part, stride=stride, precision={"": precision})
     scores = _with_intervals(scores, block_length(split.context, split.horizon, stride))
     own = scores.pop("")
@@ -325,7 +329,7 @@ def fit_baseline(
         folder: where fitted baselines are kept; one fitted to the same split in the same way is taken from there.
         callbacks: what may watch the training.
     """
-    config = TrainConfig(steps=BASELINE_STEPS, seed=seed)
+    config = TrainConfig(steps=BASELINE_STEPS, patience=BASELINE_PATIENCE, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, "weights"))
         model = build(name, split.context, split.horizon)
@@ -448,10 +452,28 @@ def _ratio(mse: float, copy_mse: float) -> float:
 
 
 def _on_the_ground(model: nn.Module) -> bool:
-    from poco.ensemble import Ensemble
     from poco.ground.grounded import Grounded
 
-    return isinstance(next(iter(model)) if isinstance(model, Ensemble) else model, Grounded)
+    return isinstance(_member(model), Grounded)
+
+
+def _member(model: nn.Module) -> nn.Module:
+    """The model, or the first of those that are averaged."""
+    from poco.ensemble import Ensemble
+
+    return next(iter(model)) if isinstance(model, Ensemble) else model
+
+
+def _own_ground(model: nn.Module, split: Split) -> nn.Module | None:
+    """The ground that the model stands on, where the baseline would be fitted to the same in the same way."""
+    from poco.ground import GroundConfig
+    from poco.ground.grounded import Grounded
+
+    member = _member(model)
+    if not isinstance(member, Grounded) or not member.fitted_to(split):
+        return None
+    usual = GroundConfig(split.context, split.horizon, latents=member.config.latents)
+    return member.ground if member.config.ground == usual else None
 
 
 def _check_sizes(model: nn.Module, split: Split) -> None:

@@ -126,6 +126,17 @@ class Grounded(nn.Module):
         """The sessions that the model knows."""
         return self.ground.sessions
 
+    def fitted_to(self, split: Split) -> bool:
+        """Whether the ground was fitted to the training part of this split, with no session added since."""
+        names = [recording.session for recording in split.recordings]
+        if self.metadata.get("adaptations") or [spec.name for spec in self.sessions] != names:
+            return False
+        own = [self.normalisation(index) for index in range(len(names))]
+        return all(
+            np.array_equal(mean.cpu(), theirs) and np.array_equal(std.cpu(), deviation)
+            for (mean, std), theirs, deviation in zip(own, split.mean, split.std, strict=True)
+        )
+
     def session_index(self, session: int | str) -> int:
         """Index of a session given by name or index; a VocabularyError if it is not known."""
         return self.ground.session_index(session)

@@ -13,10 +13,11 @@ from helpers.recordings import waves
 import poco.ground.grounded
 import poco.ground.job
 from poco import models
+from poco.baselines import GroundBaseline
 from poco.data.splits import Split, split
 from poco.data.windows import Packer
 from poco.errors import CheckpointError
-from poco.evaluation import score_forecasters
+from poco.evaluation import evaluate, score_forecasters
 from poco.ground import gain
 from poco.ground.grounded import Grounded, GroundedConfig
 from poco.ground.job import finish, prepare
@@ -172,6 +173,18 @@ def test_files(cut: Split, tmp_path: Path, config: GroundedConfig) -> None:
     torch.testing.assert_close(again(x, session="a").reshape(-1, 4), again.forward_packed(batch)[:10])
     with pytest.raises(CheckpointError, match="holds a model of kind 'Grounded', not 'POCO'"):
         poco.POCO.from_pretrained(tmp_path / "model")
+
+
+def test_the_baseline_is_the_ground_that_the_model_stands_on(cut: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = prepare(cut, GroundedConfig(12, 4), SETTINGS)
+    fitted = evaluate(GroundBaseline(12, 4).fit(cut), cut, baselines=())
+    monkeypatch.setattr("poco.evaluation.fit_baseline", None)  # not called
+    assert evaluate(model, cut, baselines=("ground",)).baselines["ground"].score == pytest.approx(fitted.score)
+    assert model.fitted_to(cut)
+    other = dataclasses.replace(cut, mean=tuple(mean + 1 for mean in cut.mean))
+    assert not model.fitted_to(other)
+    model.metadata["adaptations"] = [{}]
+    assert not model.fitted_to(cut)
 
 
 def test_export(cut: Split) -> None:

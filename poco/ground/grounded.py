@@ -250,6 +250,10 @@ class Grounded(nn.Module):
             remembered.append((torch.from_numpy(start), torch.cat(found)))
         self._remembered = tuple(remembered)
 
+    def forget(self) -> None:
+        """Lets go of the kept forecasts once training is over; what is asked for later is computed again."""
+        self._remembered = ()
+
     def save_pretrained(self, folder: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
         """Writes ``config.json`` and ``model.safetensors``."""
         files.save(self, Path(folder), metadata or {})

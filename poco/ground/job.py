@@ -76,6 +76,7 @@ def finish(
     stretches["validation"] = gain.products(model, split, "val")
     gains = selection.choose(list(stretches.values()))[0][1:] if best_step else np.zeros(len(model.gains))
     model.gains.copy_(torch.from_numpy(gains))
+    model.forget()
     names = ["ground", "with the own residual", "with the population's"][: 1 + len(gains)]
     judged = [
         {"stretch": name, **dict(zip(names, (1 - np.diag(p)).tolist(), strict=True))} for name, p in stretches.items()

@@ -86,6 +86,7 @@ def test_training_moves_the_residual_alone_and_never_ends_worse_on_validation(cu
     assert history.best_mse <= first
     assert history.best_step > 0  # waves leave something to learn
     reasons = finish(model, fitted, cut, SETTINGS, history.best_step)
+    assert not model._remembered
     assert len(reasons["gains"]) == 1
     assert 0 < reasons["gains"][0] <= 1
     assert model.gains.tolist() == pytest.approx(reasons["gains"])

@@ -212,7 +212,7 @@ def film_backward_rows_kernel(
         store_matrix(kept_grad_e, through, row, feature, rows, d, d)
     grad_normed = tl.zeros([BLOCK_R, BLOCK_D], tl.float32)
     for begin in range(0, F, BLOCK_F):
-        _, grad_value, grad_gate, value_weight, gate_weight = ffn_hidden_backward(
+        gated, grad_value, grad_gate, value_weight, gate_weight = ffn_hidden_backward(
             normed,
             through,
             row,
@@ -284,7 +284,7 @@ def film_backward_ffn_kernel(
         row = first + tl.arange(0, BLOCK_R).to(tl.int64)
         normed = load_matrix(kept_normed, row, feature, rows, d, d, False).to(FACTOR)
         grad_e = load_matrix(kept_grad_e, row, feature, rows, d, d, False).to(FACTOR)  # 0 behind the last row
-        gated, grad_value, grad_gate, _, _ = ffn_hidden_backward(
+        gated, grad_value, grad_gate, value_weight, gate_weight = ffn_hidden_backward(
             normed,
             grad_e,
             row,

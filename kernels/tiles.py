@@ -46,7 +46,7 @@ def tile(kernel: str, x: Tensor, *, rows: int, width: int) -> Tile:
         rows: rows in all windows.
         width: of a token, ``d``.
     """
-    if INTERPRETED or x.device.type != "cuda":
+    if INTERPRETED:
         return _interpreted(kernel)
     dtype = "bfloat16" if x.dtype is torch.bfloat16 else "float32"
     return choose(kernel, architecture(x.device), dtype, block_of(width), rows)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from poco.evaluation import evaluate
     from poco.forecasting import forecast
     from poco.ground.grounded import Grounded, GroundedConfig
+    from poco.graphs import InferenceGraph
     from poco.installation import info
     from poco.models import load
     from poco.run import Run
@@ -29,6 +30,7 @@ _LAZY = {
     "Ensemble": "poco.ensemble",
     "Grounded": "poco.ground.grounded",
     "GroundedConfig": "poco.ground.grounded",
+    "InferenceGraph": "poco.graphs",
     "Recording": "poco.data.recording",
     "Run": "poco.run",
     "TrainConfig": "poco.training",
@@ -49,6 +51,7 @@ __all__ = [
     "Ensemble",
     "Grounded",
     "GroundedConfig",
+    "InferenceGraph",
     "POCOConfig",
     "Recording",
     "Run",

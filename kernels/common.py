@@ -1,7 +1,6 @@
 """What several kernels share: blocks of matrices, layer normalisation, GELU, dropout, where a row's window is."""
 
 # Triton reads these functions from their source: what they take are blocks, and annotations mean compile-time numbers.
-# ruff: noqa: ANN001, ANN202
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """Pass 2 forward: a tile of rows goes through attention, feed-forward, FiLM and output without leaving the chip."""
 
-# ruff: noqa: ANN001, ANN202
-
 from __future__ import annotations
 
 from typing import Any

@@ -5,8 +5,6 @@ and sums the gradients of their weights over the rows; ``latents`` goes back thr
 at a time. Partial sums are added in a fixed order, so the same inputs give the same gradients.
 """
 
-# ruff: noqa: ANN001, ANN202
-
 from __future__ import annotations
 
 from typing import Any
@@ -212,7 +210,7 @@ def film_backward_rows_kernel(
         store_matrix(kept_grad_e, through, row, feature, rows, d, d)
     grad_normed = tl.zeros([BLOCK_R, BLOCK_D], tl.float32)
     for begin in range(0, F, BLOCK_F):
-        gated, grad_value, grad_gate, value_weight, gate_weight = ffn_hidden_backward(
+        _gated, grad_value, grad_gate, value_weight, gate_weight = ffn_hidden_backward(
             normed,
             through,
             row,
@@ -284,7 +282,7 @@ def film_backward_ffn_kernel(
         row = first + tl.arange(0, BLOCK_R).to(tl.int64)
         normed = load_matrix(kept_normed, row, feature, rows, d, d, False).to(FACTOR)
         grad_e = load_matrix(kept_grad_e, row, feature, rows, d, d, False).to(FACTOR)  # 0 behind the last row
-        gated, grad_value, grad_gate, value_weight, gate_weight = ffn_hidden_backward(
+        gated, grad_value, grad_gate, _value_weight, _gate_weight = ffn_hidden_backward(
             normed,
             grad_e,
             row,

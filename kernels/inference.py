@@ -56,6 +56,7 @@ def prepare(
     heads: int,
     eps: float,
     unit_shift: Tensor | None,
+    *,
     context: int,
 ) -> Prepared:
     """Makes what :func:`run` needs; arguments as :func:`poco.ops.inference` takes them, ``context`` in frames."""
@@ -91,4 +92,5 @@ def run(model: Prepared, x: Tensor, unit_index: Tensor, window_offsets: Tensor) 
 
 def inference(x: Tensor, unit_index: Tensor, window_offsets: Tensor, *rest: Any) -> Tensor:
     """The forecasts of a model that is not in training; see :func:`poco.ops.inference`."""
-    return run(prepare(*rest, context=x.shape[1]), x, unit_index, window_offsets)
+    prepared = prepare(*rest, context=x.shape[1])
+    return run(prepared, x, unit_index, window_offsets)

@@ -1,7 +1,5 @@
 """Pass 1 forward: every window is cut into parts, each pooled by a program of its own, and merged by logsumexp."""
 
-# ruff: noqa: ANN001, ANN202
-
 from __future__ import annotations
 
 from typing import Any

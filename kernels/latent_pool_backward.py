@@ -1,7 +1,5 @@
 """Pass 1 backward: recomputes the tokens of a part of a window, and sums the gradients of parts in a fixed order."""
 
-# ruff: noqa: ANN001, ANN202
-
 from __future__ import annotations
 
 from typing import Any
@@ -90,7 +88,21 @@ def latent_pool_backward_kernel(
             present = row < stop
             units = load_units(unit_table, unit_index, row, present, feature, d, WHOLE)
             activity, standard, inverse_std = tokens(
-                x, row, present, segment, units, tl.trans(token), bias, feature, eps, C, d, L, BLOCK_L, FACTOR, PRECISION
+                x,
+                row,
+                present,
+                segment,
+                units,
+                tl.trans(token),
+                bias,
+                feature,
+                eps,
+                C,
+                d,
+                L,
+                BLOCK_L,
+                FACTOR,
+                PRECISION,
             )
             y = (standard * scale[None, :] + offset[None, :]).to(FACTOR)
             score = tl.dot(y, tl.trans(query), input_precision=PRECISION)

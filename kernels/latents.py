@@ -4,8 +4,6 @@ One window's latents are too little work for one program to wait for all the wei
 take some hidden units or a head, and leave a part of the branch, which the next step's programs add up.
 """
 
-# ruff: noqa: ANN001, ANN202
-
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -268,8 +266,12 @@ def latent_write_kernel(
 
 @dataclass(frozen=True)
 class RotaryTables:
-    """Cosines and sines, float32, of the angles that the latents turn by: reading ``[S, 2, Q, dh / 2]``, each
-    other ``[2, Q, dh / 2]``, writing ``[2, Q, dh / 2]``.
+    """Cosines and sines, float32, of the angles that the latents turn by.
+
+    Attributes:
+        reading: ``[S, 2, Q, dh / 2]`` from a segment's time to a latent's.
+        own: ``[2, Q, dh / 2]`` of a latent's time.
+        writing: ``[2, Q, dh / 2]`` from the time of the forecast to a latent's.
     """
 
     reading: Tensor

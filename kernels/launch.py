@@ -28,12 +28,12 @@ def common_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
 def products(dtype: torch.dtype) -> dict[str, object]:
     """How products are made of inputs of this type: the type of their factors, and of float32 the precision.
 
-    float32 is cut into three TF32 products, which keeps its precision, unless
-    ``torch.backends.cuda.matmul.allow_tf32`` asks for one.
+    float32 is cut into three bfloat16 parts and six products of those, which keeps its precision, unless
+    ``torch.backends.cuda.matmul.allow_tf32`` asks for one TF32 product.
     """
     low = dtype is torch.bfloat16 and not INTERPRETED
-    exact = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
-    return {"FACTOR": tl.bfloat16 if low else tl.float32, "PRECISION": exact}
+    precision = "ieee" if INTERPRETED else "tf32" if torch.backends.cuda.matmul.allow_tf32 else "bf16x6"
+    return {"FACTOR": tl.bfloat16 if low else tl.float32, "PRECISION": precision}
 
 
 def block_of(size: int, least: int = 16) -> int:

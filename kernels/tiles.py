@@ -53,7 +53,7 @@ def tile(kernel: str, x: Tensor, *, rows: int, width: int) -> Tile:
 
 
 def _interpreted(kernel: str) -> Tile:
-    blocks = {name: 64 for name in safe(kernel, "float32", 128).blocks}
+    blocks = dict.fromkeys(safe(kernel, "float32", 128).blocks, 64)
     if "BLOCK_R" in blocks:
         blocks["BLOCK_R"] = 128  # few large programs: each takes milliseconds to start
     return Tile(blocks)

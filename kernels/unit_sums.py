@@ -1,7 +1,5 @@
 """Gradients of the unit table: many rows hit one unit, and are summed in the order in which they come."""
 
-# ruff: noqa: ANN001, ANN202
-
 from __future__ import annotations
 
 import torch

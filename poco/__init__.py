@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from poco.ensemble import Ensemble
     from poco.evaluation import evaluate
     from poco.forecasting import forecast
-    from poco.ground.grounded import Grounded, GroundedConfig
     from poco.graphs import InferenceGraph
+    from poco.ground.grounded import Grounded, GroundedConfig
     from poco.installation import info
     from poco.models import load
     from poco.run import Run

@@ -71,8 +71,7 @@ class InferenceGraph:
         from poco.kernels import inference
 
         seen = self.model.config.seen
-        table, *latents, shift = self.model.inference_inputs(self.session)
-        prepared = inference.prepare(table, *latents, shift, context=seen)
+        prepared = inference.prepare(*self.model.inference_inputs(self.session), context=seen)
 
         def call() -> Tensor:
             rows = self.x[..., -seen:].flatten(0, 1)

@@ -346,9 +346,7 @@ class POCO(nn.Module):
         table, shift = self._table_and_shift([index])
         return (table, *self._latents_for_inference(window_session), shift)
 
-    def _latents_for_inference(
-        self, window_session: Tensor | None
-    ) -> tuple[Tensor, Tensor, list[Tensor], int, float]:
+    def _latents_for_inference(self, window_session: Tensor | None) -> tuple[Tensor, Tensor, list[Tensor], int, float]:
         """Initial latents, frequencies, parameters, heads and epsilon, as :func:`poco.ops.inference` takes them."""
         z, eps = self._initial_latents(window_session), self.encoder.context_norm.eps
         return z, self.rotary.frequencies, self._parameters_in_order(), self.config.heads, eps

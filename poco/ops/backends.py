@@ -17,7 +17,6 @@ from poco import core
 from poco.errors import BackendError
 from poco.ops import cpu, inference_reference, reference
 
-
 _LEAST_CAPABILITY = (8, 0)  # matrix instructions for bfloat16
 
 

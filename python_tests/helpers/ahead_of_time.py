@@ -56,7 +56,9 @@ class Launch:
         source = ASTSource(self.kernel, signature, constants, attributes)
         options = {name: self.arguments[name] for name in _OPTIONS if name in self.arguments}
         compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
-        return Compiled(self.name, compiled.asm["ptx"], compiled.metadata.shared, *_resources(compiled.asm["ptx"], arch))
+        return Compiled(
+            self.name, compiled.asm["ptx"], compiled.metadata.shared, *_resources(compiled.asm["ptx"], arch)
+        )
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,8 @@ def recorded(modules: list[ModuleType], arch: int) -> Iterator[list[Launch]]:
             if name.endswith("_kernel") and hasattr(kernel, "params")
         ]
         patches += [
-            mock.patch.object(tiles, "architecture", lambda device: arch),
-            mock.patch.object(launch, "processors", lambda device: 132),
+            mock.patch.object(tiles, "architecture", return_value=arch),
+            mock.patch.object(launch, "processors", return_value=132),
         ]
         for patch in patches:
             patch.start()

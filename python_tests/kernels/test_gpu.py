@@ -89,13 +89,12 @@ def test_default_on_cuda_tensors() -> None:
     assert backends.choose(device, torch.float64).name == "reference"
 
 
-@pytest.mark.parametrize(
-    ("op", "make"), [("latent_pool", latent_pool_inputs), ("film_forecast", film_forecast_inputs)]
-)
+@pytest.mark.parametrize(("op", "make"), [("latent_pool", latent_pool_inputs), ("film_forecast", film_forecast_inputs)])
 def test_opcheck_and_compile(op: str, make: Any) -> None:
     call = getattr(torch.ops.poco, op)
     inputs = tuple(
-        t.detach().cuda().requires_grad_(t.requires_grad) if torch.is_tensor(t) else t for t in make(dtype=torch.float32)
+        t.detach().cuda().requires_grad_(t.requires_grad) if torch.is_tensor(t) else t
+        for t in make(dtype=torch.float32)
     )
     torch.library.opcheck(call.default, inputs)
 

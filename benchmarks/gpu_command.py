@@ -46,7 +46,11 @@ def build() -> None:
 
 _SANITIZE = [sys.executable, "-m", "benchmarks.sanitize"]
 CHECKS: list[tuple[str, list[str], str]] = [
-    ("tests marked gpu", [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-n", "12"], r"(\d+ (?:passed|failed).*)"),
+    (
+        "tests marked gpu",
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:benchmark", "-m", "gpu", "-n", "12"],
+        r"(\d+ (?:passed|failed).*)",
+    ),
     ("compute-sanitizer memcheck", ["compute-sanitizer", "--tool", "memcheck", *_SANITIZE], r"ERROR SUMMARY: (.*)"),
     ("compute-sanitizer racecheck", ["compute-sanitizer", "--tool", "racecheck", *_SANITIZE], r"SUMMARY: (.*)"),
 ]

@@ -119,7 +119,7 @@ def candidates(kernel: str, dtype: str, rows: int) -> list[Job]:
             kernel,
             dtype,
             rows,
-            Tile(dict(zip(["BLOCK_R", *names], sizes, strict=False)), dict(num_warps=w, num_stages=s)),
+            Tile(dict(zip(["BLOCK_R", *names], sizes, strict=False)), {"num_warps": w, "num_stages": s}),
         )
         for *sizes, w, s in tried
     ]
@@ -199,7 +199,9 @@ def _time(job: Job) -> float:
     import triton.testing
 
     with forced(job.kernel, job.tile):
-        return float(triton.testing.do_bench_cudagraph(_op(job.kernel, job.dtype, job.rows), rep=20))
+        call = _op(job.kernel, job.dtype, job.rows)
+        torch.cuda.synchronize()  # the recording is on a stream of its own
+        return float(triton.testing.do_bench_cudagraph(call, rep=20))
 
 
 def tune(seconds: float, report: Callable[[str], None] = print) -> list[dict[str, Any]]:
@@ -225,8 +227,11 @@ def tune(seconds: float, report: Callable[[str], None] = print) -> list[dict[str
     jobs = {group: candidates(*group) for group in groups}
     flat = [job for group in groups for job in jobs[group]]
     with multiprocessing.get_context("spawn").Pool(WORKERS) as pool:
-        failed = dict(zip(map(repr, flat), pool.map(_compile, flat, chunksize=4), strict=True))
-    report(f"compiled {len(flat)} candidates, {sum(map(bool, failed.values()))} do not run")
+        failed = dict(zip(map(repr, flat), pool.map(_compile, flat, chunksize=1), strict=True))
+    report(f"compiled {len(flat)} candidates")
+    for job, reason in failed.items():
+        if reason:
+            report(f"does not run: {job}: {reason}")
     for group in groups:
         if time.monotonic() > until:
             report(f"out of time before {group}")
@@ -235,9 +240,8 @@ def tune(seconds: float, report: Callable[[str], None] = print) -> list[dict[str
             ((_time(job), repr(job), job) for job in jobs[group] if not failed[repr(job)]), key=lambda t: t[:2]
         )
         kernel, dtype, rows = group
-        for took, _, job in times[:3]:
+        for took, _, job in times:
             report(f"{kernel} {dtype} {rows}: {took:.4f} ms {job.tile.blocks} {job.tile.options}")
-        report(f"{kernel} {dtype} {rows}: slowest {times[-1][0]:.4f} ms {times[-1][2].tile}")
         best = times[0][2].tile
         many = dict(kernels)[kernel]
         entry = {"kernel": kernel, "arch": arch, "dtype": dtype, "width": WIDTH}

@@ -13,6 +13,8 @@ from poco.kernels import launch
 from poco.kernels.common import load_matrix, load_units, load_vector, standardise, store_matrix
 from poco.kernels.tiles import tile
 
+_PROGRAMS = 8  # to a multiprocessor: what they wait for is memory
+
 
 @triton.jit
 def tokens(
@@ -207,7 +209,7 @@ def latent_pool(*inputs: Any) -> tuple[Tensor, Tensor]:
     if not windows:
         return pooled, logsumexp
     chosen = tile("latent_pool", x, rows=x.shape[0], width=width)
-    programs = 2 * launch.processors(x.device)
+    programs = _PROGRAMS * launch.processors(x.device)
     parts = launch.splits(windows * segments, x.shape[0] * segments, chosen.blocks["BLOCK_R"], programs)
     part_pooled = x.new_empty(windows * parts * segments * latents * width, dtype=torch.float32)
     part_logsumexp = x.new_empty(windows * parts * segments * latents, dtype=torch.float32)

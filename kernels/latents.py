@@ -250,18 +250,18 @@ def latent_write_kernel(
     z = gather(base + window * Q * d, parts + window * count * Q * d, count, branch_bias, latent, feature, Q, d)
     normed = normalise(z, norm_weight, norm_bias, feature, eps, d).to(FACTOR)
     if tl.program_id(0) % 2 == 0:
-        weight = load_matrix(key_weight, channel, feature, DH, d, d, False).to(FACTOR)
-        key = tl.dot(normed, tl.trans(weight), input_precision=PRECISION)
-        key = rotate(key, table, latent, 1.0, Q, DH, BLOCK_Q, BLOCK_H).to(FACTOR)
-        out = load_matrix(query_weight, channel, feature, DH, d, d, False).to(FACTOR)
-        written = tl.dot(key, out, input_precision=PRECISION) * scale
-        store_matrix(keys + window * Q * d, written, latent, feature, Q, d, d)
+        into_key = load_matrix(key_weight, channel, feature, DH, d, d, False).to(FACTOR)
+        turned = tl.dot(normed, tl.trans(into_key), input_precision=PRECISION)
+        turned = rotate(turned, table, latent, 1.0, Q, DH, BLOCK_Q, BLOCK_H).to(FACTOR)
+        out_of_query = load_matrix(query_weight, channel, feature, DH, d, d, False).to(FACTOR)
+        key = tl.dot(turned, out_of_query, input_precision=PRECISION) * scale
+        store_matrix(keys + window * Q * d, key, latent, feature, Q, d, d)
     else:
-        weight = load_matrix(value_weight, channel, feature, DH, d, d, False).to(FACTOR)
-        value = tl.dot(normed, tl.trans(weight), input_precision=PRECISION).to(FACTOR)
+        into_value = load_matrix(value_weight, channel, feature, DH, d, d, False).to(FACTOR)
+        narrow = tl.dot(normed, tl.trans(into_value), input_precision=PRECISION).to(FACTOR)
         out = load_matrix(output_weight, feature, channel, d, DH, DH, False).to(FACTOR)
-        written = tl.dot(value, tl.trans(out), input_precision=PRECISION)
-        store_matrix(values + window * Q * d, written, latent, feature, Q, d, d)
+        value = tl.dot(narrow, tl.trans(out), input_precision=PRECISION)
+        store_matrix(values + window * Q * d, value, latent, feature, Q, d, d)
 
 
 @dataclass(frozen=True)

@@ -293,7 +293,7 @@ def arguments(inputs: tuple[Any, ...]) -> tuple[dict[str, Tensor], dict[str, Any
         "BLOCK_Q": launch.block_of(latents),
         "BLOCK_D": launch.block_of(width),
         "DROPOUT": dropout > 0,
-        **launch.products(dtype),
+        **launch.products(dtype, width, latents),
     }
     return tensors, sizes
 

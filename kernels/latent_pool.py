@@ -194,7 +194,7 @@ def arguments(inputs: tuple[Any, ...]) -> tuple[dict[str, Tensor], dict[str, Any
         "BLOCK_D": launch.block_of(width),
         "BLOCK_L": launch.block_of(length),
         "BLOCK_Q": launch.block_of(latents),
-        **launch.products(dtype),
+        **launch.products(dtype, width, latents),
     }
     return tensors, sizes
 

@@ -327,7 +327,7 @@ def latent_transformer(
         "BLOCK_H": launch.block_of(head_width),
         "num_warps": 4 if width <= 128 else 8,
         "num_stages": 1,
-        **launch.products(initial.dtype),
+        **launch.products(initial.dtype, width, latents),
     }
     z = _Latents(initial, windows, latents, width)
 

@@ -25,14 +25,17 @@ def common_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
     return torch.bfloat16 if all(t.dtype == torch.bfloat16 for t in tensors) else torch.float32
 
 
-def products(dtype: torch.dtype) -> dict[str, object]:
+def products(dtype: torch.dtype, width: int, latents: int) -> dict[str, object]:
     """How products are made of inputs of this type: the type of their factors, and of float32 the precision.
 
     float32 is cut into three bfloat16 parts and six products of those, which keeps its precision, unless
-    ``torch.backends.cuda.matmul.allow_tf32`` asks for one TF32 product.
+    ``torch.backends.cuda.matmul.allow_tf32`` asks for one TF32 product. The parts of tokens much wider than the
+    default ones, or of many latents, do not fit on the chip: those are multiplied as they are, without matrix units.
     """
     low = dtype is torch.bfloat16 and not INTERPRETED
-    precision = "ieee" if INTERPRETED else "tf32" if torch.backends.cuda.matmul.allow_tf32 else "bf16x6"
+    precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "bf16x6"
+    if INTERPRETED or width > 128 or latents > 16:
+        precision = "ieee"
     return {"FACTOR": tl.bfloat16 if low else tl.float32, "PRECISION": precision}
 
 

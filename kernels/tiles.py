@@ -49,6 +49,8 @@ def tile(kernel: str, x: Tensor, *, rows: int, width: int) -> Tile:
     if INTERPRETED:
         return _interpreted(kernel)
     dtype = "bfloat16" if x.dtype is torch.bfloat16 else "float32"
+    if dtype == "float32" and torch.backends.cuda.matmul.allow_tf32:
+        dtype = "tf32"
     return choose(kernel, architecture(x.device), dtype, block_of(width), rows)
 
 
@@ -85,9 +87,9 @@ def _table() -> list[dict[str, Any]]:
 def safe(kernel: str, dtype: str, block_width: int) -> Tile:
     """A tile that fits the shared memory of every architecture in question, whatever the width."""
     narrow = block_width <= 128
-    rows = 32 if narrow else 16
-    columns = 32 if narrow and dtype == "bfloat16" else 16
-    options = {"num_warps": 4 if narrow else 8, "num_stages": 1}
+    rows = 32 if narrow and dtype != "float32" else 16
+    columns = 32 if narrow and dtype != "float32" else 16
+    options = {"num_warps": 4 if narrow and dtype == "bfloat16" else 8, "num_stages": 1}
     blocks = {
         "latent_pool": {"BLOCK_R": rows},
         "latent_pool_backward": {"BLOCK_R": rows},

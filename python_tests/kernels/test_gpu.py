@@ -156,7 +156,7 @@ def test_a_gradient_graph_is_a_backward_whatever_the_batch() -> None:
         model.zero_grad()
         expected = model.loss_packed(batch.to("cuda"))
         expected.backward()
-        assert abs(loss - float(expected)) < 1e-5 * float(expected)
+        assert abs(loss - expected.item()) < 1e-5 * expected.item()
         for name, parameter in model.named_parameters():
             assert relative_error(found[name], parameter.grad) < 1e-4, name
     with pytest.raises(ShapeError, match="the graph was made for 1000 rows in 4 windows"):

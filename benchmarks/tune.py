@@ -251,9 +251,9 @@ def tune(seconds: float, report: Callable[[str], None] = print) -> list[dict[str
     with multiprocessing.get_context("spawn").Pool(WORKERS, maxtasksperchild=4) as pool:
         failed = dict(zip(map(repr, flat), pool.map(_compile, flat, chunksize=1), strict=True))
     report(f"compiled {len(flat)} candidates")
-    for job, reason in failed.items():
+    for name, reason in failed.items():
         if reason:
-            report(f"does not run: {job}: {reason}")
+            report(f"does not run: {name}: {reason}")
     timer = _Timer()
     for group in groups:
         if time.monotonic() > until:
@@ -262,8 +262,8 @@ def tune(seconds: float, report: Callable[[str], None] = print) -> list[dict[str
         runs = [job for job in jobs[group] if not failed[repr(job)]]
         times = sorted(((timer(job), repr(job), job) for job in runs), key=lambda timed: timed[:2])
         kernel, dtype, rows = group
-        for took, _, job in times:
-            report(f"{kernel} {dtype} {rows}: {took:.4f} ms {job.tile.blocks} {job.tile.options}")
+        for took, _, tried in times:
+            report(f"{kernel} {dtype} {rows}: {took:.4f} ms {tried.tile.blocks} {tried.tile.options}")
         if not times or math.isinf(times[0][0]):
             continue
         best = times[0][2].tile

@@ -304,7 +304,7 @@ def film_forecast(*inputs: Any) -> Tensor:
     x = tensors["x"]
     forecast = x.new_empty(x.shape[0], sizes["H"])
     if forecast.numel():
-        chosen = tile("film_forecast", x, rows=x.shape[0], width=sizes["d"])
+        chosen = tile("film_forecast", x, rows=x.shape[0], sizes=sizes)
         grid = (triton.cdiv(x.shape[0], chosen.blocks["BLOCK_R"]),)
         film_forecast_kernel[grid](**tensors, **sizes, forecast=forecast, **chosen.blocks, **chosen.options)
     return forecast.to(inputs[0].dtype)

@@ -557,7 +557,7 @@ class _Backward:
 
     def rows(self) -> tuple[Tensor | None, Tensor]:
         rows, width = self.x.shape[0], self.sizes["d"]
-        chosen = tile("film_forecast_backward", self.x, rows=rows, width=width)
+        chosen = tile("film_forecast_backward", self.x, rows=rows, sizes=self.sizes)
         tiles = triton.cdiv(rows, chosen.blocks["BLOCK_R"])
         norm = self.empty(tiles, 2, width)
         grad_x = self.empty(rows, self.sizes["C"]) if self.needs_x else None
@@ -582,7 +582,7 @@ class _Backward:
     def latents(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         windows, latents, width = self.tensors["keys"].shape
         horizon, rows = self.sizes["H"], self.x.shape[0]
-        chosen = tile("film_forecast_latents", self.x, rows=rows, width=width)
+        chosen = tile("film_forecast_latents", self.x, rows=rows, sizes=self.sizes)
         parts = launch.splits(windows, rows, chosen.blocks["BLOCK_R"], 2 * launch.processors(self.x.device))
         keys, values = (self.empty(windows, parts, latents, width) for _ in range(2))
         vectors = self.empty(windows, parts, 4, width)
@@ -615,7 +615,7 @@ class _Backward:
 
     def ffn(self) -> tuple[Tensor, Tensor, Tensor]:
         rows, hidden, width = self.x.shape[0], self.sizes["F"], self.sizes["d"]
-        chosen = tile("film_forecast_ffn", self.x, rows=rows, width=width)
+        chosen = tile("film_forecast_ffn", self.x, rows=rows, sizes=self.sizes)
         columns = triton.cdiv(hidden, chosen.blocks["BLOCK_F"])
         parts = self.parts_of(columns, chosen.blocks["BLOCK_R"])
         in_weight, in_bias = self.empty(parts, 2 * hidden, width), self.empty(parts, 2 * hidden)
@@ -638,7 +638,7 @@ class _Backward:
     def film(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         rows, film, width = self.x.shape[0], self.sizes["K"], self.sizes["d"]
         context, horizon = self.sizes["C"], self.sizes["H"]
-        chosen = tile("film_forecast_film", self.x, rows=rows, width=width)
+        chosen = tile("film_forecast_film", self.x, rows=rows, sizes=self.sizes)
         columns = triton.cdiv(film, chosen.blocks["BLOCK_K"])
         parts = self.parts_of(columns, chosen.blocks["BLOCK_R"])
         scale_weight, in_weight = self.empty(parts, film, width), self.empty(parts, film, context)

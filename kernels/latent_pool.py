@@ -208,7 +208,7 @@ def latent_pool(*inputs: Any) -> tuple[Tensor, Tensor]:
     logsumexp = x.new_empty(windows, latents, dtype=torch.float32)
     if not windows:
         return pooled, logsumexp
-    chosen = tile("latent_pool", x, rows=x.shape[0], width=width)
+    chosen = tile("latent_pool", x, rows=x.shape[0], sizes=sizes)
     programs = _PROGRAMS * launch.processors(x.device)
     parts = launch.splits(windows * segments, x.shape[0] * segments, chosen.blocks["BLOCK_R"], programs)
     part_pooled = x.new_empty(windows * parts * segments * latents * width, dtype=torch.float32)

@@ -155,7 +155,7 @@ def latent_pool_backward(
     grad_units = x.new_empty(rows, width, dtype=torch.float32)
     grad_pooled = launch.dense(grad_pooled, torch.float32)
     mean = (grad_pooled * pooled).sum((1, 3)) - grad_logsumexp
-    chosen = tile("latent_pool_backward", x, rows=rows, width=width)
+    chosen = tile("latent_pool_backward", x, rows=rows, sizes=sizes)
     parts = launch.splits(windows, rows, chosen.blocks["BLOCK_R"], 2 * launch.processors(x.device))
     part_token_weight = x.new_empty(windows * parts, width, length, dtype=torch.float32)
     part_vectors = x.new_empty(windows * parts, 3, width, dtype=torch.float32)

@@ -18,7 +18,7 @@ from poco.kernels import launch
 from poco.kernels.common import gelu, load_matrix, load_vector, standardise, store_matrix
 from poco.ops.inference_reference import LatentParameters, LayerParameters, times
 
-_HIDDEN_AT_ONCE = 32
+_HIDDEN_AT_ONCE = {True: 32, False: 16}  # for tokens of the default width, and for wider ones
 
 
 @triton.jit
@@ -333,7 +333,8 @@ def latent_transformer(
 
     def feed_forward(weights: Any, first: bool) -> None:
         hidden = weights.out_weight.shape[1]
-        count = triton.cdiv(hidden, _HIDDEN_AT_ONCE)
+        at_once = _HIDDEN_AT_ONCE[width <= 128]
+        count = triton.cdiv(hidden, at_once)
         base, parts = z.fresh(count)
         before = {"base": base, "parts": base, "count": 0, "branch_bias": p.read_output_bias} if first else z.state()
         latent_ffn_kernel[(windows * count,)](
@@ -355,7 +356,7 @@ def latent_transformer(
             initial_stride=0 if initial.shape[0] == 1 else latents * width,
             S=segments,
             F=hidden,
-            BLOCK_F=_HIDDEN_AT_ONCE,
+            BLOCK_F=at_once,
             FIRST=first,
         )
         z.step(base, parts, count, weights.out_bias)

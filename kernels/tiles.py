@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,21 +38,29 @@ def architecture(device: torch.device) -> int:
     return 10 * major + minor
 
 
-def tile(kernel: str, x: Tensor, *, rows: int, width: int) -> Tile:
-    """The tile of a kernel for so many rows of tokens of this width, in the precision of ``x``.
+def tile(kernel: str, x: Tensor, *, rows: int, sizes: Mapping[str, Any]) -> Tile:
+    """The tile of a kernel for so many rows, in the precision of ``x``.
+
+    The table is for sizes that its blocks divide; others get the tile that fits everywhere.
 
     Args:
         kernel: its name in the table.
         x: activity as the kernel takes it.
         rows: rows in all windows.
-        width: of a token, ``d``.
+        sizes: what the kernel is called with: ``d`` and, where it has them, ``F`` and ``K``.
     """
     if INTERPRETED:
         return _interpreted(kernel)
     dtype = "bfloat16" if x.dtype is torch.bfloat16 else "float32"
     if dtype == "float32" and torch.backends.cuda.matmul.allow_tf32:
         dtype = "tf32"
-    return choose(kernel, architecture(x.device), dtype, block_of(width), rows)
+    block_width = block_of(sizes["d"])
+    chosen = choose(kernel, architecture(x.device), dtype, block_width, rows)
+    divided = (
+        all(sizes[size] % chosen.blocks.get(f"BLOCK_{size}", 1) == 0 for size in ("F", "K") if size in sizes)
+        and sizes["d"] == block_width
+    )
+    return chosen if divided else safe(kernel, dtype, block_width)
 
 
 def _interpreted(kernel: str) -> Tile:

@@ -22,6 +22,7 @@ EXTRAS: dict[str, tuple[tuple[str, str], ...]] = {
     "plots": (("matplotlib", "matplotlib"),),
     "tensorboard": (("tensorboard", "tensorboard"),),
     "stream": (("pylsl", "pylsl"), ("pyzmq", "zmq")),
+    "gpu": (("triton", "triton"),),
     "hub": (("huggingface_hub", "huggingface_hub"),),
     "benchmarks": (("onnx", "onnx"), ("onnxscript", "onnxscript"), ("onnxruntime", "onnxruntime")),
 }

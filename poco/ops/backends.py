@@ -83,7 +83,11 @@ def _cpu() -> Backend:
 
 def _triton() -> Backend:
     # Triton is imported only where it can run: importing it takes long, and it asks for a driver.
-    if not importlib.util.find_spec("triton"):
+    try:
+        found = importlib.util.find_spec("triton")
+    except ValueError:  # something else goes by that name
+        found = None
+    if found is None:
         raise BackendError("Triton is not installed: 'pip install triton', on Linux with an NVIDIA GPU")
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if not interpreted:

@@ -158,7 +158,10 @@ def test_a_gradient_graph_is_a_backward_whatever_the_batch() -> None:
         expected.backward()
         assert abs(loss - expected.item()) < 1e-5 * expected.item()
         for name, parameter in model.named_parameters():
-            assert relative_error(found[name], parameter.grad) < 1e-4, name
+            if parameter.grad.any():
+                assert relative_error(found[name], parameter.grad) < 1e-4, name
+            else:  # of a session that is not in the batch
+                assert not found[name].any(), name
     with pytest.raises(ShapeError, match="the graph was made for 1000 rows in 4 windows"):
         graph.loss(_batch((0, 0, 0, 0)))
 

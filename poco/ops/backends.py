@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from poco import core
 from poco.errors import BackendError
+from poco.modules import is_installed
 from poco.ops import cpu, inference_reference, reference
 
 _LEAST_CAPABILITY = (8, 0)  # matrix instructions for bfloat16
@@ -83,11 +83,7 @@ def _cpu() -> Backend:
 
 def _triton() -> Backend:
     # Triton is imported only where it can run: importing it takes long, and it asks for a driver.
-    try:
-        found = importlib.util.find_spec("triton")
-    except ValueError:  # something else goes by that name
-        found = None
-    if found is None:
+    if not is_installed("triton"):
         raise BackendError("Triton is not installed: 'pip install triton', on Linux with an NVIDIA GPU")
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if not interpreted:

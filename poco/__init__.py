@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from poco.installation import info
     from poco.models import load
     from poco.run import Run
+    from poco.stream import Stream
     from poco.training import TrainConfig, train
 
 # Public names that are imported on first use, so that `import poco` stays quick.
@@ -33,6 +34,7 @@ _LAZY = {
     "InferenceGraph": "poco.graphs",
     "Recording": "poco.data.recording",
     "Run": "poco.run",
+    "Stream": "poco.stream",
     "TrainConfig": "poco.training",
     "adapt": "poco.adaptation",
     "evaluate": "poco.evaluation",
@@ -56,6 +58,7 @@ __all__ = [
     "Recording",
     "Run",
     "SessionSpec",
+    "Stream",
     "TrainConfig",
     "__version__",
     "adapt",

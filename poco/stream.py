@@ -192,9 +192,9 @@ def _open(model: Member | str | Path) -> Any:
     if not isinstance(model, str | Path):
         if not hasattr(model, "save_pretrained"):
             raise ConfigError(f"what is streamed is a model or a folder, got {type(model).__name__}")
-        with tempfile.TemporaryDirectory() as folder:
-            model.save_pretrained(folder)
-            return _open(folder)
+        with tempfile.TemporaryDirectory() as made:
+            model.save_pretrained(made)
+            return _open(made)
     folder = Path(model)
     if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
         folder = folder / "model"  # of a run

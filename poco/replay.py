@@ -1,0 +1,97 @@
+"""A recorded session played as if it were live, and how good the forecasts turned out."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from poco.data.recording import Recording
+from poco.errors import DataError
+from poco.stream import Stream, StreamForecast
+
+
+@dataclass
+class ScoreSoFar:
+    """Squared errors of forecasts whose frames have come since, and of repeating the last frame.
+
+    Attributes:
+        forecasts: how many have been scored, at every step ahead.
+        score: 1 - MSE / MSE of repetition, over valid units in units of their deviation; NaN before the first.
+    """
+
+    std: npt.NDArray[np.float32]
+    forecasts: int = 0
+    _error: float = 0.0
+    _repetition: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._waiting: deque[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], list[float]]] = deque()
+
+    @property
+    def score(self) -> float:
+        """The score of what has been scored."""
+        return 1 - self._error / self._repetition if self._repetition else float("nan")
+
+    def come(self, frame: npt.NDArray[np.float32], found: StreamForecast) -> None:
+        """A frame has come, and its forecast was made: earlier forecasts of this frame are scored.
+
+        Args:
+            frame: ``[N]``.
+            found: what the stream made of it.
+        """
+        for values, last, scored in self._waiting:
+            step = len(scored)
+            seen = np.isfinite(frame) & np.isfinite(values[:, step])
+            scored.append(0.0)
+            self._error += float((((values[:, step] - frame) / self.std)[seen] ** 2).sum())
+            self._repetition += float((((last - frame) / self.std)[seen] ** 2).sum())
+        if self._waiting and len(self._waiting[0][2]) == self._waiting[0][0].shape[1]:
+            self._waiting.popleft()
+            self.forecasts += 1
+        if found.values is not None:
+            values = np.where(found.valid[:, None], found.values, np.nan)
+            self._waiting.append((values, frame, []))
+
+
+def replay(
+    stream: Stream, recording: Recording, *, speed: float = 1.0, frames: int | None = None
+) -> Iterator[tuple[StreamForecast, ScoreSoFar]]:
+    """Pushes the frames of a recording at its rate, and scores the forecasts against what then comes.
+
+    Args:
+        stream: where to.
+        recording: the session; units as the stream's.
+        speed: times the recording's rate; 0: as fast as possible.
+        frames: the first ones alone; None: all.
+
+    Yields:
+        The forecast after each frame, and the score so far.
+
+    Raises:
+        DataError: if the recording has other units than the session of the stream, or no rate.
+    """
+    if recording.units != stream.units:
+        raise DataError(
+            f"'{recording.session}' has {recording.units} units and session '{stream.session}' of the model has "
+            f"{stream.units}"
+        )
+    rate = recording.rate_hz
+    if not rate:
+        raise DataError(f"'{recording.session}' says no rate: give it (--rate)")
+    std = np.nanstd(recording.activity, axis=1).astype(np.float32)
+    score = ScoreSoFar(np.where(std > 0, std, 1).astype(np.float32))
+    began = time.monotonic()
+    for number in range(min(recording.frames, frames or recording.frames)):
+        due = number / (rate * speed) if speed else 0.0
+        wait = began + due - time.monotonic()
+        if wait > 0:
+            time.sleep(wait)
+        frame = np.ascontiguousarray(recording.activity[:, number], dtype=np.float32)
+        found = stream.push(frame, number / rate)
+        score.come(frame, found)
+        yield found, score

@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
 # Whatever ends up in the installed package; a change reinstalls it.
 SOURCES := pyproject.toml CMakeLists.txt constraints.txt \
 	$(shell find poco kernels csrc examples/datasets -type f \( -name '*.py' -o -name '*.toml' -o -name '*.h' \
-	-o -name '*.c' -o -name '*.cpp' -o -name '*.cu' -o -name '*.txt' -o -name 'py.typed' \) 2>/dev/null)
+	-o -name '*.c' -o -name '*.cpp' -o -name '*.cu' -o -name '*.txt' -o -name '*.json' -o -name 'py.typed' \) 2>/dev/null)
 PYTHON_PATHS := $(wildcard poco kernels python_tests benchmarks docs examples)
 CSRC := $(shell find csrc -name '*.h' -o -name '*.c' -o -name '*.cpp' -o -name '*.cu')
 
@@ -48,12 +48,13 @@ ctest: $(VENV)/.installed-test
 pytest: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 POCO_TEST_CORE=1 $(BIN)/pytest -n $(JOBS)
 
-# The compiled module into the tree itself, for work with PYTHONPATH=.
+# The compiled module and the kernels into the tree itself, for work with PYTHONPATH=.
 inplace: $(VENV)/.installed-test
 	$(BIN)/cmake -S . -B build/inplace -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
 		-Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) > /dev/null
 	$(BIN)/cmake --build build/inplace --parallel $(JOBS)
 	$(BIN)/cmake --install build/inplace --prefix .
+	ln -sfn ../kernels poco/kernels
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "poco needs Python 3.10 or later: make PYTHON=...")'
@@ -71,5 +72,5 @@ $(VENV)/.installed-test: $(SOURCES) | $(BIN)/python
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis poco/_core*.so poco/data/descriptions
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis poco/_core*.so poco/data/descriptions poco/kernels
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

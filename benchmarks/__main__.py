@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks cpu``."""
+"""The command line: ``python -m benchmarks cpu`` and ``python -m benchmarks gpu``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from benchmarks.cases import NAMES, QUICK_SIZES, SIZES, plan
 
 def main(arguments: list[str]) -> int:
     """Measures, prints, writes; 1 if an answer was wrong or a contestant failed."""
+    if arguments[:1] == ["gpu"]:
+        from benchmarks import gpu_command
+
+        return gpu_command.main(arguments[1:])
     given = _parser().parse_args(arguments)
     if given.settings is None:
         given.settings = settings.DEFAULT if given.quick else "auto"
@@ -70,7 +74,7 @@ def _run(given: argparse.Namespace, tried: dict[str, float]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What poco costs, beside its peers.")
-    parser.add_argument("device", choices=["cpu"])
+    parser.add_argument("device", choices=["cpu", "gpu"], help="gpu has options of its own: gpu --help")
     parser.add_argument("--only", action="append", default=[], choices=NAMES, help="these alone; may be repeated")
     parser.add_argument("--sizes", type=int, nargs="+", metavar="UNITS", help="units of the operations and the model")
     parser.add_argument("--contestants", nargs="+", metavar="NAME", help="these alone, by their names in the table")

@@ -27,14 +27,21 @@ class Ceilings:
         return max(flops / peak, moved / self.copy)
 
 
-def measure(quick: bool = False) -> Ceilings:
-    """The ceilings of as many threads as torch has. The best of the turns counts: noise only lowers a ceiling."""
+def measure(quick: bool = False, device: str = "cpu") -> Ceilings:
+    """The ceilings of a device, or of as many threads as torch has. The best turn counts: noise only lowers a ceiling.
+
+    In float32 without TF32, unless torch is set to it.
+    """
     size, count = (1024, 2**24) if quick else (4096, 2**27)
-    a, b = torch.randn(size, size), torch.randn(size, size)
+    if device == "cuda" and not quick:
+        size, count = 8192, 2**30
+    a, b = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
     low_a, low_b = a.bfloat16(), b.bfloat16()
-    source = torch.zeros(count)
+    source = torch.zeros(count, device=device)
     target = torch.empty_like(source).zero_()
     calls = {"float32": lambda: a @ b, "bfloat16": lambda: low_a @ low_b, "copy": lambda: target.copy_(source)}
-    best = {name: times.best for name, times in take_turns(calls, 0.5 if quick else 10, 3, 20).items()}
+    finish = torch.cuda.synchronize if device == "cuda" else lambda: None
+    seconds = 0.5 if quick else 2 if device == "cuda" else 10
+    best = {name: times.best for name, times in take_turns(calls, seconds, 3, 20, finish).items()}
     flops = 2 * size**3
     return Ceilings(flops / best["float32"], flops / best["bfloat16"], 8 * count / best["copy"])

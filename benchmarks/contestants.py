@@ -130,7 +130,7 @@ class Entry:
             # One graph or an error, never eager code under this name.
             self.run = torch.compile(self.part, fullgraph=True, dynamic=False)
         elif contestant.how == ONNX:
-            self.run = _onnx_session(self.part, self.x, self.z)
+            self.run = onnx_session(self.part, self.x, self.z)
         self.optimiser = self._optimiser() if case.steps else None
 
     def _optimiser(self) -> torch.optim.Optimizer:
@@ -191,7 +191,7 @@ class Entry:
             self.z.grad = None
 
 
-def _onnx_session(part: Part, x: Tensor, z: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+def onnx_session(part: Part, x: Tensor, z: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     """ONNX Runtime on the exported part, shapes fixed, as many threads as torch has."""
     import onnxruntime
 

@@ -53,6 +53,28 @@ def describe(settings: str, tried: dict[str, float]) -> dict[str, Any]:
     }
 
 
+def describe_gpu() -> dict[str, Any]:
+    """As plain values, for the current CUDA device."""
+    found = torch.cuda.get_device_properties(torch.cuda.current_device())
+    info = poco.info()
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "commit": _git("rev-parse", "HEAD") or "unknown",
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "backends": {name: found["reason"] for name, found in info["backends"].items()},
+        "versions": info["versions"],
+        "gpu": {
+            "name": found.name,
+            "capability": f"{found.major}.{found.minor}",
+            "processors": found.multi_processor_count,
+            "memory_bytes": found.total_memory,
+            "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").partition("\n")[0],
+            "triton": _version("triton"),
+            "cuda": torch.version.cuda,
+        },
+    }
+
+
 def memory_bytes(field: str) -> int | None:
     """A line of Linux's /proc/meminfo in bytes; None elsewhere."""
     try:

@@ -31,8 +31,8 @@ class Inputs:
     target: Tensor
 
     @classmethod
-    def of(cls, case: Case) -> Inputs:
-        """The same for the same case, always."""
+    def of(cls, case: Case, device: str = "cpu") -> Inputs:
+        """The same for the same case, always; drawn on the CPU, wherever they are then."""
         torch.manual_seed(0)
         config = poco.POCOConfig()
         model = poco.POCO(config, [poco.SessionSpec("session", case.units)]).eval()  # type: ignore[arg-type]
@@ -48,7 +48,7 @@ class Inputs:
             if case.part == "latent_pool"
             else (*x.shape[:2], config.horizon)
         )
-        return cls(model, x, z, torch.randn(shape))
+        return cls(model.to(device), x.to(device), z.to(device), torch.randn(shape).to(device))
 
 
 def right_answer(case: Case, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:

@@ -30,15 +30,25 @@ class Times:
         return asdict(self)
 
 
-def _seconds(call: Callable[[], object], calls: int) -> float:
+def _seconds(call: Callable[[], object], calls: int, finish: Callable[[], object]) -> float:
+    finish()
     began = time.perf_counter()
     for _ in range(calls):
         call()
+    finish()
     return (time.perf_counter() - began) / calls
 
 
+def _nothing() -> None:
+    """What a processor has to wait for when a call has returned."""
+
+
 def take_turns(
-    contestants: Mapping[str, Callable[[], object]], seconds: float, least: int, most: int
+    contestants: Mapping[str, Callable[[], object]],
+    seconds: float,
+    least: int,
+    most: int,
+    finish: Callable[[], object] = _nothing,
 ) -> dict[str, Times]:
     """Times every contestant, in turns, for about ``seconds`` in all.
 
@@ -47,14 +57,15 @@ def take_turns(
         seconds: time to spend.
         least: turns that there are at least, however long they take.
         most: turns that there are at most.
+        finish: waits for what the calls of a turn have set going.
     """
     if not contestants:
         return {}
     once: dict[str, float] = {}
     for name, call in contestants.items():
-        once[name] = _seconds(call, 1)
+        once[name] = _seconds(call, 1, finish)
         if once[name] < _LONG_CALL:
-            once[name] = _seconds(call, 1)
+            once[name] = _seconds(call, 1, finish)
     calls = {name: max(1, min(1000, int(_TURN_SECONDS / max(t, 1e-7)))) for name, t in once.items()}
     round_seconds = sum(t * (calls[name] + (t < _SHORT_CALL)) for name, t in once.items())
     turns = max(least, min(most, int(seconds / round_seconds)))
@@ -63,7 +74,7 @@ def take_turns(
         for name, call in contestants.items():
             if once[name] < _SHORT_CALL:
                 call()
-            taken[name].append(_seconds(call, calls[name]))
+            taken[name].append(_seconds(call, calls[name], finish))
     return {name: _summary(values, calls[name]) for name, values in taken.items()}
 
 

@@ -60,7 +60,7 @@ class CrossAttention(nn.Module):
         self.query_norm, self.context_norm = _norm(of.query_norm), _norm(of.context_norm)
         self.query, self.output = of.query, of.output
         width, head = of.key.weight.shape[1], of.key.weight.shape[0]
-        self.key_value = nn.Linear(width, 2 * head, bias=False)
+        self.key_value = nn.Linear(width, 2 * head, bias=False, device=of.key.weight.device)
         self.key_value.weight = nn.Parameter(torch.cat([of.key.weight, of.value.weight]).detach())
 
 
@@ -117,7 +117,8 @@ class PublishedPOCO(nn.Module):
             "latent_back_table": -latent_time.float(),
             "output_table": torch.tensor(config.context),
         }.items():
-            self.register_buffer(name, _table(time, model.rotary.frequencies).to(model.latents), persistent=False)
+            table = _table(time.to(model.latents.device), model.rotary.frequencies)
+            self.register_buffer(name, table.to(model.latents), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Forecasts ``[B, N, H]`` of windows ``[B, N, C]``."""

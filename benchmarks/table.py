@@ -19,7 +19,7 @@ def header(report: dict[str, Any]) -> str:
     )
     lines = [
         f"{e['date']}, commit {e['commit'][:12]}{' with changes' if e['dirty'] else ''}",
-        f"{e['processor']}, {e['processors']} processors, {_bytes(e['memory_bytes'])}, load {e['load_average']}",
+        f"{e['processor']}, {e['processors']} processors, {in_bytes(e['memory_bytes'])}, load {e['load_average']}",
         f"instruction sets: {' '.join(e['instruction_sets'])}; kernels: {e['kernels']}; torch: {e['torch_capability']}",
         f"backend cpu: {e['backends']['cpu']}",
         versions,
@@ -42,8 +42,8 @@ def case_table(case: dict[str, Any]) -> str:
     roof = case["roofline_seconds"]
     title = (
         f"{case['title']}\n"
-        f"  {wide['flops'] / 1e9:.4g} GFLOP, {_bytes(wide['bytes'])} ({_bytes(low['bytes'])} in bfloat16); "
-        f"roofline {_ms(roof['float32'])} ms in float32, {_ms(roof['bfloat16'])} ms in bfloat16; "
+        f"  {wide['flops'] / 1e9:.4g} GFLOP, {in_bytes(wide['bytes'])} ({in_bytes(low['bytes'])} in bfloat16); "
+        f"roofline {milliseconds(roof['float32'])} ms in float32, {milliseconds(roof['bfloat16'])} ms in bfloat16; "
         f"load before {case['load_average_before']}"
     )
     eager = next(
@@ -62,17 +62,17 @@ def case_table(case: dict[str, Any]) -> str:
         rows.append(
             (
                 r["contestant"],
-                _ms(s["median"]),
-                f"{_ms(s['low'])} to {_ms(s['high'])}",
-                _times(eager, s["median"]),
-                _times(_best(case, r["precision"] == "float32"), s["median"]),
-                _times(_best(case, None), s["median"]),
+                milliseconds(s["median"]),
+                f"{milliseconds(s['low'])} to {milliseconds(s['high'])}",
+                times(eager, s["median"]),
+                times(_best(case, r["precision"] == "float32"), s["median"]),
+                times(_best(case, None), s["median"]),
                 f"{100 * r['roofline']:.0f} %",
-                _bytes(r.get("memory_bytes")),
+                in_bytes(r.get("memory_bytes")),
                 f"{max(r['error']['output'], r['error']['gradients'] or 0):.0e}",
             )
         )
-    return "\n".join([title, *_aligned(rows), *notes])
+    return "\n".join([title, *aligned(rows), *notes])
 
 
 def _best(case: dict[str, Any], wide: bool | None) -> float | None:
@@ -96,7 +96,7 @@ def scaling_table(cases: list[dict[str, Any]]) -> str:
             each = found[name]["seconds"]["median"] / case["units"]
             row += [f"{1e9 * each:.0f}", f"{each / first.setdefault(name, each):.2f}"]
         rows.append(tuple(row))
-    return "\n".join(["scaling: model, forward, one window", *_aligned(rows)])
+    return "\n".join(["scaling: model, forward, one window", *aligned(rows)])
 
 
 def report_text(report: dict[str, Any]) -> str:
@@ -106,7 +106,8 @@ def report_text(report: dict[str, Any]) -> str:
     return "\n\n".join([*parts, *([scaling_table(scaling)] if scaling else [])]) + "\n"
 
 
-def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+def aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    """Lines of columns, the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  " + "  ".join([row[0].ljust(widths[0]), *(t.rjust(w) for t, w in zip(row[1:], widths[1:], strict=True))])
@@ -114,16 +115,19 @@ def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
     ]
 
 
-def _ms(seconds: float) -> str:
+def milliseconds(seconds: float) -> str:
+    """Seconds as milliseconds, to three digits."""
     ms = 1e3 * seconds
     return f"{ms:.0f}" if ms >= 1000 else f"{ms:.3g}"
 
 
-def _times(peer: float | None, own: float) -> str:
+def times(peer: float | None, own: float) -> str:
+    """How many times the peer's speed."""
     return "-" if peer is None else f"{peer / own:.2f} x"
 
 
-def _bytes(count: float | None) -> str:
+def in_bytes(count: float | None) -> str:
+    """A number of bytes for people."""
     if count is None:
         return "-"
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 import poco
 from poco.ops import FilmParameters, film_forecast, latent_pool
+from poco.ops.inference_reference import times
 
 
 class TwoPasses(nn.Module):
@@ -16,9 +17,9 @@ class TwoPasses(nn.Module):
         super().__init__()
         self.model = model
         config = model.config
-        latent_time = torch.arange(config.latents).double() * (config.context / config.latents)
-        self.latent_time = latent_time.float().double()
-        self.segment_time = torch.arange(config.segments).double() * config.segment_length
+        self.latent_time, self.segment_time = times(
+            config.latents, config.segments, config.context, model.latents.device
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Forecasts ``[B, N, H]`` of windows ``[B, N, C]``."""
@@ -62,5 +63,5 @@ class TwoPasses(nn.Module):
 def _rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Windows ``[B, N, C]`` as packed rows, with their units and where each window starts."""
     windows, units = x.shape[:2]
-    unit_index = torch.arange(units, dtype=torch.int32).repeat(windows)
-    return x.flatten(0, 1), unit_index, torch.arange(windows + 1, dtype=torch.int32) * units
+    unit_index = torch.arange(units, dtype=torch.int32, device=x.device).repeat(windows)
+    return x.flatten(0, 1), unit_index, torch.arange(windows + 1, dtype=torch.int32, device=x.device) * units

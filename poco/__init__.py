@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from poco.ensemble import Ensemble
     from poco.evaluation import evaluate
     from poco.forecasting import forecast
+    from poco.graphs import InferenceGraph
     from poco.ground.grounded import Grounded, GroundedConfig
     from poco.installation import info
     from poco.models import load
     from poco.run import Run
+    from poco.stream import Stream
     from poco.training import TrainConfig, train
 
 # Public names that are imported on first use, so that `import poco` stays quick.
@@ -29,8 +31,10 @@ _LAZY = {
     "Ensemble": "poco.ensemble",
     "Grounded": "poco.ground.grounded",
     "GroundedConfig": "poco.ground.grounded",
+    "InferenceGraph": "poco.graphs",
     "Recording": "poco.data.recording",
     "Run": "poco.run",
+    "Stream": "poco.stream",
     "TrainConfig": "poco.training",
     "adapt": "poco.adaptation",
     "evaluate": "poco.evaluation",
@@ -49,10 +53,12 @@ __all__ = [
     "Ensemble",
     "Grounded",
     "GroundedConfig",
+    "InferenceGraph",
     "POCOConfig",
     "Recording",
     "Run",
     "SessionSpec",
+    "Stream",
     "TrainConfig",
     "__version__",
     "adapt",

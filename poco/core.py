@@ -76,6 +76,11 @@ def available() -> tuple[bool, str]:
     return _core_module is not None, _core_words
 
 
+def module() -> ModuleType | None:
+    """The compiled module; None where it is not in use."""
+    return _core_module
+
+
 def build_info() -> dict[str, Any]:
     """How the compiled core was built and what it found here; empty where it is not in use.
 

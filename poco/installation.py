@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 
 from poco import core
 from poco._version import __version__
+from poco.modules import is_installed
 
 # Extra -> the packages it brings: (distribution, import name). pyproject.toml is the other place that lists them.
 EXTRAS: dict[str, tuple[tuple[str, str], ...]] = {
@@ -22,6 +22,7 @@ EXTRAS: dict[str, tuple[tuple[str, str], ...]] = {
     "plots": (("matplotlib", "matplotlib"),),
     "tensorboard": (("tensorboard", "tensorboard"),),
     "stream": (("pylsl", "pylsl"), ("pyzmq", "zmq")),
+    "gpu": (("triton", "triton"),),
     "hub": (("huggingface_hub", "huggingface_hub"),),
     "benchmarks": (("onnx", "onnx"), ("onnxscript", "onnxscript"), ("onnxruntime", "onnxruntime")),
 }
@@ -125,10 +126,7 @@ def _extra(name: str, packages: tuple[tuple[str, str], ...]) -> dict[str, Any]:
 
 def _version(distribution: str, module: str) -> str | None:
     """Version of an optional package, without importing it; None where it is missing."""
-    try:
-        if importlib.util.find_spec(module) is None:
-            return None
-    except (ImportError, ValueError):
+    if not is_installed(module):
         return None
     try:
         return importlib.metadata.version(distribution)

@@ -19,7 +19,7 @@ import poco
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # at the end: benchmarks/ is only there, but poco is the package under test
 
-from benchmarks import accuracy, crossover
+from benchmarks import accuracy, crossover, gpu, gpu_command, gpu_table
 from benchmarks.cases import ADAPTATION, BACKWARD, FORWARD, TRAINING, Case, plan
 from benchmarks.ceilings import Ceilings
 from benchmarks.check import judge
@@ -184,3 +184,29 @@ def test_a_shortened_hour_keeps_its_test_part() -> None:
     assert shorter.segments["test"] == whole.segments["test"]
     inside = whole.recordings[0].activity[:, first:stop]
     np.testing.assert_allclose(shorter.mean[0], inside.mean(1), atol=1e-5)
+
+
+def test_the_committed_figures_of_a_gpu_print_and_draw(tmp_path: Path) -> None:
+    report = json.loads((ROOT / "benchmarks" / "results" / "gpu.json").read_text())
+    text = gpu_table.report_text(report)
+    assert text == (ROOT / "benchmarks" / "results" / "gpu.txt").read_text()
+    gpu_table.draw(report, tmp_path / "gpu.png")
+    assert (tmp_path / "gpu.png").stat().st_size > 1000
+
+
+def test_contestants_on_a_gpu_take_the_cases_meant_for_them() -> None:
+    names = [c.name for c in gpu.contestants()]
+    assert len(set(names)) == len(names)
+    assert {"published float32 compiled graph", "poco bfloat16 graph", "poco tf32"} <= set(names)
+    for case in gpu.plan(quick=False):
+        takers = {c.name for c in gpu.contestants() if c.takes(case)}
+        assert ("published float32" in takers) != case.scaling
+        assert "poco float32 graph" in takers
+        assert ("poco autocast" in takers) == case.gradients
+
+
+def test_without_a_gpu_the_command_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert gpu_command.main(["--quick"]) == 1
+    assert "needs a GPU" in capsys.readouterr().err

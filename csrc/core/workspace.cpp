@@ -6,9 +6,13 @@
 namespace poco {
 namespace {
 
-// A block that nobody uses at the moment: fresh memory of a few megabytes costs as much as the work in it, as the
-// system hands it out page by page. Its size is written at its beginning.
-std::atomic<void*> spare{nullptr};
+constexpr size_t kLine = 64;
+
+// Blocks that nobody uses at the moment: fresh memory of a few megabytes costs as much as the work in it, as the system
+// hands it out page by page. As many as calls that are likely to be in each other or side by side. The size of each is
+// written at its beginning.
+constexpr size_t kSpares = 8;
+std::atomic<void*> spares[kSpares];
 
 #if defined(__SANITIZE_ADDRESS__)
 constexpr size_t kKeepAtMost = 0;  // so that it sees what goes past the end of a block
@@ -20,14 +24,40 @@ size_t size_of(void* block) {
     return *static_cast<size_t*>(block);
 }
 
+void give_back(void* block) {
+    if (block != nullptr) ::operator delete(block, std::align_val_t{kLine});
+}
+
+// Makes a block a spare one, if there is a place for it.
+void keep(void* block) {
+    if (block == nullptr) return;
+    for (std::atomic<void*>& spare : spares) {
+        void* empty = nullptr;
+        if (spare.compare_exchange_strong(empty, block, std::memory_order_release, std::memory_order_relaxed)) return;
+    }
+    give_back(block);
+}
+
+// The smallest spare block of at least `bytes`; nullptr if there is none, and then one that is too small is given up.
+void* take_spare(size_t bytes) {
+    void* best = nullptr;
+    for (std::atomic<void*>& spare : spares) {
+        void* const block = spare.exchange(nullptr, std::memory_order_acquire);
+        if (block == nullptr) continue;
+        const bool fits = size_of(block) >= bytes, best_fits = best != nullptr && size_of(best) >= bytes;
+        const bool better = best == nullptr || (fits && (!best_fits || size_of(block) < size_of(best)));
+        keep(better ? best : block);
+        if (better) best = block;
+    }
+    if (best != nullptr && size_of(best) >= bytes) return best;
+    give_back(best);
+    return nullptr;
+}
+
 }  // namespace
 
 Workspace::Workspace(size_t bytes) {
-    block_ = spare.exchange(nullptr, std::memory_order_acquire);
-    if (block_ != nullptr && size_of(block_) < bytes + kLine) {
-        ::operator delete(block_, std::align_val_t{kLine});
-        block_ = nullptr;
-    }
+    block_ = take_spare(bytes + kLine);
     if (block_ == nullptr) {
         block_ = ::operator new(bytes + kLine, std::align_val_t{kLine});
         *static_cast<size_t*>(block_) = bytes + kLine;
@@ -36,8 +66,11 @@ Workspace::Workspace(size_t bytes) {
 }
 
 Workspace::~Workspace() {
-    if (size_ <= kKeepAtMost) block_ = spare.exchange(block_, std::memory_order_acq_rel);
-    if (block_ != nullptr) ::operator delete(block_, std::align_val_t{kLine});
+    if (size_ <= kKeepAtMost) {
+        keep(block_);
+    } else {
+        give_back(block_);
+    }
 }
 
 void* Workspace::take(size_t bytes) {

@@ -1,5 +1,5 @@
-// Memory of one call: one block, handed out in pieces that begin on a cache line. The last block is kept for the next
-// call, up to a size.
+// Memory of one call: one block, handed out in pieces that begin on a cache line. Blocks are kept for later calls, up to
+// a size and a number.
 #pragma once
 
 #include <cstddef>

@@ -16,6 +16,7 @@
 #include "cpu/dispatch.h"
 #include "cpu/inference.h"
 #include "poco/poco.h"
+#include "python/stream_bindings.h"
 
 namespace py = pybind11;
 
@@ -523,4 +524,5 @@ PYBIND11_MODULE(_core, m) {
     m.attr("cpu_kernels_missing") = cpu_kernels_missing();
     define_passes<float>(m, "_float32");
     define_passes<poco::Bfloat16>(m, "_bfloat16");
+    define_stream(m);
 }

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from poco.data.packed import PackedBatch
-from poco.errors import ShapeError, VocabularyError
+from poco.errors import ConfigError, ShapeError, VocabularyError
 from poco.nn import vocabulary
 from poco.nn.affine import affine
 from poco.nn.config import POCOConfig
@@ -320,11 +320,9 @@ class POCO(nn.Module):
         # If units are being trained, the parameters need not be looked through.
         trains = torch.is_grad_enabled() and table.requires_grad
         if not (self.training or trains) and config.film_width and config.film_depth == 1:
-            z, parameters = self._initial_latents(window_session), self._parameters_in_order()
+            latents = z, _, parameters, *_ = self._latents_for_inference(window_session)
             if kernels_serve((x, table, z, *parameters, *(() if shift is None else (shift,))), x):
-                x, frequencies, eps = self._seen(x), self.rotary.frequencies, self.encoder.context_norm.eps
-                latents = (z, frequencies, parameters, config.heads, eps)
-                return inference(x, unit_index, offsets, table, *latents, shift)
+                return inference(self._seen(x), unit_index, offsets, table, *latents, shift)
         at_once = self._train(x, unit_index, offsets, table, shift, window_session)
         if at_once is not None:
             return at_once
@@ -332,6 +330,26 @@ class POCO(nn.Module):
         if config.film_depth > 1:
             return self.film(inputs[0], unit_states(*inputs[1:]))
         return film_forecast(*inputs)
+
+    def inference_inputs(self, session: int | str) -> tuple[Any, ...]:
+        """All that :func:`poco.ops.inference` takes behind the packed rows, for windows of one session.
+
+        Raises:
+            VocabularyError: if the model does not know the session.
+            ConfigError: if the model has no fused form: without a FiLM layer, or with a deeper one.
+        """
+        config = self.config
+        if not config.film_width or config.film_depth > 1:
+            raise ConfigError("only a model with one FiLM layer (film_width above 0, film_depth 1) has a fused form")
+        index = self.session_index(session)
+        window_session = torch.tensor([index], device=self.latents.device) if self._latents_vary else None
+        table, shift = self._table_and_shift([index])
+        return (table, *self._latents_for_inference(window_session), shift)
+
+    def _latents_for_inference(self, window_session: Tensor | None) -> tuple[Tensor, Tensor, list[Tensor], int, float]:
+        """Initial latents, frequencies, parameters, heads and epsilon, as :func:`poco.ops.inference` takes them."""
+        z, eps = self._initial_latents(window_session), self.encoder.context_norm.eps
+        return z, self.rotary.frequencies, self._parameters_in_order(), self.config.heads, eps
 
     def _seen(self, x: Tensor) -> Tensor:
         """The frames of the context that the model looks at."""

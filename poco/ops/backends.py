@@ -14,7 +14,10 @@ from torch import Tensor
 
 from poco import core
 from poco.errors import BackendError
+from poco.modules import is_installed
 from poco.ops import cpu, inference_reference, reference
+
+_LEAST_CAPABILITY = (8, 0)  # matrix instructions for bfloat16
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,30 @@ def _cpu() -> Backend:
 
 
 def _triton() -> Backend:
-    raise BackendError("the Triton kernels of the two passes are not part of this version")
+    # Triton is imported only where it can run: importing it takes long, and it asks for a driver.
+    if not is_installed("triton"):
+        raise BackendError("Triton is not installed: 'pip install triton', on Linux with an NVIDIA GPU")
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if not interpreted:
+        if not torch.cuda.is_available():
+            raise BackendError("PyTorch sees no CUDA device")
+        capability = torch.cuda.get_device_capability()
+        if capability < _LEAST_CAPABILITY:
+            least, found = (".".join(map(str, c)) for c in (_LEAST_CAPABILITY, capability))
+            raise BackendError(f"the kernels need a GPU of compute capability {least} or above, this one has {found}")
+    from poco.ops import triton
+
+    return Backend(
+        "triton",
+        ("cpu",) if interpreted else ("cuda",),
+        triton.DTYPES,
+        triton.latent_pool,
+        triton.latent_pool_backward,
+        triton.film_forecast,
+        triton.film_forecast_backward,
+        triton.inference,
+        "interpreted, slowly, as TRITON_INTERPRET asks" if interpreted else torch.cuda.get_device_name(),
+    )
 
 
 # In order of preference: the first that runs on the device is the default.
@@ -159,7 +185,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def kernels_serve(inputs: Iterable[Tensor], like: Tensor) -> bool:
-    """Whether an op without a gradient is the way to go: no input wants one, and the CPU kernels run here.
+    """Whether an op without a gradient is the way to go: no input wants one, and fused kernels run here.
 
     Args:
         inputs: all tensors that the op would be given.
@@ -167,7 +193,12 @@ def kernels_serve(inputs: Iterable[Tensor], like: Tensor) -> bool:
     """
     if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
         return False
-    return by_cpu_kernels(like.device, like.dtype)
+    return by_kernels(like.device, like.dtype)
+
+
+def by_kernels(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether fused kernels, of whatever backend, run where ``x`` is of ``dtype`` on ``device``."""
+    return choose(device, dtype).name != "reference"
 
 
 def by_cpu_kernels(device: torch.device, dtype: torch.dtype) -> bool:
@@ -176,7 +207,8 @@ def by_cpu_kernels(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 # What torch.compiler.assume_constant_result does, without the second that importing the compiler takes.
-by_cpu_kernels._dynamo_marked_constant = True  # type: ignore[attr-defined]
+for _answer in (by_kernels, by_cpu_kernels):
+    _answer._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class use_backend:  # noqa: N801 - reads as a verb, like torch.no_grad

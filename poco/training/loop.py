@@ -15,6 +15,8 @@ from torch import nn
 from poco.data.splits import Split
 from poco.data.windows import Packer, ShuffledWindows, vocabulary
 from poco.errors import CheckpointError, ConfigError, PocoError
+from poco.graphs import GradientGraph
+from poco.nn import POCO
 from poco.training.callbacks import Callback
 from poco.training.checkpoint import (
     Checkpoint,
@@ -134,6 +136,10 @@ class _Loop:
             fused=all(p.is_floating_point() for p in self.parameters.values()),
         )
         self.packer = Packer(split, vocabulary(model))
+        self.graph: GradientGraph | None = None
+        if isinstance(model, POCO) and GradientGraph.serves(model):
+            most = config.batch_size * int(self.packer.units.max())
+            self.graph = GradientGraph(model, most, config.batch_size, config.precision)
         self.sampler = ShuffledWindows(split, config.batch_size, config.seed)
         self.validation = split.windows("val")
         self.average = self._copy() if config.ema is not None else None
@@ -184,12 +190,15 @@ class _Loop:
         rate = learning_rate(self.config, step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=self.graph is None)
         batches = self.sampler.next()
         for windows in batches:
-            batch = self.packer.pack(windows).to(self.device)
-            loss = squared_error(self.model, batch, self.config.precision)
-            loss.backward()  # type: ignore[no-untyped-call]
+            if self.graph is not None:
+                loss = self.graph.loss(self.packer.pack(windows))
+            else:
+                batch = self.packer.pack(windows).to(self.device)
+                loss = squared_error(self.model, batch, self.config.precision)
+                loss.backward()  # type: ignore[no-untyped-call]
             self.loss_sum += loss.detach() / len(batches)
         if self.config.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip)

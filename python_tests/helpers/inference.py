@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from helpers import relative_error
+from helpers.parity import on
 from poco.nn.rotary import rotary_frequencies
 from poco.ops import cpu, inference_reference
 
@@ -87,12 +88,12 @@ def double(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     return x.double(), unit_index, offsets, unit_table.double(), initial.double(), frequencies, wide, *rest
 
 
-def check(shape: dict[str, Any], dtype: torch.dtype) -> None:
+def check(shape: dict[str, Any], dtype: torch.dtype, by: Any = cpu, device: str = "cpu") -> None:
     """Raises AssertionError unless the kernels agree with the reference."""
     arguments = inputs(**shape, dtype=dtype)
     shift = torch.randn(arguments[3].shape[1], generator=torch.Generator().manual_seed(9)).to(dtype)
     for unit_shift in (None, shift):
-        mine = cpu.inference(*arguments, unit_shift)
+        mine = by.inference(*(on(value, device) for value in arguments), on(unit_shift, device)).cpu()
         wide = None if unit_shift is None else unit_shift.double()
         exact = inference_reference.inference(*double(arguments), wide)
         assert mine.shape == exact.shape

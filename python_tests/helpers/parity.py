@@ -1,4 +1,4 @@
-"""The fused CPU kernels against the reference in float64."""
+"""Kernels against the reference in float64."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _draws(like: Sequence[Tensor]) -> list[Tensor]:
 def pool_results(inputs: tuple[Any, ...], needs: Sequence[bool] = (True,) * 7, by: Any = cpu) -> list[Tensor | None]:
     """Outputs and gradients of pass 1."""
     outputs = by.latent_pool(*inputs)
-    grads = [g.to(outputs[0].dtype) for g in _draws(outputs)]
+    grads = [g.to(outputs[0]) for g in _draws(outputs)]
     return [*outputs, *by.latent_pool_backward(*grads, *outputs, *inputs, needs)]
 
 
@@ -95,7 +95,7 @@ def film_results(inputs: tuple[Any, ...], needs: Sequence[bool] = (True,) * 20, 
     """Output and gradients of pass 2."""
     output = by.film_forecast(*inputs)
     (grad,) = _draws([output])
-    return [output, *by.film_forecast_backward(grad.to(output.dtype), *inputs, needs)]
+    return [output, *by.film_forecast_backward(grad.to(output), *inputs, needs)]
 
 
 def check(mine: Sequence[Tensor | None], exact: Sequence[Tensor | None], tolerance: float) -> None:
@@ -120,16 +120,25 @@ def _rounded(value: Any, dtype: torch.dtype) -> Any:
     return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
-def check_pool(shape: dict[str, Any], dtype: torch.dtype = torch.float32) -> None:
+def on(value: Any, device: str) -> Any:
+    """Inputs, or results, on a device."""
+    if isinstance(value, FilmParameters):
+        return FilmParameters(*(t.to(device) for t in value))
+    if isinstance(value, tuple | list):
+        return type(value)(on(each, device) for each in value)
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+def check_pool(shape: dict[str, Any], dtype: torch.dtype = torch.float32, by: Any = cpu, device: str = "cpu") -> None:
     inputs = tuple(_rounded(value, dtype) for value in pool_inputs(**shape))
     exact = pool_results(tuple(map(_double, inputs)), by=reference)
-    check(pool_results(inputs), exact, TOLERANCES[dtype])
+    check(on(pool_results(on(inputs, device), by=by), "cpu"), exact, TOLERANCES[dtype])
 
 
-def check_film(shape: dict[str, Any], dtype: torch.dtype = torch.float32) -> None:
+def check_film(shape: dict[str, Any], dtype: torch.dtype = torch.float32, by: Any = cpu, device: str = "cpu") -> None:
     inputs = tuple(_rounded(value, dtype) for value in film_inputs(**shape))
     exact = film_results(tuple(map(_double, inputs)), by=reference)
-    check(film_results(inputs), exact, TOLERANCES[dtype])
+    check(on(film_results(on(inputs, device), by=by), "cpu"), exact, TOLERANCES[dtype])
 
 
 def check_loss(shape: dict[str, Any], dtype: torch.dtype = torch.float32) -> None:

@@ -9,6 +9,7 @@
 #ifndef POCO_POCO_H
 #define POCO_POCO_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #if defined(_WIN32) && defined(POCO_SHARED)
@@ -45,6 +46,131 @@ POCO_API uint32_t poco_version_number(void);
  * never free it. Thread-safe.
  */
 POCO_API const char* poco_cpu_features(void);
+
+/* ---- Streaming: a frame in, a forecast out. ------------------------------------------------------------------- */
+
+/* What a call came to. Below 0: an error, with a message in the poco_status, and everything is as it was. */
+typedef enum poco_code {
+    POCO_OK = 0,      /* done; of a pushed frame: there is a forecast */
+    POCO_WARMING = 1, /* the frame was taken; there is no forecast until the context is full */
+    POCO_ERROR = -1,  /* an argument, a file or a frame that cannot be used: the message says which and why */
+    POCO_NO_MEMORY = -2
+} poco_code;
+
+typedef struct poco_status {
+    int32_t code; /* of poco_code */
+    char message[508];
+} poco_status;
+
+/* Weights and vocabulary of a model: never changes, shared by any number of streams, in any threads. */
+typedef struct poco_model poco_model;
+
+/* Frames, scratch and counters of one stream: to be used by one thread at a time. */
+typedef struct poco_stream poco_stream;
+
+/* Reads the model in a folder (config.json and model.safetensors). `status` may be NULL. NULL on failure. Thread-safe.
+ */
+POCO_API poco_model* poco_model_open(const char* folder, poco_status* status);
+
+/* Lets go of the model; streams that use it go on. NULL is ignored. Thread-safe, but for this handle itself. */
+POCO_API void poco_model_close(poco_model* model);
+
+/* Frames that a forecast is made from and frames that are forecast; sessions that the model knows. Thread-safe. */
+POCO_API int64_t poco_model_context(const poco_model* model);
+POCO_API int64_t poco_model_horizon(const poco_model* model);
+POCO_API int64_t poco_model_sessions(const poco_model* model);
+
+/* Name (NULL) and units (-1) of a session; what is in brackets if there is none. The name lives as long as the model.
+   Thread-safe. */
+POCO_API const char* poco_model_session_name(const poco_model* model, int64_t session);
+POCO_API int64_t poco_model_session_units(const poco_model* model, int64_t session);
+
+/* Index of the session of this name; -1 if there is none. Thread-safe. */
+POCO_API int64_t poco_model_find_session(const poco_model* model, const char* name);
+
+typedef enum poco_precision { POCO_FLOAT32 = 0, POCO_BFLOAT16 = 1 } poco_precision;
+
+/* Units whose value in a frame is NaN or infinite. Either way they are marked as invalid until a whole context of
+   theirs has been seen. */
+typedef enum poco_missing {
+    POCO_HOLD = 0, /* their last value stands in, and their forecasts are made */
+    POCO_DROP = 1  /* they are also left out of what the population tells, and their forecasts are NaN */
+} poco_missing;
+
+/* Frames that are missing between two time stamps. */
+typedef enum poco_gap {
+    POCO_FILL = 0,    /* the last frame stands in if they are fewer than the context, otherwise as POCO_RESTART */
+    POCO_RESTART = 1, /* the context is collected anew */
+    POCO_REFUSE = 2   /* the frame is an error */
+} poco_gap;
+
+typedef struct poco_stream_options {
+    size_t size;        /* sizeof(poco_stream_options): set by poco_stream_default_options */
+    int32_t precision;  /* of poco_precision; default POCO_FLOAT32 */
+    int32_t threads;    /* default 1 */
+    int32_t missing;    /* of poco_missing; default POCO_HOLD */
+    int32_t gap;        /* of poco_gap; default POCO_FILL */
+    double interval;    /* seconds from frame to frame; default 0: by the rate that the session was learnt from */
+    double tolerance;   /* a gap begins where an interval is longer by more than this share; default 0.5 */
+    double deadline_ms; /* for a forecast, default 0: none. Later ones are marked and counted */
+} poco_stream_options;
+
+/* The defaults. Thread-safe. */
+POCO_API void poco_stream_default_options(poco_stream_options* options);
+
+/* A stream of one session of a model; `options` NULL: the defaults; `status` may be NULL. NULL on failure. Makes a
+   forecast of its own, so that no later one allocates memory. Thread-safe. */
+POCO_API poco_stream* poco_stream_open(const poco_model* model, int64_t session, const poco_stream_options* options,
+                                       poco_status* status);
+
+/* Ends the stream. NULL is ignored. Not while another call with it is running. */
+POCO_API void poco_stream_close(poco_stream* stream);
+
+/* Marks of a forecast. */
+#define POCO_MARK_HELD 1u      /* of some units a value was missing in this context */
+#define POCO_MARK_FILLED 2u    /* whole frames were missing in this context */
+#define POCO_MARK_RESTARTED 4u /* the context begins anew with this frame */
+#define POCO_MARK_LATE 8u      /* it took longer than the deadline */
+
+typedef struct poco_forecast {
+    int32_t code;         /* POCO_OK or POCO_WARMING */
+    uint32_t marks;       /* of POCO_MARK_... */
+    int64_t frame;        /* number of the frame, from 0; those that were filled in count */
+    int64_t missing;      /* frames until the first forecast */
+    double time;          /* of the frame, as it was given */
+    double latency_ms;    /* from the call to the forecast */
+    const float* values;  /* [units, horizon] in the recording's own units; NULL while warming */
+    const uint8_t* valid; /* [units], 1 where every frame of the unit's context was seen */
+} poco_forecast;
+
+/* Pushes a frame of `units` values in the recording's own units, taken at `time` seconds (NaN: not known), and
+   forecasts. What `forecast` points to is overwritten by the next call. Returns a poco_code; after an error the stream
+   is as it was. `status` may be NULL. No memory is allocated, no lock taken by this call itself; with more than one
+   thread it wakes its helpers. */
+POCO_API int32_t poco_stream_push(poco_stream* stream, const float* frame, int64_t units, double time,
+                                  poco_forecast* forecast, poco_status* status);
+
+/* Forgets all frames; counters stay. */
+POCO_API void poco_stream_reset(poco_stream* stream);
+
+/* Goes on with another model, between two frames: one that knows the session by its name with as many units, and has
+   the same context and horizon. Returns a poco_code; after an error the stream is as it was. */
+POCO_API int32_t poco_stream_swap(poco_stream* stream, const poco_model* model, poco_status* status);
+
+typedef struct poco_stats {
+    int64_t frames;                             /* taken, filled ones included */
+    int64_t forecasts;                          /* made */
+    int64_t late;                               /* of them, past the deadline */
+    int64_t gaps;                               /* in time */
+    int64_t filled;                             /* frames that were filled in */
+    int64_t restarts;                           /* after a gap */
+    int64_t held_values;                        /* NaN or infinite */
+    int64_t refused;                            /* frames that were errors */
+    double p50_ms, p99_ms, p999_ms, longest_ms; /* latency of forecasts, quantiles to 9 % */
+} poco_stats;
+
+/* Counters since the stream was opened. */
+POCO_API void poco_stream_stats(const poco_stream* stream, poco_stats* stats);
 
 #ifdef __cplusplus
 } /* extern "C" */

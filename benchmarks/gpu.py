@@ -1,0 +1,261 @@
+"""On a GPU: what the passes, the model and a training step cost beside the published form, each also as a graph."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import poco
+from benchmarks.cases import FORWARD, TRAINING, Case
+from benchmarks.ceilings import Ceilings
+from benchmarks.check import Answer, judge
+from benchmarks.contestants import AUTOCAST, BFLOAT16, COMPILED, EAGER, FLOAT32, Part, forget_compiled
+from benchmarks.inputs import Inputs, right_answer
+from benchmarks.measure import Times, take_turns
+from benchmarks.published import PublishedPOCO
+from benchmarks.two_passes import TwoPasses
+from benchmarks.work import work
+from poco.graphs import InferenceGraph
+
+TF32 = "tf32"  # float32 with one TF32 product for each
+SIZES = (512, 71_721, 1_000_000)
+SCALING_SIZES = (4_096, 16_384, 65_536, 262_144, 1_000_000)
+COMPILED_SIZES = (71_721,)
+_WARM_UPS = 3
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A way to compute a case.
+
+    Attributes:
+        form: ``published`` or ``poco``.
+        precision: FLOAT32, TF32, AUTOCAST (float32 parameters, products in bfloat16), BFLOAT16 (all in bfloat16).
+        how: EAGER or COMPILED.
+        graph: whether the call is recorded as a CUDA graph and replayed.
+    """
+
+    form: str
+    precision: str
+    how: str = EAGER
+    graph: bool = False
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        return " ".join([self.form, self.precision, *([self.how] * (self.how != EAGER)), *(["graph"] * self.graph)])
+
+    @property
+    def dtype(self) -> str:
+        """The precision of its products."""
+        return FLOAT32 if self.precision in (FLOAT32, TF32) else BFLOAT16
+
+    def takes(self, case: Case) -> bool:
+        """Whether the case is meant for it."""
+        if case.scaling:
+            return self.form == "poco" and self.graph and self.precision != TF32
+        if self.how == COMPILED and case.windows == 1 and case.units not in COMPILED_SIZES:
+            return False
+        if case.gradients:
+            return self.precision != BFLOAT16
+        if self.how == COMPILED and (case.part != "model" or self.precision == AUTOCAST):
+            return False
+        return not (self.form == "poco" and self.precision == AUTOCAST)
+
+
+def contestants() -> list[Contestant]:
+    """All of them."""
+    peers = [
+        Contestant("published", precision, how, graph)
+        for how in (EAGER, COMPILED)
+        for precision in (FLOAT32, TF32, AUTOCAST, BFLOAT16)
+        for graph in (False, True)
+        if not (how == COMPILED and precision == TF32)
+    ]
+    ours = [
+        Contestant("poco", precision, graph=graph)
+        for precision in (FLOAT32, TF32, AUTOCAST, BFLOAT16)
+        for graph in (False, True)
+    ]
+    return peers + ours
+
+
+def plan(quick: bool) -> list[Case]:
+    """The cases."""
+    sizes = (512,) if quick else SIZES
+    cases = [Case(part, FORWARD, 1, n) for part in ("latent_pool", "film_forecast", "model") for n in sizes]
+    cases.append(Case("model", TRAINING, 4 if quick else 64, 512))
+    return cases + [Case("model", FORWARD, 1, n, scaling=True) for n in (() if quick else SCALING_SIZES)]
+
+
+class Entry:
+    """A contestant made ready for a case."""
+
+    def __init__(self, contestant: Contestant, case: Case, inputs: Inputs) -> None:
+        self.contestant, self.case, self.inputs = contestant, case, inputs
+        low = contestant.precision == BFLOAT16
+        model = copy.deepcopy(inputs.model) if low or case.steps else inputs.model
+        self.x, self.z = inputs.x, inputs.z
+        if low:
+            model, self.x, self.z = model.bfloat16(), self.x.bfloat16(), self.z.bfloat16()
+        self.model = model
+        form = PublishedPOCO(model) if contestant.form == "published" else TwoPasses(model)
+        self.part = Part(form, case.part).eval()
+        for parameter in self.part.parameters():
+            parameter.requires_grad_(case.gradients)
+        self.fitted = [p for p in self.part.parameters() if p.requires_grad]
+        self.run: Callable[..., Any] = self.part
+        if contestant.how == COMPILED:
+            self.run = torch.compile(self.part, fullgraph=True, dynamic=False)
+        self.optimiser = (
+            torch.optim.AdamW(self.fitted, lr=3e-4, weight_decay=1e-4, amsgrad=True, fused=True, capturable=True)
+            if case.steps
+            else None
+        )
+        self.call: Callable[[], Any] = self.compute
+
+    @contextmanager
+    def _context(self) -> Any:
+        with ExitStack() as stack:
+            if self.contestant.form == "poco":
+                stack.enter_context(poco.ops.use_backend("triton"))
+            if self.contestant.precision == AUTOCAST:
+                # Its cache would outlive a recording.
+                stack.enter_context(torch.autocast("cuda", torch.bfloat16, cache_enabled=not self.contestant.graph))
+            if not self.case.gradients:
+                stack.enter_context(torch.no_grad())
+            before = torch.backends.cuda.matmul.allow_tf32
+            torch.backends.cuda.matmul.allow_tf32 = self.contestant.precision == TF32
+            try:
+                yield
+            finally:
+                torch.backends.cuda.matmul.allow_tf32 = before
+
+    def compute(self) -> Tensor:
+        """Once, without a graph: the forecast, or a whole training step."""
+        with self._context():
+            if not self.case.gradients:
+                return self.run(self.x, self.z)  # type: ignore[no-any-return]
+            for parameter in self.fitted:
+                parameter.grad = None
+            output: Tensor = self.run(self.x, self.z)
+            nn.functional.mse_loss(output.float(), self.inputs.target).backward()
+            if self.part.training:
+                assert self.optimiser is not None
+                torch.nn.utils.clip_grad_norm_(self.fitted, 5.0)
+                self.optimiser.step()
+        return output
+
+    def answer(self) -> Answer:
+        """The output, and gradients by name, without dropout and optimiser; by the graph if that is what is timed."""
+        if not self.case.gradients:
+            self.ready()
+            return self.call().detach().float().clone(), {}
+        self.part.eval()
+        output = self.compute().detach().float()
+        gradients = {name: gradient.detach().float() for name, gradient in self.part.form.gradients().items()}
+        return output, gradients
+
+    def ready(self) -> None:
+        """Makes ``call`` what is timed."""
+        self.part.train(self.case.steps)
+        if not self.contestant.graph:
+            self.compute()
+            return
+        if self.contestant.form == "poco" and self.case.part == "model" and not self.case.gradients:
+            with self._context():
+                graph = InferenceGraph(self.model, 0, self.case.windows).warmup()
+            graph.x.copy_(self.x)
+            self.call = graph.replay
+            return
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UPS):
+                self.compute()
+        torch.cuda.current_stream().wait_stream(side)
+        recorded = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(recorded):
+            output = self.compute()
+
+        def replay() -> Tensor:
+            recorded.replay()
+            return output
+
+        self.call = replay
+
+
+def run_case(
+    case: Case,
+    every: Iterable[Contestant],
+    ceilings: Mapping[str, Ceilings],
+    seconds: float,
+) -> dict[str, Any]:
+    """The case's work, and for every contestant its status, error, seconds, memory and share of the roofline."""
+    forget_compiled()
+    inputs = Inputs.of(case, "cuda")
+    parameters = sum(p.numel() for p in inputs.model.parameters())
+    works = {dtype: work(case, inputs.model.config, size, parameters) for dtype, size in ((FLOAT32, 4), (BFLOAT16, 2))}
+    result: dict[str, Any] = {"title": case.title, **asdict(case), "work": {d: asdict(w) for d, w in works.items()}}
+    right = right_answer(case, inputs)
+    results: dict[str, dict[str, Any]] = {}
+    entries: dict[str, Entry] = {}
+    for c in (c for c in every if c.takes(case)):
+        results[c.name] = {"contestant": c.name, **asdict(c), "status": "ok", "reason": ""}
+        try:
+            entry = Entry(c, case, inputs)
+            verdict = judge(entry.answer(), right, BFLOAT16 if c.precision == TF32 else c.dtype)
+            if case.gradients:
+                entry.ready()
+            results[c.name]["error"] = {"output": verdict.output, "gradients": verdict.gradients}
+            if verdict.wrong:
+                results[c.name].update(status="wrong", reason=verdict.wrong)
+                continue
+            results[c.name]["memory_bytes"] = _growth(entry)
+            entries[c.name] = entry
+        except Exception as error:  # noqa: BLE001 - whatever a peer dies of is its result, and ends no other's
+            words = " ".join(str(error).split())[:300]
+            results[c.name].update(status="failed", reason=f"{type(error).__name__}: {words}")
+            del entry
+        gc.collect()
+        torch.cuda.empty_cache()
+    calls = {name: entry.call for name, entry in entries.items()}
+    for name, taken in take_turns(calls, seconds, 3, 50, torch.cuda.synchronize).items():
+        contestant = entries[name].contestant
+        ceiling = ceilings[TF32 if contestant.precision == TF32 else "default"]
+        w = works[contestant.dtype]
+        results[name]["seconds"] = taken.to_json()
+        results[name]["latency_seconds"] = latency(entries[name].call).to_json()
+        results[name]["roofline"] = ceiling.least_seconds(w.flops, w.bytes, contestant.dtype) / taken.median
+    return {**result, "results": list(results.values())}
+
+
+def _growth(entry: Entry) -> int:
+    """Bytes that a call without a graph needs at its peak on top of what is there before it."""
+    entry.compute()
+    for parameter in entry.fitted:
+        parameter.grad = None
+    torch.cuda.synchronize()
+    gc.collect()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    entry.compute()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def latency(call: Callable[[], object]) -> Times:
+    """Seconds from a call to its result, one call at a time."""
+
+    def wait() -> None:
+        call()
+        torch.cuda.synchronize()
+
+    return take_turns({"one": wait}, 0.05, 3, 50)["one"]

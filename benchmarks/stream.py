@@ -1,0 +1,106 @@
+"""Latency of a frame: ``python -m benchmarks.stream``: the streaming engine beside ONNX Runtime on the exported model.
+
+One window of the model, pushed frame after frame as at a rig, one call at a time; contestants take turns of many
+frames. ONNX Runtime gets the window ready made: what the engine does besides (normalising, keeping the frames,
+checking) it is not asked for. Output is judged against the model in float32 first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import poco
+from benchmarks import environment
+from benchmarks.cases import FORWARD, Case
+from benchmarks.check import TOLERANCES
+from benchmarks.contestants import Part, onnx_session
+from benchmarks.inputs import Inputs
+from benchmarks.measure import load_average
+from benchmarks.published import PublishedPOCO
+
+PEER = "ONNX Runtime, published"
+SIZES = (512, 1_024, 71_721)
+
+
+def measure(units: int, seconds: float, threads: int) -> dict[str, Any]:
+    """Milliseconds of a frame: quantiles of every contestant."""
+    case = Case("model", FORWARD, 1, units)
+    inputs = Inputs.of(case)
+    frames = np.random.default_rng(0).normal(size=(96, units)).astype(np.float32)
+    window = torch.from_numpy(frames[-48:].T.copy())[None]
+    with torch.no_grad(), poco.ops.use_backend("reference"):
+        right = inputs.model(window)[0].numpy()
+    calls: dict[str, Callable[[int], Any]] = {}
+    wrong: dict[str, str] = {}
+
+    def pushes(stream: poco.Stream) -> Callable[[int], Any]:
+        return lambda i: stream.push(frames[i % len(frames)])
+
+    for precision, tolerance in (("float32", TOLERANCES["float32"]), ("bf16", TOLERANCES["bfloat16"])):
+        stream = poco.Stream(inputs.model, precision=precision, threads=threads)
+        *_, last = stream.over(frames)
+        assert last.values is not None
+        error = float(np.linalg.norm(last.values - right) / np.linalg.norm(right))
+        name = f"poco {precision}"
+        if error > tolerance:
+            wrong[name] = f"off by {error:.1e}"
+        calls[name] = pushes(stream)
+    try:
+        with torch.no_grad():
+            run = onnx_session(Part(PublishedPOCO(inputs.model), "model").eval(), window, inputs.z)
+        error = float(np.linalg.norm(run(window, inputs.z)[0].numpy() - right) / np.linalg.norm(right))
+        if error > TOLERANCES["float32"]:
+            wrong[PEER] = f"off by {error:.1e}"
+        calls[PEER] = lambda _: run(window, inputs.z)
+    except ImportError as missing:
+        wrong[PEER] = f"missing: {missing}"
+    taken: dict[str, list[float]] = {name: [] for name in calls if name not in wrong}
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until or min(map(len, taken.values())) < 20:
+        for name, times in taken.items():
+            began = time.perf_counter()
+            for i in range(50):
+                before = time.perf_counter()
+                calls[name](i)
+                times.append(1e3 * (time.perf_counter() - before))
+                if time.perf_counter() - began > 0.5:
+                    break
+    rows = {
+        name: {str(q): float(np.quantile(times, q)) for q in (0.5, 0.99, 0.999)} | {"calls": len(times)}
+        for name, times in taken.items()
+    }
+    return {"units": units, "threads": threads, "load": load_average(), "milliseconds": rows, "wrong": wrong}
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.stream", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
+    parser.add_argument("--seconds", type=float, default=20.0, help="for each size")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    report: dict[str, Any] = {"environment": environment.describe("none", {}), "cases": []}
+    for units in given.sizes:
+        found = measure(units, given.seconds, given.threads)
+        report["cases"].append(found)
+        print(f"{units:,} units, {given.threads} threads, load {found['load']}", flush=True)
+        for name, row in found["milliseconds"].items():
+            print(f"  {name:28} p50 {row['0.5']:9.3f} ms   p99 {row['0.99']:9.3f} ms   p99.9 {row['0.999']:9.3f} ms")
+        for name, reason in found["wrong"].items():
+            print(f"  {name}: {reason}")
+        if given.json:
+            given.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

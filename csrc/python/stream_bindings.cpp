@@ -1,0 +1,98 @@
+// The streaming engine for Python; poco/stream.py is its face.
+#include "python/stream_bindings.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <cstring>
+
+#include "core/errors.h"
+#include "stream/stream.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using Frame = py::array_t<float, py::array::c_style>;
+
+poco::StreamOptions options_of(const py::dict& given) {
+    poco::StreamOptions options;
+    const auto text = given["missing"].cast<std::string>(), gap = given["gap"].cast<std::string>();
+    options.arithmetic.bfloat16 = given["bfloat16"].cast<bool>();
+    options.arithmetic.threads = given["threads"].cast<int>();
+    options.missing = text == "drop" ? poco::Missing::drop : poco::Missing::hold;
+    options.gap = gap == "fill" ? poco::Gap::fill : gap == "restart" ? poco::Gap::restart : poco::Gap::refuse;
+    options.interval = given["interval"].cast<double>();
+    options.tolerance = given["tolerance"].cast<double>();
+    options.deadline_ms = given["deadline_ms"].cast<double>();
+    return options;
+}
+
+// What came of a frame, its arrays copied: the stream overwrites its own.
+py::tuple push(poco::Stream& stream, const Frame& frame, double time) {
+    if (frame.ndim() != 1) poco::fail("a frame is one value for each unit, got ", frame.ndim(), " dimensions");
+    poco::StreamForecast made;
+    {
+        const py::gil_scoped_release release;
+        made = stream.push(frame.data(), frame.shape(0), time);
+    }
+    py::object values = py::none();
+    if (made.values != nullptr) {
+        py::array_t<float> copy({stream.units(), stream.horizon()});
+        std::memcpy(copy.mutable_data(), made.values, static_cast<size_t>(copy.nbytes()));
+        values = std::move(copy);
+    }
+    py::array_t<bool> valid(stream.units());
+    std::memcpy(valid.mutable_data(), made.valid, static_cast<size_t>(stream.units()));
+    return py::make_tuple(made.flags, made.frame, made.missing, made.latency_ms, values, valid);
+}
+
+py::dict stats_of(const poco::Stream& stream) {
+    const poco::StreamStats& s = stream.stats();
+    py::dict found;
+    found["frames"] = s.frames;
+    found["forecasts"] = s.forecasts;
+    found["late"] = s.late;
+    found["gaps"] = s.gaps;
+    found["filled"] = s.filled;
+    found["restarts"] = s.restarts;
+    found["held_values"] = s.held_values;
+    found["refused"] = s.refused;
+    found["p50_ms"] = s.latencies.quantile(0.5);
+    found["p99_ms"] = s.latencies.quantile(0.99);
+    found["p999_ms"] = s.latencies.quantile(0.999);
+    found["longest_ms"] = s.latencies.longest();
+    return found;
+}
+
+}  // namespace
+
+void define_stream(py::module_& m) {
+    py::class_<poco::Model, std::shared_ptr<poco::Model>>(m, "StreamModel")
+        .def_static("open",
+                    [](const std::string& folder) {
+                        const py::gil_scoped_release release;
+                        return std::const_pointer_cast<poco::Model>(poco::Model::load(folder));
+                    })
+        .def_property_readonly("context", &poco::Model::context)
+        .def_property_readonly("horizon", &poco::Model::horizon)
+        .def_property_readonly("sessions", [](const poco::Model& model) {
+            std::vector<std::pair<std::string, int64_t>> found;
+            for (const poco::Session& session : model.sessions()) found.emplace_back(session.name, session.units);
+            return found;
+        });
+    py::class_<poco::Stream>(m, "Stream")
+        .def(py::init([](const std::shared_ptr<poco::Model>& model, int64_t session, const py::dict& options) {
+            const poco::StreamOptions taken = options_of(options);
+            const py::gil_scoped_release release;
+            return std::make_unique<poco::Stream>(model, session, taken);
+        }))
+        .def("push", &push)
+        .def("reset", &poco::Stream::reset)
+        .def("swap",
+             [](poco::Stream& stream, const std::shared_ptr<poco::Model>& model) {
+                 const py::gil_scoped_release release;
+                 stream.swap(model);
+             })
+        .def("stats", &stats_of);
+}

@@ -1,0 +1,183 @@
+// The streaming part of the C interface: nothing is thrown across it.
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <new>
+
+#include "core/errors.h"
+#include "poco/poco.h"
+#include "stream/stream.h"
+
+struct poco_model {
+    std::shared_ptr<const poco::Model> model;
+};
+
+struct poco_stream {
+    poco::Stream stream;
+};
+
+static_assert(POCO_MARK_HELD == poco::kHeld && POCO_MARK_FILLED == poco::kFilled, "marks are those of the engine");
+static_assert(POCO_MARK_RESTARTED == poco::kRestarted && POCO_MARK_LATE == poco::kLate,
+              "marks are those of the engine");
+
+namespace {
+
+int32_t say(poco_status* status, int32_t code, const char* message) {
+    if (status != nullptr) {
+        status->code = code;
+        std::snprintf(status->message, sizeof status->message, "%s", message);
+    }
+    return code;
+}
+
+// Runs what may throw; its code, or that of the error.
+template <typename Run>
+int32_t guarded(poco_status* status, Run&& run) {
+    try {
+        const int32_t code = run();
+        return say(status, code, "");
+    } catch (const std::bad_alloc&) {
+        return say(status, POCO_NO_MEMORY, "there is not enough memory");
+    } catch (const std::exception& error) {
+        return say(status, POCO_ERROR, error.what());
+    } catch (...) {
+        return say(status, POCO_ERROR, "an unknown error");
+    }
+}
+
+const poco::Session* session_of(const poco_model* model, int64_t index) {
+    if (model == nullptr || index < 0 || index >= poco_model_sessions(model)) return nullptr;
+    return &model->model->sessions()[static_cast<size_t>(index)];
+}
+
+poco::StreamOptions options_of(const poco_stream_options& given) {
+    if (given.size != sizeof given) {
+        poco::fail("the options have ", given.size, " bytes, not ", sizeof given,
+                   ": begin with poco_stream_default_options");
+    }
+    if (given.precision != POCO_FLOAT32 && given.precision != POCO_BFLOAT16)
+        poco::fail("unknown precision ", given.precision);
+    if (given.missing != POCO_HOLD && given.missing != POCO_DROP)
+        poco::fail("unknown policy for missing units ", given.missing);
+    if (given.gap < POCO_FILL || given.gap > POCO_REFUSE) poco::fail("unknown policy for gaps ", given.gap);
+    poco::StreamOptions options;
+    options.arithmetic.bfloat16 = given.precision == POCO_BFLOAT16;
+    options.arithmetic.threads = given.threads;
+    options.missing = static_cast<poco::Missing>(given.missing);
+    options.gap = static_cast<poco::Gap>(given.gap);
+    options.interval = given.interval;
+    options.tolerance = given.tolerance;
+    options.deadline_ms = given.deadline_ms;
+    return options;
+}
+
+}  // namespace
+
+poco_model* poco_model_open(const char* folder, poco_status* status) {
+    poco_model* opened = nullptr;
+    guarded(status, [&] {
+        if (folder == nullptr) poco::fail("no folder was given");
+        auto model = std::make_unique<poco_model>();
+        model->model = poco::Model::load(folder);
+        opened = model.release();
+        return POCO_OK;
+    });
+    return opened;
+}
+
+void poco_model_close(poco_model* model) {
+    delete model;
+}
+
+int64_t poco_model_context(const poco_model* model) {
+    return model->model->context();
+}
+
+int64_t poco_model_horizon(const poco_model* model) {
+    return model->model->horizon();
+}
+
+int64_t poco_model_sessions(const poco_model* model) {
+    return static_cast<int64_t>(model->model->sessions().size());
+}
+
+const char* poco_model_session_name(const poco_model* model, int64_t session) {
+    const poco::Session* const found = session_of(model, session);
+    return found == nullptr ? nullptr : found->name.c_str();
+}
+
+int64_t poco_model_session_units(const poco_model* model, int64_t session) {
+    const poco::Session* const found = session_of(model, session);
+    return found == nullptr ? -1 : found->units;
+}
+
+int64_t poco_model_find_session(const poco_model* model, const char* name) {
+    for (int64_t i = 0; name != nullptr && i < poco_model_sessions(model); ++i) {
+        if (std::strcmp(poco_model_session_name(model, i), name) == 0) return i;
+    }
+    return -1;
+}
+
+void poco_stream_default_options(poco_stream_options* options) {
+    const poco::StreamOptions defaults;
+    *options = {sizeof *options, POCO_FLOAT32,      defaults.arithmetic.threads, POCO_HOLD,
+                POCO_FILL,       defaults.interval, defaults.tolerance,          defaults.deadline_ms};
+}
+
+poco_stream* poco_stream_open(const poco_model* model, int64_t session, const poco_stream_options* options,
+                              poco_status* status) {
+    poco_stream* opened = nullptr;
+    guarded(status, [&] {
+        if (model == nullptr) poco::fail("no model was given");
+        poco_stream_options defaults;
+        poco_stream_default_options(&defaults);
+        opened =
+            new poco_stream{poco::Stream(model->model, session, options_of(options == nullptr ? defaults : *options))};
+        return POCO_OK;
+    });
+    return opened;
+}
+
+void poco_stream_close(poco_stream* stream) {
+    delete stream;
+}
+
+int32_t poco_stream_push(poco_stream* stream, const float* frame, int64_t units, double time, poco_forecast* forecast,
+                         poco_status* status) {
+    return guarded(status, [&]() -> int32_t {
+        if (stream == nullptr || frame == nullptr || forecast == nullptr)
+            poco::fail("a stream, a frame and a forecast are needed");
+        const poco::StreamForecast made = stream->stream.push(frame, units, time);
+        const int32_t code = made.outcome == poco::Outcome::forecast ? POCO_OK : POCO_WARMING;
+        *forecast = {code, made.flags, made.frame, made.missing, made.time, made.latency_ms, made.values, made.valid};
+        return code;
+    });
+}
+
+void poco_stream_reset(poco_stream* stream) {
+    stream->stream.reset();
+}
+
+int32_t poco_stream_swap(poco_stream* stream, const poco_model* model, poco_status* status) {
+    return guarded(status, [&]() -> int32_t {
+        if (stream == nullptr || model == nullptr) poco::fail("a stream and a model are needed");
+        stream->stream.swap(model->model);
+        return POCO_OK;
+    });
+}
+
+void poco_stream_stats(const poco_stream* stream, poco_stats* stats) {
+    const poco::StreamStats& s = stream->stream.stats();
+    *stats = {s.frames,
+              s.forecasts,
+              s.late,
+              s.gaps,
+              s.filled,
+              s.restarts,
+              s.held_values,
+              s.refused,
+              s.latencies.quantile(0.5),
+              s.latencies.quantile(0.99),
+              s.latencies.quantile(0.999),
+              s.latencies.longest()};
+}

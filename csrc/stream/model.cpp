@@ -1,0 +1,124 @@
+#include "stream/model.h"
+
+#include <algorithm>
+
+#include "core/errors.h"
+#include "stream/ground.h"
+#include "stream/json.h"
+#include "stream/network.h"
+#include "stream/safetensors.h"
+#include "stream/vocabulary.h"
+
+namespace poco {
+namespace {
+
+constexpr int64_t kFormat = 1;  // of model files
+constexpr uint64_t kLargestConfig = 64'000'000, kLargestTensors = 1ull << 40;
+
+// A POCO whose units have embeddings of their own.
+class Poco : public Model {
+public:
+    Poco(const Json& description, const SafeTensors& tensors) : network_(description.at("config"), tensors, "") {
+        const Json& config = description.at("config");
+        context_ = network_.context;
+        horizon_ = network_.horizon;
+        const std::string vocabulary = tensors.text("vocabulary");
+        sessions_ = read_vocabulary(vocabulary, description);
+        const Json entries = Json::parse(vocabulary, "the model's vocabulary");
+        const bool shared = config.at("session_embedding").boolean(),
+                   typed = config.at("unit_type_embedding").boolean();
+        const bool in_latents = config.at("latent_session_embedding").boolean();
+        std::vector<std::string> datasets, types;
+        const auto place = [](std::vector<std::string>& names, const std::string& name) {
+            const auto found = std::find(names.begin(), names.end(), name);
+            if (found != names.end()) return std::to_string(found - names.begin());
+            names.push_back(name);
+            return std::to_string(names.size() - 1);
+        };
+        for (size_t i = 0; i < sessions_.size(); ++i) {
+            const std::string prefix = "session_embeddings." + std::to_string(i) + ".";
+            const Json& entry = entries.array()[i];
+            const int64_t units = sessions_[i].units, d = network_.width;
+            std::vector<float> table = tensors.floats(prefix + "units", {units, d});
+            std::vector<float> shift = tensors.floats(prefix + "session", {d});
+            const std::string dataset = "datasets." + place(datasets, entry.at("dataset").string());
+            add(shift, tensors.floats(dataset, {d}));
+            if (shared) add(table, shift);
+            if (typed) {
+                const std::vector<Json>& of_units = entry.at("unit_types").array();
+                if (static_cast<int64_t>(of_units.size()) != units) fail("the model lacks types of units");
+                for (const Json& type : of_units) place(types, type.string());
+                for (int64_t u = 0; u < units; ++u) {
+                    const std::string name = "unit_types." + place(types, of_units[static_cast<size_t>(u)].string());
+                    const std::vector<float> of_type = tensors.floats(name, {d});
+                    for (int64_t j = 0; j < d; ++j)
+                        table[static_cast<size_t>(u * d + j)] += of_type[static_cast<size_t>(j)];
+                }
+            }
+            read_normalisation(tensors, prefix, sessions_[i]);
+            tables_.push_back(std::move(table));
+            latent_shifts_.push_back(in_latents ? shift : std::vector<float>());
+        }
+    }
+
+    std::unique_ptr<Forecaster> forecaster(int64_t session, const Arithmetic& arithmetic) const override {
+        const auto i = static_cast<size_t>(session);
+        return network_forecaster(network_, tables_[i], latent_shifts_[i], arithmetic);
+    }
+
+private:
+    // Adds a row to every row.
+    static void add(std::vector<float>& rows, const std::vector<float>& row) {
+        for (size_t i = 0; i < rows.size(); ++i) rows[i] += row[i % row.size()];
+    }
+
+    Network network_;
+    std::vector<std::vector<float>> tables_, latent_shifts_;
+};
+
+}  // namespace
+
+std::vector<Session> read_vocabulary(const std::string& text, const Json& description) {
+    std::vector<Session> sessions;
+    const Json* const rates = description.find("rate_hz");
+    const Json entries = Json::parse(text, "the model's vocabulary");
+    for (const Json& entry : entries.array()) {
+        Session session;
+        session.name = entry.at("name").string();
+        session.units = static_cast<int64_t>(entry.at("units").array().size());
+        if (session.units == 0) fail("session '", session.name, "' of the model has no units");
+        const Json* const rate =
+            rates != nullptr && rates->kind() == Json::Kind::object ? rates->find(session.name) : nullptr;
+        if (rate != nullptr && rate->kind() == Json::Kind::number && rate->number() > 0)
+            session.rate_hz = rate->number();
+        sessions.push_back(std::move(session));
+    }
+    if (sessions.empty()) fail("the model knows no session");
+    return sessions;
+}
+
+void read_normalisation(const SafeTensors& tensors, const std::string& prefix, Session& session) {
+    session.mean = tensors.floats(prefix + "mean", {session.units});
+    session.std = tensors.floats(prefix + "std", {session.units});
+    for (const float deviation : session.std) {
+        if (!(deviation > 0)) fail("session '", session.name, "': standard deviations must be positive");
+    }
+}
+
+std::shared_ptr<const Model> Model::load(const std::string& folder) {
+    const std::vector<uint8_t> text = read_file(folder + "/config.json", kLargestConfig);
+    const std::string_view view(reinterpret_cast<const char*>(text.data()), text.size());
+    const Json description = Json::parse(view, folder + "/config.json");
+    if (description.at("format").integer() != kFormat) {
+        fail(folder, "/config.json is of format ", description.at("format").integer(), "; this version reads ",
+             kFormat);
+    }
+    const std::string path = folder + "/model.safetensors";
+    const SafeTensors tensors(read_file(path, kLargestTensors), path);
+    const std::string& kind = description.at("model").string();
+    if (kind == "POCO") return std::make_shared<Poco>(description, tensors);
+    if (kind == "Grounded") return load_grounded(description, tensors);
+    fail(folder, " holds a model of kind '", kind, "'; what can be streamed is POCO and Grounded");
+}
+
+}  // namespace poco

@@ -1,0 +1,199 @@
+#include "stream/stream.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "core/errors.h"
+
+namespace poco {
+
+void Latencies::add(double ms) {
+    const double microseconds = std::max(1.0, 1e3 * ms);
+    const int place = static_cast<int>(std::log2(microseconds) * kPerOctave);
+    ++counts_[static_cast<size_t>(std::min(place, kPerOctave * kOctaves - 1))];
+    ++count_;
+    longest_ = std::max(longest_, ms);
+}
+
+double Latencies::quantile(double share) const {
+    const int64_t wanted = static_cast<int64_t>(std::ceil(share * static_cast<double>(count_)));
+    int64_t passed = 0;
+    for (size_t place = 0; place < counts_.size(); ++place) {
+        passed += counts_[place];
+        if (passed >= wanted && passed > 0) {
+            return std::min(longest_, 1e-3 * std::exp2(static_cast<double>(place + 1) / kPerOctave));
+        }
+    }
+    return 0;
+}
+
+Stream::Stream(std::shared_ptr<const Model> model, int64_t session, const StreamOptions& options)
+    : model_(std::move(model)), session_(session), options_(options) {
+    const auto count = static_cast<int64_t>(model_->sessions().size());
+    if (session < 0 || session >= count) fail("there is no session ", session, "; the model knows ", count);
+    if (!(options.interval >= 0) || std::isinf(options.interval))
+        fail("the interval between frames must not be negative");
+    if (!(options.tolerance > 0)) fail("the tolerance of intervals must be positive");
+    if (!(options.deadline_ms >= 0)) fail("the deadline must not be negative");
+    if (options.arithmetic.threads < 1) fail("there must be at least one thread");
+    units_ = this->session().units;
+    context_ = model_->context();
+    const auto units = static_cast<size_t>(units_);
+    x_.resize(units * static_cast<size_t>(context_));
+    unseen_.resize(units);
+    valid_.resize(units);
+    everyone_.assign(units, 1);
+    values_.resize(units * static_cast<size_t>(model_->horizon()));
+    reset();
+    forecaster_ = model_->forecaster(session_, options_.arithmetic);
+    forecaster_->forecast(x_.data(), everyone_.data(), values_.data());
+}
+
+void Stream::restart() {
+    std::fill(x_.begin(), x_.end(), 0.0f);
+    std::fill(unseen_.begin(), unseen_.end(), static_cast<int32_t>(context_));
+    collected_ = 0;
+    since_filled_ = context_;
+}
+
+void Stream::reset() {
+    restart();
+    has_time_ = false;
+    const double rate = session().rate_hz;
+    interval_ = options_.interval > 0 ? options_.interval : rate > 0 ? 1 / rate : 0;
+}
+
+// How many frames are missing before one at this time.
+int64_t Stream::gap_before(double time) const {
+    if (std::isnan(time) || !has_time_) return 0;
+    const double passed = time - last_time_;
+    if (!(passed > 0)) {
+        fail("frame at ", time, " s does not come after the one at ", last_time_, " s: time stamps must rise");
+    }
+    if (!(interval_ > 0) || passed <= interval_ * (1 + options_.tolerance)) return 0;
+    const double missing = std::round(passed / interval_) - 1;
+    return missing > static_cast<double>(context_) ? context_ : std::max<int64_t>(1, static_cast<int64_t>(missing));
+}
+
+// One more frame, normalised; nullptr: the last one again.
+void Stream::shift_in(const float* frame) {
+    const Session& own = session();
+    const auto later = static_cast<size_t>(context_ - 1) * sizeof(float);
+    for (int64_t u = 0; u < units_; ++u) {
+        const auto i = static_cast<size_t>(u);
+        float* const line = x_.data() + u * context_;
+        const float last = line[context_ - 1];
+        std::memmove(line, line + 1, later);
+        const bool seen = frame == nullptr || std::isfinite(frame[u]);
+        line[context_ - 1] = frame == nullptr || !seen ? last : (frame[u] - own.mean[i]) / own.std[i];
+        unseen_[i] = seen ? std::min(unseen_[i] + 1, static_cast<int32_t>(context_)) : 0;
+        stats_.held_values += !seen;
+    }
+    collected_ = std::min(collected_ + 1, context_);
+    since_filled_ = frame == nullptr ? 0 : std::min(since_filled_ + 1, context_);
+    ++stats_.frames;
+}
+
+StreamForecast Stream::push(const float* frame, int64_t length, double time) {
+    const auto began = std::chrono::steady_clock::now();
+    StreamForecast result;
+    int64_t missing = 0;
+    try {
+        if (length != units_) {
+            fail("the frame has ", length, " units and session '", session().name, "' has ", units_);
+        }
+        if (std::isinf(time)) fail("the time of a frame must be finite, or NaN where it is not known");
+        missing = gap_before(time);
+        if (missing > 0 && options_.gap == Gap::refuse) {
+            fail("frames are missing between ", last_time_, " s and ", time, " s");
+        }
+    } catch (...) {
+        ++stats_.refused;
+        throw;
+    }
+    if (missing > 0) {
+        ++stats_.gaps;
+        if (options_.gap == Gap::fill && missing < context_ && collected_ > 0) {
+            for (int64_t i = 0; i < missing; ++i) shift_in(nullptr);
+            stats_.filled += missing;
+        } else {
+            restart();
+            ++stats_.restarts;
+            result.flags |= kRestarted;
+        }
+    }
+    if (!std::isnan(time)) {
+        last_time_ = time;
+        has_time_ = true;
+    }
+    shift_in(frame);
+    result.frame = stats_.frames - 1;
+    result.time = time;
+    result.missing = context_ - collected_;
+    result.valid = valid_.data();
+    bool held = false;
+    for (size_t i = 0; i < valid_.size(); ++i) {
+        valid_[i] = unseen_[i] >= context_;
+        held = held || valid_[i] == 0;
+    }
+    if (held) result.flags |= kHeld;
+    if (since_filled_ < context_) result.flags |= kFilled;
+    if (collected_ < context_) return result;
+
+    const bool drop = options_.missing == Missing::drop;
+    forecaster_->forecast(x_.data(), drop ? valid_.data() : everyone_.data(), values_.data());
+    const Session& own = session();
+    const int64_t steps = model_->horizon();
+    for (int64_t u = 0; u < units_; ++u) {
+        const auto i = static_cast<size_t>(u);
+        const bool nothing = drop && valid_[i] == 0;
+        for (int64_t h = 0; h < steps; ++h) {
+            float& value = values_[static_cast<size_t>(u * steps + h)];
+            value = nothing ? std::numeric_limits<float>::quiet_NaN() : value * own.std[i] + own.mean[i];
+        }
+    }
+    result.outcome = Outcome::forecast;
+    result.values = values_.data();
+    result.latency_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - began).count();
+    stats_.latencies.add(result.latency_ms);
+    ++stats_.forecasts;
+    if (options_.deadline_ms > 0 && result.latency_ms > options_.deadline_ms) {
+        result.flags |= kLate;
+        ++stats_.late;
+    }
+    return result;
+}
+
+void Stream::swap(std::shared_ptr<const Model> model) {
+    const Session& before = session();
+    const auto& sessions = model->sessions();
+    const auto found =
+        std::find_if(sessions.begin(), sessions.end(), [&](const Session& s) { return s.name == before.name; });
+    if (found == sessions.end()) fail("the new model does not know session '", before.name, "'");
+    if (found->units != units_) {
+        fail("session '", before.name, "' has ", units_, " units, and ", found->units, " in the new model");
+    }
+    if (model->context() != context_ || model->horizon() != model_->horizon()) {
+        fail("the new model takes ", model->context(), " frames to forecast ", model->horizon(), ", the old one ",
+             context_, " to forecast ", model_->horizon());
+    }
+    const int64_t place = found - sessions.begin();
+    std::unique_ptr<Forecaster> forecaster = model->forecaster(place, options_.arithmetic);
+    forecaster->forecast(x_.data(), everyone_.data(), values_.data());
+    for (int64_t u = 0; u < units_; ++u) {
+        const auto i = static_cast<size_t>(u);
+        if (before.mean[i] == found->mean[i] && before.std[i] == found->std[i]) continue;
+        for (int64_t t = context_ - collected_; t < context_; ++t) {
+            float& value = x_[static_cast<size_t>(u * context_ + t)];
+            value = (value * before.std[i] + before.mean[i] - found->mean[i]) / found->std[i];
+        }
+    }
+    forecaster_ = std::move(forecaster);
+    model_ = std::move(model);
+    session_ = place;
+}
+
+}  // namespace poco

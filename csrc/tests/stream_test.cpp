@@ -1,0 +1,193 @@
+// Streaming: no allocation after the first forecast, damaged files, two streams of one model in two threads.
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <new>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "check.h"
+#include "core/errors.h"
+#include "model_files.h"
+#include "poco/poco.h"
+#include "stream/json.h"
+#include "stream/safetensors.h"
+#include "stream/stream.h"
+
+// Every allocation of C++ in this program is counted.
+static std::atomic<int64_t> allocations{0};
+
+void* operator new(size_t size) {
+    ++allocations;
+    void* const block = std::malloc(size);
+    if (block == nullptr) throw std::bad_alloc();
+    return block;
+}
+void* operator new(size_t size, std::align_val_t alignment) {
+    ++allocations;
+    const size_t line = static_cast<size_t>(alignment);
+    void* const block = std::aligned_alloc(line, (size + line - 1) / line * line);
+    if (block == nullptr) throw std::bad_alloc();
+    return block;
+}
+void operator delete(void* block, std::align_val_t) noexcept {
+    std::free(block);
+}
+void operator delete(void* block, size_t, std::align_val_t) noexcept {
+    std::free(block);
+}
+void operator delete(void* block) noexcept {
+    std::free(block);
+}
+void operator delete(void* block, size_t) noexcept {
+    std::free(block);
+}
+
+namespace {
+
+std::vector<float> frame_of(int number) {
+    std::vector<float> frame(kUnits);
+    for (size_t i = 0; i < frame.size(); ++i)
+        frame[i] = std::sin(0.3f * static_cast<float>(number) + static_cast<float>(i));
+    return frame;
+}
+
+void nothing_is_allocated(const std::string& folder, int64_t frames) {
+    for (const bool low : {false, true}) {
+        for (const int threads : {1, 2}) {
+            poco::StreamOptions options;
+            options.arithmetic.bfloat16 = low;
+            options.arithmetic.threads = threads;
+            poco::Stream stream(poco::Model::load(folder), 0, options);
+            std::vector<float> frame = frame_of(0);
+            for (int i = 0; i < 2 * kContext; ++i) stream.push(frame.data(), kUnits, NAN);
+            const int64_t before = allocations;
+            for (int64_t i = 0; i < frames; ++i) {
+                frame[static_cast<size_t>(i % kUnits)] = i % 5 == 0 ? NAN : static_cast<float>(i % 11);
+                stream.push(frame.data(), kUnits, NAN);
+            }
+            // Which blocks are in use at the same time is a matter of timing where there are two threads.
+            CHECK(allocations - before <= (threads == 1 ? 0 : 4));
+            CHECK(stream.stats().forecasts == frames + kContext + 1);
+        }
+    }
+}
+
+// Every byte of what changes here may be anything: an Error or a model, never more.
+void damaged_files(const std::string& folder, int mutations) {
+    const ModelFiles whole = small_model();
+    std::mt19937_64 random(1);
+    int refused = 0;
+    for (int i = 0; i < mutations; ++i) {
+        ModelFiles files = whole;
+        std::string& text = i % 3 == 0 ? files.config : files.tensors;
+        const size_t most = i % 3 == 1 ? 3000 : text.size();  // the header, or all of it
+        for (uint64_t changes = 1 + random() % 4; changes > 0; --changes) {
+            const size_t at = random() % std::min(most, text.size());
+            switch (random() % 5) {
+                case 0:
+                    text[at] = static_cast<char>(random());
+                    break;
+                case 1:
+                    text.erase(at, 1 + random() % 8);
+                    break;
+                case 2:
+                    text.insert(at, 1 + random() % 8, static_cast<char>(random()));
+                    break;
+                case 3:
+                    text[at] = static_cast<char>('0' + random() % 10);
+                    break;
+                default:
+                    text.resize(at + 1);
+            }
+        }
+        CHECK(write_model(folder, files));
+        poco_status status;
+        poco_model* const model = poco_model_open(folder.c_str(), &status);
+        if (model == nullptr) {
+            ++refused;
+            CHECK(status.code < 0 && status.message[0] != '\0');
+            continue;
+        }
+        poco_stream* const stream = poco_stream_open(model, 0, nullptr, &status);
+        poco_model_close(model);
+        if (stream == nullptr) continue;
+        for (int n = 0; n < kContext + 2; ++n) {
+            poco_forecast forecast;
+            const std::vector<float> frame = frame_of(n);
+            poco_stream_push(stream, frame.data(), kUnits, NAN, &forecast, nullptr);
+        }
+        poco_stream_close(stream);
+    }
+    std::printf("%d of %d damaged models were refused\n", refused, mutations);
+    CHECK(refused > mutations / 3);
+    CHECK(write_model(folder, whole));
+}
+
+void two_streams_of_one_model(const std::string& folder) {
+    const std::shared_ptr<const poco::Model> model = poco::Model::load(folder);
+    std::vector<float> found[2];
+    const auto run = [&](int which) {
+        poco::StreamOptions options;
+        options.arithmetic.threads = 2;
+        poco::Stream stream(model, 0, options);
+        for (int i = 0; i < 300; ++i) {
+            const std::vector<float> frame = frame_of(i);
+            const poco::StreamForecast made = stream.push(frame.data(), kUnits, i * 0.5);
+            if (made.values != nullptr)
+                found[which].insert(found[which].end(), made.values, made.values + kUnits * kHorizon);
+        }
+    };
+    std::thread one(run, 0), other(run, 1);
+    one.join();
+    other.join();
+    CHECK(found[0].size() == static_cast<size_t>((300 - kContext + 1) * kUnits * kHorizon));
+    CHECK(found[0] == found[1]);
+}
+
+void strict_json() {
+    const auto fails = [](const std::string& text) {
+        try {
+            poco::Json::parse(text, "it");
+        } catch (const poco::Error&) {
+            return true;
+        }
+        return false;
+    };
+    for (const char* const bad : {"", "{", "[1,]", "{\"a\":1,\"a\":2}", "01", "1.", "+1", "nul", "\"\\x\"",
+                                  "\"\\ud800\"", "[1] 2", "\"\n\"", "{1:2}"}) {
+        CHECK(fails(bad));
+    }
+    CHECK(fails(std::string(1000, '[')));
+    const poco::Json value =
+        poco::Json::parse(" {\"a\": [1, -2.5e1, true, null, \"\\u00e9\\ud83d\\ude00\\n\"]} ", "it");
+    const std::vector<poco::Json>& items = value.at("a").array();
+    CHECK(items[0].integer() == 1 && items[1].number() == -25 && items[2].boolean() && items[3].is_null());
+    CHECK(items[4].string() == "\xc3\xa9\xf0\x9f\x98\x80\n");
+    CHECK(value.find("b") == nullptr);
+}
+
+void quantiles() {
+    poco::Latencies latencies;
+    for (int i = 1; i <= 1000; ++i) latencies.add(0.01 * i);
+    CHECK(std::fabs(latencies.quantile(0.5) / 5 - 1) < 0.1 && std::fabs(latencies.quantile(0.99) / 9.9 - 1) < 0.1);
+    CHECK(latencies.longest() == 10 && latencies.quantile(1) == 10 && latencies.count() == 1000);
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+    if (count < 2) return 1;
+    const std::string folder = arguments[1];
+    const int mutations = count > 2 ? std::atoi(arguments[2]) : 2000;
+    const int64_t frames = count > 3 ? std::atoll(arguments[3]) : 20'000;
+    CHECK(write_model(folder, small_model()));
+    strict_json();
+    quantiles();
+    nothing_is_allocated(folder, frames);
+    two_streams_of_one_model(folder);
+    damaged_files(folder, mutations);
+    return failures == 0 ? 0 : 1;
+}

@@ -1,0 +1,122 @@
+/*
+ * trigger: reads frames, forecasts, and says when a group of units is about to become active.
+ *
+ *     cc trigger.c $(pkg-config --cflags --libs poco) -o trigger
+ *     ./trigger MODEL SESSION THRESHOLD UNIT [UNIT...] < frames.txt
+ *
+ * A frame is a line of numbers in the recording's own units, one for each unit in the order of the session; "nan" is a
+ * unit that was not seen. Where a first number is wanted for the time in seconds, begin lines with "t=0.5". A line
+ * "TRIGGER frame step value" is printed, once for each crossing, when the forecast mean of the chosen units rises above
+ * the threshold at some step; units that are not valid have no say.
+ */
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "poco/poco.h"
+
+/* Reads numbers of a line into frame; returns how many there were, or -1 if one is none or there are too many. */
+static int64_t read_frame(char* line, float* frame, int64_t most, double* time) {
+    int64_t count = 0;
+    char* word = strtok(line, " \t,\r\n");
+    *time = NAN;
+    if (word != NULL && strncmp(word, "t=", 2) == 0) {
+        *time = atof(word + 2);
+        word = strtok(NULL, " \t,\r\n");
+    }
+    for (; word != NULL; word = strtok(NULL, " \t,\r\n")) {
+        char* end;
+        const double value = strtod(word, &end);
+        if (*end != '\0' || count == most) return -1;
+        frame[count++] = (float)value;
+    }
+    return count;
+}
+
+int main(int count, char** arguments) {
+    poco_status status;
+    poco_model* model;
+    poco_stream* stream;
+    poco_forecast forecast;
+    poco_stats stats;
+    int64_t session, units, horizon;
+    size_t room;
+    float* frame;
+    char* line;
+    double threshold, time;
+    int above = 0;
+    if (count < 5) {
+        fprintf(stderr, "usage: trigger MODEL SESSION THRESHOLD UNIT [UNIT...] < frames\n");
+        return 2;
+    }
+    if (poco_api_version() != POCO_API_VERSION) {
+        fprintf(stderr, "libpoco has interface %u and this program %u\n", poco_api_version(), POCO_API_VERSION);
+        return 1;
+    }
+    model = poco_model_open(arguments[1], &status);
+    if (model == NULL) {
+        fprintf(stderr, "%s\n", status.message);
+        return 1;
+    }
+    session = poco_model_find_session(model, arguments[2]);
+    units = poco_model_session_units(model, session);
+    horizon = poco_model_horizon(model);
+    stream = poco_stream_open(model, session, NULL, &status);
+    if (stream == NULL) {
+        fprintf(stderr, "session '%s': %s\n", arguments[2], status.message);
+        return 1;
+    }
+    poco_model_close(model); /* the stream keeps what it needs */
+    threshold = atof(arguments[3]);
+    for (int i = 4; i < count; ++i) {
+        const long unit = strtol(arguments[i], NULL, 10);
+        if (unit < 0 || unit >= units) {
+            fprintf(stderr, "there is no unit %ld: the session has %lld\n", unit, (long long)units);
+            return 2;
+        }
+    }
+    room = (size_t)units * 32 + 64;
+    frame = malloc((size_t)units * sizeof *frame);
+    line = malloc(room);
+    if (frame == NULL || line == NULL) return 1;
+    while (fgets(line, (int)room, stdin) != NULL) {
+        const int64_t length = read_frame(line, frame, units, &time);
+        if (length < 0) {
+            fprintf(stderr, "a line that is no frame was left out\n");
+            continue;
+        }
+        const int32_t code = poco_stream_push(stream, frame, length, time, &forecast, &status);
+        if (code < 0) { /* the stream is as it was */
+            fprintf(stderr, "%s\n", status.message);
+            continue;
+        }
+        if (code == POCO_WARMING) continue;
+        int crossed = 0;
+        for (int64_t step = 0; step < horizon && !crossed; ++step) {
+            double sum = 0;
+            int valid = 0;
+            for (int i = 4; i < count; ++i) {
+                const long unit = strtol(arguments[i], NULL, 10);
+                if (!forecast.valid[unit]) continue;
+                sum += forecast.values[unit * horizon + step];
+                ++valid;
+            }
+            if (valid == 0 || !(sum / valid > threshold)) continue;
+            crossed = 1;
+            if (!above) {
+                printf("TRIGGER %lld %lld %g\n", (long long)forecast.frame, (long long)step + 1, sum / valid);
+                fflush(stdout);
+            }
+        }
+        above = crossed;
+    }
+    poco_stream_stats(stream, &stats);
+    fprintf(stderr, "%lld frames, %lld forecasts, median %.3f ms, 99%% within %.3f ms\n", (long long)stats.frames,
+            (long long)stats.forecasts, stats.p50_ms, stats.p99_ms);
+    poco_stream_close(stream);
+    free(frame);
+    free(line);
+    return 0;
+}

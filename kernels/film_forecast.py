@@ -1,0 +1,310 @@
+"""Pass 2 forward: a tile of rows goes through attention, feed-forward, FiLM and output without leaving the chip."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from poco.kernels import launch
+from poco.kernels.common import (
+    dropout_factor,
+    gelu,
+    load_matrix,
+    load_units,
+    load_vector,
+    standardise,
+    window_of,
+)
+from poco.kernels.tiles import tile
+
+
+@triton.jit
+def attend(
+    unit,
+    query,
+    row,
+    first,
+    rows,
+    window_offsets,
+    windows,
+    keys,
+    values,
+    feature,
+    Q: tl.constexpr,
+    d: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    WHOLE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """``unit`` plus what each row reads from the latents of its window; a tile may span windows."""
+    latent = tl.arange(0, BLOCK_Q)
+    end = tl.minimum(first + BLOCK_R, rows)
+    window = window_of(window_offsets, windows, first)
+    begin = first
+    state = unit
+    while begin < end:
+        stop = tl.load(window_offsets + window + 1).to(tl.int64)
+        own = window.to(tl.int64) * Q * d
+        key = load_matrix(keys + own, latent, feature, Q, d, d, WHOLE and Q == BLOCK_Q).to(query.dtype)
+        value = load_matrix(values + own, latent, feature, Q, d, d, WHOLE and Q == BLOCK_Q).to(query.dtype)
+        score = tl.dot(query, tl.trans(key), input_precision=PRECISION)
+        score = tl.where(latent[None, :] < Q, score, float("-inf"))
+        share = tl.exp(score - tl.max(score, 1)[:, None])
+        share = share / tl.sum(share, 1)[:, None]
+        inside = (row >= begin) & (row < stop)
+        share = tl.where(inside[:, None], share, 0.0).to(query.dtype)
+        state = tl.dot(share, value, state, input_precision=PRECISION)
+        begin = tl.maximum(begin, stop)
+        window += 1
+    return state
+
+
+@triton.jit
+def ffn_hidden(
+    normed,
+    hidden,
+    ffn_in_weight,
+    ffn_in_bias,
+    feature,
+    F: tl.constexpr,
+    d: tl.constexpr,
+    WHOLE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Values and gates of some hidden units, and the weights ``[hidden, features]`` that they came by."""
+    value_weight = load_matrix(ffn_in_weight, hidden, feature, F, d, d, WHOLE).to(normed.dtype)
+    gate_weight = load_matrix(ffn_in_weight + F * d, hidden, feature, F, d, d, WHOLE).to(normed.dtype)
+    value = tl.dot(normed, tl.trans(value_weight), input_precision=PRECISION)
+    gate = tl.dot(normed, tl.trans(gate_weight), input_precision=PRECISION)
+    value += load_vector(ffn_in_bias, hidden, F)[None, :]
+    gate += load_vector(ffn_in_bias + F, hidden, F)[None, :]
+    return value, gate, value_weight, gate_weight
+
+
+@triton.jit
+def feed_forward(
+    state,
+    normed,
+    row,
+    ffn_in_weight,
+    ffn_in_bias,
+    ffn_out_weight,
+    ffn_out_bias,
+    feature,
+    seed,
+    threshold,
+    scale,
+    F: tl.constexpr,
+    d: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_F: tl.constexpr,
+    WHOLE_D: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """``state`` plus the branch of the gated feed-forward layer."""
+    WHOLE: tl.constexpr = WHOLE_D and F % BLOCK_F == 0
+    out = state + load_vector(ffn_out_bias, feature, d)[None, :]
+    for begin in range(0, F, BLOCK_F):
+        hidden = begin + tl.arange(0, BLOCK_F)
+        value, gate, _, _ = ffn_hidden(normed, hidden, ffn_in_weight, ffn_in_bias, feature, F, d, WHOLE, PRECISION)
+        gated = value * gelu(gate)
+        if DROPOUT:
+            gated *= dropout_factor(seed, row, begin, threshold, scale, BLOCK_R, BLOCK_F)
+        out_weight = load_matrix(ffn_out_weight, feature, hidden, d, F, F, WHOLE).to(normed.dtype)
+        out = tl.dot(gated.to(normed.dtype), tl.trans(out_weight), out, input_precision=PRECISION)
+    return out
+
+
+@triton.jit(do_not_specialize=["rows", "windows", "threshold"])
+def film_forecast_kernel(
+    x,
+    unit_index,
+    window_offsets,
+    unit_table,
+    keys,
+    values,
+    attention_bias,
+    query_norm_weight,
+    query_norm_bias,
+    ffn_norm_weight,
+    ffn_norm_bias,
+    ffn_in_weight,
+    ffn_in_bias,
+    ffn_out_weight,
+    ffn_out_bias,
+    scale_weight,
+    scale_bias,
+    shift_weight,
+    shift_bias,
+    in_weight,
+    in_bias,
+    out_weight,
+    seed_pointer,
+    forecast,
+    rows,
+    windows,
+    threshold,
+    dropout_scale,
+    eps,
+    C: tl.constexpr,
+    H: tl.constexpr,
+    Q: tl.constexpr,
+    d: tl.constexpr,
+    F: tl.constexpr,
+    K: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_F: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    FACTOR: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Forecasts of one tile of rows."""
+    first = tl.program_id(0).to(tl.int64) * BLOCK_R
+    row = first + tl.arange(0, BLOCK_R)
+    present = row < rows
+    WHOLE: tl.constexpr = d == BLOCK_D
+    feature = tl.arange(0, BLOCK_D)
+    frame = tl.arange(0, BLOCK_C)
+    step = tl.arange(0, BLOCK_H)
+
+    unit = load_units(unit_table, unit_index, row, present, feature, d, WHOLE)
+    standard, _ = standardise(unit, feature, eps, d)
+    query = standard * load_vector(query_norm_weight, feature, d) + load_vector(query_norm_bias, feature, d)
+    state = attend(
+        unit + load_vector(attention_bias, feature, d)[None, :],
+        query.to(FACTOR),
+        row,
+        first,
+        rows,
+        window_offsets,
+        windows,
+        keys,
+        values,
+        feature,
+        Q,
+        d,
+        BLOCK_R,
+        BLOCK_Q,
+        WHOLE,
+        PRECISION,
+    )
+    standard, _ = standardise(state, feature, eps, d)
+    normed = standard * load_vector(ffn_norm_weight, feature, d) + load_vector(ffn_norm_bias, feature, d)
+    seed = tl.load(seed_pointer) if DROPOUT else 0
+    e = feed_forward(
+        state,
+        normed.to(FACTOR),
+        row,
+        ffn_in_weight,
+        ffn_in_bias,
+        ffn_out_weight,
+        ffn_out_bias,
+        feature,
+        seed,
+        threshold,
+        dropout_scale,
+        F,
+        d,
+        BLOCK_R,
+        BLOCK_F,
+        WHOLE,
+        DROPOUT,
+        PRECISION,
+    ).to(FACTOR)
+
+    activity = load_matrix(x, row, frame, rows, C, C, False).to(FACTOR)
+    shift = load_matrix(shift_weight, step, feature, H, d, d, WHOLE and H == BLOCK_H).to(FACTOR)
+    y = tl.dot(e, tl.trans(shift), input_precision=PRECISION) + load_vector(shift_bias, step, H)[None, :]
+    ALL: tl.constexpr = K % BLOCK_K == 0
+    for begin in range(0, K, BLOCK_K):
+        hidden = begin + tl.arange(0, BLOCK_K)
+        into = load_matrix(in_weight, hidden, frame, K, C, C, ALL and C == BLOCK_C).to(FACTOR)
+        modulation = load_matrix(scale_weight, hidden, feature, K, d, d, ALL and WHOLE).to(FACTOR)
+        out = load_matrix(out_weight, step, hidden, H, K, K, ALL and H == BLOCK_H).to(FACTOR)
+        own = tl.dot(activity, tl.trans(into), input_precision=PRECISION) + load_vector(in_bias, hidden, K)[None, :]
+        scale = tl.dot(e, tl.trans(modulation), input_precision=PRECISION) + load_vector(scale_bias, hidden, K)[None, :]
+        film = (tl.maximum(own, 0.0) * scale).to(FACTOR)
+        y = tl.dot(film, tl.trans(out), y, input_precision=PRECISION)
+    where = forecast + row[:, None] * H + step[None, :]
+    tl.store(where, y, mask=present[:, None] & (step[None, :] < H))
+
+
+NAMES = (
+    "x",
+    "unit_index",
+    "window_offsets",
+    "unit_table",
+    "keys",
+    "values",
+    "attention_bias",
+    "query_norm_weight",
+    "query_norm_bias",
+    "ffn_norm_weight",
+    "ffn_norm_bias",
+    "ffn_in_weight",
+    "ffn_in_bias",
+    "ffn_out_weight",
+    "ffn_out_bias",
+    "scale_weight",
+    "scale_bias",
+    "shift_weight",
+    "shift_bias",
+    "in_weight",
+    "in_bias",
+    "out_weight",
+)
+
+
+def arguments(inputs: tuple[Any, ...]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The inputs of the op as both directions take them: tensors, and sizes with the blocks that hold them."""
+    x, unit_index, window_offsets, unit_table, keys, values, parameters, dropout, seed, eps = inputs
+    dtype = launch.common_dtype((unit_table, keys, values, *parameters))
+    floating = (unit_table, keys, values, *parameters)
+    dense = [launch.dense(tensor, dtype) for tensor in floating]
+    given = (launch.dense(x, dtype), unit_index.contiguous(), window_offsets.contiguous(), *dense)
+    tensors = dict(zip(NAMES, given, strict=True))
+    tensors["seed_pointer"] = seed
+    windows, latents, width = keys.shape
+    horizon, context = parameters.shift_weight.shape[0], x.shape[1]
+    sizes = {
+        "rows": x.shape[0],
+        "windows": windows,
+        "threshold": round(dropout * 2**32),
+        "dropout_scale": 1.0 / (1.0 - dropout),
+        "eps": eps,
+        "C": context,
+        "H": horizon,
+        "Q": latents,
+        "d": width,
+        "F": parameters.ffn_out_weight.shape[1],
+        "K": parameters.scale_weight.shape[0],
+        "BLOCK_C": launch.block_of(context),
+        "BLOCK_H": launch.block_of(horizon),
+        "BLOCK_Q": launch.block_of(latents),
+        "BLOCK_D": launch.block_of(width),
+        "DROPOUT": dropout > 0,
+        **launch.products(dtype, width, latents),
+    }
+    return tensors, sizes
+
+
+def film_forecast(*inputs: Any) -> Tensor:
+    """Pass 2 forward; see :func:`poco.ops.film_forecast`."""
+    tensors, sizes = arguments(inputs)
+    x = tensors["x"]
+    forecast = x.new_empty(x.shape[0], sizes["H"])
+    if forecast.numel():
+        chosen = tile("film_forecast", x, rows=x.shape[0], sizes=sizes)
+        grid = (triton.cdiv(x.shape[0], chosen.blocks["BLOCK_R"]),)
+        film_forecast_kernel[grid](**tensors, **sizes, forecast=forecast, **chosen.blocks, **chosen.options)
+    return forecast.to(inputs[0].dtype)

@@ -1,0 +1,57 @@
+"""What every launch needs: precisions, blocks that hold a size, the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+#: The interpreter takes bfloat16 for bits, so products there are in float32.
+INTERPRETED: bool = triton.knobs.runtime.interpret
+
+
+def dense(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor as kernels take it, itself if it is so already."""
+    if tensor.dtype is dtype and tensor.is_contiguous():
+        return tensor
+    return tensor.detach().to(dtype).contiguous()
+
+
+def common_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
+    """What the kernels take these inputs in: bfloat16 if all are that, else float32."""
+    return torch.bfloat16 if all(t.dtype == torch.bfloat16 for t in tensors) else torch.float32
+
+
+def products(dtype: torch.dtype, width: int, latents: int) -> dict[str, object]:
+    """How products are made of inputs of this type: the type of their factors, and of float32 the precision.
+
+    float32 is cut into three bfloat16 parts and six products of those, which keeps its precision, unless
+    ``torch.backends.cuda.matmul.allow_tf32`` asks for one TF32 product. The parts of tokens much wider than the
+    default ones, or of many latents, do not fit on the chip: those are multiplied as they are, without matrix units.
+    """
+    low = dtype is torch.bfloat16 and not INTERPRETED
+    precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "bf16x6"
+    if INTERPRETED or width > 128 or latents > 16:
+        precision = "ieee"
+    return {"FACTOR": tl.bfloat16 if low else tl.float32, "PRECISION": precision}
+
+
+def block_of(size: int, least: int = 16) -> int:
+    """The power of two that holds ``size``, at least ``least``, which is what matrix units take."""
+    return max(least, triton.next_power_of_2(max(1, size)))
+
+
+def processors(device: torch.device) -> int:
+    """Multiprocessors of the device; 1 where the interpreter plays one."""
+    if device.type != "cuda":
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def splits(windows: int, rows: int, block_rows: int, programs: int) -> int:
+    """Into how many parts to cut every window, so that there are about ``programs`` of them with work for each."""
+    tiles = -(-rows // (block_rows * max(1, windows)))  # of a window of average length
+    return max(1, min(tiles, -(-programs // max(1, windows))))

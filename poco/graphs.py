@@ -1,0 +1,201 @@
+"""Inference and gradients as CUDA graphs: one launch instead of dozens, so small kernels cost nothing to start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from poco.data.packed import PackedBatch
+from poco.errors import BackendError, ShapeError
+from poco.nn.model import POCO
+from poco.ops.backends import choose
+
+_WARM_UPS = 3  # calls before the recording: kernels are compiled and libraries make their work space
+
+
+def _record(call: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    """A graph of the call and its result, which every replay overwrites."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(_WARM_UPS):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = call()
+    return graph, result
+
+
+def _expect_triton(model: POCO) -> None:
+    device, dtype = model.latents.device, model.latents.dtype
+    if device.type != "cuda":
+        raise BackendError(f"CUDA graphs need a model on a CUDA device, this one is on {device}")
+    backend = choose(device, dtype).name
+    if backend != "triton":
+        raise BackendError(f"CUDA graphs need the backend 'triton'; on {device} with {dtype} it is '{backend}'")
+
+
+class InferenceGraph:
+    """Forecasts of one session as one CUDA graph.
+
+    What does not depend on the activity (queries of the latents, the folded shift, angles, weights in the order of the
+    kernels) is made once. After the model or its embeddings have changed, call :meth:`warmup` again.
+
+    Args:
+        model: in evaluation mode on a CUDA device; float32 or bfloat16.
+        session: name or index of the session.
+        windows: windows of a call.
+
+    Raises:
+        BackendError: if the model is not where the Triton kernels run.
+        VocabularyError: if the model does not know the session.
+        ConfigError: if the model has no fused form.
+    """
+
+    def __init__(self, model: POCO, session: int | str = 0, windows: int = 1) -> None:
+        _expect_triton(model)
+        self.model, self.session = model, model.session_index(session)
+        units, config, like = len(model.sessions[self.session].units), model.config, model.latents
+        self.x = like.new_zeros(windows, units, config.context)
+        self._unit_index = torch.arange(units, dtype=torch.int32, device=like.device).repeat(windows)
+        self._offsets = torch.arange(windows + 1, dtype=torch.int32, device=like.device) * units
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._forecast = like.new_empty(windows, units, config.horizon)
+
+    @torch.no_grad()
+    def warmup(self) -> InferenceGraph:
+        """Compiles the kernels, prepares the model as it now is and records the graph; returns itself."""
+        from poco.kernels import inference
+
+        seen = self.model.config.seen
+        prepared = inference.prepare(*self.model.inference_inputs(self.session), context=seen)
+
+        def call() -> Tensor:
+            rows = self.x[..., -seen:].flatten(0, 1)
+            return inference.run(prepared, rows, self._unit_index, self._offsets)
+
+        self._graph, forecast = _record(call)
+        self._prepared = prepared  # the graph reads it
+        self._forecast = forecast.view(self._forecast.shape)
+        return self
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Forecasts windows of the session.
+
+        Args:
+            x: ``[B, N, C]`` normalised activity, on any device; it is copied into ``self.x``.
+
+        Returns:
+            ``[B, N, H]`` normalised forecasts in the dtype of the model. The next call overwrites them.
+
+        Raises:
+            ShapeError: if windows, units or frames are not what the graph was made for.
+        """
+        if x.shape != self.x.shape:
+            raise ShapeError(f"the graph takes {list(self.x.shape)}, got {list(x.shape)}")
+        if self._graph is None:
+            self.warmup()
+        self.x.copy_(x, non_blocking=True)
+        return self.replay()
+
+    def replay(self) -> Tensor:
+        """Forecasts what is in ``self.x``, as a call does."""
+        if self._graph is None:
+            self.warmup()
+        assert self._graph is not None
+        self._graph.replay()
+        return self._forecast
+
+
+class GradientGraph:
+    """Mean squared error of a model's forecasts, and the gradients of its parameters, as one CUDA graph.
+
+    Batches of any sessions are padded to a fixed number of rows and windows; the padding has no part in the loss or
+    in any gradient.
+
+    Args:
+        model: a POCO on a CUDA device, in training mode.
+        rows: most rows of a batch.
+        windows: most windows of a batch.
+        precision: ``"float32"`` or ``"bf16"`` (autocast).
+
+    Raises:
+        BackendError: if the model is not where the Triton kernels run.
+    """
+
+    def __init__(self, model: POCO, rows: int, windows: int, precision: str = "float32") -> None:
+        _expect_triton(model)
+        self.model, self.precision = model, precision
+        device, config = model.latents.device, model.config
+        self.rows, self.windows = rows, windows
+        self._x = torch.zeros(rows, config.context, device=device)
+        self._target = torch.zeros(rows, config.horizon, device=device)
+        self._unit_index = torch.zeros(rows, dtype=torch.int32, device=device)
+        self._offsets = torch.zeros(windows + 2, dtype=torch.int32, device=device)  # one more window for the padding
+        self._window_session = torch.zeros(windows + 1, dtype=torch.int64, device=device)
+        self._weight = torch.zeros(rows, 1, device=device)  # 1 / elements, 0 in the padding
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._loss = torch.zeros((), device=device)
+
+    @staticmethod
+    def serves(model: object) -> bool:
+        """Whether this model's training can be recorded: no shape depends on chance, and kernels do all of it."""
+        if not isinstance(model, POCO) or model.latents.device.type != "cuda":
+            return False
+        plain = model.config.film_depth == 1 and not model.config.unit_dropout
+        return plain and choose(model.latents.device, model.latents.dtype).name == "triton"
+
+    def loss(self, batch: PackedBatch) -> Tensor:
+        """The loss of a batch, a scalar that the next call overwrites; gradients are added to ``.grad``.
+
+        Raises:
+            ShapeError: if the batch has no target, or more rows or windows than the graph was made for.
+        """
+        self._fill(batch)
+        if self._graph is None:
+            self._warmup()
+        assert self._graph is not None
+        self._graph.replay()
+        return self._loss
+
+    def _fill(self, batch: PackedBatch) -> None:
+        rows, windows = batch.x.shape[0], batch.window_session.shape[0]
+        if batch.target is None:
+            raise ShapeError("a loss needs a batch with a target")
+        if rows > self.rows or windows > self.windows:
+            raise ShapeError(
+                f"the graph was made for {self.rows} rows in {self.windows} windows, got {rows} in {windows}"
+            )
+        self._x[:rows].copy_(batch.x, non_blocking=True)
+        self._target[:rows].copy_(batch.target, non_blocking=True)
+        self._unit_index[:rows].copy_(batch.unit_index, non_blocking=True)
+        self._offsets[: windows + 1].copy_(batch.window_offsets, non_blocking=True)
+        self._offsets[windows + 1 : -1].fill_(rows)
+        self._offsets[-1].fill_(self.rows)
+        self._window_session[:windows].copy_(batch.window_session, non_blocking=True)
+        self._weight.zero_()
+        self._weight[:rows].fill_(1 / max(1, batch.target.numel()))
+
+    def _backward(self) -> Tensor:
+        batch = PackedBatch(self._x, self._unit_index, self._offsets, self._window_session, self._target)
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.precision == "bf16"):
+            forecast = self.model.forward_packed(batch)
+        loss = ((forecast.float() - self._target).square() * self._weight).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _warmup(self) -> None:
+        """Records the graph; what gradients there are stay as they are."""
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        before = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters]
+        for parameter, gradient in zip(parameters, before, strict=True):
+            parameter.grad = torch.zeros_like(gradient)  # the recorded backward adds to these
+        state = torch.cuda.get_rng_state(self._x.device)
+        self._graph, self._loss = _record(self._backward)
+        torch.cuda.set_rng_state(state, self._x.device)
+        for parameter, gradient in zip(parameters, before, strict=True):
+            assert parameter.grad is not None
+            parameter.grad.copy_(gradient)

@@ -1,0 +1,20 @@
+"""Both passes by the Triton kernels of :mod:`poco.kernels`, which are imported here, and Triton with them.
+
+Same functions as :mod:`poco.ops.reference`. The kernels take float32 or bfloat16 and add up in float32; float16, and
+float32 among others, is widened to float32 first. Products of float32 keep its precision unless
+``torch.backends.cuda.matmul.allow_tf32`` is set.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from poco.kernels.film_forecast import film_forecast
+from poco.kernels.film_forecast_backward import film_forecast_backward
+from poco.kernels.inference import inference
+from poco.kernels.latent_pool import latent_pool
+from poco.kernels.latent_pool_backward import latent_pool_backward
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+__all__ = ["DTYPES", "film_forecast", "film_forecast_backward", "inference", "latent_pool", "latent_pool_backward"]

@@ -1,0 +1,214 @@
+"""Streaming: a frame in, a forecast out, by the engine of the compiled core (the same that the C header offers)."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from poco import core
+from poco.errors import BackendError, CheckpointError, ConfigError, DataError, VocabularyError
+
+if TYPE_CHECKING:
+    from poco.models import Member
+
+MISSING, GAPS = ("hold", "drop"), ("fill", "restart", "refuse")
+_MARKS = {1: "held", 2: "filled", 4: "restarted", 8: "late"}
+
+
+@dataclass(frozen=True, eq=False)
+class StreamForecast:
+    """What came of a frame.
+
+    Attributes:
+        status: ``"ok"``, or ``"warming"`` while there are fewer frames than the context.
+        values: ``[N, H]`` float32 forecast of the next frames in the recording's own units; None while warming.
+        valid: ``[N]`` bool: whether every frame of the unit's context was seen.
+        marks: ``"held"``: of some units a value was missing in this context; ``"filled"``: whole frames were;
+            ``"restarted"``: the context begins anew with this frame; ``"late"``: it took longer than the deadline.
+        frame: number of the frame, from 0; frames that were filled in count.
+        time: seconds, as they were given; None if they were not.
+        latency_ms: milliseconds from the call into the engine to the forecast; 0 while warming.
+        missing: frames until the first forecast.
+    """
+
+    status: str
+    values: npt.NDArray[np.float32] | None
+    valid: npt.NDArray[np.bool_]
+    marks: frozenset[str]
+    frame: int
+    time: float | None
+    latency_ms: float
+    missing: int
+
+
+class Stream:
+    """Forecasts a session while it is recorded: push a frame, get the forecast of the next ones.
+
+    The engine keeps the last frames, normalises them as the model learnt to, and computes what the model computes on
+    the window that they are: the same to 1e-5 in float32. A value that is NaN or infinite counts as missing, and never
+    goes unmarked. It is for one thread at a time; streams of one model may run side by side.
+
+    Args:
+        model: a model, or the folder of one or of a run.
+        session: name or index of the session.
+        precision: ``"float32"`` or ``"bf16"`` (of a POCO's weights and products).
+        threads: of the engine; None: as many as torch has.
+        missing: ``"hold"``: the last value of a missing unit stands in for it, and its forecast is made and marked
+            as not valid; ``"drop"``: it is also left out of what the population tells, and its forecast is NaN.
+        gap: where time stamps show that frames are missing: ``"fill"`` takes the last frame for them if they are fewer
+            than the context, ``"restart"`` collects the context anew, ``"refuse"`` is an error.
+        interval: seconds from frame to frame; None: by the rate of the recording that the session was learnt from, and
+            without one no gap is seen.
+        tolerance: a gap begins where an interval is longer by more than this share.
+        deadline_ms: for a forecast; later ones are marked and counted. None: there is none.
+
+    Raises:
+        CheckpointError: if there is no model, it is damaged, or of a kind that cannot be streamed.
+        VocabularyError: if the model does not know the session.
+        ConfigError: if an option has a value that cannot work.
+        BackendError: if the compiled core is not in use.
+    """
+
+    def __init__(
+        self,
+        model: Member | str | Path,
+        session: int | str = 0,
+        *,
+        precision: str = "float32",
+        threads: int | None = None,
+        missing: str = "hold",
+        gap: str = "fill",
+        interval: float | None = None,
+        tolerance: float = 0.5,
+        deadline_ms: float | None = None,
+    ) -> None:
+        for name, value, known in (
+            ("precision", precision, ("float32", "bf16")),
+            ("missing", missing, MISSING),
+            ("gap", gap, GAPS),
+        ):
+            if value not in known:
+                raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        opened = _open(model)
+        options = {
+            "bfloat16": precision == "bf16",
+            "threads": torch.get_num_threads() if threads is None else threads,
+            "missing": missing,
+            "gap": gap,
+            "interval": interval or 0.0,
+            "tolerance": tolerance,
+            "deadline_ms": deadline_ms or 0.0,
+        }
+        index = _find(opened.sessions, session)
+        self.session, self.units = opened.sessions[index]
+        self.context, self.horizon = opened.context, opened.horizon
+        engine = _engine()
+        try:
+            self._stream = engine.Stream(opened, index, options)
+        except engine.Error as error:
+            raise ConfigError(str(error)) from None
+
+    def push(self, frame: npt.ArrayLike, time: float | None = None) -> StreamForecast:
+        """Takes a frame and forecasts what follows it.
+
+        Args:
+            frame: ``[N]`` activity in the recording's own units; NaN where a unit was not seen.
+            time: seconds at which it was taken; None: not known.
+
+        Raises:
+            DataError: if the frame has not one value for each unit, or its time does not come after the last one's; the
+                stream is as it was.
+        """
+        values = np.ascontiguousarray(frame, dtype=np.float32)
+        engine = _engine()
+        try:
+            found = self._stream.push(values, math.nan if time is None else float(time))
+        except engine.Error as error:
+            raise DataError(str(error)) from None
+        marks, number, missing, latency, forecast, valid = found
+        named = frozenset(name for bit, name in _MARKS.items() if marks & bit)
+        status = "warming" if forecast is None else "ok"
+        return StreamForecast(status, forecast, valid, named, number, time, latency, missing)
+
+    def over(self, source: Iterable[Any], rate_hz: float | None = None) -> Iterator[StreamForecast]:
+        """Pushes frame after frame of a source.
+
+        Args:
+            source: frames ``[N]``, for example the columns of a recording: ``recording.activity.T``.
+            rate_hz: gives frames their times; None: they have none.
+        """
+        for number, frame in enumerate(source):
+            yield self.push(frame, None if rate_hz is None else number / rate_hz)
+
+    def reset(self) -> None:
+        """Forgets all frames; counters stay."""
+        self._stream.reset()
+
+    def swap(self, model: Member | str | Path) -> None:
+        """Goes on with another model between two frames, an adapted one for example.
+
+        Raises:
+            CheckpointError: as for the first one.
+            ConfigError: if it does not know the session, with as many units, or has another context or horizon; the
+                stream is as it was.
+        """
+        opened, engine = _open(model), _engine()
+        try:
+            self._stream.swap(opened)
+        except engine.Error as error:
+            raise ConfigError(str(error)) from None
+
+    def stats(self) -> dict[str, Any]:
+        """Counters since the stream began, and quantiles of the latency of forecasts in milliseconds (to 9%)."""
+        return dict(self._stream.stats())
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.reset()
+
+
+def _engine() -> Any:
+    module = core.module()
+    if module is None:
+        raise BackendError(f"streaming needs the compiled core, which is not in use: {core.available()[1]}")
+    return module
+
+
+def _open(model: Member | str | Path) -> Any:
+    """The model as the engine has it; a model in memory goes through a folder, as its files are what is streamed."""
+    if not isinstance(model, str | Path):
+        if not hasattr(model, "save_pretrained"):
+            raise ConfigError(f"what is streamed is a model or a folder, got {type(model).__name__}")
+        with tempfile.TemporaryDirectory() as made:
+            model.save_pretrained(made)
+            return _open(made)
+    folder = Path(model)
+    if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
+        folder = folder / "model"  # of a run
+    engine = _engine()
+    try:
+        return engine.StreamModel.open(str(folder))
+    except engine.Error as error:
+        raise CheckpointError(str(error)) from None
+
+
+def _find(sessions: list[tuple[str, int]], session: int | str) -> int:
+    names = [name for name, _ in sessions]
+    if isinstance(session, str) and session in names:
+        return names.index(session)
+    if isinstance(session, int) and -len(names) <= session < len(names):
+        return session % len(names)
+    raise VocabularyError(f"unknown session {session!r}; the model knows {', '.join(names[:10])}")

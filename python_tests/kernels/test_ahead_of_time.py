@@ -1,0 +1,82 @@
+"""Every kernel compiles for every architecture in question, uses its matrix units, and spills nothing by default."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+
+if not importlib.util.find_spec("triton"):
+    pytest.skip("needs Triton (Linux): the extra 'test'", allow_module_level=True)
+
+from helpers import ahead_of_time, inference, parity
+
+from poco.kernels import film_forecast, film_forecast_backward, latent_pool, latent_pool_backward, latents, unit_sums
+from poco.kernels import inference as whole
+
+MODULES = [latent_pool, latent_pool_backward, film_forecast, film_forecast_backward, unit_sums, latents]
+WITHOUT_PRODUCTS = {"unit_sums_kernel", "latent_pool_merge_kernel"}
+DEFAULT = {"width": 128, "latents": 8}
+PASSES = 9  # kernels of the two passes
+
+
+def launches(arch: int, dtype: torch.dtype, rows: int) -> dict[str, ahead_of_time.Launch]:
+    """What training and inference with the default sizes launch, by the names of the kernels."""
+    counts = {"counts": (rows,), "table": rows}
+    pool = parity.pool_inputs(**DEFAULT, **counts, segments=3, length=16)
+    film = parity.film_inputs(**DEFAULT, **counts, context=48, hidden=512, film=1024, horizon=16, dropout=0.2)
+    pool, film = (tuple(parity._rounded(value, dtype) for value in inputs) for inputs in (pool, film))
+    model = inference.inputs(**counts, hidden=512, film=1024, dtype=dtype)
+    with ahead_of_time.recorded(MODULES, arch) as recorded:
+        outputs = latent_pool.latent_pool(*pool)
+        gradients = [torch.zeros_like(t) for t in outputs]
+        latent_pool_backward.latent_pool_backward(*gradients, *outputs, *pool, (False,) + (True,) * 6)
+        forecast = film_forecast.film_forecast(*film)
+        film_forecast_backward.film_forecast_backward(forecast, *film, (False,) + (True,) * 19)
+        whole.inference(*model, None)
+    return {launch.name: launch for launch in recorded}
+
+
+def check(arch: int, dtype: torch.dtype, record_property) -> dict[str, int]:
+    """Compiles all of them; spills by kernel."""
+    found = launches(arch, dtype, 512)
+    assert len(found) == PASSES + 3
+    spills = {}
+    for launch in found.values():
+        compiled = launch.compile(arch)
+        record_property(compiled.name, f"{compiled.registers} registers, {compiled.spills} bytes of spills")
+        assert compiled.name in WITHOUT_PRODUCTS or compiled.products(), compiled.name
+        if compiled.spills:
+            spills[compiled.name] = compiled.spills
+    return spills
+
+
+@pytest.mark.parametrize("arch", [80, 90, 100])
+def test_bfloat16(arch: int, record_property) -> None:
+    spills = check(arch, torch.bfloat16, record_property)
+    if arch == 80:  # its matrix instructions take all factors in registers
+        assert spills.pop("latent_pool_backward_kernel") < 2000
+    assert not spills
+
+
+def test_one_tf32_product(record_property) -> None:
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        assert not check(90, torch.float32, record_property)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def test_exact_float32(record_property) -> None:
+    """Six products of bfloat16 parts for each: there are not enough registers for all the parts."""
+    spills = check(90, torch.float32, record_property)
+    assert max(spills.values()) < 2000
+    assert spills.get("film_forecast_kernel", 0) < 20
+
+
+@pytest.mark.parametrize(("arch", "instruction"), [(80, "mma.sync"), (90, "wgmma.mma_async"), (100, "tcgen05.mma")])
+def test_large_tiles_use_the_newest_matrix_instructions(arch: int, instruction: str) -> None:
+    launch = launches(arch, torch.bfloat16, 100_000)["film_forecast_kernel"]
+    assert instruction in launch.compile(arch).products()

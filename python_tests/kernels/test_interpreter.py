@@ -1,0 +1,126 @@
+"""Every Triton kernel, forward and backward, in Triton's interpreter: parity with the reference in float64."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="needs Triton (Linux): the extra 'test'")
+TESTS = Path(__file__).resolve().parents[1]
+POISONED = """
+import torch
+torch.use_deterministic_algorithms(True)  # torch.empty gives NaN
+"""
+
+
+def _interpret(run_python, code: str) -> str:
+    environment = {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = run_python(POISONED + code, env=environment, path=(TESTS,), check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_both_passes_forward_and_backward(run_python) -> None:
+    """Ragged windows, odd sizes, none of the default ones; few rows, as a program takes milliseconds to start."""
+    _interpret(
+        run_python,
+        """
+from helpers import parity
+from poco.ops import triton
+POOL = [
+    {"shared_queries": True},
+    {"counts": (1,), "segments": 1, "latents": 1, "length": 1},
+    {"counts": (37, 1, 0, 7), "width": 33, "segments": 3, "length": 5, "latents": 17, "table": 40},
+    {"counts": (7,), "width": 100, "segments": 1, "length": 7, "latents": 64, "shared_queries": True},
+    {"counts": (0, 0)},
+    {"counts": (300, 5), "width": 128, "segments": 3, "length": 16, "latents": 8, "table": 50},
+]
+FILM = [
+    {},
+    {"counts": (1,), "latents": 1, "hidden": 1, "horizon": 1, "context": 1, "film": 1},
+    {"counts": (7,), "latents": 1, "film": 0, "hidden": 3, "horizon": 1},
+    {"counts": (37, 1, 0, 7), "width": 33, "latents": 17, "context": 5, "hidden": 130, "film": 67, "horizon": 19},
+    {"counts": (0, 0)},
+    {"counts": (140, 3), "width": 128, "latents": 8, "context": 48, "hidden": 128, "film": 70, "horizon": 16},
+    {"counts": (20, 20), "width": 32, "latents": 4, "dropout": 0.0},
+]
+for dtype in parity.TOLERANCES:
+    for shape in POOL:
+        parity.check_pool(shape, dtype, by=triton)
+    for shape in FILM:
+        parity.check_film(shape, dtype, by=triton)
+""",
+    )
+
+
+def test_inference_by_the_whole_model(run_python) -> None:
+    _interpret(
+        run_python,
+        """
+from helpers import inference
+from poco.ops import triton
+SHAPES = [
+    {"counts": (0, 30)},
+    {"counts": ()},
+    {"counts": (37, 1), "own": True, "segments": 2, "latents": 3, "width": 33, "head_width": 4, "heads": 3},
+    {"counts": (1,), "latents": 1, "segments": 1, "length": 7, "width": 32, "head_width": 8, "heads": 1, "layers": 0},
+    {"counts": (9,), "latents": 17, "width": 101, "head_width": 20, "heads": 3, "hidden": 130, "layers": 2},
+]
+for dtype in inference.TOLERANCES:
+    for shape in SHAPES:
+        inference.check(shape, dtype, by=triton)
+""",
+    )
+
+
+def test_ops_run_them_where_they_are_asked_for(run_python) -> None:
+    """The backend on the CPU under the interpreter: registered, with autograd, chosen by name alone."""
+    said = _interpret(
+        run_python,
+        """
+from helpers import relative_error
+from helpers.passes import differentiable, film_forecast_inputs, latent_pool_inputs
+from poco.ops import backends, use_backend
+print(backends.report()["triton"], backends.choose(torch.device("cpu")).name)
+for op, inputs in (
+    (torch.ops.poco.latent_pool, latent_pool_inputs((20, 3), dtype=torch.float32)),
+    (torch.ops.poco.film_forecast, film_forecast_inputs((20, 3), dtype=torch.float32)),
+):
+    results = []
+    for name in ("triton", "reference"):
+        with use_backend(name):
+            out = op(*inputs)
+            out = out if isinstance(out, torch.Tensor) else out[0]
+            results.append([out, *torch.autograd.grad(out.square().sum(), differentiable(inputs))])
+    for mine, other in zip(*results, strict=True):
+        assert relative_error(mine, other) < 1e-5
+""",
+    )
+    assert said.startswith("(True, 'runs on cpu with float32, bfloat16, float16: interpreted, slowly")
+    assert said.split()[-1] in ("cpu", "reference")
+
+
+def test_words_are_those_of_every_backend(run_python) -> None:
+    """The same seed drops the same activations: words of any block of columns, against the core's."""
+    _interpret(
+        run_python,
+        """
+import triton, triton.language as tl
+from poco import core
+from poco.kernels.common import dropout_factor
+
+@triton.jit
+def kernel(out, seed, first_row, first, threshold, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    row = first_row + tl.arange(0, ROWS)
+    factor = dropout_factor(seed, row, first, threshold, 1.25, ROWS, COLUMNS)
+    tl.store(out + tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :], factor)
+
+for seed in (0, 7, -3, 2**63 - 1):
+    keep = torch.from_numpy(core.dropout_keep(seed, 40, 96, 0.2))
+    found = torch.empty(32, 64)
+    kernel[(1,)](found, seed, 8, 32, round(0.2 * 2**32), ROWS=32, COLUMNS=64)
+    assert torch.equal(found, keep[8:, 32:] * 1.25)
+""",
+    )

@@ -1,0 +1,274 @@
+"""poco.stream: equal to the model on the same window, and never silently wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import relative_error
+from helpers.models import randomise
+
+import poco
+from poco import core
+from poco.errors import CheckpointError, ConfigError, DataError, VocabularyError
+from poco.ground.grounded import Grounded, GroundedConfig
+from poco.ops import use_backend
+
+pytestmark = pytest.mark.skipif(core.module() is None, reason="needs the compiled core")
+SMALL: dict[str, Any] = {
+    "context": 12,
+    "horizon": 4,
+    "segment_length": 4,
+    "latents": 3,
+    "width": 10,
+    "heads": 2,
+    "head_width": 8,
+    "film_width": 18,
+}
+
+
+def randomised(model: Any) -> Any:
+    """With parameters, buffers and statistics that are not what they begin as."""
+    generator = torch.Generator().manual_seed(5)
+    randomise(model)
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            if name.endswith(("mean", "loadings", "coefficients", "forms.0.weight", "forms.1.weight")):
+                buffer.copy_(torch.randn(buffer.shape, generator=generator) * 0.3)
+            elif name.endswith(("std", "scale")):
+                buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
+            elif name.endswith(("gains", "shares")):
+                buffer.copy_(torch.tensor([0.7, 0.4])[: buffer.numel()])
+    return model.eval()
+
+
+def small_poco(units: int = 7, **changes: Any) -> poco.POCO:
+    specs = [
+        poco.SessionSpec("a", 5, dataset="x", unit_types=("p",) * 5),
+        poco.SessionSpec("b", units, dataset="y", unit_types=tuple("pqpqpqp"[:units])),
+    ]
+    return randomised(poco.POCO(poco.POCOConfig(**{**SMALL, **changes}), specs)).float()
+
+
+def small_grounded(population: bool) -> Grounded:
+    sizes: dict[str, Any] = {"context": 12, "horizon": 4, "latents": 3, "width": 40, "own_means": (1, 4, 0)}
+    specs = [poco.SessionSpec("a", 2), poco.SessionSpec("b", 7)]
+    return randomised(Grounded(GroundedConfig(**sizes, population=population), specs)).float()
+
+
+def activity(units: int = 7, frames: int = 40) -> np.ndarray:
+    return np.random.default_rng(1).normal(2.0, 1.5, (frames, units)).astype(np.float32)
+
+
+def batch_forecast(model: Any, window: np.ndarray, session: str) -> np.ndarray:
+    """``[N, H]`` of frames ``[C, N]``, by the model as torch runs it, in the recording's own units."""
+    mean, std = (t.double().numpy()[:, None] for t in model.normalisation(session))
+    x = torch.from_numpy((window.T - mean) / std)[None]
+    wide = getattr(model, "population", None) is None  # the ground's correlations stay in float32
+    model, x = (model.double(), x) if wide else (model, x.float())
+    with torch.no_grad(), use_backend("reference"):
+        return model(x, session)[0].double().numpy() * std + mean
+
+
+MODELS = {
+    "poco": lambda: small_poco(),
+    "with types": lambda: small_poco(unit_type_embedding=True, latent_session_embedding=True, decoder_context=8),
+    "without a session": lambda: small_poco(session_embedding=False, layers=2),
+    "grounded": lambda: small_grounded(False),
+    "grounded, population": lambda: small_grounded(True),
+}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_frame_is_the_batch_forecast(name: str, precision: str) -> None:
+    model, frames = MODELS[name](), activity()
+    with poco.Stream(model, "b", precision=precision, threads=2) as stream:
+        assert (stream.session, stream.units, stream.context, stream.horizon) == ("b", 7, 12, 4)
+        for t, found in enumerate(stream.over(frames)):
+            assert (found.frame, found.valid.all(), found.marks) == (t, True, frozenset())
+            if t < 11:
+                assert (found.status, found.values, found.missing) == ("warming", None, 11 - t)
+                continue
+            expected = batch_forecast(model, frames[t - 11 : t + 1], "b")
+            assert found.status == "ok"
+            assert found.latency_ms > 0
+            assert relative_error(torch.from_numpy(found.values), torch.from_numpy(expected)) < (
+                1e-5 if precision == "float32" else 2e-2
+            )
+        stats = stream.stats()
+    assert (stats["frames"], stats["forecasts"], stats["refused"]) == (40, 29, 0)
+    assert 0 < stats["p50_ms"] <= stats["p99_ms"] <= stats["longest_ms"]
+
+
+def test_a_trained_run_streams_a_real_recording(shared_data: Path, tmp_path: Path) -> None:
+    recording = poco.read(shared_data / "zebrafish_units_chen2018")[0]
+    config = poco.TrainConfig(steps=20, val_every=20)
+    run = poco.train([recording], out=tmp_path / "run", train_config=config, progress=False)
+    stream = poco.Stream(tmp_path / "run")
+    frames = recording.activity.T[:120]
+    for t, found in enumerate(stream.over(frames, rate_hz=recording.rate_hz)):
+        if t >= 47 and t % 10 == 0:
+            expected = batch_forecast(run.model, frames[t - 47 : t + 1], recording.session)
+            assert relative_error(torch.from_numpy(found.values), torch.from_numpy(expected)) < 1e-5
+    assert stream.stats()["gaps"] == 0
+
+
+@pytest.mark.parametrize("missing", ["hold", "drop"])
+@pytest.mark.parametrize("name", ["poco", "grounded, population"])
+def test_missing_values_are_marked_until_a_whole_context_was_seen(name: str, missing: str) -> None:
+    model, frames = MODELS[name](), activity(frames=60)
+    broken = frames.copy()
+    broken[20, 2], broken[21, 2], broken[21, 5] = np.nan, np.inf, -np.inf
+    held = frames.copy()
+    held[20, 2] = held[21, 2] = frames[19, 2]
+    held[21, 5] = frames[20, 5]
+    stream = poco.Stream(model, "b", missing=missing)
+    for t, found in enumerate(stream.over(broken)):
+        invalid = {n for n, last in ((2, 21), (5, 21)) if t >= (20 if n == 2 else 21) and t < last + 12}
+        assert set(np.flatnonzero(~found.valid)) == invalid
+        assert ("held" in found.marks) == bool(invalid)
+        if found.values is None:
+            continue
+        if missing == "hold" or not invalid:
+            expected = batch_forecast(model, held[t - 11 : t + 1], "b")
+            assert relative_error(torch.from_numpy(found.values), torch.from_numpy(expected)) < 1e-5
+        else:
+            assert np.isnan(found.values[sorted(invalid)]).all()
+            assert np.isfinite(found.values[found.valid]).all()
+    assert stream.stats()["held_values"] == 3
+
+
+def test_a_dropped_unit_tells_the_population_nothing() -> None:
+    """The forecasts of the others do not depend on what was held for it."""
+    model, frames = small_poco(), activity(frames=12)
+    results = []
+    for before in (0.0, 50.0):
+        changed = frames.copy()
+        changed[:11, 3], changed[11, 3] = before, np.nan
+        results.append(list(poco.Stream(model, "b", missing="drop").over(changed))[-1].values)
+    others = [0, 1, 2, 4, 5, 6]
+    np.testing.assert_array_equal(results[0][others], results[1][others])
+
+
+def test_gaps_in_time() -> None:
+    model, frames = small_poco(), activity(frames=40)
+    times = np.arange(40) * 0.5
+    times[25:] += 1.0  # two frames are missing
+    filled = np.concatenate([frames[:25], frames[24:25], frames[24:25], frames[25:]])
+
+    stream = poco.Stream(model, "b", interval=0.5)
+    for t, time in enumerate(times):
+        found = stream.push(frames[t], time)
+        at = t if t < 25 else t + 2
+        assert (found.frame, found.time) == (at, time)
+        assert ("filled" in found.marks) == (25 <= t < 36)
+        if found.values is not None:
+            expected = batch_forecast(model, filled[at - 11 : at + 1], "b")
+            assert relative_error(torch.from_numpy(found.values), torch.from_numpy(expected)) < 1e-5
+    assert [stream.stats()[n] for n in ("gaps", "filled", "restarts")] == [1, 2, 0]
+    found = stream.push(frames[0], 1000.0)  # more than a context: nothing stands in for that
+    assert (found.status, found.marks) == ("warming", {"restarted"})
+
+    stream = poco.Stream(model, "b", interval=0.5, gap="restart")
+    states = [stream.push(frames[t], time).status for t, time in enumerate(times)]
+    assert states == ["warming"] * 11 + ["ok"] * 14 + ["warming"] * 11 + ["ok"] * 4
+
+    stream = poco.Stream(model, "b", interval=0.5, gap="refuse")
+    for t in range(25):
+        before = stream.push(frames[t], times[t])
+    with pytest.raises(DataError, match=r"frames are missing between 12 s and 13.5 s"):
+        stream.push(frames[25], times[25])
+    with pytest.raises(DataError, match="time stamps must rise"):
+        stream.push(frames[25], 3.0)
+    after = stream.push(frames[24], 12.5)  # as if the others had never been
+    assert after.frame == before.frame + 1
+    assert stream.stats()["refused"] == 2
+
+
+def test_frames_that_cannot_be_leave_the_stream_as_it_was() -> None:
+    model, frames = small_poco(), activity(frames=14)
+    stream = poco.Stream(model, "b")
+    for frame in frames[:12]:
+        stream.push(frame)
+    for wrong, says in (
+        (frames[0][:6], "the frame has 6 units and session 'b' has 7"),
+        (np.zeros((7, 1)), "a frame is one value for each unit"),
+    ):
+        with pytest.raises(DataError, match=says):
+            stream.push(wrong)
+    found = stream.push(frames[12])
+    expected = batch_forecast(model, frames[1:13], "b")
+    assert relative_error(torch.from_numpy(found.values), torch.from_numpy(expected)) < 1e-5
+    stream.reset()
+    assert stream.push(frames[0]).missing == 11
+
+
+def test_another_model_between_two_frames() -> None:
+    first, frames = small_poco(), activity(frames=13)
+    second = small_poco()
+    with torch.no_grad():
+        for parameter in second.parameters():
+            parameter.mul_(1.1)
+    second.set_normalisation("b", torch.full((7,), 3.0), torch.full((7,), 0.5))
+    stream = poco.Stream(first, "b")
+    for frame in frames[:12]:
+        stream.push(frame)
+    stream.swap(second)
+    found = stream.push(frames[12])
+    expected = batch_forecast(second, frames[1:13], "b")
+    assert relative_error(torch.from_numpy(found.values), torch.from_numpy(expected)) < 1e-5
+    with pytest.raises(ConfigError, match="session 'b' has 7 units, and 6 in the new model"):
+        stream.swap(small_poco(units=6))
+    with pytest.raises(ConfigError, match="takes 16 frames"):
+        stream.swap(small_poco(context=16))
+
+
+def test_a_deadline_is_counted() -> None:
+    stream = poco.Stream(small_poco(), "b", deadline_ms=1e-6)
+    marks = [found.marks for found in stream.over(activity(frames=14))]
+    assert marks == [frozenset()] * 11 + [frozenset({"late"})] * 3
+    assert stream.stats()["late"] == 3
+
+
+def test_what_cannot_be_streamed_says_why(tmp_path: Path) -> None:
+    model = small_poco()
+    model.save_pretrained(tmp_path / "model")
+    assert poco.Stream(tmp_path, "b").units == 7  # a run folder
+    with pytest.raises(VocabularyError, match="unknown session 'c'; the model knows a, b"):
+        poco.Stream(model, "c")
+    for option, says in (
+        ({"missing": "guess"}, "missing must be one of hold, drop"),
+        ({"threads": 0}, "at least one thread"),
+        ({"tolerance": 0.0}, "tolerance of intervals must be positive"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            poco.Stream(model, "b", **option)
+    with pytest.raises(CheckpointError, match=r"cannot read .*config.json"):
+        poco.Stream(tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match="without a FiLM layer, or with a deeper one"):
+        poco.Stream(small_poco(film_depth=2), "b")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    for change, says in (
+        ({"model": "Ensemble"}, "what can be streamed is POCO and Grounded"),
+        ({"format": 9}, "is of format 9"),
+        ({"config": {**config["config"], "width": 11}}, "'latents' is \\[3, 10\\] and should be \\[3, 11\\]"),
+    ):
+        (tmp_path / "model" / "config.json").write_text(json.dumps({**config, **change}))
+        with pytest.raises(CheckpointError, match=says):
+            poco.Stream(tmp_path / "model")
+    tensors = tmp_path / "model" / "model.safetensors"
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    whole = tensors.read_bytes()
+    for broken, says in (
+        (whole[:-1], "lies outside|belong to no tensor"),
+        (whole[:5], "no safetensors file"),
+        (b"", "0 bytes"),
+    ):
+        tensors.write_bytes(broken)
+        with pytest.raises(CheckpointError, match=says):
+            poco.Stream(tmp_path / "model")

@@ -25,6 +25,7 @@ from poco.data.splits import Split, fingerprint
 from poco.data.windows import Packer, vocabulary
 from poco.errors import CheckpointError, ConfigError, DataError
 from poco.intervals import Ahead, Interval, block_length, interval, resampled_scores
+from poco.nn import SessionSpec
 from poco.training.callbacks import Callback
 from poco.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from poco.training.config import PRECISIONS, TrainConfig
@@ -318,21 +319,29 @@ def score_forecasters(
 
 
 def fit_baseline(
-    name: str, split: Split, *, seed: int = 0, folder: Path | None = None, callbacks: Iterable[Callback] = ()
+    name: str,
+    split: Split,
+    *,
+    seed: int = 0,
+    steps: int = BASELINE_STEPS,
+    folder: Path | None = None,
+    callbacks: Iterable[Callback] = (),
 ) -> nn.Module:
     """A baseline fitted to the training part of a split.
 
     Args:
-        name: one of :data:`poco.baselines.NAMES`.
+        name: one of :data:`poco.baselines.ALL`.
         split: recordings and parts.
         seed: seed of initial weights and order of windows.
+        steps: gradient steps at most of one that is trained.
         folder: where fitted baselines are kept; one fitted to the same split in the same way is taken from there.
         callbacks: what may watch the training.
     """
-    config = TrainConfig(steps=BASELINE_STEPS, patience=BASELINE_PATIENCE, seed=seed)
+    config = TrainConfig(steps=steps, patience=BASELINE_PATIENCE, seed=seed)
+    sessions = [SessionSpec(r.session, r.unit_ids, r.dataset) for r in split.recordings]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, "weights"))
-        model = build(name, split.context, split.horizon)
+        model = build(name, split.context, split.horizon, sessions)
     if name not in TRAINED + FITTED:
         return model
     made_of = {"name": name, "split": _split_key(split), "config": config.to_json() if name in TRAINED else None}

@@ -1,0 +1,63 @@
+"""``poco bench-data``: the scoreboard over a folder of data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from poco.cli.options import examples
+from poco.errors import ConfigError, DataError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command(
+        "bench-data",
+        short_help="Score every forecaster on every data set of a folder.",
+        epilog=examples(
+            "poco bench-data recordings --out scores",
+            "poco bench-data recordings --out scores --only nlinear,mlp,poco --seeds 1",
+        ),
+    )
+    def bench_data(
+        folder: Annotated[Path, typer.Argument(help="A folder of data sets, one folder each.")],
+        out: Annotated[Path, typer.Option(help="Folder of the scores; what is there is not made again.")],
+        only: Annotated[str | None, typer.Option(help="Forecasters, comma between them (default: all).")] = None,
+        data: Annotated[str | None, typer.Option(help="Data sets, comma between them (default: all).")] = None,
+        protocols: Annotated[str, typer.Option(help="Protocols, comma between them.")] = "leak-free,published",
+        seeds: Annotated[int, typer.Option(help="Seeds of those that are trained.")] = 3,
+        steps: Annotated[int, typer.Option(help="Most gradient steps of a forecaster.")] = 1000,
+        threads: Annotated[int | None, typer.Option(help="Threads on the CPU.")] = None,
+    ) -> None:
+        """Fit and score forecasters on each data set in FOLDER; write scores.csv and scores.md into the folder OUT."""
+        from poco import scoreboard
+        from poco.cli.torch_settings import set_threads
+        from poco.data.splits import PROTOCOLS
+
+        set_threads(threads)
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder")
+        found = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}
+        names = data.split(",") if data else list(found)
+        for name in names:
+            if name not in found:
+                raise DataError(f"{folder} has no data set '{name}': it has {', '.join(found) or 'none'}")
+        wanted = protocols.split(",")
+        for name in wanted:
+            if name not in PROTOCOLS:
+                raise ConfigError(f"--protocols must be of {', '.join(PROTOCOLS)}, got '{name}'")
+        cells = scoreboard.run(
+            [found[name] for name in names],
+            out,
+            forecasters=only.split(",") if only else scoreboard.FORECASTERS,
+            protocols=wanted,
+            seeds=seeds,
+            steps=steps,
+            report=typer.echo,
+        )
+        scoreboard.write_csv(cells, out / "scores.csv")
+        (out / "scores.md").write_text(scoreboard.table(cells) + "\n")
+        typer.echo(scoreboard.table(cells))

@@ -1,0 +1,92 @@
+"""``poco study``: the experiments of the paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from poco.errors import ConfigError, DataError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    study = typer.Typer(help="Run the experiments of the paper.", no_args_is_help=True, rich_markup_mode=None)
+    app.add_typer(study, name="study", short_help="Run the experiments of the paper.")
+
+    @study.command("list")
+    def list_studies() -> None:
+        """Say which studies there are."""
+        from poco import studies
+
+        for name in studies.names():
+            typer.echo(f"{name:20} {studies.load(name).title}")
+
+    @study.command("run")
+    def run_study(
+        name: Annotated[str, typer.Argument(help="One that 'poco study list' lists.")],
+        out: Annotated[Path, typer.Option(help="Folder of the results; what is there is not made again.")],
+        data: Annotated[list[Path] | None, typer.Option(help="Recordings; may be given several times.")] = None,
+        protocol: Annotated[str, typer.Option(help="'published' or 'leak-free'.")] = "published",
+        seeds: Annotated[int, typer.Option(help="Seeds.")] = 3,
+        steps: Annotated[int | None, typer.Option(help="Gradient steps (default: the study's).")] = None,
+        simulation: Annotated[
+            str, typer.Option(help="Sizes of a simulation, such as 'animals=4,units=32,frames=1000'.")
+        ] = "",
+        reduced: Annotated[bool, typer.Option("--reduced", help="Very small, to see that it runs.")] = False,
+        processes: Annotated[int, typer.Option(help="Processes at a time.")] = 1,
+    ) -> None:
+        """Run the study NAME and print its table."""
+        from poco import studies
+        from poco.data.read import read
+
+        sizes = {key: value for key, _, value in (pair.partition("=") for pair in simulation.split(",") if pair)}
+        for key, value in sizes.items():
+            if key not in ("animals", "units", "frames") or not value.isdigit():
+                raise ConfigError(f"--simulation takes animals, units and frames, each a number; got '{key}={value}'")
+        cells = studies.run(
+            studies.load(name),
+            out,
+            read(list(data)) if data else (),
+            protocol=protocol,
+            seeds=seeds,
+            steps=steps,
+            simulation={key: int(value) for key, value in sizes.items()},
+            reduced=reduced,
+            processes=processes,
+            report=typer.echo,
+        )
+        typer.echo(studies.table(cells))
+
+    @study.command("table")
+    def show_table(
+        out: Annotated[Path, typer.Argument(help="Folder that 'poco study run' wrote.")],
+        to_csv: Annotated[Path | None, typer.Option("--csv", help="Write a row for each cell here.")] = None,
+    ) -> None:
+        """Print the table of all results in the folder OUT."""
+        from poco import studies
+
+        cells = _cells(out)
+        if to_csv is not None:
+            studies.write_csv(cells, to_csv)
+        typer.echo(studies.table(cells))
+
+    @study.command("plot")
+    def plot(
+        out: Annotated[Path, typer.Argument(help="Folder that 'poco study run' wrote.")],
+        figure: Annotated[Path, typer.Argument(help="Image to write (.png, .svg, .pdf).")],
+    ) -> None:
+        """Draw the score against what was varied, mean over seeds with 95% intervals."""
+        from poco import studies
+
+        studies.plot(_cells(out), figure)
+
+
+def _cells(out: Path) -> list[dict[str, object]]:
+    from poco import studies
+
+    cells = studies.cells(out)
+    if not cells:
+        raise DataError(f"{out} has no results of a study: 'poco study run' makes some")
+    return cells

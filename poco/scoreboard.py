@@ -1,0 +1,178 @@
+"""The scoreboard: every forecaster on every data set of a folder, in both protocols and from several seeds.
+
+A cell (data set, protocol, seed, forecaster) is a JSON file in the output folder as soon as it is done, so a run that
+was stopped goes on where it was. Every cell is scored on the test part, at every frame.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from poco import baselines
+from poco.data.recording import Recording
+from poco.data.splits import PROTOCOLS, Split, split
+from poco.errors import ConfigError, DataError
+from poco.evaluation import BASELINE_STEPS, fit_baseline, score_forecasters
+from poco.files import write_json
+
+#: Forecasters in the order in which cells are made: cheap ones first.
+FORECASTERS = (
+    *("copy", "mean", "ridge", "unit-ridge", "nlinear", "dlinear", "pai-filter", "tex-filter", "ground", "grounded"),
+    *("tsmixer", "mlp", "plrnn", "netformer", "uico", "poyo", "poco", "taco", "modern-tcn", "patchtst", "mlp-large"),
+    "ar-transformer",
+)
+#: Those whose score is the same from every seed.
+SEEDLESS = ("copy", "mean", *baselines.FITTED)
+#: Two-sided 95% quantiles of Student's t for 1, 2, ... degrees of freedom; beyond them the normal's.
+_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+
+def fit(name: str, data: Split, recordings: Sequence[Recording], seed: int, steps: int) -> nn.Module:
+    """A forecaster of :data:`FORECASTERS`, fitted; at most so many gradient steps (``grounded`` has its recipe's)."""
+    if name not in ("poco", "grounded"):
+        return fit_baseline(name, data, seed=seed, steps=steps)
+    from poco.training import recipe, train
+
+    kind = "published" if name == "poco" else name
+    settings = dataclasses.replace(recipe(kind)[1], seed=seed)
+    if name == "poco":
+        settings = dataclasses.replace(settings, steps=steps, val_every=min(20, steps))
+    return train(recordings, train_config=settings, recipe=kind, protocol=data.protocol, progress=False).model
+
+
+def run(
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    forecasters: Sequence[str] = FORECASTERS,
+    protocols: Sequence[str] = PROTOCOLS,
+    seeds: int = 3,
+    steps: int = BASELINE_STEPS,
+    report: Callable[[str], None] = lambda line: None,
+) -> list[dict[str, Any]]:
+    """Fit and score what is not in ``out`` yet; returns all cells that are there.
+
+    Args:
+        folders: data sets, each what :func:`poco.read` reads.
+        out: folder of the cells.
+        forecasters: names out of :data:`FORECASTERS`, in the order in which they are to run.
+        protocols: names out of :data:`poco.data.splits.PROTOCOLS`.
+        seeds: seeds 0, 1, ... of those that are trained.
+        steps: most gradient steps of each.
+        report: called with a line for each cell.
+
+    Raises:
+        ConfigError: for an unknown name, or steps other than those of the cells that are there.
+    """
+    unknown = [name for name in forecasters if name not in FORECASTERS]
+    if unknown:
+        raise ConfigError(f"there is no forecaster '{unknown[0]}': choose from {', '.join(FORECASTERS)}")
+    out.mkdir(parents=True, exist_ok=True)
+
+    @functools.cache
+    def prepared(folder: Path, protocol: str) -> tuple[list[Recording], Split]:
+        from poco.data.read import read
+
+        recordings = read(folder)
+        return recordings, split(recordings, protocol=protocol)  # type: ignore[arg-type]
+
+    for name, folder, protocol, seed in _cells(forecasters, folders, protocols, seeds):
+        file = out / f"{folder.name}--{protocol}--{seed}--{name}.json"
+        if file.exists():
+            if (before := json.loads(file.read_text())["steps"]) not in (None, steps):
+                raise ConfigError(f"{file} was made with {before} steps, now {steps}: take another folder for --out")
+            continue
+        try:
+            recordings, data = prepared(folder, protocol)
+        except DataError as error:
+            report(f"{folder.name}, {protocol}: left out, {error}")
+            continue
+        began = time.process_time()
+        model = fit(name, data, recordings, seed, steps)
+        seconds = time.process_time() - began
+        scores = score_forecasters({name: model}, data)[name]
+        cell = {
+            "data": folder.name,
+            "protocol": protocol,
+            "forecaster": name,
+            "seed": seed,
+            "score": scores.score,
+            "score_per_step": list(scores.score_per_step),
+            "seconds": round(seconds, 2),
+            "parameters": sum(p.numel() for p in (*model.parameters(), *_weights(model))),
+            "steps": None if name in SEEDLESS or name == "grounded" else steps,
+        }
+        write_json(file, cell)
+        report(f"{folder.name}, {protocol}, {name}, seed {seed}: {scores.score:.4f} in {seconds:.1f} s")
+    return load(out)
+
+
+def load(out: Path) -> list[dict[str, Any]]:
+    """All cells of a folder."""
+    return [json.loads(file.read_text()) for file in sorted(out.glob("*--*--*--*.json"))]
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean of the seeds and half the width of its 95% t-interval; None for a single seed."""
+    count, mean = len(values), math.fsum(values) / len(values)
+    if count == 1:
+        return mean, None
+    deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (count - 1))
+    return mean, (_T95[count - 2] if count - 2 < len(_T95) else 1.96) * deviation / math.sqrt(count)
+
+
+def write_csv(cells: Sequence[dict[str, Any]], path: Path) -> None:
+    """One tidy table, a row for each cell."""
+    columns = ("data", "protocol", "forecaster", "seed", "score", "seconds", "parameters", "steps")
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(cells)
+
+
+def table(cells: Sequence[dict[str, Any]]) -> str:
+    """Markdown: for each protocol a row for each forecaster, mean over seeds and half the t-interval."""
+    lines: list[str] = []
+    for protocol in sorted({c["protocol"] for c in cells}):
+        some = [c for c in cells if c["protocol"] == protocol]
+        data, names = sorted({c["data"] for c in some}), {c["forecaster"] for c in some}
+        lines += [f"| {protocol} | {' | '.join(data)} | seconds, median |", "|---|" + "---|" * (len(data) + 1)]
+        for name in (n for n in FORECASTERS if n in names):
+            own = [c for c in some if c["forecaster"] == name]
+            row = [_shown([c["score"] for c in own if c["data"] == d]) for d in data]
+            seconds = sorted(c["seconds"] for c in own)[len(own) // 2]
+            lines.append(f"| {name} | {' | '.join(row)} | {seconds:.1f} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _shown(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    mean, half = mean_interval(values)
+    return f"{mean:.3f}" + (f" ± {half:.3f}" if half is not None else "")
+
+
+def _weights(model: nn.Module) -> Iterator[Any]:
+    """Weights of a closed form, which are kept as buffers."""
+    return (b for n, b in model.named_buffers() if n.startswith("weight"))
+
+
+def _cells(
+    forecasters: Sequence[str], folders: Sequence[Path], protocols: Sequence[str], seeds: int
+) -> Iterator[tuple[str, Path, str, int]]:
+    for name in forecasters:
+        for seed in range(1 if name in SEEDLESS else seeds):
+            for folder in folders:
+                for protocol in protocols:
+                    yield name, folder, protocol, seed

@@ -1,0 +1,234 @@
+"""Studies: read from TOML, run cell by cell, each cell a file that is not made twice."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from poco.data.recording import Recording
+from poco.data.simulate import simulate
+from poco.data.splits import split
+from poco.errors import ConfigError, MissingExtraError
+from poco.evaluation import fit_baseline, score_forecasters
+from poco.files import write_json
+from poco.scoreboard import mean_interval
+
+FOLDER = Path(__file__).parent
+#: Sizes of a study made small, to see that it runs: of its simulation, and of the rest.
+REDUCED = {"animals": 2, "units": 8, "frames": 400}
+REDUCED_STEPS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """An experiment.
+
+    Attributes:
+        name: its name.
+        title: what it asks.
+        forecasters: names of baselines, or ``"poco"``, the published POCO.
+        training: ``"multi"``, one model of all sessions, and ``"single"``, one model for each session.
+        steps: gradient steps of each model.
+        vary: what is varied: ``"context"``, ``"sessions"`` (how many, the first ones), an option of POCO
+            (``"model.latents"``) or of the simulation (``"simulate.individuality"``); empty for nothing.
+        values: its values.
+        simulate: arguments of :func:`poco.data.simulate.simulate`, for a study of simulated recordings.
+    """
+
+    name: str
+    title: str
+    forecasters: tuple[str, ...]
+    training: tuple[str, ...] = ("multi",)
+    steps: int = 5000
+    vary: str = ""
+    values: tuple[Any, ...] = (None,)
+    simulate: Mapping[str, Any] | None = None
+
+
+def names() -> tuple[str, ...]:
+    """Names of the studies that there are."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
+
+
+def load(name: str) -> Study:
+    """A study by name; a ConfigError lists those that there are."""
+    if name not in names():
+        raise ConfigError(f"there is no study '{name}': the studies are {', '.join(names())}")
+    try:
+        import tomllib
+    except ModuleNotFoundError:
+        try:
+            import tomli as tomllib  # type: ignore[no-redef]
+        except ImportError:
+            raise MissingExtraError.of("tomli", "formats", "reading a study on Python 3.10") from None
+    found = tomllib.loads((FOLDER / f"{name}.toml").read_text())
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
+    return Study(name, **fields)
+
+
+def run(
+    study: Study,
+    out: Path,
+    recordings: Sequence[Recording] = (),
+    *,
+    protocol: str = "published",
+    seeds: int = 3,
+    steps: int | None = None,
+    simulation: Mapping[str, Any] | None = None,
+    reduced: bool = False,
+    processes: int = 1,
+    report: Callable[[str], None] = lambda line: None,
+) -> list[dict[str, Any]]:
+    """Make the cells of a study that are not in ``out`` yet; returns all of them.
+
+    Args:
+        study: the experiment.
+        out: folder of the cells.
+        recordings: what it runs on; a study of simulated recordings needs none.
+        protocol: ``"published"`` or ``"leak-free"``.
+        seeds: seeds 0, 1, ...; a simulation has other animals for each.
+        steps: gradient steps of each model; default the study's.
+        simulation: sizes that replace those of the study's simulation.
+        reduced: one seed, two values and very few steps: to see that the study runs.
+        processes: cells made at a time.
+        report: called with a line for each cell.
+
+    Raises:
+        ConfigError: if it needs recordings and none are given, or cells in ``out`` were made with other settings.
+    """
+    if study.simulate is None and not recordings:
+        raise ConfigError(f"the study '{study.name}' needs recordings: give a file or folder with --data")
+    if study.simulate is not None and simulation:
+        study = dataclasses.replace(study, simulate={**study.simulate, **simulation})
+    if reduced:
+        small = None if study.simulate is None else {**study.simulate, **REDUCED}
+        study = dataclasses.replace(study, simulate=small, values=study.values[:2])
+        seeds = 1
+    if study.vary == "sessions":
+        study = dataclasses.replace(study, values=tuple(v for v in study.values if v <= len(recordings)))
+    steps = REDUCED_STEPS if reduced and steps is None else steps or study.steps
+    out.mkdir(parents=True, exist_ok=True)
+    left = []
+    for seed in range(seeds):
+        for value in study.values:
+            for training in study.training:
+                for forecaster in study.forecasters:
+                    cell = {
+                        "study": study.name,
+                        "forecaster": forecaster,
+                        "training": training,
+                        "value": value,
+                        "seed": seed,
+                        "steps": steps,
+                        "protocol": protocol,
+                        "sessions": len(recordings),
+                        "simulate": study.simulate,
+                    }
+                    file = out / f"{study.name}--{value}--{training}--{forecaster}--{seed}.json"
+                    if not file.exists():
+                        left.append((study, cell, recordings, file))
+                    elif any(json.loads(file.read_text())[key] != cell[key] for key in cell):
+                        raise ConfigError(f"{file} was made with other settings: take another folder for --out")
+    if processes == 1:
+        for made in map(_make, left):
+            report(made)
+    else:
+        with ProcessPoolExecutor(processes) as pool:
+            for made in pool.map(_make, left):
+                report(made)
+    return [json.loads(file.read_text()) for file in sorted(out.glob(f"{study.name}--*.json"))]
+
+
+def table(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: a row for each forecaster, training and value; mean over seeds and half the 95% t-interval."""
+    groups: dict[tuple[str, ...], list[float]] = {}
+    for cell in cells:
+        key = tuple(str(cell[name]) for name in ("study", "value", "training", "forecaster"))
+        groups.setdefault(key, []).append(cell["score"])
+    lines = ["| study | value | training | forecaster | score | seeds |", "|---|---|---|---|---|---|"]
+    for key, scores in groups.items():
+        mean, half = mean_interval(scores)
+        shown = f"{mean:.3f}" + ("" if half is None else f" ± {half:.3f}")
+        lines.append(f"| {' | '.join(key)} | {shown} | {len(scores)} |")
+    return "\n".join(lines)
+
+
+def _make(job: tuple[Study, dict[str, Any], Sequence[Recording], Path]) -> str:
+    """One cell: fit, score, write."""
+    study, cell, recordings, file = job
+    value, seed, vary = cell["value"], cell["seed"], study.vary
+    if study.simulate is not None:
+        varied = {vary.removeprefix("simulate."): value} if vary.startswith("simulate.") else {}
+        recordings = simulate(**{**study.simulate, **varied, "seed": seed})
+    if vary == "sessions":
+        recordings = recordings[:value]
+    context = value if vary == "context" else 48
+    options = {vary.removeprefix("model."): value} if vary.startswith("model.") else {}
+    groups = [[r] for r in recordings] if cell["training"] == "single" else [list(recordings)]
+    began, scores = time.process_time(), []
+    for group in groups:
+        data = split(group, protocol=cell["protocol"], context=context)
+        if cell["forecaster"] == "poco":
+            model = _poco(group, data.protocol, context, options, seed, cell["steps"])
+        else:
+            model = fit_baseline(cell["forecaster"], data, seed=seed, steps=cell["steps"])
+        scores += [s.score for s in score_forecasters({"": model}, data)[""].sessions]
+    score = sum(scores) / len(scores)
+    write_json(file, {**cell, "score": score, "seconds": round(time.process_time() - began, 2)})
+    return f"{file.stem}: {score:.4f}"
+
+
+def _poco(
+    group: Sequence[Recording], protocol: str, context: int, options: Mapping[str, Any], seed: int, steps: int
+) -> Any:
+    from poco.nn import POCOConfig
+    from poco.training import recipe, train
+
+    settings = dataclasses.replace(recipe("published")[1], seed=seed, steps=steps, val_every=min(20, steps))
+    segment = {} if context == 48 else {"segment_length": max(1, context // 3)}
+    sizes = POCOConfig(**{"context": context, **segment, **options})
+    run = train(group, model_config=sizes, train_config=settings, protocol=protocol, progress=False)
+    return run.model
+
+
+def cells(out: Path) -> list[dict[str, Any]]:
+    """All cells of a folder, of any study."""
+    return [json.loads(file.read_text()) for file in sorted(out.glob("*--*--*--*--*.json"))]
+
+
+def write_csv(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """One tidy table, a row for each cell."""
+    columns = ("study", "value", "training", "forecaster", "seed", "score", "seconds", "steps", "protocol")
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(cells)
+
+
+def plot(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Score against value, a line for each forecaster and training; a bar where nothing is varied."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError.of("matplotlib", "plots", "drawing a study") from None
+    if len({cell["study"] for cell in cells}) > 1:
+        raise ConfigError("the folder has results of several studies: plot a folder with one")
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for label in sorted({(cell["forecaster"], cell["training"]) for cell in cells}):
+        own = [cell for cell in cells if (cell["forecaster"], cell["training"]) == label]
+        values = sorted({cell["value"] for cell in own if cell["value"] is not None}) or [None]
+        found = [mean_interval([cell["score"] for cell in own if cell["value"] == value]) for value in values]
+        at = [", ".join(label)] if values == [None] else [str(value) for value in values]
+        axes.errorbar(
+            at, [m for m, _ in found], [h or 0.0 for _, h in found], marker="o", capsize=3, label=", ".join(label)
+        )
+    axes.set(title=cells[0]["study"], ylabel="score (1 - MSE / copy MSE)")
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=120)

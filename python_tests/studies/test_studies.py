@@ -1,0 +1,89 @@
+"""poco.studies and poco.scoreboard: every study runs, resumes, and is shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from poco import scoreboard, studies
+from poco.data.simulate import simulate
+from poco.errors import ConfigError
+
+RECORDINGS = simulate(2, units=4, frames=400)
+
+
+@pytest.mark.parametrize("name", studies.names())
+def test_every_study_runs_at_reduced_size(name: str, tmp_path: Path) -> None:
+    study = studies.load(name)
+    # the big ones of the study's own sizes are tested with their definitions
+    cheap = tuple(f for f in study.forecasters if f not in ("ar-transformer", "mlp-large"))
+    study = dataclasses.replace(study, forecasters=cheap)
+    cells = studies.run(study, tmp_path, RECORDINGS, reduced=True)
+    assert len(cells) == len(cheap) * len(study.training) * min(2, len(study.values))
+    assert all(math.isfinite(cell["score"]) for cell in cells)
+
+
+def test_a_study_goes_on_where_it_was(tmp_path: Path) -> None:
+    study = studies.Study("one", "", ("nlinear",))
+    first = studies.run(study, tmp_path, RECORDINGS, reduced=True)
+    lines: list[str] = []
+    assert studies.run(study, tmp_path, RECORDINGS, reduced=True, report=lines.append) == first
+    assert lines == []
+    with pytest.raises(ConfigError, match="was made with other settings"):
+        studies.run(study, tmp_path, RECORDINGS, reduced=True, steps=4)
+
+
+def test_single_training_is_the_mean_over_models_of_each_session(tmp_path: Path) -> None:
+    study = studies.Study("one", "", ("ridge",), ("single",))
+    both = studies.run(study, tmp_path / "both", RECORDINGS, reduced=True)[0]["score"]
+    each = [studies.run(study, tmp_path / r.session, [r], reduced=True)[0]["score"] for r in RECORDINGS]
+    assert both == pytest.approx(np.mean(each))
+
+
+def test_unknown_study_and_missing_recordings(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no study 'x': the studies are ablations"):
+        studies.load("x")
+    with pytest.raises(ConfigError, match="'context' needs recordings"):
+        studies.run(studies.load("context"), tmp_path)
+
+
+def test_table_and_figure(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="figures need the extra 'plots'")
+    base = {"study": "s", "forecaster": "poco", "training": "multi"}
+    cells = [{**base, "value": v, "seed": i, "score": v + i} for v in (0.0, 0.5) for i in (0, 1)]
+    assert "| s | 0.5 | multi | poco | 1.000 ± 6.353 | 2 |" in studies.table(cells)
+    studies.plot(cells, tmp_path / "s.png")
+    assert (tmp_path / "s.png").stat().st_size > 1000
+
+
+def test_interval_is_students() -> None:
+    mean, half = scoreboard.mean_interval([1.0, 2.0, 3.0])
+    assert mean == 2
+    assert half == pytest.approx(4.303 / math.sqrt(3))
+    assert scoreboard.mean_interval([1.0]) == (1.0, None)
+
+
+def test_scoreboard_makes_each_cell_once(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "some"
+    folder.mkdir(parents=True)
+    np.save(folder / "a.npy", RECORDINGS[0].activity)
+    (folder / "dataset.toml").write_text('[activity]\norientation = "units x frames"\nrate_hz = 20.0\n')
+    lines: list[str] = []
+    for _ in range(2):
+        cells = scoreboard.run(
+            [folder], tmp_path / "out", forecasters=("copy", "nlinear"), seeds=2, steps=2, report=lines.append
+        )
+    assert len(cells) == len(lines) == 2 * (1 + 2)
+    assert all(cell["score"] == 0 for cell in cells if cell["forecaster"] == "copy")
+    assert "| nlinear |" in scoreboard.table(cells)
+    scoreboard.write_csv(cells, tmp_path / "scores.csv")
+    assert len((tmp_path / "scores.csv").read_text().splitlines()) == 7
+    kept = json.loads((tmp_path / "out" / "some--published--0--nlinear.json").read_text())
+    assert kept["parameters"] == 48 * 16 + 16
+    with pytest.raises(ConfigError, match="made with 2 steps, now 3"):
+        scoreboard.run([folder], tmp_path / "out", forecasters=("nlinear",), seeds=1, steps=3)

@@ -1,5 +1,5 @@
-// Memory of one call: one block, handed out in pieces that begin on a cache line. Blocks are kept for later calls, up to
-// a size and a number.
+// Memory of one call: one block, handed out in pieces that begin on a cache line. Blocks are kept for later calls, up
+// to a size and a number.
 #pragma once
 
 #include <cstddef>

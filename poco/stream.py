@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from poco.models import Member
 
 MISSING, GAPS = ("hold", "drop"), ("fill", "restart", "refuse")
-_MARKS = {1: "held", 2: "filled", 4: "restarted", 8: "late"}
+_MARKS = {1: "held", 2: "filled", 4: "restarted", 8: "late", 16: "overflowed"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +31,10 @@ class StreamForecast:
     Attributes:
         status: ``"ok"``, or ``"warming"`` while there are fewer frames than the context.
         values: ``[N, H]`` float32 forecast of the next frames in the recording's own units; None while warming.
-        valid: ``[N]`` bool: whether every frame of the unit's context was seen.
+        valid: ``[N]`` bool: whether the unit was in each of the last ``C`` frames that came, and its forecast is finite.
         marks: ``"held"``: of some units a value was missing in this context; ``"filled"``: whole frames were;
-            ``"restarted"``: the context begins anew with this frame; ``"late"``: it took longer than the deadline.
+            ``"restarted"``: the context begins anew with this frame; ``"late"``: it took longer than the deadline;
+            ``"overflowed"``: of some units the forecast is not finite.
         frame: number of the frame, from 0; frames that were filled in count.
         time: seconds, as they were given; None if they were not.
         latency_ms: milliseconds from the call into the engine to the forecast; 0 while warming.
@@ -54,8 +55,8 @@ class Stream:
     """Forecasts a session while it is recorded: push a frame, get the forecast of the next ones.
 
     The engine keeps the last frames, normalises them as the model learnt to, and computes what the model computes on
-    the window that they are: the same to 1e-5 in float32. A value that is NaN or infinite counts as missing, and never
-    goes unmarked. It is for one thread at a time; streams of one model may run side by side.
+    the window that they are: the same to 1e-5 in float32. A value that is NaN, infinite, or more than a million of the
+    unit's deviations from its mean counts as missing, and never goes unmarked. It is for one thread at a time; streams of one model may run side by side.
 
     Args:
         model: a model, or the folder of one or of a run.
@@ -128,7 +129,8 @@ class Stream:
             DataError: if the frame has not one value for each unit, or its time does not come after the last one's; the
                 stream is as it was.
         """
-        values = np.ascontiguousarray(frame, dtype=np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so missing
+            values = np.ascontiguousarray(frame, dtype=np.float32)
         engine = _engine()
         try:
             found = self._stream.push(values, math.nan if time is None else float(time))

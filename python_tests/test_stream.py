@@ -143,6 +143,50 @@ def test_missing_values_are_marked_until_a_whole_context_was_seen(name: str, mis
     assert stream.stats()["held_values"] == 3
 
 
+@pytest.mark.parametrize("huge", [3e38, -1e30, 1e9, 1e300])
+@pytest.mark.parametrize("name", MODELS)
+def test_values_out_of_all_range_are_missing(name: str, huge: float) -> None:
+    """They are finite, or were before float32, and would make everybody's forecast NaN."""
+    frames = activity(frames=30).astype(np.float64)
+    frames[15, 3] = huge
+    held = frames.copy()
+    held[15, 3] = frames[14, 3]
+    expected = list(poco.Stream(MODELS[name](), "b").over(held))
+    stream = poco.Stream(MODELS[name](), "b")
+    for t, (found, same) in enumerate(zip(stream.over(frames), expected, strict=True)):
+        assert list(np.flatnonzero(~found.valid)) == ([3] if 15 <= t < 27 else [])
+        assert found.marks == ({"held"} if 15 <= t < 27 else set())
+        if same.values is not None:
+            np.testing.assert_array_equal(found.values, same.values)
+    assert stream.stats()["held_values"] == 1
+
+
+def test_a_forecast_that_is_not_finite_is_marked() -> None:
+    """As after a swap to a model that was learnt badly."""
+    model = small_poco()
+    model.set_normalisation("b", torch.zeros(7), torch.tensor([1.0, 1, 1, 1e38, 1, 1, 1]))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(50.0)
+    found = list(poco.Stream(model, "b").over(activity(frames=12)))[-1]
+    assert found.marks == {"overflowed"}
+    finite = np.isfinite(found.values).all(axis=1)
+    np.testing.assert_array_equal(found.valid, finite)
+    assert not finite[3]
+    assert finite[0]
+
+
+def test_a_filled_frame_is_no_sight_of_a_unit() -> None:
+    frames = activity(frames=40)
+    frames[20, 2] = np.nan
+    times = np.arange(40) * 0.5
+    times[24:] += 2.0  # four frames are missing
+    stream = poco.Stream(small_poco(), "b", interval=0.5)
+    valid = [stream.push(frame, time).valid[2] for frame, time in zip(frames, times, strict=True)]
+    assert valid == [True] * 20 + [False] * 12 + [True] * 8
+    assert stream.stats()["filled"] == 4
+
+
 def test_a_dropped_unit_tells_the_population_nothing() -> None:
     """The forecasts of the others do not depend on what was held for it."""
     model, frames = small_poco(), activity(frames=12)

@@ -19,6 +19,7 @@ struct poco_stream {
 static_assert(POCO_MARK_HELD == poco::kHeld && POCO_MARK_FILLED == poco::kFilled, "marks are those of the engine");
 static_assert(POCO_MARK_RESTARTED == poco::kRestarted && POCO_MARK_LATE == poco::kLate,
               "marks are those of the engine");
+static_assert(POCO_MARK_OVERFLOWED == poco::kOverflowed, "marks are those of the engine");
 
 namespace {
 

@@ -10,6 +10,11 @@
 
 namespace poco {
 
+namespace {
+// Deviations from the mean. Squares of larger ones, and sums of them, would soon be beyond float32; no activity is.
+constexpr float kLargest = 1e6f;
+}  // namespace
+
 void Latencies::add(double ms) {
     const double microseconds = std::max(1.0, 1e3 * ms);
     const int place = static_cast<int>(std::log2(microseconds) * kPerOctave);
@@ -87,8 +92,11 @@ void Stream::shift_in(const float* frame) {
         float* const line = x_.data() + u * context_;
         const float last = line[context_ - 1];
         std::memmove(line, line + 1, later);
-        const bool seen = frame == nullptr || std::isfinite(frame[u]);
-        line[context_ - 1] = frame == nullptr || !seen ? last : (frame[u] - own.mean[i]) / own.std[i];
+        line[context_ - 1] = last;
+        if (frame == nullptr) continue;  // of no unit is anything known that was not before
+        const float value = (frame[u] - own.mean[i]) / own.std[i];
+        const bool seen = std::abs(value) <= kLargest;  // NaN is not
+        if (seen) line[context_ - 1] = value;
         unseen_[i] = seen ? std::min(unseen_[i] + 1, static_cast<int32_t>(context_)) : 0;
         stats_.held_values += !seen;
     }
@@ -150,10 +158,15 @@ StreamForecast Stream::push(const float* frame, int64_t length, double time) {
     for (int64_t u = 0; u < units_; ++u) {
         const auto i = static_cast<size_t>(u);
         const bool nothing = drop && valid_[i] == 0;
+        bool finite = true;
         for (int64_t h = 0; h < steps; ++h) {
             float& value = values_[static_cast<size_t>(u * steps + h)];
             value = nothing ? std::numeric_limits<float>::quiet_NaN() : value * own.std[i] + own.mean[i];
+            finite = finite && std::isfinite(value);
         }
+        if (finite || nothing) continue;
+        valid_[i] = 0;
+        result.flags |= kOverflowed;
     }
     result.outcome = Outcome::forecast;
     result.values = values_.data();

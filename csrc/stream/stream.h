@@ -10,7 +10,7 @@
 
 namespace poco {
 
-// What to do with units whose value in a frame is NaN or infinite.
+// What to do with units whose value in a frame is NaN, infinite, or a million deviations from their mean.
 enum class Missing {
     hold,  // their last value stands in; their forecasts are made, and marked as invalid
     drop,  // they are also left out of what the population tells, and their forecasts are NaN
@@ -35,7 +35,7 @@ struct StreamOptions {
 
 enum class Outcome { forecast, warming };
 
-constexpr uint32_t kHeld = 1, kFilled = 2, kRestarted = 4, kLate = 8;
+constexpr uint32_t kHeld = 1, kFilled = 2, kRestarted = 4, kLate = 8, kOverflowed = 16;
 
 // Points into the stream until the next call.
 struct StreamForecast {
@@ -44,9 +44,10 @@ struct StreamForecast {
     int64_t frame = 0;  // counted from 0, missing ones that were filled included
     double time = 0;    // as it was given
     double latency_ms = 0;
-    int64_t missing = 0;             // frames until the first forecast
-    const float* values = nullptr;   // [N, H] in the recording's own units; nullptr while warming
-    const uint8_t* valid = nullptr;  // [N], 1 where every frame of the unit's context was seen
+    int64_t missing = 0;            // frames until the first forecast
+    const float* values = nullptr;  // [N, H] in the recording's own units; nullptr while warming
+    const uint8_t* valid =
+        nullptr;  // [N], 1 where the unit was in the last C frames that came, and its forecast is finite
 };
 
 // Latencies in classes an eighth of an octave wide: enough to tell quantiles to 9%.
@@ -102,7 +103,7 @@ private:
     StreamOptions options_;
     std::unique_ptr<Forecaster> forecaster_;
     std::vector<float> x_;         // [N, C] normalised
-    std::vector<int32_t> unseen_;  // [N] frames since the unit was last missing, at most C
+    std::vector<int32_t> unseen_;  // [N] frames that came since the unit was last missing, at most C
     std::vector<uint8_t> valid_, everyone_;
     std::vector<float> values_;
     int64_t collected_ = 0;     // frames of the context that are there

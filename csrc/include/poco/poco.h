@@ -90,8 +90,9 @@ POCO_API int64_t poco_model_find_session(const poco_model* model, const char* na
 
 typedef enum poco_precision { POCO_FLOAT32 = 0, POCO_BFLOAT16 = 1 } poco_precision;
 
-/* Units whose value in a frame is NaN or infinite. Either way they are marked as invalid until a whole context of
-   theirs has been seen. */
+/* Units whose value in a frame is NaN, infinite, or more than a million of their deviations from their mean. Either way
+   they are marked as invalid until they have been in as many frames as a context has; frames that were filled in do not
+   count. */
 typedef enum poco_missing {
     POCO_HOLD = 0, /* their last value stands in, and their forecasts are made */
     POCO_DROP = 1  /* they are also left out of what the population tells, and their forecasts are NaN */
@@ -127,10 +128,11 @@ POCO_API poco_stream* poco_stream_open(const poco_model* model, int64_t session,
 POCO_API void poco_stream_close(poco_stream* stream);
 
 /* Marks of a forecast. */
-#define POCO_MARK_HELD 1u      /* of some units a value was missing in this context */
-#define POCO_MARK_FILLED 2u    /* whole frames were missing in this context */
-#define POCO_MARK_RESTARTED 4u /* the context begins anew with this frame */
-#define POCO_MARK_LATE 8u      /* it took longer than the deadline */
+#define POCO_MARK_HELD 1u        /* of some units a value was missing in this context */
+#define POCO_MARK_FILLED 2u      /* whole frames were missing in this context */
+#define POCO_MARK_RESTARTED 4u   /* the context begins anew with this frame */
+#define POCO_MARK_LATE 8u        /* it took longer than the deadline */
+#define POCO_MARK_OVERFLOWED 16u /* of some units it is not finite: they are marked as invalid */
 
 typedef struct poco_forecast {
     int32_t code;         /* POCO_OK or POCO_WARMING */
@@ -140,7 +142,8 @@ typedef struct poco_forecast {
     double time;          /* of the frame, as it was given */
     double latency_ms;    /* from the call to the forecast */
     const float* values;  /* [units, horizon] in the recording's own units; NULL while warming */
-    const uint8_t* valid; /* [units], 1 where every frame of the unit's context was seen */
+    const uint8_t* valid; /* [units], 1 where the unit has a finite forecast and was in the last frames that came, a
+                             context of them */
 } poco_forecast;
 
 /* Pushes a frame of `units` values in the recording's own units, taken at `time` seconds (NaN: not known), and
@@ -164,7 +167,7 @@ typedef struct poco_stats {
     int64_t gaps;                               /* in time */
     int64_t filled;                             /* frames that were filled in */
     int64_t restarts;                           /* after a gap */
-    int64_t held_values;                        /* NaN or infinite */
+    int64_t held_values;                        /* NaN, infinite or out of range */
     int64_t refused;                            /* frames that were errors */
     double p50_ms, p99_ms, p999_ms, longest_ms; /* latency of forecasts, quantiles to 9 % */
 } poco_stats;

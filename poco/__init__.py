@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from poco.run import Run
     from poco.stream import Stream
     from poco.training import TrainConfig, train
+    from poco.unit_embeddings import embeddings
 
 # Public names that are imported on first use, so that `import poco` stays quick.
 _LAZY = {
@@ -37,6 +38,7 @@ _LAZY = {
     "Stream": "poco.stream",
     "TrainConfig": "poco.training",
     "adapt": "poco.adaptation",
+    "embeddings": "poco.unit_embeddings",
     "evaluate": "poco.evaluation",
     "forecast": "poco.forecasting",
     "info": "poco.installation",
@@ -62,6 +64,7 @@ __all__ = [
     "TrainConfig",
     "__version__",
     "adapt",
+    "embeddings",
     "evaluate",
     "forecast",
     "info",

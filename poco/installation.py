@@ -20,6 +20,7 @@ EXTRAS: dict[str, tuple[tuple[str, str], ...]] = {
     "formats": (("h5py", "h5py"), ("scipy", "scipy"), ("zarr", "zarr")),
     "nwb": (("pynwb", "pynwb"), ("h5py", "h5py")),
     "plots": (("matplotlib", "matplotlib"),),
+    "embed": (("scikit-learn", "sklearn"),),
     "tensorboard": (("tensorboard", "tensorboard"),),
     "stream": (("pylsl", "pylsl"), ("pyzmq", "zmq")),
     "gpu": (("triton", "triton"),),

@@ -31,7 +31,7 @@ class StreamForecast:
     Attributes:
         status: ``"ok"``, or ``"warming"`` while there are fewer frames than the context.
         values: ``[N, H]`` float32 forecast of the next frames in the recording's own units; None while warming.
-        valid: ``[N]`` bool: whether the unit was in each of the last ``C`` frames that came, and its forecast is finite.
+        valid: ``[N]`` bool: whether the unit was in each of the last ``C`` frames that came and has a finite forecast.
         marks: ``"held"``: of some units a value was missing in this context; ``"filled"``: whole frames were;
             ``"restarted"``: the context begins anew with this frame; ``"late"``: it took longer than the deadline;
             ``"overflowed"``: of some units the forecast is not finite.
@@ -56,7 +56,8 @@ class Stream:
 
     The engine keeps the last frames, normalises them as the model learnt to, and computes what the model computes on
     the window that they are: the same to 1e-5 in float32. A value that is NaN, infinite, or more than a million of the
-    unit's deviations from its mean counts as missing, and never goes unmarked. It is for one thread at a time; streams of one model may run side by side.
+    unit's deviations from its mean counts as missing, and never goes unmarked. It is for one thread at a time; streams
+    of one model may run side by side.
 
     Args:
         model: a model, or the folder of one or of a run.

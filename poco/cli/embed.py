@@ -1,0 +1,97 @@
+"""``poco embed``: the embeddings of units, and how far they tell regions apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from poco.cli.options import Json, examples
+from poco.cli.output import counted, note, number, print_json, print_table, say
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command(
+        "embed",
+        short_help="Export embeddings of units; do they tell regions apart?",
+        epilog=examples(
+            "poco embed runs/first --label region",
+            "poco embed runs/first --label region --out embeddings.csv",
+            "poco embed runs/first --label neuron_class --neighbours 1 --json",
+        ),
+    )
+    def embed(
+        run: Annotated[Path, typer.Argument(help="A run folder of 'poco train --recipe published'.")],
+        label: Annotated[
+            str | None, typer.Option(help="Label of the units that says their region (default: the only one).")
+        ] = None,
+        out: Annotated[Path | None, typer.Option(help="Write the embeddings here: .csv or .npz.")] = None,
+        data: Annotated[
+            Path | None, typer.Option(help="Where the run's recordings are now (default: where they were).")
+        ] = None,
+        neighbours: Annotated[int, typer.Option(help="Nearest units that vote on the region of a unit.")] = 5,
+        shuffles: Annotated[int, typer.Option(help="Shuffles of labels to compare with.")] = 999,
+        seed: Annotated[int, typer.Option(help="Seed of shuffles and of untrained embeddings.")] = 0,
+        json: Json = False,
+    ) -> None:
+        """Take the unit embeddings of the model in RUN, and ask whether units of one region lie together.
+
+        Silhouette, and the region of a unit as its nearest units tell it, of the same session and of other animals,
+        each beside shuffled labels (with a p-value) and beside untrained embeddings. The JSON document also has the
+        mean similarity of each two regions in each session.
+        """
+        from poco import unit_embeddings as of
+        from poco.cli.runs import open_run
+
+        loaded = open_run(run)
+        of.embeddings(loaded.model)  # is there anything to show?
+        recordings = loaded.read(data)
+        found = of.embeddings(loaded.model, recordings)
+        chosen = of.choose(recordings, label)
+        kinds = {"trained": found, "untrained": of.untrained(found, seed)}
+        measured = (
+            {}
+            if chosen is None
+            else {
+                kind: of.measures(entries, chosen, neighbours=neighbours, shuffles=shuffles, seed=seed)
+                for kind, entries in kinds.items()
+            }
+        )
+        written = of.write(found, out) if out is not None else None
+        if json:
+            tables = [] if chosen is None else [_similarities(entry, chosen) for entry in found]
+            as_json = {kind: {name: vars(m) for name, m in own.items()} for kind, own in measured.items()}
+            print_json({"run": run, "label": chosen, "measures": as_json, "sessions": tables, "out": written})
+            return
+        units = sum(len(entry.units) for entry in found)
+        say(f"{counted(units, 'unit')} in {counted(len(found), 'session')}, {found[0].vectors.shape[1]} numbers each")
+        if chosen is None:
+            note("The recordings have no labels of units: there is nothing to compare the embeddings with.")
+        else:
+            print_table(
+                f"Do embeddings tell '{chosen}'? ({neighbours} neighbours, {shuffles} shuffles)",
+                ["embeddings", "measure", "value", "shuffled", "p", "sessions"],
+                [
+                    [kind, name, number(m.value), number(m.chance), number(m.p), str(m.sessions)]
+                    for kind, own in measured.items()
+                    for name, m in own.items()
+                ],
+            )
+        if written is not None:
+            note(f"Written to {written}")
+
+
+def _similarities(entry: object, label: str) -> dict[str, object]:
+    from poco.unit_embeddings import SessionEmbeddings, similarity
+
+    assert isinstance(entry, SessionEmbeddings)
+    regions, cosine = similarity(entry, label)
+    return {
+        "session": entry.session,
+        "regions": regions,
+        "cosine": cosine,
+        "euclidean": similarity(entry, label, "euclidean")[1],
+    }

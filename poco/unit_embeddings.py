@@ -1,0 +1,308 @@
+"""Embeddings of units: what a trained POCO holds of each, and how far they tell the regions of a brain apart."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from poco.errors import ConfigError, DataError, MissingExtraError
+from poco.nn import POCO
+from poco.training.job import choose_label
+
+if TYPE_CHECKING:
+    from poco.data.recording import Recording
+
+Floats = npt.NDArray[np.float64]
+
+#: Distances between all pairs are formed: of a session with more labelled units, as many are drawn.
+MOST_UNITS = 2000
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number beside what it is when labels are shuffled among the units of each session.
+
+    Attributes:
+        value: mean over sessions; NaN if no session has what it takes.
+        chance: mean over shuffles.
+        p: share of shuffles that are as high or higher, the labels as they are counted among them.
+        sessions: sessions that it was taken over.
+    """
+
+    value: float
+    chance: float
+    p: float
+    sessions: int
+
+
+@dataclass(frozen=True, eq=False)
+class SessionEmbeddings:
+    """Embeddings of the units of one session.
+
+    Attributes:
+        session: its name.
+        subject: the animal; sessions of one animal are never compared as if they were two.
+        units: names of the ``N`` units.
+        vectors: ``[N, d]`` float32, of the units alone: without what a session, a data set or a type adds.
+        labels: ``N`` labels by name, "" where unknown.
+        coordinates: ``[N, 2 or 3]`` or None.
+    """
+
+    session: str
+    subject: str
+    units: tuple[str, ...]
+    vectors: npt.NDArray[np.float32]
+    labels: Mapping[str, tuple[str, ...]]
+    coordinates: np.ndarray | None = None
+
+
+def embeddings(model: Any, recordings: Sequence[Recording] = ()) -> tuple[SessionEmbeddings, ...]:
+    """The embeddings of all units of a model, session by session, with what the recordings know of the units.
+
+    Args:
+        model: a POCO.
+        recordings: bring labels and positions; sessions of the model that are not among them have none.
+
+    Raises:
+        ConfigError: if the model does not learn embeddings of units.
+        DataError: if a recording lacks a unit that the model knows.
+    """
+    if not isinstance(model, POCO):
+        raise ConfigError(
+            f"a model of kind {type(model).__name__} learns no embeddings of units: train one with --recipe published"
+        )
+    known = {recording.session: recording for recording in recordings}
+    found = []
+    for index, spec in enumerate(model.sessions):
+        vectors = model.session_parameters(index)[0].detach().cpu().float().numpy().copy()
+        recording = known.get(spec.name)
+        if recording is None:
+            found.append(SessionEmbeddings(spec.name, spec.name, spec.units, vectors, {}))
+            continue
+        at = {unit: place for place, unit in enumerate(recording.unit_ids)}
+        lost = next((unit for unit in spec.units if unit not in at), None)
+        if lost is not None:
+            raise DataError(
+                f"session '{spec.name}': the model knows a unit '{lost}', which the recording does not have"
+            )
+        rows = [at[unit] for unit in spec.units]
+        labels = {name: tuple(values[row] for row in rows) for name, values in recording.labels.items()}
+        places = None if recording.coordinates is None else recording.coordinates[rows]
+        found.append(SessionEmbeddings(spec.name, recording.subject, spec.units, vectors, labels, places))
+    return tuple(found)
+
+
+def untrained(found: Sequence[SessionEmbeddings], seed: int = 0) -> tuple[SessionEmbeddings, ...]:
+    """The same units with embeddings as a model begins with: independent normal numbers."""
+    random = np.random.default_rng(seed)
+    fresh = [random.standard_normal(entry.vectors.shape).astype(np.float32) for entry in found]
+    return tuple(
+        SessionEmbeddings(e.session, e.subject, e.units, vectors, e.labels, e.coordinates)
+        for e, vectors in zip(found, fresh, strict=True)
+    )
+
+
+def choose(recordings: Sequence[Recording], label: str | None) -> str | None:
+    """The label asked for, or the only one that the recordings have; None if they have none.
+
+    Raises:
+        ConfigError: if there are several and none was asked for.
+        DataError: if no recording has the one asked for.
+    """
+    having = [recording for recording in recordings if recording.labels]
+    if label is not None and not any(label in recording.labels for recording in having):
+        names = sorted({name for recording in having for name in recording.labels})
+        raise DataError(f"no recording has a label '{label}' of its units; there is: {', '.join(names) or 'none'}")
+    if label is not None or not having:
+        return label
+    try:
+        return choose_label(having, None)
+    except ConfigError:
+        names = sorted({name for recording in having for name in recording.labels})
+        raise ConfigError(f"units have several labels: choose one of {', '.join(names)} (--label)") from None
+
+
+def similarity(
+    entry: SessionEmbeddings, label: str, metric: str = "cosine"
+) -> tuple[tuple[str, ...], npt.NDArray[np.float64]]:
+    """How alike the units of two regions are, on average over pairs, no unit with itself.
+
+    Args:
+        entry: a session.
+        label: which label says the region; units without it are left out.
+        metric: ``"cosine"`` (similarity) or ``"euclidean"`` (distance).
+
+    Returns:
+        ``R`` regions in order of the alphabet and ``[R, R]`` means; NaN on the diagonal of a region of one unit.
+
+    Raises:
+        ConfigError: if the metric is another.
+    """
+    if metric not in ("cosine", "euclidean"):
+        raise ConfigError(f"metric must be cosine or euclidean, got {metric!r}")
+    vectors, names = _labelled(entry, label)
+    regions, codes = np.unique(names, return_inverse=True)
+    if metric == "cosine":
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        pairs = 1 - _distances(vectors / np.where(lengths > 0, lengths, 1.0), "euclidean") ** 2 / 2
+    else:
+        pairs = _distances(vectors, "euclidean")
+    np.fill_diagonal(pairs, 0.0)
+    member = np.eye(len(regions))[codes]
+    sizes = member.sum(0)
+    counts = np.outer(sizes, sizes) - np.diag(sizes)
+    means = np.divide(member.T @ pairs @ member, counts, out=np.full(counts.shape, np.nan), where=counts > 0)
+    return tuple(map(str, regions)), means
+
+
+def measures(
+    found: Sequence[SessionEmbeddings], label: str, *, neighbours: int = 5, shuffles: int = 999, seed: int = 0
+) -> dict[str, Measure]:
+    """How far embeddings tell regions apart, beside shuffled labels. Distances are of cosine.
+
+    Args:
+        found: sessions.
+        label: which label says the region; units without it are left out, and within a session those of a region
+            that they have for themselves.
+        neighbours: nearest units that vote on a unit's region; the nearest decides a tie.
+        shuffles: of labels.
+        seed: of shuffles, and of the units drawn where a session has more than :data:`MOST_UNITS`.
+
+    Returns:
+        ``"silhouette"``: mean silhouette of the regions, -1 to 1. ``"within"``: share of units whose region the
+        nearest other units of the session tell. ``"across"``: the nearest units of other animals, of those whose
+        region occurs there.
+
+    Raises:
+        ConfigError: if a number is out of range.
+        MissingExtraError: if scikit-learn is missing.
+    """
+    if neighbours < 1 or shuffles < 1:
+        raise ConfigError(f"neighbours and shuffles must be at least 1, got {neighbours} and {shuffles}")
+    random = np.random.default_rng(seed)
+    labelled = {entry.session: _draw(*_labelled(entry, label), random) for entry in found}
+    subjects = {entry.session: entry.subject for entry in found}
+    rows: dict[str, list[Floats]] = {"silhouette": [], "within": [], "across": []}
+    for session, (vectors, names) in labelled.items():
+        regions, codes, sizes = np.unique(names, return_inverse=True, return_counts=True)
+        keep = sizes[codes] > 1
+        if 2 <= len(regions[sizes > 1]) < keep.sum() and keep.sum() > neighbours:
+            distances = _distances(vectors[keep], "cosine")
+            orders = _orders(np.unique(names[keep], return_inverse=True)[1], shuffles, random)
+            rows["silhouette"].append(_silhouettes(distances, orders))
+            alone = distances + np.diag(np.full(len(distances), np.inf))
+            nearest = np.argsort(alone, axis=1, kind="stable")[:, :neighbours]
+            rows["within"].append(np.array([np.mean(_votes(order[nearest]) == order) for order in orders]))
+        others = [labelled[s] for s in labelled if subjects[s] != subjects[session]]
+        if not others:
+            continue
+        their_vectors, their_names = (np.concatenate(parts) for parts in zip(*others, strict=True))
+        shared = np.isin(names, their_names)
+        if shared.sum() < 2 or len(np.unique(names[shared])) < 2 or len(their_names) < neighbours:
+            continue
+        _, both = np.unique(np.concatenate([names[shared], their_names]), return_inverse=True)
+        own, theirs = both[: shared.sum()], both[shared.sum() :]
+        nearest = np.argsort(_distances(vectors[shared], "cosine", their_vectors), axis=1, kind="stable")
+        told = _votes(theirs[nearest[:, :neighbours]])
+        rows["across"].append(np.array([np.mean(told == order) for order in _orders(own, shuffles, random)]))
+    return {name: _measure(values) for name, values in rows.items()}
+
+
+def write(found: Sequence[SessionEmbeddings], path: str | Path) -> Path:
+    """Write embeddings as a table (``.csv``) or as arrays (``.npz``): session, unit, labels, positions, vector.
+
+    Raises:
+        ConfigError: if the name ends otherwise.
+    """
+    path = Path(path)
+    names = sorted({name for entry in found for name in entry.labels})
+    width = found[0].vectors.shape[1]
+    axes = max((e.coordinates.shape[1] for e in found if e.coordinates is not None), default=0)
+    places = [_places(entry, axes) for entry in found]
+    if path.suffix == ".npz":
+        columns = {
+            f"label_{n}": np.array([v for e in found for v in e.labels.get(n, ("",) * len(e.units))]) for n in names
+        }
+        arrays: dict[str, Any] = {
+            "session": np.array([e.session for e in found for _ in e.units]),
+            "unit": np.array([unit for e in found for unit in e.units]),
+            "vectors": np.concatenate([e.vectors for e in found]),
+            **columns,
+        }
+        if axes:
+            arrays["coordinates"] = np.concatenate(places)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(path, **arrays)
+        return path
+    if path.suffix != ".csv":
+        raise ConfigError(f"embeddings are written as .csv or .npz, not as '{path.name}'")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["session", "unit", *names, *"xyz"[:axes], *(f"e{k}" for k in range(width))])
+        for entry, place in zip(found, places, strict=True):
+            for row, unit in enumerate(entry.units):
+                own = [entry.labels[name][row] if name in entry.labels else "" for name in names]
+                where = ["" if np.isnan(value) else repr(float(value)) for value in place[row]]
+                table.writerow([entry.session, unit, *own, *where, *map(str, entry.vectors[row])])
+    return path
+
+
+def _places(entry: SessionEmbeddings, axes: int) -> np.ndarray:
+    """``[N, axes]`` positions, NaN where there are none."""
+    places = np.full((len(entry.units), axes), np.nan, np.float32)
+    if entry.coordinates is not None:
+        places[:, : entry.coordinates.shape[1]] = entry.coordinates
+    return places
+
+
+def _labelled(entry: SessionEmbeddings, label: str) -> tuple[Floats, np.ndarray]:
+    names = np.array(entry.labels.get(label, ("",) * len(entry.units)))
+    known = names != ""
+    return entry.vectors[known].astype(np.float64), names[known]
+
+
+def _draw(vectors: Floats, names: np.ndarray, random: np.random.Generator) -> tuple[Floats, np.ndarray]:
+    if len(names) <= MOST_UNITS:
+        return vectors, names
+    rows = np.sort(random.choice(len(names), MOST_UNITS, replace=False))
+    return vectors[rows], names[rows]
+
+
+def _distances(vectors: Floats, metric: str, others: Floats | None = None) -> Floats:
+    try:
+        from sklearn.metrics import pairwise_distances
+    except ImportError as error:
+        raise MissingExtraError.of("scikit-learn", "embed", "measuring embeddings") from error
+    return np.asarray(pairwise_distances(vectors, others, metric=metric))
+
+
+def _orders(codes: np.ndarray, shuffles: int, random: np.random.Generator) -> list[np.ndarray]:
+    """The labels as they are, then shuffled."""
+    return [codes, *(random.permutation(codes) for _ in range(shuffles))]
+
+
+def _votes(codes: np.ndarray) -> np.ndarray:
+    """``[N]`` the label that most of ``[N, k]`` labels have, nearest first; the nearest of those decides a tie."""
+    counts = (codes[:, :, None] == codes[:, None, :]).sum(2)
+    return codes[np.arange(len(codes)), counts.argmax(1)]  # argmax takes the first: the nearest
+
+
+def _silhouettes(distances: Floats, orders: list[np.ndarray]) -> Floats:
+    from sklearn.metrics import silhouette_score
+
+    return np.array([silhouette_score(distances, order, metric="precomputed") for order in orders])
+
+
+def _measure(rows: list[Floats]) -> Measure:
+    if not rows:
+        return Measure(float("nan"), float("nan"), float("nan"), 0)
+    means = np.mean(rows, axis=0)
+    p = float(np.mean(means >= means[0] - 1e-12))
+    return Measure(float(means[0]), float(means[1:].mean()), p, len(rows))

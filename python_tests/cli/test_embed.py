@@ -1,0 +1,54 @@
+"""``poco embed``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("sklearn", reason="needs the extra 'embed'")
+
+
+def test_regions_of_a_real_recording(poco, shared_data: Path, tmp_path: Path) -> None:
+    from poco.data.read import read
+    from poco.training import TrainConfig, train
+
+    run, table, place = tmp_path / "run", tmp_path / "embeddings.csv", shared_data / "zebrafish_units_chen2018"
+    config = TrainConfig(steps=2, batch_size=4, val_every=2, device="cpu")
+    train(
+        read(place)[:2],
+        recipe="published",
+        train_config=config,
+        out=run,
+        progress=False,
+        source={"path": str(place), "options": {}},
+    )
+    asked = ("embed", run, "--label", "region", "--shuffles", 19)
+    done = poco(*asked, "--out", table, "--json")
+    assert done.code == 0, done.err
+    found = done.json
+    assert set(found["measures"]) == {"trained", "untrained"}
+    for kind in found["measures"].values():
+        assert kind["within"]["sessions"] == kind["across"]["sessions"] == len(found["sessions"])
+        assert 0 < kind["within"]["value"] < 1
+        assert 1 / 20 <= kind["within"]["p"] <= 1
+    first = found["sessions"][0]
+    assert len(first["cosine"]) == len(first["regions"]) == len(first["euclidean"][0])
+    assert table.read_text().startswith("session,unit,")
+    done = poco(*asked)
+    assert "Do embeddings tell 'region'?" in done.out
+    assert "untrained" in done.out
+    done = poco("embed", run, "--label", "colour")
+    assert done.code == 2
+    assert "no recording has a label 'colour'" in done.err
+
+
+def test_what_has_no_embeddings_or_no_labels_says_so(poco, recordings: Path, trained: Path, tmp_path: Path) -> None:
+    done = poco("embed", trained)
+    assert done.code == 0, done.err  # a POCO, on recordings without labels
+    assert "no labels of units" in done.err
+    run = tmp_path / "grounded"
+    assert poco("train", recordings, "--out", run, "--steps", 2, "--context", 12, "--horizon", 4).code == 0
+    done = poco("embed", run)
+    assert done.code == 2
+    assert "Grounded learns no embeddings of units" in done.err

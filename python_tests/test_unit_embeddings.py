@@ -1,0 +1,132 @@
+"""Embeddings of units against their definitions, and on sessions where the answer is known."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import poco
+from poco.errors import ConfigError, DataError
+from poco.unit_embeddings import SessionEmbeddings, choose, measures, similarity, untrained, write
+
+pytest.importorskip("sklearn", reason="needs the extra 'embed'")
+
+REGIONS = ("a",) * 8 + ("b",) * 7 + ("c",) * 6 + ("",) * 3 + ("alone",)
+
+
+def session(name: str, strength: float, subject: str = "", seed: int = 0) -> SessionEmbeddings:
+    """25 units; those of a region share a direction as strong as said beside noise of 1."""
+    centres = np.random.default_rng(99).standard_normal((4, 6)) * strength
+    noise = np.random.default_rng(seed).standard_normal((25, 6))
+    which = [{"a": 0, "b": 1, "c": 2}.get(region, 3) for region in REGIONS]
+    units = tuple(f"u{n}" for n in range(25))
+    return SessionEmbeddings(
+        name, subject or name, units, (noise + centres[which]).astype(np.float32), {"region": REGIONS}
+    )
+
+
+def test_similarity_is_the_mean_over_pairs_without_self_pairs() -> None:
+    entry = session("one", 1.0)
+    for metric in ("cosine", "euclidean"):
+        regions, found = similarity(entry, "region", metric)
+        assert regions == ("a", "alone", "b", "c")
+        vectors, names = entry.vectors.astype(float), np.array(REGIONS)
+        for i, first in enumerate(regions):
+            for j, second in enumerate(regions):
+                values = [
+                    vectors[m] @ vectors[n] / np.linalg.norm(vectors[m]) / np.linalg.norm(vectors[n])
+                    if metric == "cosine"
+                    else np.linalg.norm(vectors[m] - vectors[n])
+                    for m in np.flatnonzero(names == first)
+                    for n in np.flatnonzero(names == second)
+                    if m != n
+                ]
+                expected = np.mean(values) if values else math.nan
+                np.testing.assert_allclose(found[i, j], expected, atol=1e-10)
+    with pytest.raises(ConfigError, match="metric must be"):
+        similarity(entry, "region", "manhattan")
+
+
+def test_regions_that_are_there_are_found_and_others_are_not() -> None:
+    apart = [session("one", 3.0, seed=1), session("two", 3.0, seed=2)]
+    found = measures(apart, "region", shuffles=199)
+    assert {name: m.sessions for name, m in found.items()} == {"silhouette": 2, "within": 2, "across": 2}
+    assert found["within"].value > 0.9
+    assert found["across"].value > 0.85
+    assert found["silhouette"].value > 0.3
+    assert all(m.p == pytest.approx(1 / 200) for m in found.values())
+    assert 0.25 < found["within"].chance < 0.45  # of three regions
+    p = [measures([session("one", 0.0, seed=s)], "region", shuffles=99)["within"].p for s in range(20)]
+    assert 0.2 < np.mean(p) < 0.85
+    fresh = untrained(apart, seed=4)
+    assert fresh[0].vectors.shape == apart[0].vectors.shape
+    assert measures(fresh, "region", shuffles=199)["within"].value < 0.7
+    again = measures(apart, "region", shuffles=199)
+    assert again == found
+
+
+def test_the_vote_of_the_nearest_by_hand() -> None:
+    angles = np.array([0.0, 0.1, 0.25, 1.0, 1.1, 0.6])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+    labels = {"region": ("a", "a", "a", "b", "b", "a")}
+    entry = SessionEmbeddings("one", "one", tuple("uvwxyz"), vectors, labels)
+    assert measures([entry], "region", neighbours=1, shuffles=9)["within"].value == 1.0
+    # 3: the two at .6 and .25 outvote the one at 1.1 (and so for 1.1); .6 has .25, 1.0 and 1.1 and is told to be b.
+    assert measures([entry], "region", neighbours=3, shuffles=9)["within"].value == pytest.approx(3 / 6)
+
+
+def test_sessions_of_one_animal_are_not_two_animals() -> None:
+    same = [session("one", 3.0, "fish", 1), session("two", 3.0, "fish", 2)]
+    found = measures(same, "region", shuffles=9)["across"]
+    assert (found.sessions, math.isnan(found.value)) == (0, True)
+    with pytest.raises(ConfigError, match="at least 1"):
+        measures(same, "region", neighbours=0)
+
+
+def test_a_model_gives_what_it_learnt_with_the_labels_of_the_recording() -> None:
+    recordings = poco.simulate(2, 9, 300, regions=3, seed=1)
+    kept = ("4", "0", "7")
+    specs = [poco.SessionSpec(recordings[0].session, kept), poco.SessionSpec("elsewhere", 4)]
+    model = poco.POCO(poco.POCOConfig(width=12, heads=2, head_width=8), specs)
+    first, second = poco.embeddings(model, recordings)
+    np.testing.assert_array_equal(first.vectors, model.session_parameters(0)[0].detach().numpy())
+    assert first.labels["region"] == tuple(recordings[0].labels["region"][int(unit)] for unit in kept)
+    assert (second.session, second.labels, second.coordinates) == ("elsewhere", {}, None)
+    strange = poco.POCO(poco.POCOConfig(), [poco.SessionSpec(recordings[0].session, ("0", "nobody"))])
+    with pytest.raises(DataError, match="a unit 'nobody'"):
+        poco.embeddings(strange, recordings)
+    with pytest.raises(ConfigError, match="kind str learns no embeddings"):
+        poco.embeddings("model")
+
+
+def test_the_label_is_chosen_or_asked_for() -> None:
+    recordings = poco.simulate(1, 9, 300, regions=3, seed=1)
+    assert choose(recordings, None) == "region"
+    assert choose(poco.simulate(1, 9, 300), None) is None
+    with pytest.raises(DataError, match="no recording has a label 'side' of its units; there is: region"):
+        choose(recordings, "side")
+
+
+def test_tables_and_arrays_hold_everything(tmp_path: Path) -> None:
+    one, two = session("one", 1.0, seed=1), session("two", 1.0, seed=2)
+    places = np.arange(50, dtype=np.float32).reshape(25, 2)
+    one = SessionEmbeddings("one", "one", one.units, one.vectors, one.labels, places)
+    two = SessionEmbeddings("two", "two", two.units, two.vectors, {})
+    with write([one, two], tmp_path / "made" / "e.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 50
+    assert (rows[3]["session"], rows[3]["unit"], rows[3]["region"], rows[3]["y"]) == ("one", "u3", "a", "7.0")
+    assert (rows[30]["region"], rows[30]["x"]) == ("", "")
+    vectors = np.array([[row[f"e{k}"] for k in range(6)] for row in rows], np.float32)
+    np.testing.assert_array_equal(vectors, np.concatenate([one.vectors, two.vectors]))
+    with np.load(write([one, two], tmp_path / "e.npz")) as arrays:
+        np.testing.assert_array_equal(arrays["vectors"], vectors)
+        assert list(arrays["label_region"][:25]) == list(REGIONS)
+        np.testing.assert_array_equal(arrays["coordinates"][:25], places)
+        assert np.isnan(arrays["coordinates"][25:]).all()
+    with pytest.raises(ConfigError, match=r"\.csv or \.npz"):
+        write([one], tmp_path / "e.txt")

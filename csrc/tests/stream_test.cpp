@@ -1,4 +1,5 @@
 // Streaming: no allocation after the first forecast, damaged files, two streams of one model in two threads.
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
@@ -147,6 +148,83 @@ void two_streams_of_one_model(const std::string& folder) {
     CHECK(found[0] == found[1]);
 }
 
+// Anything may come: values that are not there or cannot be, frames of another length, times that jump. What is not
+// marked as invalid is finite and of a unit that was in a whole context of frames; a refused frame changes nothing.
+void faults(const std::string& folder, int64_t frames) {
+    for (const int32_t missing : {POCO_HOLD, POCO_DROP}) {
+        for (const int32_t gap : {POCO_FILL, POCO_RESTART, POCO_REFUSE}) {
+            poco_stream_options options;
+            poco_stream_default_options(&options);
+            options.missing = missing;
+            options.gap = gap;
+            options.interval = 0.5;
+            poco_model* const model = poco_model_open(folder.c_str(), nullptr);
+            poco_stream* const stream = poco_stream_open(model, 0, &options, nullptr);
+            poco_model_close(model);
+            CHECK(stream != nullptr);
+            if (stream == nullptr) return;
+
+            const float bad[] = {NAN, INFINITY, -INFINITY, 3e38f, -1e20f, 1e9f};
+            std::mt19937_64 random(static_cast<uint64_t>(10 * missing + gap));
+            std::vector<int64_t> since(kUnits, kContext);
+            int64_t refused = 0, taken = 0, unmarked = 0, wrong = 0, finite_marked = 0, forecasts = 0;
+            double time = 0;
+            for (int64_t i = 0; i < frames; ++i) {
+                std::vector<float> frame = frame_of(static_cast<int>(i % 1000));
+                std::vector<bool> seen(kUnits, true);
+                while (random() % 4 == 0) {
+                    const size_t unit = random() % kUnits;
+                    frame[unit] = bad[random() % 6];
+                    seen[unit] = false;
+                }
+                const uint64_t fault = random() % 40;
+                double now = time + 0.5;
+                if (fault == 0) now = time - static_cast<double>(random() % 3);
+                if (fault == 1) now = time + 0.5 * static_cast<double>(2 + random() % 20);
+                if (fault == 2) now = INFINITY;
+                if (fault == 3) now = NAN;
+                const int64_t length = fault == 4 ? static_cast<int64_t>(random() % kUnits) : kUnits;
+                poco_status status;
+                poco_forecast made;
+                const int32_t code = poco_stream_push(stream, frame.data(), length, now, &made, &status);
+                if (code < 0) {
+                    ++refused;
+                    wrong += status.message[0] == '\0';
+                    if (gap == POCO_REFUSE && now > time) time = now - 0.5;  // the clock went on without us
+                    if (gap == POCO_REFUSE) {
+                        poco_stream_reset(stream);
+                        std::fill(since.begin(), since.end(), kContext);
+                    }
+                    if (std::isinf(time)) time = 0;
+                    continue;
+                }
+                ++taken;
+                if (!std::isnan(now)) time = now;
+                if ((made.marks & POCO_MARK_RESTARTED) != 0) std::fill(since.begin(), since.end(), kContext);
+                forecasts += code == POCO_OK;
+                for (size_t u = 0; u < kUnits; ++u) {
+                    since[u] = seen[u] ? since[u] + 1 : 0;
+                    wrong += (made.valid[u] == 1) != (since[u] >= kContext);
+                    if (code != POCO_OK) continue;
+                    bool finite = true;
+                    for (size_t h = 0; h < kHorizon; ++h)
+                        finite = finite && std::isfinite(made.values[u * kHorizon + h]);
+                    unmarked += made.valid[u] == 1 && !finite;
+                    finite_marked += made.valid[u] == 0 && finite;
+                }
+            }
+            poco_stats stats;
+            poco_stream_stats(stream, &stats);
+            CHECK(unmarked == 0 && wrong == 0);
+            CHECK(stats.refused == refused && stats.frames - stats.filled == taken && stats.forecasts == forecasts);
+            CHECK(refused > 0 && forecasts > frames / 20 && stats.held_values > 0);
+            CHECK((finite_marked > 0) == (missing == POCO_HOLD));
+            CHECK((stats.filled > 0) == (gap == POCO_FILL) && (stats.restarts > 0) == (gap != POCO_REFUSE));
+            poco_stream_close(stream);
+        }
+    }
+}
+
 void strict_json() {
     const auto fails = [](const std::string& text) {
         try {
@@ -188,6 +266,7 @@ int main(int count, char** arguments) {
     quantiles();
     nothing_is_allocated(folder, frames);
     two_streams_of_one_model(folder);
+    faults(folder, frames);
     damaged_files(folder, mutations);
     return failures == 0 ? 0 : 1;
 }

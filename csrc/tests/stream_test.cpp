@@ -48,6 +48,13 @@ void operator delete(void* block, size_t) noexcept {
 
 namespace {
 
+// Under the address sanitizer every call takes memory of its own, so that what goes past its end is seen.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kFreshMemory = true;
+#else
+constexpr bool kFreshMemory = false;
+#endif
+
 std::vector<float> frame_of(int number) {
     std::vector<float> frame(kUnits);
     for (size_t i = 0; i < frame.size(); ++i)
@@ -70,7 +77,7 @@ void nothing_is_allocated(const std::string& folder, int64_t frames) {
                 stream.push(frame.data(), kUnits, NAN);
             }
             // Which blocks are in use at the same time is a matter of timing where there are two threads.
-            CHECK(allocations - before <= (threads == 1 ? 0 : 4));
+            CHECK(kFreshMemory || allocations - before <= (threads == 1 ? 0 : 4));
             CHECK(stream.stats().forecasts == frames + kContext + 1);
         }
     }

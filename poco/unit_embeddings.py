@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from poco.errors import ConfigError, DataError, MissingExtraError
 from poco.nn import POCO
-from poco.training.job import choose_label
 
 if TYPE_CHECKING:
     from poco.data.recording import Recording
@@ -101,11 +100,7 @@ def embeddings(model: Any, recordings: Sequence[Recording] = ()) -> tuple[Sessio
 def untrained(found: Sequence[SessionEmbeddings], seed: int = 0) -> tuple[SessionEmbeddings, ...]:
     """The same units with embeddings as a model begins with: independent normal numbers."""
     random = np.random.default_rng(seed)
-    fresh = [random.standard_normal(entry.vectors.shape).astype(np.float32) for entry in found]
-    return tuple(
-        SessionEmbeddings(e.session, e.subject, e.units, vectors, e.labels, e.coordinates)
-        for e, vectors in zip(found, fresh, strict=True)
-    )
+    return tuple(replace(e, vectors=random.standard_normal(e.vectors.shape).astype(np.float32)) for e in found)
 
 
 def choose(recordings: Sequence[Recording], label: str | None) -> str | None:
@@ -115,17 +110,12 @@ def choose(recordings: Sequence[Recording], label: str | None) -> str | None:
         ConfigError: if there are several and none was asked for.
         DataError: if no recording has the one asked for.
     """
-    having = [recording for recording in recordings if recording.labels]
-    if label is not None and not any(label in recording.labels for recording in having):
-        names = sorted({name for recording in having for name in recording.labels})
+    names = sorted({name for recording in recordings for name in recording.labels})
+    if label is not None and label not in names:
         raise DataError(f"no recording has a label '{label}' of its units; there is: {', '.join(names) or 'none'}")
-    if label is not None or not having:
-        return label
-    try:
-        return choose_label(having, None)
-    except ConfigError:
-        names = sorted({name for recording in having for name in recording.labels})
-        raise ConfigError(f"units have several labels: choose one of {', '.join(names)} (--label)") from None
+    if label is None and len(names) > 1:
+        raise ConfigError(f"units have several labels: choose one of {', '.join(names)} (--label)")
+    return label or next(iter(names), None)
 
 
 def similarity(
@@ -148,11 +138,8 @@ def similarity(
         raise ConfigError(f"metric must be cosine or euclidean, got {metric!r}")
     vectors, names = _labelled(entry, label)
     regions, codes = np.unique(names, return_inverse=True)
-    if metric == "cosine":
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        pairs = 1 - _distances(vectors / np.where(lengths > 0, lengths, 1.0), "euclidean") ** 2 / 2
-    else:
-        pairs = _distances(vectors, "euclidean")
+    distances = _distances(vectors, metric)
+    pairs = 1 - distances if metric == "cosine" else distances
     np.fill_diagonal(pairs, 0.0)
     member = np.eye(len(regions))[codes]
     sizes = member.sum(0)
@@ -221,6 +208,9 @@ def write(found: Sequence[SessionEmbeddings], path: str | Path) -> Path:
         ConfigError: if the name ends otherwise.
     """
     path = Path(path)
+    if path.suffix not in (".csv", ".npz"):
+        raise ConfigError(f"embeddings are written as .csv or .npz, not as '{path.name}'")
+    path.parent.mkdir(parents=True, exist_ok=True)
     names = sorted({name for entry in found for name in entry.labels})
     width = found[0].vectors.shape[1]
     axes = max((e.coordinates.shape[1] for e in found if e.coordinates is not None), default=0)
@@ -237,12 +227,8 @@ def write(found: Sequence[SessionEmbeddings], path: str | Path) -> Path:
         }
         if axes:
             arrays["coordinates"] = np.concatenate(places)
-        path.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(path, **arrays)
         return path
-    if path.suffix != ".csv":
-        raise ConfigError(f"embeddings are written as .csv or .npz, not as '{path.name}'")
-    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["session", "unit", *names, *"xyz"[:axes], *(f"e{k}" for k in range(width))])

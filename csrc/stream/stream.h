@@ -46,8 +46,8 @@ struct StreamForecast {
     double latency_ms = 0;
     int64_t missing = 0;            // frames until the first forecast
     const float* values = nullptr;  // [N, H] in the recording's own units; nullptr while warming
-    const uint8_t* valid =
-        nullptr;  // [N], 1 where the unit was in the last C frames that came, and its forecast is finite
+    // [N], 1 where the unit was in the last C frames that came, and its forecast is finite.
+    const uint8_t* valid = nullptr;
 };
 
 // Latencies in classes an eighth of an octave wide: enough to tell quantiles to 9%.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from poco.cli.options import Json, examples
 from poco.cli.output import counted, note, number, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from poco.unit_embeddings import SessionEmbeddings
 
 
 def register(app: typer.Typer) -> None:
@@ -51,6 +54,7 @@ def register(app: typer.Typer) -> None:
         recordings = loaded.read(data)
         found = of.embeddings(loaded.model, recordings)
         chosen = of.choose(recordings, label)
+        written = of.write(found, out) if out is not None else None
         kinds = {"trained": found, "untrained": of.untrained(found, seed)}
         measured = (
             {}
@@ -60,7 +64,6 @@ def register(app: typer.Typer) -> None:
                 for kind, entries in kinds.items()
             }
         )
-        written = of.write(found, out) if out is not None else None
         if json:
             tables = [] if chosen is None else [_similarities(entry, chosen) for entry in found]
             as_json = {kind: {name: vars(m) for name, m in own.items()} for kind, own in measured.items()}
@@ -84,10 +87,9 @@ def register(app: typer.Typer) -> None:
             note(f"Written to {written}")
 
 
-def _similarities(entry: object, label: str) -> dict[str, object]:
-    from poco.unit_embeddings import SessionEmbeddings, similarity
+def _similarities(entry: SessionEmbeddings, label: str) -> dict[str, Any]:
+    from poco.unit_embeddings import similarity
 
-    assert isinstance(entry, SessionEmbeddings)
     regions, cosine = similarity(entry, label)
     return {
         "session": entry.session,

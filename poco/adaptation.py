@@ -1,4 +1,4 @@
-"""Adapting a trained model to a new session: its embeddings alone, everything, or from scratch to compare with."""
+"""Adapting a trained model to a new session: embeddings alone, more, or nothing; or from scratch to compare with."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from poco.models import Forecaster, Member
     from poco.nn import POCO
 
-Mode = Literal["embeddings", "full", "scratch"]
+Mode = Literal["embeddings", "mlp", "full", "scratch", "zero-shot"]
 MODES: tuple[str, ...] = get_args(Mode)
 
 #: Embeddings start near zero and see few steps: they take a larger step than a network does.
-LEARNING_RATES: Mapping[str, float] = {"embeddings": 2e-2, "full": 3e-4, "scratch": 3e-4}
+LEARNING_RATES: Mapping[str, float] = {"embeddings": 2e-2, "mlp": 3e-4, "full": 3e-4, "scratch": 3e-4}
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Adapted:
         mode: what was fitted.
         history: test score from before the first step to the last one; of an ensemble, before and after alone.
         before: test score with fresh embeddings (``mode="scratch"``: of the untrained model).
-        after: test score of the weights with the lowest validation error.
+        after: test score of the weights with the lowest validation error (``mode="zero-shot"``: as before).
         seconds: time spent adapting, scoring not counted.
         parameters: number of values that were fitted.
         split: the new session, cut into parts.
@@ -104,6 +104,7 @@ def adapt(
     seed: int = 0,
     precision: str = "auto",
     score_every: int = 20,
+    patience: int | None = None,
     train_config: TrainConfig | None = None,
     unit_types: str | None = None,
     source: Mapping[str, Any] | None = None,
@@ -120,8 +121,10 @@ def adapt(
         model: a trained model; it is left as it was.
         recording: the new session; its name must not be in the model's vocabulary.
         mode: for a forecaster on the ground ``"embeddings"`` is a solve and all other settings are left aside; for a
-            POCO ``"embeddings"`` fits the new session's own parameters alone, ``"full"`` everything but the other
-            sessions' parameters, ``"scratch"`` a fresh model of the same shape on this session alone.
+            POCO ``"embeddings"`` fits the new session's own parameters alone, ``"mlp"`` those and the network that
+            forecasts each unit (the encoder of the population stays), ``"full"`` everything but the other sessions'
+            parameters, ``"scratch"`` a fresh model of the same shape on this session alone, ``"zero-shot"`` nothing:
+            the session joins with fresh embeddings, and settings of steps are left aside.
         steps: optimiser steps.
         learning_rate: default 2e-2 for embeddings, 3e-4 otherwise.
         batch_size: windows a step.
@@ -130,7 +133,8 @@ def adapt(
         precision: what the steps compute in: ``"float32"``, ``"bf16"`` (autocast), or ``"auto"``, which is bf16 where
             the machine has instructions for it. Scores are taken in float32.
         score_every: steps from one point of the history to the next, and from one validation to the next.
-        train_config: all settings of the loop, in place of the six before.
+        patience: stop after this many validations in a row without a new best; None: take all steps.
+        train_config: all settings of the loop, in place of the seven before.
         unit_types: label of the units for a model that embeds unit types; default the one it was trained with, or the
             only one there is.
         source: how the recording was read (``options``), kept with the model so that it can be read that way again.
@@ -158,7 +162,7 @@ def adapt(
             )
     elif mode not in MODES:
         raise ConfigError(f"mode must be one of {', '.join(MODES)}, got '{mode}'")
-    else:
+    elif mode != "zero-shot":
         if precision == "auto":
             precision = "bf16" if multiplies_bfloat16(TrainConfig().torch_device()) else "float32"
         config = train_config or TrainConfig(
@@ -166,6 +170,7 @@ def adapt(
             learning_rate=learning_rate if learning_rate is not None else LEARNING_RATES[mode],
             batch_size=batch_size,
             val_every=min(score_every, steps) if steps > 0 else 1,
+            patience=patience,
             seed=seed,
             precision=cast("Precision", precision),
         )
@@ -180,7 +185,9 @@ def adapt(
     starts: list[Callable[[], Member]] = []
     for number, member in enumerate(members):
         own = None if config is None else dataclasses.replace(config, seed=config.seed + number)
-        if isinstance(member, POCO):
+        if isinstance(member, POCO) and own is None:
+            adapted, start = _join(member, recording, cut, types, seed + number)
+        elif isinstance(member, POCO):
             assert own is not None
             for callback in callbacks if isinstance(model, Ensemble) else ():
                 callback.member(own.seed, number + 1, len(members))
@@ -238,6 +245,20 @@ def _fit(
         parameters=fitted,
         split=cut,
     )
+    return result, start
+
+
+def _join(
+    model: POCO, recording: Recording, cut: Split, unit_types: tuple[str, ...], seed: int
+) -> tuple[Adapted, Callable[[], Member]]:
+    """A POCO with a session added as it stands, nothing fitted; and what makes it."""
+
+    def start() -> POCO:
+        return _prepare(model, recording, cut, unit_types, "zero-shot", seed).eval()
+
+    adapted = start()
+    score = _score(adapted, cut)
+    result = Adapted(adapted, recording.session, "zero-shot", (Point(0, 0.0, score),), score, score, 0.0, 0, cut)
     return result, start
 
 
@@ -352,12 +373,14 @@ def _metadata(
 
 def _choose_parameters(model: POCO, session: str, mode: str) -> int:
     """Freeze the parameters that the mode does not fit; returns how many values it does."""
+    mlp = {id(parameter) for parameter in model.film.parameters()}
     own = {id(parameter) for parameter in model.session_parameters(session)}
     others = {id(p) for s in model.sessions if s.name != session for p in model.session_parameters(s.name)} - own
+    everything = {id(parameter) for parameter in model.parameters()}
+    meant = {"embeddings": own, "mlp": own | mlp, "full": everything - others, "scratch": everything}[mode]
     count = 0
     for parameter in model.parameters():
-        meant = id(parameter) in own if mode == "embeddings" else id(parameter) not in others
-        wanted = meant and parameter.requires_grad
+        wanted = id(parameter) in meant and parameter.requires_grad
         parameter.requires_grad_(wanted)
         count += parameter.numel() if wanted else 0
     return count

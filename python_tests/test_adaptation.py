@@ -15,6 +15,7 @@ from poco.adaptation import MODES, adapt
 from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.data.splits import split
+from poco.ensemble import Ensemble
 from poco.errors import ConfigError, DataError, VocabularyError
 from poco.evaluation import evaluate
 from poco.forecasting import forecast
@@ -106,6 +107,37 @@ def test_from_scratch_knows_the_new_session_only(model: POCO, recordings: list[R
     assert [spec.name for spec in adapted.model.sessions] == ["animal-3"]
     assert adapted.model.config == model.config
     assert adapted.parameters == sum(p.numel() for p in adapted.model.parameters())
+
+
+def test_the_network_of_each_unit_is_fitted_with_the_embeddings(model: POCO, recordings: list[Recording]) -> None:
+    adapted = adapt(model, recordings[2], mode="mlp", steps=5, batch_size=8).model
+    assert isinstance(adapted, POCO)
+    known = dict(model.named_parameters())
+    changed = {n for n, p in adapted.named_parameters() if n in known and not torch.equal(p, known[n])}
+    assert changed == {n for n in known if n.startswith("film.")}
+    everything = adapt(model, recordings[2], mode="full", steps=1, batch_size=8).parameters
+    own = sum(p.numel() for p in adapted.session_parameters("animal-3"))
+    film = sum(p.numel() for p in adapted.film.parameters())
+    assert adapt(model, recordings[2], mode="mlp", steps=1, batch_size=8).parameters == own + film < everything
+
+
+def test_zero_shot_is_where_the_embeddings_begin(model: POCO, recordings: list[Recording]) -> None:
+    joined = adapt(model, recordings[2], mode="zero-shot", seed=3)
+    begun = adapt(model, recordings[2], steps=1, batch_size=8, seed=3)
+    assert joined.before == joined.after == begun.before
+    assert (joined.parameters, joined.seconds, len(joined.history)) == (0, 0.0, 1)
+    assert [spec.name for spec in joined.model.sessions] == ["animal-1", "animal-2", "animal-3"]
+    x = torch.randn(2, 10, 12)
+    assert torch.equal(model.eval()(x, "animal-1"), joined.model(x, "animal-1"))
+    pair = adapt(Ensemble([model, copy.deepcopy(model)]), recordings[2], mode="zero-shot", seed=3)
+    assert pair.before == pair.after
+    assert pair.parameters == 0
+
+
+def test_it_stops_where_validation_gets_no_better(model: POCO, recordings: list[Recording]) -> None:
+    # With such a step no validation improves on an earlier one for long.
+    stopped = adapt(model, recordings[2], steps=400, batch_size=8, score_every=2, learning_rate=10.0, patience=3)
+    assert 8 <= stopped.history[-1].step < 400
 
 
 def test_same_seed_same_result_and_random_state_untouched(model: POCO, recordings: list[Recording]) -> None:

@@ -47,7 +47,8 @@ def register(app: typer.Typer) -> None:
         mode: Annotated[
             str,
             typer.Option(
-                help="What to fit: the new session's own ('embeddings'), or, for a POCO, 'full' or 'scratch'."
+                help="What to fit: the new session's own ('embeddings'), or, for a POCO, 'mlp' (also the network that "
+                "forecasts each unit), 'full', 'scratch', or 'zero-shot' (nothing)."
             ),
         ] = "embeddings",
         steps: Annotated[
@@ -60,6 +61,13 @@ def register(app: typer.Typer) -> None:
             int | None, typer.Option(help="Windows a step (default 64).", rich_help_panel=_STEPS)
         ] = None,
         seed: Annotated[int | None, typer.Option(help="Seed (default 0).", rich_help_panel=_STEPS)] = None,
+        patience: Annotated[
+            int | None,
+            typer.Option(
+                help="Stop after this many validations without a new best (default: take all steps).",
+                rich_help_panel=_STEPS,
+            ),
+        ] = None,
         precision: Annotated[
             str | None,
             typer.Option(
@@ -115,7 +123,14 @@ def register(app: typer.Typer) -> None:
         )
         chosen = choose_recording(read(recording, **options), session, recording)
         model = forecaster.model if isinstance(forecaster, Run) else forecaster
-        given = {"steps": steps, "learning_rate": lr, "batch_size": batch_size, "seed": seed, "precision": precision}
+        given = {
+            "steps": steps,
+            "learning_rate": lr,
+            "batch_size": batch_size,
+            "seed": seed,
+            "patience": patience,
+            "precision": precision,
+        }
         settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         progress = Progress("adapting")
         if settings and is_solved(model):

@@ -35,6 +35,9 @@ MODES: tuple[str, ...] = get_args(Mode)
 #: Embeddings start near zero and see few steps: they take a larger step than a network does.
 LEARNING_RATES: Mapping[str, float] = {"embeddings": 2e-2, "mlp": 3e-4, "full": 3e-4, "scratch": 3e-4}
 
+#: Validations without a new best before adaptation stops.
+PATIENCE = 5
+
 
 @dataclass(frozen=True)
 class Point:
@@ -62,7 +65,8 @@ class Adapted:
         mode: what was fitted.
         history: test score from before the first step to the last one; of an ensemble, before and after alone.
         before: test score with fresh embeddings (``mode="scratch"``: of the untrained model).
-        after: test score of the weights with the lowest validation error (``mode="zero-shot"``: as before).
+        after: test score of the weights with the lowest validation error, those of the start among them
+            (``mode="zero-shot"``: as before).
         seconds: time spent adapting, scoring not counted.
         parameters: number of values that were fitted.
         split: the new session, cut into parts.
@@ -104,7 +108,7 @@ def adapt(
     seed: int = 0,
     precision: str = "auto",
     score_every: int = 20,
-    patience: int | None = None,
+    patience: int | None = PATIENCE,
     train_config: TrainConfig | None = None,
     unit_types: str | None = None,
     source: Mapping[str, Any] | None = None,
@@ -112,10 +116,12 @@ def adapt(
 ) -> Adapted:
     """Fit a trained model to a session it has not seen.
 
-    The new session joins the vocabulary; parameters of the other sessions stay as they are, to the bit. Scores are on
-    the test part of the new session, against the forecast that repeats the last frame. A parameter of the model that
-    requires no gradient is not fitted. A recording of another rate than those the model learnt from gives a warning.
-    Of an ensemble each member is adapted in this way, from ``seed`` and those after it; scores are of the mean.
+    The weights with the lowest validation error are kept; what the steps begin with is validated too, so a session that
+    is too short to learn from leaves the model as good as it came. The new session joins the vocabulary; parameters of
+    the other sessions stay as they are, to the bit. Scores are on the test part of the new session, against the
+    forecast that repeats the last frame. A parameter of the model that requires no gradient is not fitted. A recording
+    of another rate than those the model learnt from gives a warning. Of an ensemble each member is adapted in this way,
+    from ``seed`` and those after it; scores are of the mean.
 
     Args:
         model: a trained model; it is left as it was.
@@ -134,7 +140,8 @@ def adapt(
             the machine has instructions for it. Scores are taken in float32.
         score_every: steps from one point of the history to the next, and from one validation to the next.
         patience: stop after this many validations in a row without a new best; None: take all steps.
-        train_config: all settings of the loop, in place of the seven before.
+        train_config: all settings of the loop, in place of the seven before; without ``val_first`` the start is no
+            candidate.
         unit_types: label of the units for a model that embeds unit types; default the one it was trained with, or the
             only one there is.
         source: how the recording was read (``options``), kept with the model so that it can be read that way again.
@@ -170,6 +177,7 @@ def adapt(
             learning_rate=learning_rate if learning_rate is not None else LEARNING_RATES[mode],
             batch_size=batch_size,
             val_every=min(score_every, steps) if steps > 0 else 1,
+            val_first=True,
             patience=patience,
             seed=seed,
             precision=cast("Precision", precision),
@@ -230,7 +238,7 @@ def _fit(
     required = [parameter.requires_grad for parameter in adapted.parameters()]
     fitted = _choose_parameters(adapted, recording.session, mode)
     before = _score(adapted, cut)
-    scorer = _Scorer(adapted, cut)
+    scorer = _Scorer(adapted, cut, before, callbacks)
     fit(adapted, cut, config, callbacks=[scorer, *callbacks])
     for parameter, flag in zip(adapted.parameters(), required, strict=True):
         parameter.requires_grad_(flag)
@@ -238,7 +246,7 @@ def _fit(
         model=adapted,
         session=recording.session,
         mode=mode,
-        history=(Point(0, 0.0, before), *scorer.points),
+        history=tuple(scorer.points),
         before=before,
         after=_score(adapted, cut),
         seconds=scorer.points[-1].seconds,  # there is always a validation after the last step
@@ -398,15 +406,18 @@ def _score(model: Forecaster, cut: Split) -> float:
 class _Scorer(Callback):
     """Scores the test part at every validation and keeps the time that takes off the clock."""
 
-    def __init__(self, model: POCO, cut: Split) -> None:
-        self.model, self.cut = model, cut
-        self.points: list[Point] = []
-        self.elapsed = 0.0
+    def __init__(self, model: POCO, cut: Split, before: float, callbacks: Sequence[Callback]) -> None:
+        self.model, self.cut, self.callbacks = model, cut, callbacks
+        self.points = [Point(0, 0.0, before)]
         self._scoring = 0.0
 
     def validated(self, record: Mapping[str, Any]) -> None:
+        if record["step"] == 0:  # scored already
+            return
         began = time.monotonic()
         score = _score(self.model, self.cut)
-        self.elapsed = float(record["seconds"]) - self._scoring
-        self.points.append(Point(int(record["step"]), round(self.elapsed, 3), score))
+        seconds = round(float(record["seconds"]) - self._scoring, 3)
+        self.points.append(Point(int(record["step"]), seconds, score))
         self._scoring += time.monotonic() - began
+        for callback in self.callbacks:
+            callback.scored(self.points[-1].step, seconds, score)

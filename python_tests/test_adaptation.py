@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from poco.adaptation import MODES, adapt
+from poco.adaptation import MODES, PATIENCE, adapt
 from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.data.splits import split
@@ -21,6 +21,7 @@ from poco.evaluation import evaluate
 from poco.forecasting import forecast
 from poco.nn import POCO, POCOConfig, SessionSpec, files
 from poco.ops.backends import multiplies_bfloat16
+from poco.training.callbacks import Callback
 from poco.training.config import TrainConfig
 from poco.training.loop import fit
 
@@ -134,10 +135,27 @@ def test_zero_shot_is_where_the_embeddings_begin(model: POCO, recordings: list[R
     assert pair.parameters == 0
 
 
-def test_it_stops_where_validation_gets_no_better(model: POCO, recordings: list[Recording]) -> None:
-    # With such a step no validation improves on an earlier one for long.
-    stopped = adapt(model, recordings[2], steps=400, batch_size=8, score_every=2, learning_rate=10.0, patience=3)
-    assert 8 <= stopped.history[-1].step < 400
+class Curve(Callback):
+    """Keeps what was scored."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[int, float, float]] = []
+
+    def scored(self, step: int, seconds: float, score: float) -> None:
+        self.points.append((step, seconds, score))
+
+
+def test_it_stops_where_validation_gets_no_better_and_keeps_the_start(model: POCO, recordings: list[Recording]) -> None:
+    # With such a rate every step makes it worse than it was.
+    options = {"steps": 60, "batch_size": 8, "score_every": 2, "learning_rate": 10.0}
+    curve = Curve()
+    stopped = adapt(model, recordings[2], patience=3, callbacks=[curve], **options)
+    assert stopped.history[-1].step == 6
+    assert stopped.after == stopped.before > stopped.history[-1].score
+    assert curve.points == [(point.step, point.seconds, point.score) for point in stopped.history[1:]]
+    assert adapt(model, recordings[2], patience=None, **options).history[-1].step == 60
+    by_default = adapt(model, recordings[2], **options)
+    assert by_default.history[-1].step == 2 * PATIENCE
 
 
 def test_same_seed_same_result_and_random_state_untouched(model: POCO, recordings: list[Recording]) -> None:

@@ -29,6 +29,9 @@ class Callback:
     def validated(self, record: Mapping[str, Any]) -> None:
         """A validation: ``step``, ``val_mse``, ``best`` (whether it is the best so far), ``seconds``."""
 
+    def scored(self, step: int, seconds: float, score: float) -> None:
+        """Test score of a model that is being adapted, and the seconds it took, scoring not counted."""
+
     def message(self, text: str) -> None:
         """Something a person should read."""
 
@@ -102,6 +105,10 @@ class Progress(Callback):
         if record["best"]:
             self._best = f", best {record['val_mse']:.4f} at step {record['step']}"
         self._val = f", validation {record['val_mse']:.4f}{self._best}"
+
+    def scored(self, step: int, seconds: float, score: float) -> None:
+        """Print a line of the curve."""
+        self.message(f"{self.title}: step {step}, {seconds:.1f} s, test score {score:.3f}")
 
     def message(self, text: str) -> None:
         """Print the line."""

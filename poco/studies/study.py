@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from poco.errors import ConfigError, MissingExtraError
 from poco.evaluation import fit_baseline, score_forecasters
 from poco.files import write_json
 from poco.scoreboard import mean_interval
+from poco.studies.adaptation import animals, curve, others
 
 FOLDER = Path(__file__).parent
 #: Sizes of a study made small, to see that it runs: of its simulation, and of the rest.
@@ -33,11 +35,14 @@ class Study:
         name: its name.
         title: what it asks.
         forecasters: names of baselines, or ``"poco"``, the published POCO.
-        training: ``"multi"``, one model of all sessions, and ``"single"``, one model for each session.
-        steps: gradient steps of each model.
-        vary: what is varied: ``"context"``, ``"sessions"`` (how many, the first ones), an option of POCO
-            (``"model.latents"``) or of the simulation (``"simulate.individuality"``); empty for nothing.
-        values: its values.
+        training: ``"multi"``, one model of all sessions, and ``"single"``, one model for each session; where an animal
+            is left out, modes of :func:`poco.adapt`.
+        steps: gradient steps of each model; where an animal is left out, of adaptation.
+        vary: what is varied: ``"context"``, ``"sessions"`` (how many, the first ones), ``"animal"`` (which is left out
+            and then adapted to), an option of POCO (``"model.latents"``) or of the simulation
+            (``"simulate.individuality"``); empty for nothing.
+        values: its values; of ``"animal"`` those of the recordings.
+        base_steps: most gradient steps of the model of the other animals.
         simulate: arguments of :func:`poco.data.simulate.simulate`, for a study of simulated recordings.
     """
 
@@ -48,7 +53,11 @@ class Study:
     steps: int = 5000
     vary: str = ""
     values: tuple[Any, ...] = (None,)
+    base_steps: int | None = None
     simulate: Mapping[str, Any] | None = None
+
+
+Job = tuple[Study, dict[str, Any], Sequence[Recording], Path]
 
 
 def names() -> tuple[str, ...]:
@@ -104,11 +113,14 @@ def run(
     """
     if study.simulate is None and not recordings:
         raise ConfigError(f"the study '{study.name}' needs recordings: give a file or folder with --data")
+    if study.vary == "animal":
+        study = dataclasses.replace(study, values=animals(recordings))
     if study.simulate is not None and simulation:
         study = dataclasses.replace(study, simulate={**study.simulate, **simulation})
     if reduced:
         small = None if study.simulate is None else {**study.simulate, **REDUCED}
-        study = dataclasses.replace(study, simulate=small, values=study.values[:2])
+        base_steps = None if study.base_steps is None else REDUCED_STEPS
+        study = dataclasses.replace(study, simulate=small, values=study.values[:2], base_steps=base_steps)
         seeds = 1
     if study.vary == "sessions":
         study = dataclasses.replace(study, values=tuple(v for v in study.values if v <= len(recordings)))
@@ -129,19 +141,18 @@ def run(
                         "protocol": protocol,
                         "sessions": len(recordings),
                         "simulate": study.simulate,
+                        "base_steps": study.base_steps,
                     }
                     file = out / f"{study.name}--{value}--{training}--{forecaster}--{seed}.json"
                     if not file.exists():
                         left.append((study, cell, recordings, file))
                     elif any(json.loads(file.read_text())[key] != cell[key] for key in cell):
                         raise ConfigError(f"{file} was made with other settings: take another folder for --out")
-    if processes == 1:
-        for made in map(_make, left):
+    bases = list({(cell["value"], cell["seed"]): job for job in left if (cell := job[1])["base_steps"]}.values())
+    with ExitStack() as stack:
+        each = map if processes == 1 else stack.enter_context(ProcessPoolExecutor(processes)).map
+        for made in (*each(_base, bases), *each(_make, left)):
             report(made)
-    else:
-        with ProcessPoolExecutor(processes) as pool:
-            for made in pool.map(_make, left):
-                report(made)
     return [json.loads(file.read_text()) for file in sorted(out.glob(f"{study.name}--*.json"))]
 
 
@@ -159,9 +170,35 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _make(job: tuple[Study, dict[str, Any], Sequence[Recording], Path]) -> str:
+def _base(job: Job) -> str:
+    """The model of the animals that are not left out, kept beside the cells."""
+    _, cell, recordings, file = job
+    folder = _folder(cell, file)
+    others(recordings, cell["value"], cell["seed"], cell["base_steps"], cell["protocol"], folder)
+    return f"{folder.name}: trained"
+
+
+def _folder(cell: Mapping[str, Any], file: Path) -> Path:
+    return file.parent / "models" / f"without-{cell['value']}-{cell['seed']}"
+
+
+def _left_out(job: Job) -> str:
+    """One cell of an animal left out: adapt to each of its recordings."""
+    _, cell, recordings, file = job
+    options = (cell["training"], cell["seed"], cell["steps"], cell["protocol"])
+    model = others(recordings, cell["value"], cell["seed"], cell["base_steps"], cell["protocol"], _folder(cell, file))
+    curves = [curve(model, recording, *options) for recording in recordings if recording.subject == cell["value"]]
+    score = sum(c["after"] for c in curves) / len(curves)
+    seconds = sum(c["history"][-1][1] for c in curves)
+    write_json(file, {**cell, "score": score, "seconds": round(seconds, 2), "curves": curves})
+    return f"{file.stem}: {score:.4f}"
+
+
+def _make(job: Job) -> str:
     """One cell: fit, score, write."""
     study, cell, recordings, file = job
+    if cell["base_steps"]:
+        return _left_out(job)
     value, seed, vary = cell["value"], cell["seed"], study.vary
     if study.simulate is not None:
         varied = {vary.removeprefix("simulate."): value} if vary.startswith("simulate.") else {}

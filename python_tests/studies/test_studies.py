@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from poco import scoreboard, studies
+from poco import models, scoreboard, studies
 from poco.data.simulate import simulate
 from poco.errors import ConfigError
 
@@ -24,7 +24,8 @@ def test_every_study_runs_at_reduced_size(name: str, tmp_path: Path) -> None:
     cheap = tuple(f for f in study.forecasters if f not in ("ar-transformer", "mlp-large"))
     study = dataclasses.replace(study, forecasters=cheap)
     cells = studies.run(study, tmp_path, RECORDINGS, reduced=True)
-    assert len(cells) == len(cheap) * len(study.training) * min(2, len(study.values))
+    values = 2 if study.vary == "animal" else min(2, len(study.values))
+    assert len(cells) == len(cheap) * len(study.training) * values
     assert all(math.isfinite(cell["score"]) for cell in cells)
 
 
@@ -43,6 +44,26 @@ def test_single_training_is_the_mean_over_models_of_each_session(tmp_path: Path)
     both = studies.run(study, tmp_path / "both", RECORDINGS, reduced=True)[0]["score"]
     each = [studies.run(study, tmp_path / r.session, [r], reduced=True)[0]["score"] for r in RECORDINGS]
     assert both == pytest.approx(np.mean(each))
+
+
+def test_an_animal_is_left_out_and_adapted_to(tmp_path: Path) -> None:
+    study = studies.load("adaptation")
+    cells = studies.run(study, tmp_path, RECORDINGS, reduced=True, steps=40, processes=2)
+    by = {(cell["value"], cell["training"]): cell["curves"][0] for cell in cells}
+    for animal in ("animal-1", "animal-2"):
+        known = models.load(tmp_path / "models" / f"without-{animal}-0")
+        assert [spec.name for spec in known.sessions] == [n for n in ("animal-1", "animal-2") if n != animal]
+        start = by[animal, "zero-shot"]["after"]
+        for mode in study.training:
+            curve = by[animal, mode]
+            assert curve["session"] == animal
+            assert [step for step, *_ in curve["history"]] == ([0] if mode == "zero-shot" else [0, 20, 40])
+            assert (curve["history"][0][2] == start) == (mode != "scratch")
+        assert (
+            by[animal, "embeddings"]["parameters"] < by[animal, "mlp"]["parameters"] < by[animal, "full"]["parameters"]
+        )
+    with pytest.raises(ConfigError, match="needs recordings of two"):
+        studies.run(study, tmp_path, RECORDINGS[:1], reduced=True)
 
 
 def test_unknown_study_and_missing_recordings(tmp_path: Path) -> None:

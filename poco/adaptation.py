@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 Mode = Literal["embeddings", "mlp", "full", "scratch", "zero-shot"]
 MODES: tuple[str, ...] = get_args(Mode)
 
-#: Embeddings start near zero and see few steps: they take a larger step than a network does.
-LEARNING_RATES: Mapping[str, float] = {"embeddings": 2e-2, "mlp": 3e-4, "full": 3e-4, "scratch": 3e-4}
+#: Learning rate of what is more than embeddings.
+LEARNING_RATE = 3e-4
+#: Learning rate of embeddings alone, as a share of how large those that the model knows are.
+EMBEDDING_STEP = 0.05
 
 #: Validations without a new best before adaptation stops.
 PATIENCE = 5
@@ -132,7 +134,8 @@ def adapt(
             parameters, ``"scratch"`` a fresh model of the same shape on this session alone, ``"zero-shot"`` nothing:
             the session joins with fresh embeddings, and settings of steps are left aside.
         steps: optimiser steps.
-        learning_rate: default 2e-2 for embeddings, 3e-4 otherwise.
+        learning_rate: default 3e-4; for embeddings alone 0.05 of the root mean square of those that the model knows,
+            so that a step is as small beside them however they were trained.
         batch_size: windows a step.
         protocol: how the session is cut and normalised, ``"leak-free"`` or ``"published"``.
         seed: seed of new embeddings, dropout and the order of the windows.
@@ -174,7 +177,7 @@ def adapt(
             precision = "bf16" if multiplies_bfloat16(TrainConfig().torch_device()) else "float32"
         config = train_config or TrainConfig(
             steps=steps,
-            learning_rate=learning_rate if learning_rate is not None else LEARNING_RATES[mode],
+            learning_rate=learning_rate if learning_rate is not None else _rate(cast("POCO", members[0]), mode),
             batch_size=batch_size,
             val_every=min(score_every, steps) if steps > 0 else 1,
             val_first=True,
@@ -218,6 +221,14 @@ def is_solved(model: Forecaster) -> bool:
     from poco.nn import POCO
 
     return not isinstance(next(iter(model)) if isinstance(model, Ensemble) else model, POCO)
+
+
+def _rate(model: POCO, mode: str) -> float:
+    """The learning rate where none is given."""
+    if mode != "embeddings" or not model.sessions:
+        return LEARNING_RATE
+    units = torch.cat([model.session_parameters(spec.name)[0].detach().flatten() for spec in model.sessions])
+    return EMBEDDING_STEP * max(float(units.square().mean().sqrt()), model.config.embedding_std)
 
 
 def _fit(

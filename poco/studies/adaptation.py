@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from poco import models
-from poco.adaptation import LEARNING_RATES, adapt
+from poco.adaptation import adapt
 from poco.data.recording import Recording
 from poco.errors import ConfigError
-from poco.training.config import TrainConfig
 from poco.training.recipes import recipe
 
 if TYPE_CHECKING:
@@ -54,14 +53,16 @@ def curve(model: POCO, recording: Recording, mode: str, seed: int, steps: int, p
         ``history``, (step, seconds, test score) of the weights as they are at each :data:`EVERY` steps; ``parameters``,
         how many values were fitted.
     """
-    settings = TrainConfig(
+    adapted = adapt(
+        model,
+        recording,
+        mode=mode,
         steps=steps,
-        learning_rate=LEARNING_RATES.get(mode, 1.0),
-        val_every=min(EVERY, steps),
-        val_first=True,
+        protocol=protocol,
         seed=seed,
+        score_every=min(EVERY, steps),
+        patience=None,
     )
-    adapted = adapt(model, recording, mode=mode, protocol=protocol, train_config=settings)
     return {
         "session": recording.session,
         "after": adapted.after,

@@ -299,9 +299,9 @@ class POCO(nn.Module):
     def _fresh_embedding(self) -> nn.Parameter:
         return nn.Parameter(torch.randn_like(self.latents[0]) * self.config.embedding_std)
 
-    def _initial_latents(self, window_session: Tensor | None) -> Tensor:
-        """``[1 or W, Q, d]``."""
-        if window_session is None:
+    def initial_latents(self, window_session: Tensor | None) -> Tensor:
+        """``[1 or W, Q, d]`` latents that pass 1 begins with, of windows of the sessions of ``window_session [W]``."""
+        if window_session is None or not self._latents_vary:
             return self.latents[None]
         of_session = torch.stack([self._unit_shift(i) for i in range(len(self.sessions))])
         return self.latents + of_session[window_session][:, None]
@@ -348,7 +348,7 @@ class POCO(nn.Module):
 
     def _latents_for_inference(self, window_session: Tensor | None) -> tuple[Tensor, Tensor, list[Tensor], int, float]:
         """Initial latents, frequencies, parameters, heads and epsilon, as :func:`poco.ops.inference` takes them."""
-        z, eps = self._initial_latents(window_session), self.encoder.context_norm.eps
+        z, eps = self.initial_latents(window_session), self.encoder.context_norm.eps
         return z, self.rotary.frequencies, self._parameters_in_order(), self.config.heads, eps
 
     def _seen(self, x: Tensor) -> Tensor:
@@ -367,7 +367,7 @@ class POCO(nn.Module):
     ) -> tuple[Any, ...]:
         """The inputs of pass 2: pass 1 and what the latents go through between the two."""
         table = table if shift is None else table + shift
-        config, x, z = self.config, self._seen(x), self._initial_latents(window_session)
+        config, x, z = self.config, self._seen(x), self.initial_latents(window_session)
         latent_time, segment_time = times(config.latents, config.segments, config.seen, x.device)
         norm = self.encoder.context_norm
         pooled, _ = latent_pool(
@@ -396,7 +396,7 @@ class POCO(nn.Module):
         target: Tensor | None = None,
     ) -> Tensor | None:
         """Forecasts, or their loss, by one node of autograd where the CPU kernels can; None where they cannot."""
-        config, z = self.config, self._initial_latents(window_session)
+        config, z = self.config, self.initial_latents(window_session)
         plain = config.film_width and config.film_depth == 1 and not (self.training and config.attention_dropout)
         if not (plain and torch.is_grad_enabled() and trains_at_once(x, z)):
             return None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from poco.ground.grounded import Grounded, GroundedConfig
     from poco.installation import info
     from poco.models import load
+    from poco.reporting import report
     from poco.run import Run
     from poco.stream import Stream
     from poco.training import TrainConfig, train
@@ -45,6 +46,7 @@ _LAZY = {
     "inspect": "poco.data.inspect",
     "load": "poco.models",
     "read": "poco.data.read",
+    "report": "poco.reporting",
     "simulate": "poco.data.simulate",
     "split": "poco.data.splits",
     "train": "poco.training",
@@ -71,6 +73,7 @@ __all__ = [
     "inspect",
     "load",
     "read",
+    "report",
     "simulate",
     "split",
     "train",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from poco.adaptation import Adapted, adapt
+from poco.adaptation import ADAPTATION, Adapted, adapt
 from poco.baselines import NAMES, OF_SESSIONS
 from poco.data.read import read
 from poco.data.recording import Recording
@@ -151,7 +151,7 @@ def run_demo(out: str | Path = "poco-demo", *, quick: bool = False, seed: int = 
     evaluation = run.evaluate(known, baselines=size.baselines, callbacks=[Progress("baseline")])
     adapted = adapt(run.model, new, steps=size.adapt_steps, batch_size=16, seed=seed, callbacks=[Progress("adapting")])
     adapted.model.save_pretrained(out / "adapted" / "model")
-    write_json(out / "adapted" / "adaptation.json", adapted.to_json())
+    write_json(out / "adapted" / ADAPTATION, adapted.to_json())
     cut = run.split(known)
     baselines = {name: fit_baseline(name, cut, seed=seed, folder=out / "run" / "baselines") for name in size.baselines}
     baselines |= {name + REFITTED: fit_baseline(name, adapted.split) for name in _REFIT}

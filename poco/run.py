@@ -124,6 +124,12 @@ class Run:
         sizes = self.model.config
         return split(recordings, protocol=self.protocol, context=sizes.context, horizon=sizes.horizon)
 
+    @property
+    def best_step(self) -> int | None:
+        """Step of the weights that were kept; None for several seeds, or where there were no steps."""
+        best = [record["step"] for record in self.history if record.get("best")]
+        return int(best[-1]) if best and self.config.get("seeds", 1) == 1 else None
+
     def evaluate(self, recordings: Recording | Sequence[Recording] | None = None, **options: Any) -> Evaluation:
         """Score the run and its baselines and keep ``evaluation.json`` and, with matplotlib, ``figure.png``.
 
@@ -180,11 +186,10 @@ class Run:
         steps |= {n: np.array(b.score_per_step) for n, b in evaluation.baselines.items() if n not in ("copy", "mean")}
         validations = [record for record in self.history if "val_mse" in record]
         seeds, first = int(self.config.get("seeds", 1)), int(self.config["seed"])
-        best = [record["step"] for record in validations if record["best"]]
         training = TrainingCurve(
-            train=_curve(self.history, "loss"),
-            validation=_curve(validations, "val_mse"),
-            best_step=best[-1] if best and seeds == 1 else None,
+            train=curve(self.history, "loss"),
+            validation=curve(validations, "val_mse"),
+            best_step=self.best_step,
         )
         figure = run_figure(
             choose_examples(self.model, cut, evaluation.part, count=6),
@@ -230,7 +235,7 @@ class Run:
         return tuple(found[name] for name in names)
 
 
-def _curve(records: Sequence[Mapping[str, Any]], value: str) -> list[tuple[int, float]]:
+def curve(records: Sequence[Mapping[str, Any]], value: str) -> list[tuple[int, float]]:
     """(step, value) pairs, seed by seed; a NaN between two seeds, so that no line is drawn from one to the other."""
     found: list[tuple[int, float]] = []
     by_seed = sorted((record for record in records if value in record), key=lambda record: record.get("seed", 0))

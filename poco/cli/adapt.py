@@ -98,8 +98,8 @@ def register(app: typer.Typer) -> None:
         every 20 steps a line shows the test score against the seconds it took, and where validation gets no better the
         steps end. The weights kept are the best on validation; if none are better than the start, the start.
         """
+        from poco.adaptation import ADAPTATION, is_solved
         from poco.adaptation import adapt as fit_to
-        from poco.adaptation import is_solved
         from poco.cli.runs import open_forecaster, source_of
         from poco.cli.torch_settings import set_threads
         from poco.data.read import read
@@ -152,7 +152,7 @@ def register(app: typer.Typer) -> None:
         )
         out.mkdir(parents=True, exist_ok=True)
         adapted.model.save_pretrained(out / MODEL)
-        write_json(out / "adaptation.json", adapted.to_json())
+        write_json(out / ADAPTATION, {"recording": str(recording.resolve()), **adapted.to_json()})
         if json:
             print_json({"model": out / MODEL, **adapted.to_json()})
         else:

@@ -77,7 +77,7 @@ def run_figure(
     Raises:
         MissingExtraError: if matplotlib is missing.
     """
-    figure_class, context = _matplotlib()
+    figure_class, context = matplotlib_figure()
     with context:
         figure = figure_class(figsize=(12.5, 8.2), dpi=120)
         left, right = _columns(figure, (1.5, 1.0), title, subtitle)
@@ -118,7 +118,7 @@ def demo_figure(
     Raises:
         MissingExtraError: if matplotlib is missing.
     """
-    figure_class, context = _matplotlib()
+    figure_class, context = matplotlib_figure()
     with context:
         figure = figure_class(figsize=(13.5, 10.5), dpi=120)
         left, right = _columns(figure, (1.55, 1.0), title, subtitle)
@@ -152,7 +152,7 @@ def save(figure: Figure, path: str | Path) -> Path:
     return path
 
 
-def _matplotlib() -> tuple[Callable[..., Figure], AbstractContextManager[None]]:
+def matplotlib_figure() -> tuple[Callable[..., Figure], AbstractContextManager[None]]:
     """What makes a figure drawn with Agg, and the settings to draw it in."""
     try:
         import matplotlib

@@ -50,6 +50,9 @@ SETTINGS: dict[str, Any] = {
     "legend.fontsize": 8.0,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
+    "text.color": INK,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "poco",
 }
 
 

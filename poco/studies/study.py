@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ def run(
     bases = list({(cell["value"], cell["seed"]): job for job in left if (cell := job[1])["base_steps"]}.values())
     with ExitStack() as stack:
         each = map if processes == 1 else stack.enter_context(ProcessPoolExecutor(processes)).map
-        for made in (*each(_base, bases), *each(_make, left)):
+        for made in chain(each(_base, bases), each(_make, left)):
             report(made)
     return [json.loads(file.read_text()) for file in sorted(out.glob(f"{study.name}--*.json"))]
 

@@ -1,0 +1,170 @@
+"""Figures of unit embeddings: planes, a map of the brain, the similarity of regions, the attention of latents."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from poco.errors import MissingExtraError
+from poco.nn.attention import unit_attention
+from poco.reporting import figures
+from poco.reporting.figures import MOST_UNITS, Drawn
+from poco.unit_embeddings import SessionEmbeddings, similarity
+
+if TYPE_CHECKING:
+    from poco.data.splits import Split
+    from poco.nn import POCO
+
+_MOST_SESSIONS = 4  # maps of the brain
+_WINDOWS = 64  # attention is averaged over
+
+
+def plane(vectors: np.ndarray, method: str, seed: int = 0) -> np.ndarray:
+    """``[N, 2 or 3]`` coordinates of embeddings ``[N, d]``: three principal components (``"pca"``), or UMAP's plane.
+
+    UMAP takes cosine distances.
+
+    Raises:
+        MissingExtraError: if scikit-learn or umap-learn is missing.
+    """
+    if method == "pca":
+        try:
+            from sklearn.decomposition import PCA
+        except ImportError as error:
+            raise MissingExtraError.of("scikit-learn", "embed", "principal components of embeddings") from error
+        return np.asarray(PCA(min(3, *vectors.shape), random_state=seed).fit_transform(vectors))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of numba, and that a seed means one thread
+        try:
+            from umap import UMAP
+        except ImportError as error:
+            raise MissingExtraError.of("umap-learn", "embed", "a UMAP of embeddings") from error
+        neighbours = min(15, len(vectors) - 1)
+        return np.asarray(UMAP(n_neighbors=neighbours, metric="cosine", random_state=seed).fit_transform(vectors))
+
+
+def relative_similarity(found: Sequence[SessionEmbeddings], label: str) -> tuple[tuple[str, ...], np.ndarray, int]:
+    """Mean cosine similarity of regions, each row of each session between 0 and 1, averaged over sessions.
+
+    As in the published figure: self-pairs left out, each row stretched from its least to its largest value.
+
+    Returns:
+        ``R`` regions that occur beside others, ``[R, R]`` means, NaN where two occur together in no session, and the
+        number of sessions averaged over.
+    """
+    tables = []
+    for entry in found:
+        regions, values = similarity(entry, label)
+        if len(regions) < 2:
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a row of nothing
+            low, high = np.nanmin(values, 1, keepdims=True), np.nanmax(values, 1, keepdims=True)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            tables.append((regions, (values - low) / (high - low)))
+    every = sorted({region for regions, _ in tables for region in regions})
+    stacked = np.full((len(tables), len(every), len(every)), np.nan)
+    for table, (regions, values) in zip(stacked, tables, strict=True):
+        at = [every.index(region) for region in regions]
+        table[np.ix_(at, at)] = values
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        means = np.nanmean(stacked, 0) if tables else np.zeros((0, 0))
+    known = np.isfinite(means).any(1)
+    return tuple(every[k] for k in np.nonzero(known)[0]), means[np.ix_(known, known)], len(tables)
+
+
+@torch.no_grad()
+def region_attention(model: POCO, split: Split, label: str, part: str = "test") -> tuple[tuple[str, ...], np.ndarray]:
+    """How much of each latent's attention a unit of each region gets, over what it would get if all got the same.
+
+    Returns:
+        ``R`` regions and ``[Q, R]``, averaged over windows spaced evenly over the part, and over sessions that have
+        the region.
+    """
+    sums: dict[str, list[np.ndarray]] = {}
+    for index, recording in enumerate(split.recordings):
+        names = np.array(recording.labels.get(label, ("",) * recording.units))
+        windows = split.windows(part)
+        starts = windows.start[windows.session == index]
+        starts = starts[np.unique(np.linspace(0, len(starts) - 1, _WINDOWS).astype(int))]
+        shares = np.zeros((model.config.latents, recording.units))
+        for start in starts:
+            context = recording.activity[:, start : start + split.context]
+            x = (context - split.mean[index][:, None]) * split.inverse_std[index][:, None]
+            given = torch.from_numpy(np.ascontiguousarray(x))[None].to(model.latents)
+            shares += unit_attention(model, given, recording.session)[0].double().cpu().numpy()
+        relative = shares / len(starts) * recording.units
+        for region in np.unique(names[names != ""]):
+            sums.setdefault(str(region), []).append(relative[:, names == region].mean(1))
+    regions = tuple(sorted(sums))
+    return regions, np.array([np.mean(sums[region], 0) for region in regions]).T
+
+
+def draw(
+    found: Sequence[SessionEmbeddings],
+    split: Split,
+    label: str | None,
+    scores: Mapping[str, np.ndarray],
+    prefix: str = "",
+) -> list[Drawn]:
+    """The planes of all units, the maps of the brain, and the similarity of regions.
+
+    Args:
+        found: embeddings, session by session.
+        split: brings the recordings of some or all of the sessions.
+        label: what says the region of a unit, or None.
+        scores: score of each unit, by session; may lack some.
+        prefix: of the names of the figures.
+    """
+    vectors = np.concatenate([entry.vectors for entry in found])
+    tips, names = [], []
+    for entry in found:
+        own = scores.get(entry.session)
+        regions = entry.labels.get(label or "", ("",) * len(entry.units))
+        names += list(regions) if label else [entry.session] * len(entry.units)
+        for row, unit in enumerate(entry.units):
+            region = [f"{label} {regions[row] or 'unknown'}"] if label else []
+            score = [] if own is None else [f"score {own[row]:.3f}"]
+            tips.append([f"unit {unit}", entry.session, *region, *score])
+    rows = np.sort(np.random.default_rng(0).permutation(len(vectors))[:MOST_UNITS])
+    some = [names[row] for row in rows], [tips[row] for row in rows]
+    what = f"by {label}, the most frequent ones" if label else "by session"
+    caption = f"Units of all sessions, coloured {what}; point at one." + (
+        "" if len(rows) == len(vectors) else f" {len(rows):,} of {len(vectors):,}, drawn at random."
+    )
+    components = plane(vectors, "pca")
+    drawn = [figures.embedding_map(components[rows], *some, "principal component", caption, f"{prefix}embeddings-pca")]
+    try:
+        around = plane(vectors[rows], "umap")
+    except MissingExtraError:
+        around = None
+    if around is not None and len(rows) > 3:
+        drawn.append(figures.embedding_map(around, *some, "UMAP", caption, f"{prefix}embeddings-umap"))
+    known = {recording.session: recording for recording in split.recordings}
+    low, high = np.percentile(components, (2, 98), axis=0)
+    colours = np.clip((components - low) / np.maximum(high - low, 1e-12), 0, 1)
+    begin, maps = 0, 0
+    for entry in found:
+        recording, place = known.get(entry.session), slice(begin, begin + len(entry.units))
+        begin += len(entry.units)
+        if recording is None or recording.coordinates is None or maps == _MOST_SESSIONS or colours.shape[1] < 3:
+            continue
+        order = [entry.units.index(unit) for unit in recording.unit_ids]
+        maps += 1
+        drawn.append(
+            figures.brain_map(
+                recording, colours[place][order], [tips[place][k] for k in order], f"{prefix}brain-{maps}"
+            )
+        )
+    if label is not None:
+        regions, values, sessions = relative_similarity(found, label)
+        if len(regions) > 1:
+            counted = f"{sessions} session" + ("s" if sessions > 1 else "")
+            text = f"Mean cosine similarity of two different units, each row stretched to 0 to 1, over {counted}."
+            drawn.append(figures.similarity(regions, values, f"{prefix}similarity", text))
+    return drawn

@@ -1,0 +1,96 @@
+"""One HTML page that needs nothing but itself, and the figures of it as files for papers."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from poco._version import __version__
+from poco.errors import ConfigError, MissingExtraError
+from poco.evaluation import Scores
+from poco.files import write_atomically
+from poco.plots.style import label as shown_name
+from poco.reporting.content import Content, content, open_subject
+
+PAGE = "report.html"
+_TEMPLATE = Path(__file__).parent / "template"
+
+
+def report(
+    runs: str | Path | Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    data: str | Path | None = None,
+    label: str | None = None,
+) -> Path:
+    """Write a page of all that runs found, and its figures as PNG and SVG beside it.
+
+    The page loads nothing from anywhere: it can be mailed, kept with a paper, and read without a network. A run without
+    scores is scored first.
+
+    Args:
+        runs: folders that ``poco train`` or ``poco adapt`` wrote, one or several.
+        out: folder of the page; default ``report`` in the folder of the first run.
+        data: where the recordings are now; default where they were.
+        label: which label of the units says their region; default the only one there is.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        CheckpointError: if a folder holds neither a run nor an adapted model.
+        DataError: if recordings are not where they were.
+        ConfigError: if no run is given, or one twice.
+        MissingExtraError: if Jinja or matplotlib is missing.
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MissingExtraError.of("jinja2", "report", "writing a report") from error
+    folders = [Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
+    if not folders or len({folder.resolve() for folder in folders}) < len(folders):
+        raise ConfigError("give a report one run or several different ones")
+    target = Path(out) if out is not None else folders[0] / "report"
+    place = Path(data) if data is not None else None
+    found = []
+    for number, folder in enumerate(folders, 1):
+        key = f"{number}-" if len(folders) > 1 else ""
+        found.append(content(open_subject(folder, place), key, label))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"number": _number, "interval": _interval, "name": shown_name}
+    page = environment.get_template("report.html").render(
+        runs=found,
+        forecasters=_forecasters,
+        tips={d.name: d.tips for one in found for own in one.figures.values() for d in own if d.tips},
+        css=(_TEMPLATE / "report.css").read_text(encoding="utf-8"),
+        script=(_TEMPLATE / "report.js").read_text(encoding="utf-8"),
+        version=__version__,
+        date=datetime.date.today().isoformat(),
+    )
+    target.mkdir(parents=True, exist_ok=True)
+    for one in found:
+        for drawn in (d for own in one.figures.values() for d in own):
+            drawn.save(target / "figures")
+    write_atomically(target / PAGE, page.encode())
+    return target / PAGE
+
+
+def _forecasters(one: Content) -> list[tuple[str, Scores]]:
+    """Every forecaster, best first."""
+    evaluation = one.subject.evaluation
+    own = Scores(evaluation.score, evaluation.sessions, evaluation.interval)
+    every = {evaluation.forecaster: own, **evaluation.baselines}
+    return sorted(every.items(), key=lambda item: item[1].score, reverse=True)
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def _interval(value: Any, sign: str = "") -> str:
+    return "–" if value is None else " to ".join(f"{end:{sign}.3f}" for end in value)

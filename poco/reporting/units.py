@@ -1,0 +1,141 @@
+"""What a forecaster does unit by unit: scores, what its errors still hold, and examples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from poco.data.splits import Split, Windows
+from poco.data.windows import Packer, vocabulary
+from poco.plots.examples import Example
+from poco.training.validation import predict
+
+if TYPE_CHECKING:
+    from poco.models import Forecaster
+
+Floats = npt.NDArray[np.float64]
+
+#: Longest lag of autocorrelations, in frames.
+LAGS = 32
+
+
+@dataclass(frozen=True, eq=False)
+class UnitResults:
+    """Errors of one session, unit by unit, over all windows of a part.
+
+    Attributes:
+        session: name of the session.
+        score: ``[N]`` 1 - MSE / MSE of repeating the last frame; NaN for a unit that never moves.
+        mse: ``[N]`` mean squared error of z-scores.
+        autocorrelation: ``[N, L + 1]`` of the errors one step ahead, lags 0 to ``L`` frames; NaN for a unit with none.
+        frames: frames that the autocorrelation is taken over.
+    """
+
+    session: str
+    score: Floats
+    mse: Floats
+    autocorrelation: Floats
+    frames: int
+
+
+@torch.no_grad()
+def unit_results(model: Forecaster, split: Split, part: str = "test") -> list[UnitResults]:
+    """Score every unit of every session of a split; the model is left in evaluation mode.
+
+    Args:
+        model: a forecaster whose vocabulary holds the sessions.
+        split: recordings and parts.
+        part: ``"train"``, ``"val"`` or ``"test"``.
+    """
+    model.eval()
+    packer, windows = Packer(split, vocabulary(model)), split.windows(part)
+    device = next(iter(model.parameters())).device
+    found = []
+    for index, recording in enumerate(split.recordings):
+        own = windows.session == index
+        some = Windows(windows.session[own], windows.start[own])
+        units = recording.units
+        error, copy_error, ahead = np.zeros(units), np.zeros(units), []
+        for _, batch in packer.batches(some):
+            assert batch.target is not None
+            residual = predict(model, batch.to(device), "float32").cpu().double() - batch.target.double()
+            copied = (batch.x[:, -1:] - batch.target).double()
+            error += _by_unit(residual, units)
+            copy_error += _by_unit(copied, units)
+            ahead.append(residual[:, 0].view(-1, units).numpy())
+        with np.errstate(invalid="ignore", divide="ignore"):
+            score = np.where(copy_error > 0, 1 - error / copy_error, np.nan)
+        one_ahead = np.concatenate(ahead).T
+        found.append(
+            UnitResults(
+                session=recording.session,
+                score=score,
+                mse=error / (len(some) * split.horizon),
+                autocorrelation=_autocorrelation(one_ahead, some.start),
+                frames=one_ahead.shape[1],
+            )
+        )
+    return found
+
+
+def examples(model: Forecaster, split: Split, results: UnitResults, part: str = "test") -> dict[str, Example]:
+    """The best, the median and the worst unit of a session, each in the window where its error is the median one.
+
+    Args:
+        model: the forecaster.
+        split: recordings and parts.
+        results: scores of the session's units.
+        part: part of the windows.
+    """
+    index = split.session_index(results.session)
+    recording, windows = split.recordings[index], split.windows(part)
+    starts = windows.start[windows.session == index]
+    starts = starts[np.unique(np.linspace(0, len(starts) - 1, 64).astype(int))]
+    mean, inverse = split.mean[index][:, None], split.inverse_std[index][:, None]
+    length = split.context + split.horizon
+    data = np.stack([(recording.activity[:, start : start + length] - mean) * inverse for start in starts])
+    context, truth = data[..., : split.context], data[..., split.context :]
+    with torch.no_grad():
+        x = torch.from_numpy(np.ascontiguousarray(context)).to(next(iter(model.parameters())))
+        forecast = model.eval()(x, session=recording.session).float().cpu().numpy()
+    order = np.argsort(results.score)[: int(np.isfinite(results.score).sum())]  # NaN sorts last
+    if not order.size:
+        return {}
+    found = {}
+    for name, unit in (("best", order[-1]), ("median", order[len(order) // 2]), ("worst", order[0])):
+        error = np.square(forecast[:, unit] - truth[:, unit]).mean(-1)
+        window = int(np.argsort(error)[len(error) // 2])
+        found[name] = Example(
+            session=recording.session,
+            unit=recording.unit_ids[unit],
+            rate_hz=recording.rate_hz,
+            context=context[window, unit],
+            truth=truth[window, unit],
+            forecast=forecast[window, unit],
+            score=float(results.score[unit]),
+        )
+    return found
+
+
+def _by_unit(error: torch.Tensor, units: int) -> Floats:
+    total: Floats = error.square().sum(1).view(-1, units).sum(0).numpy()
+    return total
+
+
+def _autocorrelation(values: Floats, starts: np.ndarray) -> Floats:
+    """``[N, L + 1]`` autocorrelation of ``[N, W]`` values of windows that start at ``starts``; no pair spans a gap."""
+    centred = values - values.mean(1, keepdims=True)
+    power = np.square(centred).mean(1)
+    lags = range(min(LAGS, values.shape[1] - 1) + 1)
+    found = np.full((values.shape[0], len(lags)), np.nan)
+    for lag in lags:
+        pairs = np.nonzero(starts[lag:] - starts[: len(starts) - lag] == lag)[0]
+        if not pairs.size:
+            continue
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found[:, lag] = (centred[:, pairs] * centred[:, pairs + lag]).mean(1) / power
+    return found

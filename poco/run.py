@@ -180,9 +180,10 @@ class Run:
         from poco.plots import TrainingCurve, run_figure, save
         from poco.plots.examples import choose_examples
 
-        scores = {"poco": (evaluation.score, [s.score for s in evaluation.sessions])}
+        own = evaluation.forecaster
+        scores = {own: (evaluation.score, [s.score for s in evaluation.sessions])}
         scores |= {n: (b.score, [s.score for s in b.sessions]) for n, b in evaluation.baselines.items()}
-        steps = {"poco": np.array(evaluation.score_per_step)}
+        steps = {own: np.array(evaluation.score_per_step)}
         steps |= {n: np.array(b.score_per_step) for n, b in evaluation.baselines.items() if n not in ("copy", "mean")}
         validations = [record for record in self.history if "val_mse" in record]
         seeds, first = int(self.config.get("seeds", 1)), int(self.config["seed"])

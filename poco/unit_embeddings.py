@@ -163,8 +163,10 @@ def measures(
 
     Returns:
         ``"silhouette"``: mean silhouette of the regions, -1 to 1. ``"within"``: share of units whose region the
-        nearest other units of the session tell. ``"across"``: the nearest units of other animals, of those whose
-        region occurs there.
+        nearest other units of the session tell. ``"pairs"``, where there are regions of exactly two units of
+        a session, such as a cell of a worm and its partner on the other side: how near the other one is, 1 if the
+        nearest of all units, 0 if the farthest. ``"across"``: the nearest units of other animals, of those whose region
+        occurs there.
 
     Raises:
         ConfigError: if a number is out of range.
@@ -175,7 +177,7 @@ def measures(
     random = np.random.default_rng(seed)
     labelled = {entry.session: _draw(*_labelled(entry, label), random) for entry in found}
     subjects = {entry.session: entry.subject for entry in found}
-    rows: dict[str, list[Floats]] = {"silhouette": [], "within": [], "across": []}
+    rows: dict[str, list[Floats]] = {"silhouette": [], "within": [], "pairs": [], "across": []}
     for session, (vectors, names) in labelled.items():
         regions, codes, sizes = np.unique(names, return_inverse=True, return_counts=True)
         keep = sizes[codes] > 1
@@ -186,6 +188,9 @@ def measures(
             alone = distances + np.diag(np.full(len(distances), np.inf))
             nearest = np.argsort(alone, axis=1, kind="stable")[:, :neighbours]
             rows["within"].append(np.array([np.mean(_votes(order[nearest]) == order) for order in orders]))
+            if (sizes == 2).any() and len(distances) > 2:
+                ranks = alone.argsort(1, kind="stable").argsort(1, kind="stable") / (len(distances) - 2)
+                rows["pairs"].append(np.array([_nearness(ranks, order) for order in orders]))
         others = [labelled[s] for s in labelled if subjects[s] != subjects[session]]
         if not others:
             continue
@@ -198,7 +203,7 @@ def measures(
         nearest = np.argsort(_distances(vectors[shared], "cosine", their_vectors), axis=1, kind="stable")
         told = _votes(theirs[nearest[:, :neighbours]])
         rows["across"].append(np.array([np.mean(told == order) for order in _orders(own, shuffles, random)]))
-    return {name: _measure(values) for name, values in rows.items()}
+    return {name: _measure(values) for name, values in rows.items() if values or name != "pairs"}
 
 
 def write(found: Sequence[SessionEmbeddings], path: str | Path) -> Path:
@@ -278,6 +283,14 @@ def _votes(codes: np.ndarray) -> np.ndarray:
     """``[N]`` the label that most of ``[N, k]`` labels have, nearest first; the nearest of those decides a tie."""
     counts = (codes[:, :, None] == codes[:, None, :]).sum(2)
     return codes[np.arange(len(codes)), counts.argmax(1)]  # argmax takes the first: the nearest
+
+
+def _nearness(ranks: Floats, codes: np.ndarray) -> float:
+    """How near the units of pairs are: 1 less the rank, from 0 to 1, of the other one among all units."""
+    order = np.argsort(codes, kind="stable")
+    _, first, sizes = np.unique(codes[order], return_index=True, return_counts=True)
+    one, other = order[first[sizes == 2]], order[first[sizes == 2] + 1]
+    return float(1 - np.mean([ranks[one, other], ranks[other, one]]))
 
 
 def _silhouettes(distances: Floats, orders: list[np.ndarray]) -> Floats:

@@ -79,6 +79,18 @@ def test_the_vote_of_the_nearest_by_hand() -> None:
     assert measures([entry], "region", neighbours=3, shuffles=9)["within"].value == pytest.approx(3 / 6)
 
 
+def test_nearness_of_pairs_by_hand() -> None:
+    angles = np.array([0.0, 0.1, 0.25, 1.0, 0.6])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+    # a: 0 and .1 are each other's nearest; b: of .25 the farthest of four is 1.0, of 1.0 the second nearest is .25.
+    entry = SessionEmbeddings("one", "one", tuple("uvwxy"), vectors, {"region": ("a", "a", "b", "b", "")})
+    found = measures([entry], "region", neighbours=1, shuffles=99)["pairs"]
+    # without the unit that has no region, of the three others: nearest, nearest, farthest, nearest
+    assert found.value == pytest.approx(np.mean([1, 1, 0, 1]))
+    assert found.chance == pytest.approx(0.5, abs=0.15)
+    assert "pairs" not in measures([session("one", 3.0)], "region", shuffles=9)
+
+
 def test_sessions_of_one_animal_are_not_two_animals() -> None:
     same = [session("one", 3.0, "fish", 1), session("two", 3.0, "fish", 2)]
     found = measures(same, "region", shuffles=9)["across"]

@@ -152,7 +152,9 @@ def register(app: typer.Typer) -> None:
         )
         out.mkdir(parents=True, exist_ok=True)
         adapted.model.save_pretrained(out / MODEL)
-        write_json(out / ADAPTATION, {"recording": str(recording.resolve()), **adapted.to_json()})
+        write_json(
+            out / ADAPTATION, {"run": str(run.resolve()), "recording": str(recording.resolve()), **adapted.to_json()}
+        )
         if json:
             print_json({"model": out / MODEL, **adapted.to_json()})
         else:

@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
         short_help="Export embeddings of units; do they tell regions apart?",
         epilog=examples(
             "poco embed runs/first --label region",
-            "poco embed runs/first --label region --out embeddings.csv",
+            "poco embed runs/first --label region --out embeddings.csv --figures figures",
             "poco embed runs/first --label neuron_class --neighbours 1 --json",
         ),
     )
@@ -32,6 +32,9 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Option(help="Label of the units that says their region (default: the only one).")
         ] = None,
         out: Annotated[Path | None, typer.Option(help="Write the embeddings here: .csv or .npz.")] = None,
+        figures: Annotated[
+            Path | None, typer.Option(help="Draw planes, maps of the brain and similarities into this folder.")
+        ] = None,
         data: Annotated[
             Path | None, typer.Option(help="Where the run's recordings are now (default: where they were).")
         ] = None,
@@ -55,6 +58,11 @@ def register(app: typer.Typer) -> None:
         found = of.embeddings(loaded.model, recordings)
         chosen = of.choose(recordings, label)
         written = of.write(found, out) if out is not None else None
+        if figures is not None:
+            from poco.reporting.embeddings import draw
+
+            for drawn in draw(found, loaded.split(recordings), chosen, {}):
+                drawn.save(figures)
         kinds = {"trained": found, "untrained": of.untrained(found, seed)}
         measured = (
             {}
@@ -83,8 +91,8 @@ def register(app: typer.Typer) -> None:
                     for name, m in own.items()
                 ],
             )
-        if written is not None:
-            note(f"Written to {written}")
+        for place in filter(None, (written, figures)):
+            note(f"Written to {place}")
 
 
 def _similarities(entry: SessionEmbeddings, label: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from poco.plots.examples import Example
-from poco.plots.style import BLUE, GREY, INK, PALE, colour, label
+from poco.plots.style import BLUE, GREY, INK, PALE, colour, is_own, label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,7 +69,7 @@ def draw_scores(axes: Axes, scores: Mapping[str, tuple[float, Sequence[float]]],
     left = max(_LOWEST_BAR, lowest) - 0.02
     for row, name in enumerate(order):
         score, each = scores[name]
-        own = name.startswith("poco")
+        own = is_own(name)
         axes.barh(row, max(score, _LOWEST_BAR), height=0.62, color=colour(name), alpha=1.0 if own else 0.55, zorder=2)
         shown = [value for value in each if value >= _LOWEST_BAR]
         if len(each) > 1:
@@ -105,7 +105,7 @@ def draw_steps(axes: Axes, curves: Mapping[str, np.ndarray], rate_hz: float | No
     frame, x_label = time_axis(horizon, rate_hz)
     ends: list[tuple[float, str]] = []
     for name, curve in curves.items():
-        own = name.startswith("poco")
+        own = is_own(name)
         x = np.arange(1, len(curve) + 1) * frame
         axes.plot(x, curve, color=colour(name), linewidth=2.4 if own else 1.5, zorder=3 if own else 2)
         ends.append((float(curve[-1]), name))
@@ -124,7 +124,7 @@ def draw_steps(axes: Axes, curves: Mapping[str, np.ndarray], rate_hz: float | No
             va="center",
             fontsize=8,
             color=colour(name),
-            fontweight="bold" if name.startswith("poco") else "normal",
+            fontweight="bold" if is_own(name) else "normal",
             annotation_clip=False,
         )
     lowest = {name: float(np.min(curve)) for name, curve in curves.items()}

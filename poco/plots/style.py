@@ -10,6 +10,7 @@ INK, GREY, PALE = "#222222", "#8C8C8C", "#E3E3E3"
 
 COLOURS = {
     "poco": BLUE,
+    "grounded": BLUE,
     "mlp": VERMILION,
     "nlinear": GREEN,
     "ridge": ORANGE,
@@ -59,6 +60,11 @@ SETTINGS: dict[str, Any] = {
 def colour(forecaster: str) -> str:
     """Colour of a forecaster, the same in every panel and however it was fitted."""
     return COLOURS.get(forecaster.split(",", maxsplit=1)[0], SKY)
+
+
+def is_own(forecaster: str) -> bool:
+    """Whether a forecaster is the one that is shown, and not one that it is compared with."""
+    return forecaster.startswith(("poco", "grounded"))
 
 
 def label(forecaster: str) -> str:

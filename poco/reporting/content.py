@@ -47,7 +47,7 @@ class Subject:
 
     Attributes:
         name: of its folder.
-        folder: where it is.
+        folder: where it is; None for a run kept in memory.
         model: the forecaster.
         split: recordings and parts.
         evaluation: its scores on the test part.
@@ -56,7 +56,7 @@ class Subject:
     """
 
     name: str
-    folder: Path
+    folder: Path | None
     model: Forecaster
     split: Split
     evaluation: Evaluation
@@ -89,25 +89,31 @@ class Content:
     settings: str
 
 
-def open_subject(folder: Path, data: Path | None = None) -> Subject:
+def open_subject(folder: Path | Run, data: Path | None = None) -> Subject:
     """A run, or what ``poco adapt`` wrote, with its recordings; a run that has no scores yet is scored and keeps them.
 
     Args:
-        folder: the folder.
+        folder: the folder, or the run itself.
         data: where the recordings are now; default where they were.
 
     Raises:
         CheckpointError: if the folder holds neither.
         DataError: if the recordings are not there.
     """
+    if isinstance(folder, Run):
+        return _of_run(folder, data)
     if (folder / ADAPTATION).exists():
         return _adapted(folder, data)
     if not (folder / CONFIG).exists():
         raise CheckpointError(f"{folder} holds neither a run ('poco train') nor an adapted model ('poco adapt')")
-    run = Run.load(folder)
-    recordings = run.read(data)
+    return _of_run(Run.load(folder), data)
+
+
+def _of_run(run: Run, data: Path | None) -> Subject:
+    recordings = run.recordings if data is None and run.recordings is not None else run.read(data)
     evaluation = run.evaluation or run.evaluate(recordings)
-    return Subject(folder.resolve().name, folder, run.model, run.split(recordings), evaluation, run, None)
+    name = run.folder.resolve().name if run.folder is not None else "run"
+    return Subject(name, run.folder, run.model, run.split(recordings), evaluation, run, None)
 
 
 def _adapted(folder: Path, data: Path | None) -> Subject:
@@ -147,13 +153,13 @@ def content(subject: Subject, key: str, label: str | None = None) -> Content:
         ],
         "units": [
             figures.distribution(results, f"{key}units"),
+            figures.autocorrelation(results, rate, f"{key}autocorrelation"),
             *_maps(cut, results, key),
         ],
         "examples": [
             figures.example(one, which, f"{key}example-{which}")
             for which, one in examples(model, cut, results[0]).items()
         ],
-        "errors": [figures.autocorrelation(results, rate, f"{key}autocorrelation")],
     }
     learning = []
     if subject.run is not None and subject.run.history:
@@ -197,7 +203,10 @@ def _embeddings(
     assert isinstance(subject.model, POCO)
     regions, shares = embeddings.region_attention(subject.model, cut, label)
     text = "Mean over windows of the test part. 1: as much as if every unit got the same."
-    drawn.append(figures.attention(regions, shares, f"{key}attention", text))
+    names = [name for entry in found for name in entry.labels.get(label, ())]
+    rows, more = embeddings.frequent(regions, names)
+    shown = [regions[row] for row in rows]
+    drawn.append(figures.attention(shown, shares[:, rows], text + more, f"{key}attention"))
     kinds = {"trained": found, "untrained": untrained(found)}
     return (label, {kind: measures(own, label, shuffles=_SHUFFLES) for kind, own in kinds.items()}), drawn
 
@@ -249,9 +258,14 @@ def _commands(subject: Subject) -> list[str]:
     """What to type to make it again; settings that no option has are in the settings."""
     if subject.run is None:
         adaptation = subject.adaptation or {}
-        given = ["RUN", str(adaptation.get("recording", "RECORDING")), "--mode", str(adaptation.get("mode"))]
+        given = [
+            str(adaptation.get("run", "RUN")),
+            str(adaptation.get("recording", "RECORDING")),
+            "--mode",
+            str(adaptation.get("mode")),
+        ]
         return [shlex.join(["poco", "adapt", *given, "--out", str(subject.folder)])]
-    run = subject.run
+    run, folder = subject.run, str(subject.folder or "RUN")
     place = run.source[0]
     paths = [place] if isinstance(place, str) else list(place or ["DATA"])
     usual = recipe(run.config["recipe"])[1]
@@ -264,5 +278,5 @@ def _commands(subject: Subject) -> list[str]:
         value = getattr(run.train_config, field.name)
         if field.name in options and value != getattr(usual, field.name) and value is not None:
             given += [f"--{options[field.name]}", str(value)]
-    train = ["poco", "train", *paths, *given, "--out", str(subject.folder)]
-    return [shlex.join(train), shlex.join(["poco", "report", str(subject.folder)])]
+    train = ["poco", "train", *paths, *given, "--out", folder]
+    return [shlex.join(train), shlex.join(["poco", "report", folder])]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _MOST_SESSIONS = 4  # maps of the brain
 _WINDOWS = 64  # attention is averaged over
+_MOST_REGIONS = 32  # tables show
 
 
 def plane(vectors: np.ndarray, method: str, seed: int = 0) -> np.ndarray:
@@ -78,6 +79,14 @@ def relative_similarity(found: Sequence[SessionEmbeddings], label: str) -> tuple
     return tuple(every[k] for k in np.nonzero(known)[0]), means[np.ix_(known, known)], len(tables)
 
 
+def frequent(regions: Sequence[str], names: Sequence[str]) -> tuple[list[int], str]:
+    """Places of the regions with most units, as many as a table shows, and what its caption says of that."""
+    if len(regions) <= _MOST_REGIONS:
+        return list(range(len(regions))), ""
+    order = sorted(range(len(regions)), key=lambda place: -names.count(regions[place]))[:_MOST_REGIONS]
+    return sorted(order), f" The {_MOST_REGIONS} of {len(regions)} regions with most units."
+
+
 @torch.no_grad()
 def region_attention(model: POCO, split: Split, label: str, part: str = "test") -> tuple[tuple[str, ...], np.ndarray]:
     """How much of each latent's attention a unit of each region gets, over what it would get if all got the same.
@@ -131,19 +140,21 @@ def draw(
             region = [f"{label} {regions[row] or 'unknown'}"] if label else []
             score = [] if own is None else [f"score {own[row]:.3f}"]
             tips.append([f"unit {unit}", entry.session, *region, *score])
-    rows = np.sort(np.random.default_rng(0).permutation(len(vectors))[:MOST_UNITS])
-    some = [names[row] for row in rows], [tips[row] for row in rows]
+    drawn_rows = np.sort(np.random.default_rng(0).permutation(len(vectors))[:MOST_UNITS])
+    some = [names[row] for row in drawn_rows], [tips[row] for row in drawn_rows]
     what = f"by {label}, the most frequent ones" if label else "by session"
     caption = f"Units of all sessions, coloured {what}; point at one." + (
-        "" if len(rows) == len(vectors) else f" {len(rows):,} of {len(vectors):,}, drawn at random."
+        "" if len(drawn_rows) == len(vectors) else f" {len(drawn_rows):,} of {len(vectors):,}, drawn at random."
     )
     components = plane(vectors, "pca")
-    drawn = [figures.embedding_map(components[rows], *some, "principal component", caption, f"{prefix}embeddings-pca")]
+    drawn = [
+        figures.embedding_map(components[drawn_rows], *some, "principal component", caption, f"{prefix}embeddings-pca")
+    ]
     try:
-        around = plane(vectors[rows], "umap")
+        around = plane(vectors[drawn_rows], "umap")
     except MissingExtraError:
         around = None
-    if around is not None and len(rows) > 3:
+    if around is not None and len(drawn_rows) > 3:
         drawn.append(figures.embedding_map(around, *some, "UMAP", caption, f"{prefix}embeddings-umap"))
     known = {recording.session: recording for recording in split.recordings}
     low, high = np.percentile(components, (2, 98), axis=0)
@@ -166,5 +177,7 @@ def draw(
         if len(regions) > 1:
             counted = f"{sessions} session" + ("s" if sessions > 1 else "")
             text = f"Mean cosine similarity of two different units, each row stretched to 0 to 1, over {counted}."
-            drawn.append(figures.similarity(regions, values, f"{prefix}similarity", text))
+            rows, more = frequent(regions, names)
+            shown = [regions[row] for row in rows]
+            drawn.append(figures.similarity(shown, values[np.ix_(rows, rows)], text + more, f"{prefix}similarity"))
     return drawn

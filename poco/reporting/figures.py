@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 
@@ -66,6 +67,7 @@ class Drawn:
     """
 
     def __init__(self, figure: Figure, name: str, title: str, caption: str, tips: Sequence[Sequence[str]] = ()) -> None:
+        figure.axes[0].set_title("")
         self.name, self.title, self.caption, self.tips = name, title, caption, tips
         self._files = {}
         for kind in ("svg", "png"):
@@ -97,25 +99,30 @@ def _inline(svg: str, name: str, title: str) -> str:
     return f'{head} aria-label="{title}">{rest}'
 
 
-def _figure(width: float = 4.6, height: float = 3.0) -> tuple[Figure, Axes, Callable[..., Drawn]]:
-    """A figure with one panel, and what finishes it."""
-    make, settings = matplotlib_figure()
-    with settings:
-        figure = make(figsize=(width, height), layout="constrained")
-        axes = figure.subplots()
-
-    def finish(name: str, title: str, caption: str, tips: Sequence[Sequence[str]] = ()) -> Drawn:
-        axes.set_title("")
-        _, own = matplotlib_figure()
-        with own:
-            return Drawn(figure, name, title, caption, tips)
-
-    return figure, axes, finish
+P = ParamSpec("P")
 
 
+def _styled(draw: Callable[P, Drawn]) -> Callable[P, Drawn]:
+    """What draws, in the settings that all figures share."""
+
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Drawn:
+        with matplotlib_figure()[1]:
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def _figure(height: float = 3.0) -> tuple[Figure, Axes]:
+    """A figure with one panel; its heading is the page's."""
+    figure = matplotlib_figure()[0](figsize=(4.6, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+@_styled
 def raster(recording: Recording, name: str) -> Drawn:
     """The activity of a session."""
-    _, axes, finish = _figure()
+    figure, axes = _figure()
     activity = recording.activity
     rows = np.sort(np.random.default_rng(0).permutation(len(activity))[:MOST_UNITS])
     shown = np.nan_to_num(activity[rows] - np.nanmean(activity[rows], axis=1, keepdims=True))
@@ -123,13 +130,14 @@ def raster(recording: Recording, name: str) -> Drawn:
     drawn = (
         "all units" if len(rows) == recording.units else f"{len(rows):,} of {recording.units:,} units, drawn at random"
     )
-    return finish(name, f"Activity of {recording.session}", f"z-scores of {drawn}, ordered by phase.")
+    return Drawn(figure, name, f"Activity of {recording.session}", f"z-scores of {drawn}, ordered by phase.")
 
 
+@_styled
 def split_diagram(split: Split, name: str) -> Drawn:
     """Which frames of each session are for training, validation and test."""
     shown = split.recordings[:_MOST_SESSIONS]
-    _, axes, finish = _figure(height=1.1 + 0.24 * len(shown))
+    figure, axes = _figure(height=1.1 + 0.24 * len(shown))
     rates = {recording.rate_hz for recording in shown}
     in_seconds = None not in rates
     for row, recording in enumerate(shown):
@@ -143,32 +151,40 @@ def split_diagram(split: Split, name: str) -> Drawn:
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     more = len(split.recordings) - len(shown)
     rest = f" The first {len(shown)} of {len(split.recordings)} sessions." if more else ""
-    return finish(name, "What is trained, validated and tested on", f"{split.protocol} protocol.{rest}")
+    return Drawn(figure, name, "What is trained, validated and tested on", f"{split.protocol} protocol.{rest}")
 
 
+@_styled
 def scores(evaluation: Evaluation, name: str) -> Drawn:
     """The score of each forecaster."""
     each = _with_own(evaluation)
-    _, axes, finish = _figure(height=1.0 + 0.28 * len(each))
+    figure, axes = _figure(height=1.0 + 0.28 * len(each))
     draw_scores(axes, {key: (s.score, [one.score for one in s.sessions]) for key, s in each.items()}, "")
-    return finish(
-        name, "Score of each forecaster", "Mean over sessions; a dot for each session. 0 is repeating the last frame."
+    return Drawn(
+        figure,
+        name,
+        "Score of each forecaster",
+        "Mean over sessions; a dot for each session. 0 is repeating the last frame.",
     )
 
 
+@_styled
 def steps(evaluation: Evaluation, rate_hz: float | None, name: str) -> Drawn:
     """The score at each step of the horizon."""
-    _, axes, finish = _figure()
+    figure, axes = _figure()
     curves = {
         key: np.array(s.score_per_step) for key, s in _with_own(evaluation).items() if key not in ("copy", "mean")
     }
     draw_steps(axes, curves, rate_hz)
-    return finish(name, "Score along the horizon", "Each step ahead against repeating the last frame at the same step.")
+    return Drawn(
+        figure, name, "Score along the horizon", "Each step ahead against repeating the last frame at the same step."
+    )
 
 
+@_styled
 def distribution(results: Sequence[UnitResults], name: str) -> Drawn:
     """The scores of all units."""
-    _, axes, finish = _figure()
+    figure, axes = _figure()
     values = np.concatenate([one.score for one in results])
     values = values[np.isfinite(values)]
     low = max(-1.0, float(values.min(initial=0.0)))
@@ -181,15 +197,16 @@ def distribution(results: Sequence[UnitResults], name: str) -> Drawn:
     cut = f" {below:,} below {low:g} are in the first bar." if below else ""
     worse = 100 * float((values < 0).mean()) if values.size else 0.0
     caption = f"{values.size:,} units, median {middle:.3f} (red line), {worse:.0f}% below 0.{cut}"
-    return finish(name, "Score of each unit", caption)
+    return Drawn(figure, name, "Score of each unit", caption)
 
 
+@_styled
 def unit_map(recording: Recording, results: UnitResults, name: str) -> Drawn:
     """Scores where the units lie."""
     assert recording.coordinates is not None
     rows = _drawn(recording.units)
     places, values = recording.coordinates[rows], results.score[rows]
-    figure, axes, finish = _figure(height=3.6)
+    figure, axes = _figure(height=3.6)
     points = axes.scatter(
         places[:, 0], places[:, 1], c=np.nan_to_num(values), s=22, cmap="viridis", vmin=0, vmax=1, gid="points"
     )
@@ -199,22 +216,26 @@ def unit_map(recording: Recording, results: UnitResults, name: str) -> Drawn:
     bar.set_label("score")
     tips = [[f"unit {recording.unit_ids[r]}", f"score {s:.3f}"] for r, s in zip(rows, values, strict=True)]
     plane = " First two of three axes." if recording.coordinates.shape[1] == 3 else ""
-    return finish(name, f"Where they are forecast well: {recording.session}", f"Scores below 0 as 0.{plane}", tips)
+    return Drawn(
+        figure, name, f"Where they are forecast well: {recording.session}", f"Scores below 0 as 0.{plane}", tips
+    )
 
 
+@_styled
 def example(one: Example, which: str, name: str) -> Drawn:
     """A forecast."""
-    _, axes, finish = _figure(height=2.4)
+    figure, axes = _figure(height=2.4)
     draw_example(axes, one, show_x=True, show_legend=which == "best")
     caption = f"Unit {one.unit} of {one.session}, score {one.score:.3f} over the test part; a window of median error."
     for text in list(axes.texts):
         text.remove()
-    return finish(name, f"The {which} unit", caption)
+    return Drawn(figure, name, f"The {which} unit", caption)
 
 
+@_styled
 def autocorrelation(results: Sequence[UnitResults], rate_hz: float | None, name: str) -> Drawn:
     """What the errors one step ahead still hold."""
-    _, axes, finish = _figure()
+    figure, axes = _figure()
     least = min(one.autocorrelation.shape[1] for one in results)
     values = np.concatenate([one.autocorrelation[:, :least] for one in results])
     values = values[np.isfinite(values).all(1)]
@@ -232,21 +253,23 @@ def autocorrelation(results: Sequence[UnitResults], rate_hz: float | None, name:
         "Errors one step ahead: median unit and the middle 80% of units. Dashed: where 95% of values lie if nothing "
         "is left to forecast."
     )
-    return finish(name, "What the errors still hold", caption)
+    return Drawn(figure, name, "What the errors still hold", caption)
 
 
+@_styled
 def training(
     history: Sequence[Mapping[str, Any]], best_step: int | None, name: str, curve: Callable[..., Any]
 ) -> Drawn:
     """Errors during training."""
-    _, axes, finish = _figure()
+    figure, axes = _figure()
     draw_training(axes, curve(history, "loss"), curve(history, "val_mse"), best_step)
-    return finish(name, "Training", "Mean squared error of z-scores.")
+    return Drawn(figure, name, "Training", "Mean squared error of z-scores.")
 
 
+@_styled
 def adaptation(values: Mapping[str, Any], name: str) -> Drawn:
     """The test score while a model is adapted."""
-    _, axes, finish = _figure()
+    figure, axes = _figure()
     points = [(p["step"], p["seconds"], p["score"]) for p in values["history"]]
     draw_adaptation(axes, points, title="", references={}, after=values["after"])
     axes.set_xlabel("steps")
@@ -254,14 +277,15 @@ def adaptation(values: Mapping[str, Any], name: str) -> Drawn:
         f"Mode {values['mode']}: {values['before']:.3f} before, {values['after']:.3f} with the weights that were best "
         f"on validation, {values['seconds']:.1f} s, {values['parameters']:,} values fitted."
     )
-    return finish(name, f"Adaptation to {values['session']}", caption)
+    return Drawn(figure, name, f"Adaptation to {values['session']}", caption)
 
 
+@_styled
 def embedding_map(
     points: np.ndarray, names: Sequence[str], tips: Sequence[Sequence[str]], axes_label: str, caption: str, name: str
 ) -> Drawn:
     """Unit embeddings in a plane, the most frequent groups in colours."""
-    _, axes, finish = _figure(height=3.6)
+    figure, axes = _figure(height=3.6)
     found, counts = np.unique([n for n in names if n], return_counts=True)
     shown = [str(found[k]) for k in np.argsort(-counts, kind="stable")[: len(_GROUPS)]]
     colours = dict(zip(shown, _GROUPS, strict=False))
@@ -281,63 +305,53 @@ def embedding_map(
             loc="upper left", bbox_to_anchor=(0, 1.18), ncols=3, handletextpad=0.1, columnspacing=0.8, fontsize=7
         )
     axes.set(xlabel=f"{axes_label} 1", ylabel=f"{axes_label} 2")
-    return finish(name, f"Unit embeddings, {axes_label}", caption, tips)
+    return Drawn(figure, name, f"Unit embeddings, {axes_label}", caption, tips)
 
 
+@_styled
 def brain_map(recording: Recording, colours: np.ndarray, tips: Sequence[Sequence[str]], name: str) -> Drawn:
     """Units where they lie, in the colours of their embeddings."""
     assert recording.coordinates is not None
-    _, axes, finish = _figure(height=3.6)
+    figure, axes = _figure(height=3.6)
     rows = _drawn(recording.units)
     axes.scatter(recording.coordinates[rows, 0], recording.coordinates[rows, 1], c=colours[rows], s=22, gid="points")
     axes.set(xlabel="x", ylabel="y", aspect="equal")
     axes.invert_yaxis()
     caption = "Red, green and blue are the first three principal components of the embeddings: alike in colour, alike."
-    return finish(name, f"Embeddings in the brain: {recording.session}", caption, [tips[row] for row in rows])
+    return Drawn(figure, name, f"Embeddings in the brain: {recording.session}", caption, [tips[row] for row in rows])
 
 
-def similarity(regions: Sequence[str], values: np.ndarray, name: str, caption: str) -> Drawn:
-    """How alike the units of each two regions are."""
-    return _heat(regions, regions, values, "relative similarity", name, "Similarity of regions", caption, (0, 1))
+@_styled
+def similarity(regions: Sequence[str], values: np.ndarray, caption: str, name: str) -> Drawn:
+    """How alike the units of each two regions are: ``[R, R]``."""
+    figure, axes = _figure(height=4.4)
+    image = axes.imshow(values, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+    size = 8 if len(regions) <= 12 else 6
+    axes.set_yticks(range(len(regions)), [_short(region, 12) for region in regions], fontsize=size)
+    axes.set_xticks(range(len(regions)), [_short(region, 12) for region in regions], fontsize=size, rotation=90)
+    bar = figure.colorbar(image, ax=axes, orientation="horizontal", fraction=0.04)
+    bar.set_label("relative similarity")
+    return Drawn(figure, name, "Similarity of regions", caption)
 
 
-def attention(regions: Sequence[str], values: np.ndarray, name: str, caption: str) -> Drawn:
-    """How much of each latent's attention a unit of each region gets."""
-    latents = [str(k + 1) for k in range(values.shape[0])]
-    return _heat(
-        regions, latents, values.T, "share of a unit / even share", name, "Attention of latents over regions", caption
-    )
-
-
-def _heat(
-    rows: Sequence[str],
-    columns: Sequence[str],
-    values: np.ndarray,
-    what: str,
-    name: str,
-    title: str,
-    caption: str,
-    limits: tuple[float, float] | None = None,
-) -> Drawn:
-    figure, axes, finish = _figure(height=1.4 + 0.15 * max(8, len(rows)))
-    low, high = limits or (float(np.nanmin(values)), float(np.nanmax(values)))
-    image = axes.imshow(values, cmap="viridis", vmin=low, vmax=high, aspect="auto", interpolation="nearest")
-    small = 8 if len(rows) <= 16 else 6
-    axes.set_yticks(range(len(rows)), [_short(r, 14) for r in rows], fontsize=small)
-    if len(columns) <= 30:
-        turned = 90 if max(map(len, columns)) > 2 else 0
-        axes.set_xticks(range(len(columns)), [_short(c, 14) for c in columns], rotation=turned, fontsize=small)
-    else:
-        axes.set_xticks([])
-    figure.colorbar(image, ax=axes, fraction=0.05).set_label(what)
-    return finish(name, title, caption)
+@_styled
+def attention(regions: Sequence[str], values: np.ndarray, caption: str, name: str) -> Drawn:
+    """How much of each latent's attention a unit of each region gets: ``[Q, R]``."""
+    figure, axes = _figure(height=1.2 + 0.13 * max(12, len(regions)))
+    image = axes.imshow(values.T, cmap="viridis", aspect="auto", interpolation="nearest")
+    size = 8 if len(regions) <= 12 else 6
+    axes.set_yticks(range(len(regions)), [_short(region, 12) for region in regions], fontsize=size)
+    axes.set_xticks(range(len(values)), [str(latent + 1) for latent in range(len(values))])
+    axes.set_xlabel("latent")
+    figure.colorbar(image, ax=axes, fraction=0.05).set_label("share of a unit / even share")
+    return Drawn(figure, name, "Attention of latents over regions", caption)
 
 
 def _with_own(evaluation: Evaluation) -> dict[str, Any]:
     from poco.evaluation import Scores
 
     own = Scores(evaluation.score, evaluation.sessions, evaluation.interval)
-    return {"poco": own, **evaluation.baselines}
+    return {evaluation.forecaster: own, **evaluation.baselines}
 
 
 def _drawn(units: int) -> np.ndarray:

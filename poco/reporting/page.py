@@ -14,13 +14,14 @@ from poco.evaluation import Scores
 from poco.files import write_atomically
 from poco.plots.style import label as shown_name
 from poco.reporting.content import Content, content, open_subject
+from poco.run import Run
 
 PAGE = "report.html"
 _TEMPLATE = Path(__file__).parent / "template"
 
 
 def report(
-    runs: str | Path | Sequence[str | Path],
+    runs: str | Path | Run | Sequence[str | Path | Run],
     out: str | Path | None = None,
     *,
     data: str | Path | None = None,
@@ -32,8 +33,8 @@ def report(
     scores is scored first.
 
     Args:
-        runs: folders that ``poco train`` or ``poco adapt`` wrote, one or several.
-        out: folder of the page; default ``report`` in the folder of the first run.
+        runs: folders that ``poco train`` or ``poco adapt`` wrote, or runs; one or several.
+        out: folder of the page; default ``report`` in the folder of the first run, which a run kept in memory lacks.
         data: where the recordings are now; default where they were.
         label: which label of the units says their region; default the only one there is.
 
@@ -43,22 +44,26 @@ def report(
     Raises:
         CheckpointError: if a folder holds neither a run nor an adapted model.
         DataError: if recordings are not where they were.
-        ConfigError: if no run is given, or one twice.
+        ConfigError: if no run is given, or one twice, or there is no place for the page.
         MissingExtraError: if Jinja or matplotlib is missing.
     """
     try:
         import jinja2
     except ImportError as error:
         raise MissingExtraError.of("jinja2", "report", "writing a report") from error
-    folders = [Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
-    if not folders or len({folder.resolve() for folder in folders}) < len(folders):
+    given = [run if isinstance(run, Run) else Path(run) for run in _several(runs)]
+    folders = [run.folder if isinstance(run, Run) else run for run in given]
+    known = [folder.resolve() for folder in folders if folder is not None]
+    if not given or len(set(known)) < len(known):
         raise ConfigError("give a report one run or several different ones")
-    target = Path(out) if out is not None else folders[0] / "report"
+    if out is None and folders[0] is None:
+        raise ConfigError("a run kept in memory has no folder to write a report into: say where (out=)")
+    target = Path(out) if out is not None else Path(folders[0] or "") / "report"
     place = Path(data) if data is not None else None
     found = []
-    for number, folder in enumerate(folders, 1):
-        key = f"{number}-" if len(folders) > 1 else ""
-        found.append(content(open_subject(folder, place), key, label))
+    for number, run in enumerate(given, 1):
+        key = f"{number}-" if len(given) > 1 else ""
+        found.append(content(open_subject(run, place), key, label))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
@@ -78,6 +83,10 @@ def report(
             drawn.save(target / "figures")
     write_atomically(target / PAGE, page.encode())
     return target / PAGE
+
+
+def _several(runs: str | Path | Run | Sequence[str | Path | Run]) -> Sequence[str | Path | Run]:
+    return [runs] if isinstance(runs, str | Path | Run) else runs
 
 
 def _forecasters(one: Content) -> list[tuple[str, Scores]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("sklearn", reason="needs the extra 'embed'")
+pytest.importorskip("matplotlib", reason="needs the extra 'plots'")
 
 
 def test_regions_of_a_real_recording(poco, shared_data: Path, tmp_path: Path) -> None:
@@ -24,8 +25,10 @@ def test_regions_of_a_real_recording(poco, shared_data: Path, tmp_path: Path) ->
         source={"path": str(place), "options": {}},
     )
     asked = ("embed", run, "--label", "region", "--shuffles", 19)
-    done = poco(*asked, "--out", table, "--json")
+    figures = tmp_path / "figures"
+    done = poco(*asked, "--out", table, "--figures", figures, "--json")
     assert done.code == 0, done.err
+    assert {"embeddings-pca.svg", "similarity.png"} <= {file.name for file in figures.iterdir()}
     found = done.json
     assert set(found["measures"]) == {"trained", "untrained"}
     for kind in found["measures"].values():

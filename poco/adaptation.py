@@ -15,7 +15,7 @@ import torch
 from poco._version import __version__
 from poco.data.checks import RATE_TOLERANCE
 from poco.data.recording import Recording
-from poco.data.splits import Split, split
+from poco.data.splits import Split, shorten, split
 from poco.errors import ConfigError, DataError
 from poco.ops.backends import multiplies_bfloat16
 from poco.training.callbacks import Callback
@@ -74,6 +74,7 @@ class Adapted:
         seconds: time spent adapting, scoring not counted.
         parameters: number of values that were fitted.
         split: the new session, cut into parts.
+        frames: the frames that it learnt from, where it was not all there are.
     """
 
     model: Forecaster
@@ -85,6 +86,7 @@ class Adapted:
     seconds: float
     parameters: int
     split: Split
+    frames: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Scores, times and the curve as plain values."""
@@ -96,6 +98,7 @@ class Adapted:
             "after": self.after,
             "seconds": round(self.seconds, 3),
             "parameters": self.parameters,
+            "frames": self.frames,
             "history": [vars(point) for point in self.history],
         }
 
@@ -113,6 +116,7 @@ def adapt(
     precision: str = "auto",
     score_every: int = 20,
     patience: int | None = PATIENCE,
+    frames: int | None = None,
     train_config: TrainConfig | None = None,
     unit_types: str | None = None,
     source: Mapping[str, Any] | None = None,
@@ -145,6 +149,8 @@ def adapt(
             the machine has instructions for it. Scores are taken in float32.
         score_every: steps from one point of the history to the next, and from one validation to the next.
         patience: stop after this many validations in a row without a new best; None: take all steps.
+        frames: learn from so many frames alone, the last ones before the test part (see
+            :func:`poco.data.splits.shorten`); default all there are.
         train_config: all settings of the loop, in place of the seven before; without ``val_first`` the start is no
             candidate.
         unit_types: label of the units for a model that embeds unit types; default the one it was trained with, or the
@@ -189,6 +195,8 @@ def adapt(
         )
     sizes = model.config
     cut = split([recording], protocol=protocol, context=sizes.context, horizon=sizes.horizon)
+    if frames is not None:
+        cut = shorten(cut, frames)
     types: tuple[str, ...] = ()
     if getattr(sizes, "unit_type_embedding", False):
         label = unit_types or (model.metadata.get("training") or {}).get("unit_types")
@@ -207,6 +215,7 @@ def adapt(
             adapted, start = _fit(member, recording, cut, types, mode, own, callbacks)
         else:
             adapted, start = _solve(member, recording, cut)
+        adapted = dataclasses.replace(adapted, frames=frames)
         adapted.model.metadata = _metadata(member, recording, adapted.mode, protocol, own, source)
         found.append(adapted)
         starts.append(start)
@@ -428,9 +437,9 @@ class _Scorer(Callback):
         if record["step"] == 0:  # scored already
             return
         began = time.monotonic()
+        step, seconds = int(record["step"]), round(float(record["seconds"]) - self._scoring, 3)
         score = _score(self.model, self.cut)
-        seconds = round(float(record["seconds"]) - self._scoring, 3)
-        self.points.append(Point(int(record["step"]), seconds, score))
+        self.points.append(Point(step, seconds, score))
         self._scoring += time.monotonic() - began
         for callback in self.callbacks:
-            callback.scored(self.points[-1].step, seconds, score)
+            callback.scored(step, seconds, score)

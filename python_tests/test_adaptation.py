@@ -158,6 +158,18 @@ def test_it_stops_where_validation_gets_no_better_and_keeps_the_start(model: POC
     assert by_default.history[-1].step == 2 * PATIENCE
 
 
+def test_it_learns_from_the_last_frames_alone(model: POCO, recordings: list[Recording]) -> None:
+    activity = recordings[2].activity.copy()
+    other = dataclasses.replace(recordings[2], activity=activity)
+    activity[:, :100] = activity[:, 50:150]  # of 240 frames 144 and 48 are to learn from: the last 60 begin at 132
+    options = {"steps": 10, "batch_size": 8, "score_every": 5, "frames": 60}
+    a, b = (adapt(model, recording, **options) for recording in (recordings[2], other))
+    assert a.after == b.after
+    assert a.to_json()["frames"] == 60
+    assert torch.equal(a.model.normalisation("animal-3")[0], torch.from_numpy(a.split.mean[0]))
+    assert adapt(model, recordings[2], **{**options, "frames": None}).after != a.after
+
+
 def test_same_seed_same_result_and_random_state_untouched(model: POCO, recordings: list[Recording]) -> None:
     torch.manual_seed(3)
     expected = torch.rand(3)

@@ -75,6 +75,9 @@ def register(app: typer.Typer) -> None:
                 rich_help_panel=_STEPS,
             ),
         ] = None,
+        frames: Annotated[
+            int | None, typer.Option(help="Learn from the last so many frames before the test part (default: all).")
+        ] = None,
         protocol: Annotated[str | None, typer.Option(help="'leak-free' or 'published' (default: the run's).")] = None,
         unit_types: Annotated[
             str | None, typer.Option(help="Label of the units, for a model that embeds unit types.")
@@ -144,6 +147,7 @@ def register(app: typer.Typer) -> None:
             model,
             chosen,
             mode=mode,
+            frames=frames,
             protocol=protocol or (forecaster.protocol if isinstance(forecaster, Run) else "leak-free"),
             unit_types=unit_types,
             source={"options": options},

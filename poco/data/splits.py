@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -160,6 +160,72 @@ def split(
     return Split(
         protocol, context, horizon, checked, tuple(means), tuple(stds), segments, (*_warnings(checked), *warnings)
     )
+
+
+def shorten(cut: Split, frames: int) -> Split:
+    """The same test part with little to learn from: the last ``frames`` frames of training and validation parts.
+
+    Three quarters of them are for training, the rest for validation; where that leaves no window for both, all of them
+    are for both. Under the leak-free protocol mean and deviation are taken from the frames for training.
+
+    Args:
+        cut: a split.
+        frames: frames of each session, at least ``context + horizon``.
+
+    Raises:
+        ConfigError: if they are too few for a window.
+        DataError: if no window lies within those of a session, or a unit is constant in them (leak-free).
+    """
+    length = cut.context + cut.horizon
+    if frames < length:
+        raise ConfigError(
+            f"{frames} frames hold no window of {length} (context {cut.context} + horizon {cut.horizon}): give more"
+        )
+    parts: dict[str, list[Segments]] = {part: [] for part in PARTS}
+    means, stds = list(cut.mean), list(cut.std)
+    for index, recording in enumerate(cut.recordings):
+        pool = _join((*cut.segments["train"][index], *cut.segments["val"][index]))
+        kept, there = _last(pool, frames), min(frames, sum(stop - start for start, stop in pool))
+        own = {"train": _last(pool, there, there - there // 4), "val": _last(pool, there // 4)}
+        if not all(
+            any(window_count(b - a, cut.context, cut.horizon, cut.protocol) for a, b in some) for some in own.values()
+        ):
+            own = {"train": kept, "val": kept}
+        own["test"] = cut.segments["test"][index]
+        _check_windows(recording, own, cut.context, cut.horizon, cut.protocol)
+        for part in PARTS:
+            parts[part].append(own[part])
+        if cut.protocol != "published":
+            mean, std = statistics(recording, own["train"])
+            _check_deviation(recording, std)
+            means[index], stds[index] = mean.astype(np.float32), std.astype(np.float32)
+    segments = {part: tuple(found) for part, found in parts.items()}
+    return replace(cut, mean=tuple(means), std=tuple(stds), segments=segments)
+
+
+def _join(segments: Segments) -> Segments:
+    """The same frames in order, ranges that touch made one."""
+    joined: list[tuple[int, int]] = []
+    for start, stop in sorted(segments):
+        if joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], stop)
+        else:
+            joined.append((start, stop))
+    return tuple(joined)
+
+
+def _last(segments: Segments, frames: int, count: int | None = None) -> Segments:
+    """The first ``count`` of the last ``frames`` frames that the ranges cover; by default all of these."""
+    covered = sum(stop - start for start, stop in segments)
+    low = max(0, covered - frames)
+    high = min(covered, low + (frames if count is None else count))
+    found, before = [], 0
+    for start, stop in segments:
+        inside = _intersect((start, stop), (start + low - before, start + high - before))
+        if inside is not None:
+            found.append(inside)
+        before += stop - start
+    return tuple(found)
 
 
 def fingerprint(recording: Recording) -> str:

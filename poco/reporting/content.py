@@ -18,7 +18,7 @@ from poco import models
 from poco.adaptation import ADAPTATION
 from poco.data.read import read
 from poco.data.recording import Recording
-from poco.data.splits import Split, split
+from poco.data.splits import Split, shorten, split
 from poco.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from poco.evaluation import Evaluation, evaluate
 from poco.files import read_json
@@ -127,6 +127,8 @@ def _adapted(folder: Path, data: Path | None) -> Subject:
         raise DataError(f"{place} has no session '{found['session']}', which the model was adapted to")
     sizes = model.config
     cut = split(own, protocol=found["protocol"], context=sizes.context, horizon=sizes.horizon)
+    if found.get("frames") is not None:
+        cut = shorten(cut, found["frames"])
     return Subject(folder.resolve().name, folder, model, cut, evaluate(model, cut), None, found)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +11,14 @@ from poco import models
 from poco.adaptation import adapt
 from poco.data.recording import Recording
 from poco.errors import ConfigError
+from poco.plots.style import BLUE, GREEN, GREY, PURPLE, VERMILION
+from poco.scoreboard import mean_interval
 from poco.training.recipes import recipe
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from poco.nn import POCO
 
 #: Steps from one point of a curve to the next.
@@ -45,8 +50,10 @@ def others(recordings: Sequence[Recording], animal: str, seed: int, steps: int, 
     return models.load(folder)  # type: ignore[return-value]
 
 
-def curve(model: POCO, recording: Recording, mode: str, seed: int, steps: int, protocol: str) -> dict[str, Any]:
-    """What ``steps`` of adapting to one recording bring.
+def curve(
+    model: POCO, recording: Recording, mode: str, seed: int, steps: int, protocol: str, frames: int | None
+) -> dict[str, Any]:
+    """What ``steps`` of adapting to one recording, or to the last ``frames`` before its test part, bring.
 
     Returns:
         ``session``; ``after``, the test score of the weights that are kept, those with the lowest validation error;
@@ -62,6 +69,7 @@ def curve(model: POCO, recording: Recording, mode: str, seed: int, steps: int, p
         seed=seed,
         score_every=min(EVERY, steps),
         patience=None,
+        frames=frames,
     )
     return {
         "session": recording.session,
@@ -69,3 +77,97 @@ def curve(model: POCO, recording: Recording, mode: str, seed: int, steps: int, p
         "history": [[p.step, p.seconds, p.score] for p in adapted.history],
         "parameters": adapted.parameters,
     }
+
+
+def table(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: a row for each number of frames and mode, means over animals with half the 95% t-interval.
+
+    ``kept`` is the score of the weights that validation chose, ``gain`` what it adds to zero-shot, animal by animal,
+    ``last`` the score of the weights of the last step. Seeds and recordings of an animal are averaged first.
+    """
+    lines = [
+        "| frames | mode | kept | gain | last step | seconds | animals | seeds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for frames in sorted({c["frames"] for c in cells}, key=lambda f: (f is None, f)):
+        some = [cell for cell in cells if cell["frames"] == frames]
+        start = _by_animal(some, "zero-shot", lambda c: c["after"])
+        for mode in (m for m in _MODES if any(cell["training"] == m for cell in some)):
+            kept = _by_animal(some, mode, lambda c: c["after"])
+            last = _by_animal(some, mode, lambda c: c["history"][-1][2])
+            seconds = _by_animal(some, mode, lambda c: c["history"][-1][1])
+            gain = [kept[animal] - start[animal] for animal in kept if animal in start]
+            row = [_shown(list(kept.values())), _shown(gain) if gain else "", _shown(list(last.values()))]
+            seeds = len({cell["seed"] for cell in some if cell["training"] == mode})
+            row += [f"{sum(seconds.values()) / len(seconds):.1f}", str(len(kept)), str(seeds)]
+            lines.append(f"| {'all' if frames is None else frames} | {mode} | {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def plot(cells: Sequence[Mapping[str, Any]], figure: Figure) -> None:
+    """Test score against steps and against seconds, or, with several numbers of frames, against these.
+
+    Lines are means over animals, shades 95% t-intervals.
+    """
+    every = sorted({c["frames"] for c in cells if c["frames"] is not None})
+    if len(every) > 1:
+        axes = figure.subplots()
+        for mode in _MODES:
+            found = {n: _by_animal([c for c in cells if c["frames"] == n], mode, lambda c: c["after"]) for n in every}
+            values = {n: list(own.values()) for n, own in found.items() if own}
+            if values:
+                _line(axes, list(values), list(values.values()), mode)
+        axes.set(xscale="log", xlabel="frames learnt from", ylabel="test score", title=cells[0]["study"])
+        axes.set_xticks(every, [str(n) for n in every], minor=False)
+        axes.legend(fontsize="small")
+        return
+    left, right = figure.subplots(1, 2, sharey=True)
+    for mode in _MODES:
+        steps = sorted({p[0] for c in cells if c["training"] == mode for one in c["curves"] for p in one["history"]})
+        if not steps:
+            continue
+        if mode == "zero-shot":
+            mean, _ = mean_interval(_points(cells, mode, 0, 2))
+            for axes in (left, right):
+                axes.axhline(mean, color=_COLOURS[mode], linestyle="--", label=mode)
+            continue
+        at = [_points(cells, mode, place, 2) for place in range(len(steps))]
+        seconds = [mean_interval(_points(cells, mode, place, 1))[0] for place in range(len(steps))]
+        _line(left, steps, at, mode)
+        _line(right, seconds, at, mode)
+    left.set_ylim(bottom=-0.3)  # an untrained model begins far below
+    left.set(xlabel="steps", ylabel="test score", title=cells[0]["study"])
+    right.set(xlabel="seconds")
+    left.legend(fontsize="small")
+
+
+_MODES = ("zero-shot", "embeddings", "mlp", "full", "scratch")
+_COLOURS = dict(zip(_MODES, (GREY, BLUE, GREEN, VERMILION, PURPLE), strict=True))
+
+
+def _by_animal(
+    cells: Sequence[Mapping[str, Any]], mode: str, value: Callable[[Mapping[str, Any]], float]
+) -> dict[str, float]:
+    """Animal by animal, the mean of a value over seeds and recordings."""
+    found: dict[str, list[float]] = {}
+    for cell in cells:
+        if cell["training"] == mode:
+            found.setdefault(cell["value"], []).extend(value(curve) for curve in cell["curves"])
+    return {animal: sum(values) / len(values) for animal, values in found.items()}
+
+
+def _points(cells: Sequence[Mapping[str, Any]], mode: str, place: int, column: int) -> list[float]:
+    """The values of the animals at one place of their curves: steps (0), seconds (1) or scores (2)."""
+    return list(_by_animal(cells, mode, lambda curve: curve["history"][place][column]).values())
+
+
+def _line(axes: Axes, x: Sequence[float], values: Sequence[Sequence[float]], mode: str) -> None:
+    means, halves = zip(*(mean_interval(v) for v in values), strict=True)
+    axes.plot(x, means, color=_COLOURS[mode], label=mode, marker="o", markersize=3)
+    low, high = zip(*((m - (h or 0), m + (h or 0)) for m, h in zip(means, halves, strict=True)), strict=True)
+    axes.fill_between(x, low, high, color=_COLOURS[mode], alpha=0.12, linewidth=0)
+
+
+def _shown(values: Sequence[float]) -> str:
+    mean, half = mean_interval(values)
+    return f"{mean:.3f}" + ("" if half is None else f" ± {half:.3f}")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from poco.errors import ConfigError, MissingExtraError
 from poco.evaluation import fit_baseline, score_forecasters
 from poco.files import write_json
 from poco.scoreboard import mean_interval
+from poco.studies import adaptation
 from poco.studies.adaptation import animals, curve, others
 
 FOLDER = Path(__file__).parent
@@ -43,6 +44,7 @@ class Study:
             and then adapted to), an option of POCO (``"model.latents"``) or of the simulation
             (``"simulate.individuality"``); empty for nothing.
         values: its values; of ``"animal"`` those of the recordings.
+        frames: how many frames of an animal left out are adapted to, each in turn; None for all.
         base_steps: most gradient steps of the model of the other animals.
         simulate: arguments of :func:`poco.data.simulate.simulate`, for a study of simulated recordings.
     """
@@ -54,6 +56,7 @@ class Study:
     steps: int = 5000
     vary: str = ""
     values: tuple[Any, ...] = (None,)
+    frames: tuple[int | None, ...] = (None,)
     base_steps: int | None = None
     simulate: Mapping[str, Any] | None = None
 
@@ -131,7 +134,7 @@ def run(
     for seed in range(seeds):
         for value in study.values:
             for training in study.training:
-                for forecaster in study.forecasters:
+                for forecaster, frames in itertools.product(study.forecasters, study.frames):
                     cell = {
                         "study": study.name,
                         "forecaster": forecaster,
@@ -143,22 +146,26 @@ def run(
                         "sessions": len(recordings),
                         "simulate": study.simulate,
                         "base_steps": study.base_steps,
+                        "frames": frames,
                     }
-                    file = out / f"{study.name}--{value}--{training}--{forecaster}--{seed}.json"
+                    shown = training if frames is None else f"{training} {frames}"
+                    file = out / f"{study.name}--{value}--{shown}--{forecaster}--{seed}.json"
                     if not file.exists():
                         left.append((study, cell, recordings, file))
-                    elif any(json.loads(file.read_text())[key] != cell[key] for key in cell):
+                    elif any(json.loads(file.read_text()).get(key) != cell[key] for key in cell):
                         raise ConfigError(f"{file} was made with other settings: take another folder for --out")
     bases = list({(cell["value"], cell["seed"]): job for job in left if (cell := job[1])["base_steps"]}.values())
     with ExitStack() as stack:
         each = map if processes == 1 else stack.enter_context(ProcessPoolExecutor(processes)).map
-        for made in chain(each(_base, bases), each(_make, left)):
+        for made in itertools.chain(each(_base, bases), each(_make, left)):
             report(made)
     return [json.loads(file.read_text()) for file in sorted(out.glob(f"{study.name}--*.json"))]
 
 
 def table(cells: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: a row for each forecaster, training and value; mean over seeds and half the 95% t-interval."""
+    if "curves" in cells[0]:
+        return adaptation.table(cells)
     groups: dict[tuple[str, ...], list[float]] = {}
     for cell in cells:
         key = tuple(str(cell[name]) for name in ("study", "value", "training", "forecaster"))
@@ -186,7 +193,7 @@ def _folder(cell: Mapping[str, Any], file: Path) -> Path:
 def _left_out(job: Job) -> str:
     """One cell of an animal left out: adapt to each of its recordings."""
     _, cell, recordings, file = job
-    options = (cell["training"], cell["seed"], cell["steps"], cell["protocol"])
+    options = (cell["training"], cell["seed"], cell["steps"], cell["protocol"], cell["frames"])
     model = others(recordings, cell["value"], cell["seed"], cell["base_steps"], cell["protocol"], _folder(cell, file))
     curves = [curve(model, recording, *options) for recording in recordings if recording.subject == cell["value"]]
     score = sum(c["after"] for c in curves) / len(curves)
@@ -242,7 +249,7 @@ def cells(out: Path) -> list[dict[str, Any]]:
 
 def write_csv(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
     """One tidy table, a row for each cell."""
-    columns = ("study", "value", "training", "forecaster", "seed", "score", "seconds", "steps", "protocol")
+    columns = ("study", "value", "training", "forecaster", "frames", "seed", "score", "seconds", "steps", "protocol")
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
@@ -257,6 +264,11 @@ def plot(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
         raise MissingExtraError.of("matplotlib", "plots", "drawing a study") from None
     if len({cell["study"] for cell in cells}) > 1:
         raise ConfigError("the folder has results of several studies: plot a folder with one")
+    if "curves" in cells[0]:
+        figure = Figure(figsize=(8, 3.5), layout="constrained")
+        adaptation.plot(cells, figure)
+        figure.savefig(path, dpi=120)
+        return
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.subplots()
     for label in sorted({(cell["forecaster"], cell["training"]) for cell in cells}):

@@ -7,7 +7,7 @@ import pytest
 from helpers.recordings import counted, waves
 
 from poco.data.recording import Recording
-from poco.data.splits import PARTS, PROTOCOLS, fingerprint, split
+from poco.data.splits import PARTS, PROTOCOLS, fingerprint, shorten, split
 from poco.errors import ConfigError, DataError
 
 
@@ -124,6 +124,36 @@ def test_a_unit_that_hardly_moves_in_the_training_part_is_told() -> None:
 def test_warnings_of_recordings_are_told_once() -> None:
     recordings = [waves(name, warnings=("no channel", f"odd {name == 'b'}")) for name in "abc"]
     assert split(recordings).warnings == ("3 sessions: no channel", "2 sessions: odd False", "session 'b': odd True")
+
+
+def test_shortened_by_hand() -> None:
+    recording = waves(units=3, frames=200)
+    cut = split([recording], context=6, horizon=2)  # 0-120, 120-160, 160-200
+    short = shorten(cut, 100)
+    assert short.segments["train"] == (((60, 135),),)
+    assert short.segments["val"] == (((135, 160),),)
+    assert short.segments["test"] == cut.segments["test"]
+    np.testing.assert_allclose(short.mean[0], recording.activity[:, 60:135].mean(1), atol=1e-6)
+    np.testing.assert_allclose(short.std[0], recording.activity[:, 60:135].std(1), rtol=1e-5)
+    # a quarter of 20 holds no window of 8: all of them are for both
+    assert shorten(cut, 20).segments["train"] == shorten(cut, 20).segments["val"] == (((140, 160),),)
+    assert shorten(cut, 1000).segments["train"] == (((0, 120),),)  # all 160 there are
+    with pytest.raises(ConfigError, match="7 frames hold no window of 8"):
+        shorten(cut, 7)
+
+
+def test_shortened_across_stretches_and_blocks() -> None:
+    recording = waves(units=2, frames=2000, stretches=((0, 900), (1000, 2000)))
+    cut = split([recording], protocol="published", context=6, horizon=2)
+    # training and validation: 0-600, 600-800 and 1000-1600, 1600-1800
+    short = shorten(cut, 1000)
+    assert short.segments["train"] == (((600, 800), (1000, 1550)),)
+    assert short.segments["val"] == (((1550, 1800),),)
+    assert short.segments["test"] == cut.segments["test"]
+    np.testing.assert_array_equal(short.mean[0], cut.mean[0])
+    for part in PARTS:
+        for start in short.windows(part).start:
+            assert any(a <= start and start + 8 <= b for a, b in short.segments[part][0])
 
 
 def test_unknown_words_are_refused() -> None:

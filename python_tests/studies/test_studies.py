@@ -25,7 +25,8 @@ def test_every_study_runs_at_reduced_size(name: str, tmp_path: Path) -> None:
     study = dataclasses.replace(study, forecasters=cheap)
     cells = studies.run(study, tmp_path, RECORDINGS, reduced=True)
     values = 2 if study.vary == "animal" else min(2, len(study.values))
-    assert len(cells) == len(cheap) * len(study.training) * values
+    assert len(cells) == len(cheap) * len(study.training) * values * len(study.frames)
+    assert studies.table(cells).count("\n") > 1
     assert all(math.isfinite(cell["score"]) for cell in cells)
 
 
@@ -50,9 +51,10 @@ def test_an_animal_is_left_out_and_adapted_to(tmp_path: Path) -> None:
     study = studies.load("adaptation")
     cells = studies.run(study, tmp_path, RECORDINGS, reduced=True, steps=40, processes=2)
     by = {(cell["value"], cell["training"]): cell["curves"][0] for cell in cells}
-    for animal in ("animal-1", "animal-2"):
+    known_animals = ("animal-1", "animal-2")
+    for animal in known_animals:
         known = models.load(tmp_path / "models" / f"without-{animal}-0")
-        assert [spec.name for spec in known.sessions] == [n for n in ("animal-1", "animal-2") if n != animal]
+        assert [spec.name for spec in known.sessions] == [n for n in known_animals if n != animal]
         start = by[animal, "zero-shot"]["after"]
         for mode in study.training:
             curve = by[animal, mode]
@@ -62,6 +64,10 @@ def test_an_animal_is_left_out_and_adapted_to(tmp_path: Path) -> None:
         assert (
             by[animal, "embeddings"]["parameters"] < by[animal, "mlp"]["parameters"] < by[animal, "full"]["parameters"]
         )
+    rows = {row.split(" | ")[1]: row.split(" | ") for row in studies.table(cells).splitlines()[2:]}
+    gains = [by[animal, "embeddings"]["after"] - by[animal, "zero-shot"]["after"] for animal in known_animals]
+    assert rows["embeddings"][3].startswith(f"{np.mean(gains):.3f} ±")
+    assert rows["embeddings"][-2:] == ["2", "1 |"]
     with pytest.raises(ConfigError, match="needs recordings of two"):
         studies.run(study, tmp_path, RECORDINGS[:1], reduced=True)
 

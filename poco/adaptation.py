@@ -37,8 +37,6 @@ LEARNING_RATE = 3e-4
 #: Learning rate of embeddings alone, as a share of how large those that the model knows are.
 EMBEDDING_STEP = 0.05
 
-#: File of what adapting found, beside the adapted model.
-ADAPTATION = "adaptation.json"
 #: Validations without a new best before adaptation stops.
 PATIENCE = 5
 

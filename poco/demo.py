@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from poco.adaptation import ADAPTATION, Adapted, adapt
+from poco.adaptation import Adapted, adapt
 from poco.baselines import NAMES, OF_SESSIONS
 from poco.data.read import read
 from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.errors import ConfigError, MissingExtraError
 from poco.evaluation import Evaluation, Scores, fit_baseline, score_forecasters
-from poco.files import write_atomically, write_json
+from poco.files import ADAPTATION, write_atomically, write_json
 from poco.nn import POCOConfig
 from poco.run import Run
 from poco.training import Progress, TrainConfig, train

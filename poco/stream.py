@@ -16,6 +16,7 @@ import torch
 
 from poco import core
 from poco.errors import BackendError, CheckpointError, ConfigError, DataError, VocabularyError
+from poco.online import OnlineAdaptation, Seen
 
 if TYPE_CHECKING:
     from poco.models import Member
@@ -34,7 +35,8 @@ class StreamForecast:
         valid: ``[N]`` bool: whether the unit was in each of the last ``C`` frames that came and has a finite forecast.
         marks: ``"held"``: of some units a value was missing in this context; ``"filled"``: whole frames were;
             ``"restarted"``: the context begins anew with this frame; ``"late"``: it took longer than the deadline;
-            ``"overflowed"``: of some units the forecast is not finite.
+            ``"overflowed"``: of some units the forecast is not finite; ``"adapted"``: from this frame on an adapted
+            model forecasts (:meth:`Stream.adapt_online`).
         frame: number of the frame, from 0; frames that were filled in count.
         time: seconds, as they were given; None if they were not.
         latency_ms: milliseconds from the call into the engine to the forecast; 0 while warming.
@@ -72,6 +74,7 @@ class Stream:
             without one no gap is seen.
         tolerance: a gap begins where an interval is longer by more than this share.
         deadline_ms: for a forecast; later ones are marked and counted. None: there is none.
+        keep: how many of the last frames to keep for :meth:`adapt_online`; 0: none.
 
     Raises:
         CheckpointError: if there is no model, it is damaged, or of a kind that cannot be streamed.
@@ -92,6 +95,7 @@ class Stream:
         interval: float | None = None,
         tolerance: float = 0.5,
         deadline_ms: float | None = None,
+        keep: int = 0,
     ) -> None:
         for name, value, known in (
             ("precision", precision, ("float32", "bf16")),
@@ -100,6 +104,8 @@ class Stream:
         ):
             if value not in known:
                 raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        if keep < 0:
+            raise ConfigError(f"keep must be a number of frames, got {keep}")
         opened = _open(model)
         options = {
             "bfloat16": precision == "bf16",
@@ -113,6 +119,9 @@ class Stream:
         index = _find(opened.sessions, session)
         self.session, self.units = opened.sessions[index]
         self.context, self.horizon = opened.context, opened.horizon
+        self._model, self._seen = model, Seen(keep, self.units) if keep else None
+        self._online: OnlineAdaptation | None = None
+        self._next = 0
         engine = _engine()
         try:
             self._stream = engine.Stream(opened, index, options)
@@ -133,12 +142,16 @@ class Stream:
         with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so missing
             values = np.ascontiguousarray(frame, dtype=np.float32)
         engine = _engine()
+        adapted = self._take_adapted()
         try:
             found = self._stream.push(values, math.nan if time is None else float(time))
         except engine.Error as error:
             raise DataError(str(error)) from None
         marks, number, missing, latency, forecast, valid = found
-        named = frozenset(name for bit, name in _MARKS.items() if marks & bit)
+        named = frozenset(name for bit, name in _MARKS.items() if marks & bit) | ({"adapted"} if adapted else set())
+        if self._seen is not None:
+            self._seen.add(values, number != self._next or "restarted" in named)
+            self._next = number + 1
         status = "warming" if forecast is None else "ok"
         return StreamForecast(status, forecast, valid, named, number, time, latency, missing)
 
@@ -153,8 +166,9 @@ class Stream:
             yield self.push(frame, None if rate_hz is None else number / rate_hz)
 
     def reset(self) -> None:
-        """Forgets all frames; counters stay."""
+        """Forgets all frames, those that are kept excepted; counters stay."""
         self._stream.reset()
+        self._next = -1
 
     def swap(self, model: Member | str | Path) -> None:
         """Goes on with another model between two frames, an adapted one for example.
@@ -169,6 +183,47 @@ class Stream:
             self._stream.swap(opened)
         except engine.Error as error:
             raise ConfigError(str(error)) from None
+        self._model = model
+
+    def adapt_online(self, **options: Any) -> OnlineAdaptation:
+        """Adapt the model to the frames seen so far while the stream goes on, and then go on with what came of it.
+
+        A process of its own, at low priority and on one thread, fits the session anew from the frames that were kept,
+        as :func:`poco.adapt` does, so the other sessions' parameters are what they were. When it is over, the next
+        frame that is pushed is forecast by the adapted model and marked ``"adapted"``. If it fails, the stream goes on
+        as it is, and :meth:`OnlineAdaptation.result` says why.
+
+        Args:
+            **options: those of :func:`poco.adapt`, as JSON can hold them: ``mode``, ``steps``, ``frames``, ...
+
+        Returns:
+            The adaptation: ``.done``, ``.result()``, ``.cancel()``.
+
+        Raises:
+            ConfigError: if the stream keeps no frames (``keep=``), or an adaptation is going on.
+        """
+        if self._seen is None:
+            raise ConfigError("the stream keeps no frames to learn from: open it with keep=, for example keep=10_000")
+        if self._online is not None and not self._online.done:
+            raise ConfigError("an adaptation is going on: wait for its result, or cancel it")
+        model = _folder(self._model) if isinstance(self._model, str | Path) else self._model
+        self._online = OnlineAdaptation(model, self.session, self._seen.copy(), options, self._adapted)
+        return self._online
+
+    def _adapted(self, folder: Path) -> Any:
+        """The adapted model in memory and in the engine."""
+        from poco import models
+
+        return models.load(folder), _open(folder)
+
+    def _take_adapted(self) -> bool:
+        """Go on with the adapted model if there is one that is new."""
+        if self._online is None or self._online.opened is None:
+            return False
+        self._model, opened = self._online.opened
+        self._online = None
+        self._stream.swap(opened)
+        return True
 
     def stats(self) -> dict[str, Any]:
         """Counters since the stream began, and quantiles of the latency of forecasts in milliseconds (to 9%)."""
@@ -198,14 +253,18 @@ def _open(model: Member | str | Path) -> Any:
         with tempfile.TemporaryDirectory() as made:
             model.save_pretrained(made)
             return _open(made)
-    folder = Path(model)
-    if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
-        folder = folder / "model"  # of a run
     engine = _engine()
     try:
-        return engine.StreamModel.open(str(folder))
+        return engine.StreamModel.open(str(_folder(model)))
     except engine.Error as error:
         raise CheckpointError(str(error)) from None
+
+
+def _folder(model: str | Path) -> Path:
+    """The folder of a model, or that in the folder of a run."""
+    folder = Path(model)
+    there = all((folder / name).is_file() for name in ("config.json", "model.safetensors"))
+    return folder if there else folder / "model"
 
 
 def _find(sessions: list[tuple[str, int]], session: int | str) -> int:

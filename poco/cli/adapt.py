@@ -101,12 +101,12 @@ def register(app: typer.Typer) -> None:
         every 20 steps a line shows the test score against the seconds it took, and where validation gets no better the
         steps end. The weights kept are the best on validation; if none are better than the start, the start.
         """
-        from poco.adaptation import ADAPTATION, is_solved
         from poco.adaptation import adapt as fit_to
+        from poco.adaptation import is_solved
         from poco.cli.runs import open_forecaster, source_of
         from poco.cli.torch_settings import set_threads
         from poco.data.read import read
-        from poco.files import write_json
+        from poco.files import ADAPTATION, write_json
         from poco.run import MODEL, Run
         from poco.training.callbacks import Progress
 

@@ -105,6 +105,13 @@ class Ground(ExactBuffers):
         self.vocabulary = vocabulary.encode(self.sessions).to(self.shares.device)
         return len(self.sessions) - 1
 
+    def remove_session(self, session: int | str) -> None:
+        """Takes a session and its terms away; a VocabularyError if it is not known."""
+        index = self.session_index(session)
+        del self.session_terms[index]
+        self.sessions = (*self.sessions[:index], *self.sessions[index + 1 :])
+        self.vocabulary = vocabulary.encode(self.sessions).to(self.shares.device)
+
     def session_index(self, session: int | str) -> int:
         """Index of a session given by name or index; a VocabularyError if it is not known."""
         return vocabulary.find(self.sessions, session)

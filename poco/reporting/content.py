@@ -15,13 +15,12 @@ import numpy as np
 import torch
 
 from poco import models
-from poco.adaptation import ADAPTATION
 from poco.data.read import read
 from poco.data.recording import Recording
 from poco.data.splits import Split, shorten, split
 from poco.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from poco.evaluation import Evaluation, evaluate
-from poco.files import read_json
+from poco.files import ADAPTATION, read_json
 from poco.installation import info
 from poco.nn import POCO
 from poco.nn.files import reading_options

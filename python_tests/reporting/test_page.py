@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from poco.adaptation import ADAPTATION, adapt
+from poco.adaptation import adapt
 from poco.data.simulate import simulate
 from poco.errors import CheckpointError, ConfigError
-from poco.files import write_json
+from poco.files import ADAPTATION, write_json
 from poco.nn import POCOConfig
 from poco.run import MODEL, Run
 from poco.training import TrainConfig, train

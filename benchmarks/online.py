@@ -1,0 +1,100 @@
+"""What adapting beside a stream costs it: ``python -m benchmarks.online``: latency of frames before, during and after.
+
+A session of so many simulated units is streamed at its rate by a POCO of the published sizes with random weights;
+after a while the model is adapted to the frames seen so far in a process of its own, and swapped in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import poco
+from benchmarks import environment
+from benchmarks.measure import load_average
+
+
+def measure(units: int, rate_hz: float, seen: int, steps: int, seconds: float, threads: int) -> dict[str, Any]:
+    """Milliseconds of a frame, wall clock around ``push``, and how long the adaptation took."""
+    recording = poco.simulate(1, units, seen + 2000, seed=0)[0]
+    torch.manual_seed(0)
+    model = poco.adapt(poco.POCO(poco.POCOConfig()), recording, mode="zero-shot").model
+    assert isinstance(model, poco.POCO)
+    stream = poco.Stream(model, recording.session, precision="bf16", threads=threads, keep=seen)
+    frames = recording.activity.T
+    for frame in frames[:seen]:
+        stream.push(frame)
+    parts: dict[str, list[float]] = {"before": [], "during": [], "the swap": [], "after": []}
+    part, adaptation, began = "before", None, time.perf_counter()
+    changed, number = began, 0
+    while True:
+        due = began + number / rate_hz
+        time.sleep(max(0.0, due - time.perf_counter()))
+        start = time.perf_counter()
+        forecast = stream.push(frames[number % len(frames)])
+        taken = (time.perf_counter() - start) * 1e3
+        number += 1
+        if "adapted" in forecast.marks:
+            parts["the swap"].append(taken)
+            part, changed = "after", time.perf_counter()
+            continue
+        parts[part].append(taken)
+        if part == "before" and time.perf_counter() - changed > seconds:
+            asked = time.perf_counter()
+            adaptation = stream.adapt_online(steps=steps, patience=None, score_every=steps)
+            parts["the call"] = [(time.perf_counter() - asked) * 1e3]
+            part, began, number = "during", time.perf_counter(), 0
+        if part == "after" and time.perf_counter() - changed > seconds:
+            break
+    assert adaptation is not None
+    rows = {
+        name: {"median": float(np.median(taken)), "99%": float(np.quantile(taken, 0.99)), "most": max(taken)}
+        | {"frames": len(taken)}
+        for name, taken in parts.items()
+    }
+    return {
+        "units": units,
+        "rate_hz": rate_hz,
+        "threads": threads,
+        "frames": seen,
+        "steps": steps,
+        "seconds": adaptation.result()["seconds"],
+        "load": load_average(),
+        "milliseconds": rows,
+    }
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.online", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--units", type=int, default=512)
+    parser.add_argument("--rate", type=float, default=30.0, help="frames a second")
+    parser.add_argument("--frames", type=int, default=2000, help="seen before")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of streaming before and after")
+    parser.add_argument("--threads", type=int, default=1, help="of the stream")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    found = measure(given.units, given.rate, given.frames, given.steps, given.seconds, given.threads)
+    print(
+        f"{found['units']:,} units at {found['rate_hz']:g} Hz, stream on {found['threads']} threads, adapted to "
+        f"{found['frames']:,} frames in {found['steps']} steps, {found['seconds']:.1f} s, load {found['load']}"
+    )
+    for name, row in found["milliseconds"].items():
+        print(
+            f"  {name:10} median {row['median']:8.2f} ms   99% {row['99%']:8.2f} ms   most {row['most']:8.2f} ms   "
+            f"{row['frames']} frames"
+        )
+    if given.json:
+        report = {"environment": environment.describe("none", {}), "cases": [found]}
+        given.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

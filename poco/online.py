@@ -1,0 +1,234 @@
+"""Adapting a model beside the stream that it forecasts: a process of its own learns from the frames seen so far."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from poco.errors import ConfigError, DataError, PocoError
+from poco.files import ADAPTATION
+
+if TYPE_CHECKING:
+    from poco.data.recording import Recording
+    from poco.models import Member
+
+_REQUEST, _FRAMES, _BASE, _ADAPTED = "request.json", "frames.npz", "base", "model"
+
+
+class AdaptationFailedError(PocoError):
+    """An adaptation beside a stream came to nothing; the stream goes on with the model it had."""
+
+
+class Seen:
+    """The last frames of a stream.
+
+    Args:
+        keep: how many frames at most.
+        units: number of units.
+    """
+
+    def __init__(self, keep: int, units: int) -> None:
+        self._frames = np.empty((keep, units), np.float32)
+        self._begins = np.zeros(keep, bool)
+        self._count = 0
+
+    def add(self, frame: npt.NDArray[np.float32], begins: bool) -> None:
+        """Keep a frame ``[N]``; ``begins`` says that the one before it in time is not there."""
+        place = self._count % len(self._frames)
+        self._frames[place], self._begins[place] = frame, begins
+        self._count += 1
+
+    def __len__(self) -> int:
+        return min(self._count, len(self._frames))
+
+    def copy(self) -> Seen:
+        """The frames as they are now."""
+        same = Seen(0, 0)
+        kept = len(self)
+        same._frames, same._begins, same._count = self._frames[:kept].copy(), self._begins[:kept].copy(), self._count
+        return same
+
+    def save(self, path: Path) -> None:
+        """Write the frames to an ``.npz`` file."""
+        np.savez(path, frames=self._frames, begins=self._begins, count=self._count)
+
+    @classmethod
+    def load(cls, path: Path) -> Seen:
+        """The frames that :meth:`save` wrote."""
+        seen = cls(0, 0)
+        with np.load(path) as stored:
+            seen._frames, seen._begins, seen._count = stored["frames"], stored["begins"], int(stored["count"])
+        return seen
+
+    def recording(self, session: str, units: tuple[str, ...], rate_hz: float | None, dataset: str) -> Recording:
+        """The frames as a recording; a value that is missing is the unit's last one, as the stream takes it.
+
+        Raises:
+            DataError: if a unit was never seen.
+        """
+        from poco.data.recording import Recording
+
+        first = max(0, self._count - len(self._frames)) % len(self._frames)
+        order = (first + np.arange(len(self))) % len(self._frames)
+        activity, begins = self._frames[order].T, self._begins[order]
+        there = np.isfinite(activity)
+        unseen = np.flatnonzero(~there.any(1))
+        if unseen.size:
+            raise DataError(f"unit '{units[unseen[0]]}' was not seen in any of the last {len(self)} frames")
+        last = np.maximum.accumulate(np.where(there, np.arange(len(self)), -1), axis=1)
+        last = np.where(last < 0, there.argmax(1)[:, None], last)
+        starts = [0, *(int(place) for place in np.flatnonzero(begins) if place)]
+        stretches = tuple(zip(starts, [*starts[1:], len(self)], strict=True))
+        return Recording(
+            np.take_along_axis(activity, last, 1),
+            session,
+            rate_hz=rate_hz,
+            unit_ids=units,
+            dataset=dataset,
+            stretches=stretches,
+        )
+
+
+class OnlineAdaptation:
+    """An adaptation that goes on in a process of its own; see :meth:`poco.Stream.adapt_online`.
+
+    Attributes:
+        opened: the adapted model, ready to be swapped in; None while there is none.
+    """
+
+    def __init__(
+        self, model: Member | Path, session: str, seen: Seen, options: Mapping[str, Any], open_: Callable[[Path], Any]
+    ) -> None:
+        self.opened: Any = None
+        self._open, self._error = open_, ""
+        self._result: dict[str, Any] | None = None
+        self._process: subprocess.Popen[str] | None = None
+        self._cancelled = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, args=(model, session, seen, options), name="poco-online", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def done(self) -> bool:
+        """Whether it is over, well or not."""
+        return not self._thread.is_alive()
+
+    def result(self, timeout: float | None = None) -> dict[str, Any]:
+        """What it found, as :meth:`poco.adaptation.Adapted.to_json` says it; waits for the end.
+
+        The adapted model is swapped in at the next frame that is pushed after the end.
+
+        Raises:
+            AdaptationFailedError: if it failed or was cancelled; the message says why.
+            TimeoutError: if it is not over after so many seconds.
+        """
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            raise TimeoutError(f"the adaptation is not over after {timeout} s")
+        if self._result is None:
+            raise AdaptationFailedError(self._error)
+        return self._result
+
+    def cancel(self) -> None:
+        """Stop it; the stream keeps the model it has."""
+        self._cancelled.set()
+        if self._process is not None:
+            self._process.kill()
+        self._thread.join()
+        self.opened = None
+
+    def _run(self, model: Member | Path, session: str, seen: Seen, options: Mapping[str, Any]) -> None:
+        """Write the request, wait for the process, open what it made: not in the thread that pushes frames."""
+        try:
+            with tempfile.TemporaryDirectory(prefix="poco-online-") as made:
+                self._adapt(Path(made), model, session, seen, options)
+        except (OSError, ValueError, TypeError, PocoError) as error:
+            self._error = f"the adaptation failed: {error}"
+
+    def _adapt(self, folder: Path, model: Member | Path, session: str, seen: Seen, options: Mapping[str, Any]) -> None:
+        request = {"session": session, "model": str(model), "options": dict(options)}
+        if not isinstance(model, Path):
+            model.save_pretrained(folder / _BASE)
+            request["model"] = str(folder / _BASE)
+        (folder / _REQUEST).write_text(json.dumps(request))
+        seen.save(folder / _FRAMES)
+        path = os.pathsep.join(filter(None, (str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH"))))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "poco.online", str(folder)],
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if self._cancelled.is_set():
+            self._process.kill()
+        _, said = self._process.communicate()
+        if self._cancelled.is_set():
+            self._error = "the adaptation was cancelled"
+        elif self._process.returncode:
+            last = (said.strip() or f"the process ended with {self._process.returncode}").splitlines()[-1]
+            self._error = f"the adaptation failed: {last}"
+        else:
+            self._result = json.loads((folder / ADAPTATION).read_text())
+            self.opened = self._open(folder / _ADAPTED)
+
+
+def without(model: Member, session: str) -> Member:
+    """A copy of a model that does not know one of its sessions.
+
+    Raises:
+        ConfigError: if the model is of a kind whose sessions cannot be taken away.
+        VocabularyError: if it does not know the session.
+    """
+    from poco.ground.grounded import Grounded
+    from poco.nn import POCO
+
+    index = model.session_index(session)
+    if isinstance(model, POCO):
+        return model.subset([other for other in range(len(model.sessions)) if other != index])
+    if isinstance(model, Grounded):
+        smaller = copy.deepcopy(model)
+        smaller.ground.remove_session(index)
+        return smaller
+    raise ConfigError(f"a model of kind {type(model).__name__} is not adapted beside a stream")
+
+
+def main(folder: Path) -> int:
+    """Adapt as the request in a folder says, at low priority and on one thread, so that the stream has the rest."""
+    import torch
+
+    from poco import models
+    from poco.adaptation import adapt
+
+    os.nice(10)
+    request = json.loads((folder / _REQUEST).read_text())
+    torch.set_num_threads(1)
+    session = request["session"]
+    model = cast("Member", models.load(Path(request["model"])))
+    spec = model.sessions[model.session_index(session)]
+    rate = (model.metadata.get("rate_hz") or {}).get(session)
+    try:
+        recording = Seen.load(folder / _FRAMES).recording(session, spec.units, rate, spec.dataset)
+        adapted = adapt(without(model, session), recording, **request["options"])
+    except (PocoError, TypeError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    adapted.model.save_pretrained(folder / _ADAPTED)
+    (folder / ADAPTATION).write_text(json.dumps(adapted.to_json()))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(Path(sys.argv[1])))

@@ -37,6 +37,8 @@ LEARNING_RATE = 3e-4
 #: Learning rate of embeddings alone, as a share of how large those that the model knows are.
 EMBEDDING_STEP = 0.05
 
+#: Windows a step of embeddings alone.
+EMBEDDING_BATCH = 16
 #: Validations without a new best before adaptation stops.
 PATIENCE = 5
 
@@ -108,7 +110,7 @@ def adapt(
     mode: str = "embeddings",
     steps: int = 200,
     learning_rate: float | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     protocol: str = "leak-free",
     seed: int = 0,
     precision: str = "auto",
@@ -140,7 +142,8 @@ def adapt(
         steps: optimiser steps.
         learning_rate: default 3e-4; for embeddings alone 0.05 of the root mean square of those that the model knows,
             so that a step is as small beside them however they were trained.
-        batch_size: windows a step.
+        batch_size: windows a step; default 64, and 16 for embeddings alone, which learn as much from them in a third of
+            the time.
         protocol: how the session is cut and normalised, ``"leak-free"`` or ``"published"``.
         seed: seed of new embeddings, dropout and the order of the windows.
         precision: what the steps compute in: ``"float32"``, ``"bf16"`` (autocast), or ``"auto"``, which is bf16 where
@@ -184,7 +187,9 @@ def adapt(
         config = train_config or TrainConfig(
             steps=steps,
             learning_rate=learning_rate if learning_rate is not None else _rate(cast("POCO", members[0]), mode),
-            batch_size=batch_size,
+            batch_size=batch_size
+            if batch_size is not None
+            else (EMBEDDING_BATCH if mode == "embeddings" else TrainConfig.batch_size),
             val_every=min(score_every, steps) if steps > 0 else 1,
             val_first=True,
             patience=patience,

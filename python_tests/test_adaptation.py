@@ -103,6 +103,16 @@ def test_embeddings_alone_are_fitted(model: POCO, recordings: list[Recording]) -
     assert len(stored["history"]) == 4
 
 
+def test_settings_of_the_modes(model: POCO, recordings: list[Recording]) -> None:
+    def settings(mode: str) -> dict:
+        return adapt(model, recordings[2], mode=mode, steps=1).model.metadata["adaptations"][-1]["settings"]
+
+    assert [settings(mode)["batch_size"] for mode in ("embeddings", "mlp", "full")] == [16, 64, 64]
+    known = torch.cat([model.session_parameters(s.name)[0].flatten() for s in model.sessions])
+    assert settings("embeddings")["learning_rate"] == pytest.approx(0.05 * float(known.square().mean().sqrt()))
+    assert settings("full")["learning_rate"] == 3e-4
+
+
 def test_from_scratch_knows_the_new_session_only(model: POCO, recordings: list[Recording]) -> None:
     adapted = adapt(model, recordings[2], mode="scratch", steps=5, batch_size=8)
     assert [spec.name for spec in adapted.model.sessions] == ["animal-3"]

@@ -58,7 +58,7 @@ def register(app: typer.Typer) -> None:
             float | None, typer.Option(help="Learning rate (default: as the mode needs).", rich_help_panel=_STEPS)
         ] = None,
         batch_size: Annotated[
-            int | None, typer.Option(help="Windows a step (default 64).", rich_help_panel=_STEPS)
+            int | None, typer.Option(help="Windows a step (default 64; embeddings alone: 16).", rich_help_panel=_STEPS)
         ] = None,
         seed: Annotated[int | None, typer.Option(help="Seed (default 0).", rich_help_panel=_STEPS)] = None,
         patience: Annotated[

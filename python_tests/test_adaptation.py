@@ -108,7 +108,7 @@ def test_settings_of_the_modes(model: POCO, recordings: list[Recording]) -> None
         return adapt(model, recordings[2], mode=mode, steps=1).model.metadata["adaptations"][-1]["settings"]
 
     assert [settings(mode)["batch_size"] for mode in ("embeddings", "mlp", "full")] == [16, 64, 64]
-    known = torch.cat([model.session_parameters(s.name)[0].flatten() for s in model.sessions])
+    known = torch.cat([model.session_parameters(s.name)[0].detach().flatten() for s in model.sessions])
     assert settings("embeddings")["learning_rate"] == pytest.approx(0.05 * float(known.square().mean().sqrt()))
     assert settings("full")["learning_rate"] == 3e-4
 

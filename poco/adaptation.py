@@ -34,7 +34,7 @@ MODES: tuple[str, ...] = get_args(Mode)
 
 #: Learning rate of what is more than embeddings.
 LEARNING_RATE = 3e-4
-#: Learning rate of embeddings alone, as a share of how large those that the model knows are.
+#: Learning rate of embeddings alone, as a share of how large those that the model knows are, or began as.
 EMBEDDING_STEP = 0.05
 
 #: Windows a step of embeddings alone.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from poco.ensemble import Ensemble
 from poco.errors import ConfigError, DataError, MissingExtraError
 from poco.nn import POCO
 
@@ -64,14 +65,18 @@ class SessionEmbeddings:
 def embeddings(model: Any, recordings: Sequence[Recording] = ()) -> tuple[SessionEmbeddings, ...]:
     """The embeddings of all units of a model, session by session, with what the recordings know of the units.
 
+    Those of an ensemble are its members' side by side, each of length 1, so that their cosine is the mean over seeds.
+
     Args:
-        model: a POCO.
+        model: a POCO, or an ensemble of them.
         recordings: bring labels and positions; sessions of the model that are not among them have none.
 
     Raises:
         ConfigError: if the model does not learn embeddings of units.
         DataError: if a recording lacks a unit that the model knows.
     """
+    if isinstance(model, Ensemble):
+        return _side_by_side([embeddings(member, recordings) for member in model])
     if not isinstance(model, POCO):
         raise ConfigError(
             f"a model of kind {type(model).__name__} learns no embeddings of units: train one with --recipe published"
@@ -94,6 +99,14 @@ def embeddings(model: Any, recordings: Sequence[Recording] = ()) -> tuple[Sessio
         labels = {name: tuple(values[row] for row in rows) for name, values in recording.labels.items()}
         places = None if recording.coordinates is None else recording.coordinates[rows]
         found.append(SessionEmbeddings(spec.name, recording.subject, spec.units, vectors, labels, places))
+    return tuple(found)
+
+
+def _side_by_side(members: Sequence[Sequence[SessionEmbeddings]]) -> tuple[SessionEmbeddings, ...]:
+    found = []
+    for entries in zip(*members, strict=True):
+        unit = [e.vectors / np.linalg.norm(e.vectors, axis=1, keepdims=True).clip(1e-12) for e in entries]
+        found.append(replace(entries[0], vectors=np.concatenate(unit, 1)))
     return tuple(found)
 
 

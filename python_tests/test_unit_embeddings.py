@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import poco
 from poco.errors import ConfigError, DataError
@@ -97,6 +98,22 @@ def test_sessions_of_one_animal_are_not_two_animals() -> None:
     assert (found.sessions, math.isnan(found.value)) == (0, True)
     with pytest.raises(ConfigError, match="at least 1"):
         measures(same, "region", neighbours=0)
+
+
+def test_the_cosine_of_an_ensemble_is_the_mean_over_its_members() -> None:
+    members = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        members.append(poco.POCO(poco.POCOConfig(width=12, heads=2, head_width=8), [poco.SessionSpec("a", 5)]))
+    each = [poco.embeddings(member)[0].vectors for member in members]
+    joined = poco.embeddings(poco.Ensemble(members))[0].vectors
+
+    def cosine(vectors: np.ndarray) -> np.ndarray:
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit @ unit.T
+
+    assert joined.shape == (5, 24)
+    np.testing.assert_allclose(cosine(joined), np.mean([cosine(v) for v in each], 0), atol=1e-6)
 
 
 def test_a_model_gives_what_it_learnt_with_the_labels_of_the_recording() -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from poco.unit_embeddings import Measure, choose, measures, untrained
 from poco.unit_embeddings import embeddings as of_units
 
 if TYPE_CHECKING:
+    from poco.ensemble import Ensemble
     from poco.models import Forecaster
 
 _MOST_MAPS = 4
@@ -201,9 +202,11 @@ def _embeddings(
     drawn = embeddings.draw(found, cut, label, score, key)
     if label is None:
         return None, drawn
-    assert isinstance(subject.model, POCO)
-    regions, shares = embeddings.region_attention(subject.model, cut, label)
+    model = subject.model
+    first = model if isinstance(model, POCO) else cast("POCO", next(iter(cast("Ensemble", model))))
+    regions, shares = embeddings.region_attention(first, cut, label)
     text = "Mean over windows of the test part. 1: as much as if every unit got the same."
+    text += "" if first is model else " The first seed's: latents of another have no order in common."
     names = [name for entry in found for name in entry.labels.get(label, ())]
     rows, more = embeddings.frequent(regions, names)
     shown = [regions[row] for row in rows]

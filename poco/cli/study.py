@@ -34,6 +34,9 @@ def register(app: typer.Typer) -> None:
         simulation: Annotated[
             str, typer.Option(help="Sizes of a simulation, such as 'animals=4,units=32,frames=1000'.")
         ] = "",
+        label: Annotated[
+            str | None, typer.Option(help="Label of the units, for a study that embeds it (default: the only one).")
+        ] = None,
         reduced: Annotated[bool, typer.Option("--reduced", help="Very small, to see that it runs.")] = False,
         processes: Annotated[int, typer.Option(help="Processes at a time.")] = 1,
     ) -> None:
@@ -53,6 +56,7 @@ def register(app: typer.Typer) -> None:
             seeds=seeds,
             steps=steps,
             simulation={key: int(value) for key, value in sizes.items()},
+            label=label,
             reduced=reduced,
             processes=processes,
             report=typer.echo,

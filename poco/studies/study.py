@@ -11,17 +11,22 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
 
 from poco.data.recording import Recording
 from poco.data.simulate import simulate
-from poco.data.splits import split
+from poco.data.splits import Split, shorten, split
 from poco.errors import ConfigError, MissingExtraError
 from poco.evaluation import fit_baseline, score_forecasters
 from poco.files import write_json
 from poco.scoreboard import mean_interval
 from poco.studies import adaptation
 from poco.studies.adaptation import animals, curve, others
+
+if TYPE_CHECKING:
+    from poco.nn import POCO
 
 FOLDER = Path(__file__).parent
 #: Sizes of a study made small, to see that it runs: of its simulation, and of the rest.
@@ -37,13 +42,16 @@ class Study:
         name: its name.
         title: what it asks.
         forecasters: names of baselines, or ``"poco"``, the published POCO.
-        training: ``"multi"``, one model of all sessions, and ``"single"``, one model for each session; where an animal
-            is left out, modes of :func:`poco.adapt`.
+        training: ``"multi"``, one model of all sessions, ``"dataset"``, one for each data set, and ``"single"``, one
+            for each session; where an animal is left out, modes of :func:`poco.adapt`.
         steps: gradient steps of each model; where an animal is left out, of adaptation.
-        vary: what is varied: ``"context"``, ``"sessions"`` (how many, the first ones), ``"animal"`` (which is left out
-            and then adapted to), an option of POCO (``"model.latents"``) or of the simulation
-            (``"simulate.individuality"``); empty for nothing.
-        values: its values; of ``"animal"`` those of the recordings.
+        vary: what is varied: ``"context"``, ``"sessions"`` (how many, the first ones), ``"frames"`` (how many of each
+            session are learnt from, see :func:`poco.data.splits.shorten`), ``"animal"`` (which is left out and then
+            adapted to), an option of POCO (``"model.latents"``; ``"model"`` for several at a time), of its training
+            (``"training.learning_rate"``) or of the simulation (``"simulate.individuality"``); empty for nothing.
+        values: its values; of ``"animal"`` those of the recordings; of ``"model"`` names of :attr:`options`.
+        options: options of POCO by the name of each value, each with its ``name``.
+        unit_types: label of the units that a POCO embeds, where it embeds any.
         frames: how many frames of an animal left out are adapted to, each in turn; None for all.
         base_steps: most gradient steps of the model of the other animals.
         simulate: arguments of :func:`poco.data.simulate.simulate`, for a study of simulated recordings.
@@ -56,9 +64,15 @@ class Study:
     steps: int = 5000
     vary: str = ""
     values: tuple[Any, ...] = (None,)
+    options: tuple[Mapping[str, Any], ...] = ()
+    unit_types: str | None = None
     frames: tuple[int | None, ...] = (None,)
     base_steps: int | None = None
     simulate: Mapping[str, Any] | None = None
+
+    def option(self, name: Any) -> Mapping[str, Any]:
+        """The options of POCO by their name."""
+        return next(option for option in self.options if option["name"] == name)
 
 
 Job = tuple[Study, dict[str, Any], Sequence[Recording], Path]
@@ -94,6 +108,7 @@ def run(
     seeds: int = 3,
     steps: int | None = None,
     simulation: Mapping[str, Any] | None = None,
+    label: str | None = None,
     reduced: bool = False,
     processes: int = 1,
     report: Callable[[str], None] = lambda line: None,
@@ -108,6 +123,7 @@ def run(
         seeds: seeds 0, 1, ...; a simulation has other animals for each.
         steps: gradient steps of each model; default the study's.
         simulation: sizes that replace those of the study's simulation.
+        label: of the units, for a POCO that embeds it; default the only one there is.
         reduced: one seed, two values and very few steps: to see that the study runs.
         processes: cells made at a time.
         report: called with a line for each cell.
@@ -117,6 +133,9 @@ def run(
     """
     if study.simulate is None and not recordings:
         raise ConfigError(f"the study '{study.name}' needs recordings: give a file or folder with --data")
+    study = dataclasses.replace(study, unit_types=label)
+    if study.vary == "model":
+        study = dataclasses.replace(study, values=tuple(option["name"] for option in study.options))
     if study.vary == "animal":
         study = dataclasses.replace(study, values=animals(recordings))
     if study.simulate is not None and simulation:
@@ -126,8 +145,9 @@ def run(
         base_steps = None if study.base_steps is None else REDUCED_STEPS
         study = dataclasses.replace(study, simulate=small, values=study.values[:2], base_steps=base_steps)
         seeds = 1
-    if study.vary == "sessions":
-        study = dataclasses.replace(study, values=tuple(v for v in study.values if v <= len(recordings)))
+    most = {"sessions": len(recordings), "frames": max((r.frames for r in recordings), default=0)}
+    if study.vary in most:
+        study = dataclasses.replace(study, values=tuple(v for v in study.values if v <= most[study.vary]))
     steps = REDUCED_STEPS if reduced and steps is None else steps or study.steps
     out.mkdir(parents=True, exist_ok=True)
     left = []
@@ -147,6 +167,7 @@ def run(
                         "simulate": study.simulate,
                         "base_steps": study.base_steps,
                         "frames": frames,
+                        "label": label,
                     }
                     shown = training if frames is None else f"{training} {frames}"
                     file = out / f"{study.name}--{value}--{shown}--{forecaster}--{seed}.json"
@@ -214,13 +235,14 @@ def _make(job: Job) -> str:
     if vary == "sessions":
         recordings = recordings[:value]
     context = value if vary == "context" else 48
-    options = {vary.removeprefix("model."): value} if vary.startswith("model.") else {}
-    groups = [[r] for r in recordings] if cell["training"] == "single" else [list(recordings)]
     began, scores = time.process_time(), []
-    for group in groups:
+    model: nn.Module
+    for group in _groups(recordings, cell["training"]):
         data = split(group, protocol=cell["protocol"], context=context)
+        if vary == "frames":
+            data = shorten(data, value)
         if cell["forecaster"] == "poco":
-            model = _poco(group, data.protocol, context, options, seed, cell["steps"])
+            model = _poco(study, data, value, seed, cell["steps"])
         else:
             model = fit_baseline(cell["forecaster"], data, seed=seed, steps=cell["steps"])
         scores += [s.score for s in score_forecasters({"": model}, data)[""].sessions]
@@ -229,17 +251,36 @@ def _make(job: Job) -> str:
     return f"{file.stem}: {score:.4f}"
 
 
-def _poco(
-    group: Sequence[Recording], protocol: str, context: int, options: Mapping[str, Any], seed: int, steps: int
-) -> Any:
-    from poco.nn import POCOConfig
-    from poco.training import recipe, train
+def _groups(recordings: Sequence[Recording], training: str) -> list[list[Recording]]:
+    """The recordings of each model: all, those of each data set, or each alone."""
+    if training == "single":
+        return [[recording] for recording in recordings]
+    if training == "dataset":
+        names = dict.fromkeys(recording.dataset for recording in recordings)
+        return [[r for r in recordings if r.dataset == name] for name in names]
+    return [list(recordings)]
 
+
+def _poco(study: Study, data: Split, value: Any, seed: int, steps: int) -> POCO:
+    """The published POCO, with what the study varies."""
+    from poco.nn import POCOConfig
+    from poco.training import fit, recipe
+    from poco.training.job import build_poco, choose_label
+
+    group, _, name = study.vary.partition(".")
+    sizes: dict[str, Any] = {"context": data.context}
+    if data.context != 48:
+        sizes["segment_length"] = max(1, data.context // 3)
+    if group == "model":
+        sizes |= {name: value} if name else {k: v for k, v in study.option(value).items() if k != "name"}
     settings = dataclasses.replace(recipe("published")[1], seed=seed, steps=steps, val_every=min(20, steps))
-    segment = {} if context == 48 else {"segment_length": max(1, context // 3)}
-    sizes = POCOConfig(**{"context": context, **segment, **options})
-    run = train(group, model_config=sizes, train_config=settings, protocol=protocol, progress=False)
-    return run.model
+    if group == "training":
+        settings = dataclasses.replace(settings, **{name: value})
+    config = POCOConfig(**sizes)
+    types = choose_label(data.recordings, study.unit_types) if config.unit_type_embedding else None
+    model = build_poco(data, config, seed, types)
+    fit(model, data, settings)
+    return model
 
 
 def cells(out: Path) -> list[dict[str, Any]]:

@@ -180,7 +180,7 @@ class _Trainer:
             self._prepared = self._prepared or prepared
             model, fitted = prepared
         else:
-            model = _build(self._cut, self._sizes, settings.seed, self._unit_types)
+            model = build_poco(self._cut, self._sizes, settings.seed, self._unit_types)
         model.metadata |= _metadata(self._config, settings.seed, self._unit_types)
         watching = self._callbacks if keep is None else [*self._callbacks, _Keeper(model, keep)]
         history = fit(model, self._cut, settings, callbacks=watching, **options)
@@ -214,7 +214,8 @@ def _metadata(config: Mapping[str, Any], seed: int, unit_types: str | None) -> d
     }
 
 
-def _build(cut: Split, sizes: POCOConfig, seed: int, unit_types: str | None) -> POCO:
+def build_poco(cut: Split, sizes: POCOConfig, seed: int, unit_types: str | None = None) -> POCO:
+    """A POCO with fresh weights that knows the sessions of a split and their normalisation."""
     from poco.nn import POCO, SessionSpec
 
     types = [

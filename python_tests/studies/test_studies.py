@@ -13,6 +13,7 @@ import pytest
 from poco import models, scoreboard, studies
 from poco.data.simulate import simulate
 from poco.errors import ConfigError
+from poco.training import recipe, train
 
 RECORDINGS = simulate(2, units=4, frames=400)
 
@@ -70,6 +71,41 @@ def test_an_animal_is_left_out_and_adapted_to(tmp_path: Path) -> None:
     assert rows["embeddings"][-2:] == ["2", "1 |"]
     with pytest.raises(ConfigError, match="needs recordings of two"):
         studies.run(study, tmp_path, RECORDINGS[:1], reduced=True)
+
+
+def test_the_poco_of_a_study_is_that_of_training(tmp_path: Path) -> None:
+    study = studies.Study("one", "", ("poco",), steps=4)
+    cell = studies.run(study, tmp_path, RECORDINGS, seeds=1)[0]
+    settings = dataclasses.replace(recipe("published")[1], steps=4, val_every=4)
+    options = {"recipe": "published", "protocol": "published", "train_config": settings}
+    run = train(RECORDINGS, progress=False, **options)
+    assert cell["score"] == pytest.approx(run.evaluate(baselines=()).score, abs=1e-6)
+
+
+def test_a_model_for_each_data_set(tmp_path: Path) -> None:
+    other = [dataclasses.replace(r, session=f"other-{r.session}", dataset="other") for r in simulate(2, 4, 400, seed=5)]
+    study = studies.Study("one", "", ("ridge",), ("dataset",))
+    both = studies.run(study, tmp_path / "both", [*RECORDINGS, *other], reduced=True)[0]["score"]
+    each = [
+        studies.run(study, tmp_path / some[0].dataset, some, reduced=True)[0]["score"] for some in (RECORDINGS, other)
+    ]
+    assert both == pytest.approx(np.mean(each))
+    multi = dataclasses.replace(study, training=("multi",))
+    assert studies.run(multi, tmp_path / "multi", [*RECORDINGS, *other], reduced=True)[0]["score"] != both
+
+
+def test_what_is_varied_reaches_the_model(tmp_path: Path) -> None:
+    labelled = [dataclasses.replace(r, labels={"region": ("a", "b", "a", "b")}) for r in RECORDINGS]
+    cells = studies.run(studies.load("embedding-modes"), tmp_path / "m", labelled, seeds=1, steps=3)
+    assert len(cells) == len({cell["score"] for cell in cells}) == 6
+    cells = studies.run(studies.load("sweep-learning-rate"), tmp_path / "r", RECORDINGS, seeds=1, steps=3)
+    assert len(cells) == len({cell["score"] for cell in cells}) == 4
+    study = dataclasses.replace(studies.load("recording-length"), forecasters=("ridge",), values=(128, 256, 4096))
+    cells = studies.run(study, tmp_path / "f", RECORDINGS, seeds=1, steps=3)
+    assert {cell["value"] for cell in cells} == {128, 256}
+    assert len({cell["score"] for cell in cells}) == 2
+    with pytest.raises(ConfigError, match="which label"):
+        studies.run(studies.load("embedding-modes"), tmp_path / "n", RECORDINGS, seeds=1, steps=3)
 
 
 def test_unknown_study_and_missing_recordings(tmp_path: Path) -> None:

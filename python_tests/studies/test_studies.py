@@ -11,11 +11,39 @@ import numpy as np
 import pytest
 
 from poco import models, scoreboard, studies
+from poco.data.read import read
+from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.errors import ConfigError
 from poco.training import recipe, train
 
 RECORDINGS = simulate(2, units=4, frames=400)
+
+
+@pytest.fixture(scope="module")
+def real(shared_data: Path) -> list[Recording]:
+    """Twelve units of two worms and of two fish, as they were recorded."""
+    found = []
+    for place in ("celegans_dag2023", "zebrafish_units_chen2018"):
+        for r in read(shared_data / place)[:2]:
+            labels = {name: values[:12] for name, values in r.labels.items()}
+            found.append(
+                dataclasses.replace(
+                    r, activity=r.activity[:12], unit_ids=r.unit_ids[:12], labels=labels, coordinates=None, channels={}
+                )
+            )
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name in studies.names() if studies.load(name).simulate is None])
+@pytest.mark.filterwarnings("ignore:session .* frames a second:RuntimeWarning")
+def test_every_study_runs_on_real_recordings(name: str, real: list[Recording], tmp_path: Path) -> None:
+    study = studies.load(name)
+    few = tuple(f for f in study.forecasters if f in ("poco", "nlinear"))
+    cells = studies.run(dataclasses.replace(study, forecasters=few), tmp_path, real, reduced=True)
+    assert {cell["forecaster"] for cell in cells} == set(few)
+    assert all(math.isfinite(cell["score"]) for cell in cells)
+    assert studies.table(cells)
 
 
 @pytest.mark.parametrize("name", studies.names())

@@ -213,6 +213,8 @@ def adapt(
             adapted, start = _join(member, recording, cut, types, seed + number)
         elif isinstance(member, POCO):
             assert own is not None
+            if learning_rate is None and train_config is None:
+                own = dataclasses.replace(own, learning_rate=_rate(member, mode))
             for callback in callbacks if isinstance(model, Ensemble) else ():
                 callback.member(own.seed, number + 1, len(members))
             adapted, start = _fit(member, recording, cut, types, mode, own, callbacks)

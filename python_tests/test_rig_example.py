@@ -1,0 +1,60 @@
+"""examples/rig/trigger.py: triggers where the forecast of a group rises above the threshold, and not elsewhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import poco
+from poco import core
+
+PROGRAM = Path(__file__).resolve().parents[1] / "examples" / "rig" / "trigger.py"
+pytestmark = pytest.mark.skipif(core.module() is None, reason="streaming needs the compiled core")
+
+
+def test_it_triggers_once_for_each_crossing(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"context": 6, "horizon": 3, "segment_length": 3, "width": 8, "heads": 2, "head_width": 8, "film_width": 16}
+    model = poco.POCO(poco.POCOConfig(**sizes, embedding_std=0.5), [poco.SessionSpec("fish", 4)])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    model.save_pretrained(tmp_path / "model")
+    frames = np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
+    frames[30, 2] = np.nan
+    made = list(poco.Stream(model, "fish", threads=1).over(frames))
+    means = {f.frame: np.mean([f.values[u] for u in (1, 2) if f.valid[u]], 0) for f in made if f.values is not None}
+    threshold = float(np.quantile([m.max() for m in means.values()], 0.6))
+    expected, above = [], False
+    for number, mean in means.items():
+        step = next((k for k, value in enumerate(mean) if value > threshold), None)
+        if step is not None and not above:
+            expected.append((number, step + 1, float(mean[step])))
+        above = step is not None
+    assert len(expected) > 3
+    lines = [" ".join(f"{value:.9g}" for value in frame) for frame in frames]
+    lines[7:7] = ["one two", "1 2 3"]  # neither is a frame
+    command = [sys.executable, str(PROGRAM), str(tmp_path / "model"), "fish", repr(threshold), "1", "2"]
+    path = str(Path(poco.__file__).parents[1])
+    done = subprocess.run(
+        command, input="\n".join(lines), env={"PYTHONPATH": path}, capture_output=True, text=True, check=True
+    )
+    found = [line.split() for line in done.stdout.splitlines()]
+    assert [(int(n), int(s)) for _, n, s, _ in found] == [(n, s) for n, s, _ in expected]
+    assert [float(v) for *_, v in found] == pytest.approx([v for *_, v in expected], rel=1e-4)
+    assert "could not convert string to float: 'one'" in done.stderr
+    assert "60 frames" in done.stderr
+
+
+def test_a_unit_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    poco.POCO(poco.POCOConfig(), [poco.SessionSpec("fish", 4)]).save_pretrained(tmp_path)
+    command = [sys.executable, str(PROGRAM), str(tmp_path), "fish", "1", "4"]
+    path = str(Path(poco.__file__).parents[1])
+    done = subprocess.run(command, env={"PYTHONPATH": path}, capture_output=True, text=True, check=False, input="")
+    assert done.returncode == 2
+    assert "units are 0 to 3" in done.stderr

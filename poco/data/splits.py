@@ -166,7 +166,9 @@ def shorten(cut: Split, frames: int) -> Split:
     """The same test part with little to learn from: the last ``frames`` frames of training and validation parts.
 
     Three quarters of them are for training, the rest for validation; where that leaves no window for both, all of them
-    are for both. Under the leak-free protocol mean and deviation are taken from the frames for training.
+    are for both. Under the leak-free protocol mean and deviation are taken from the frames for training, and as errors
+    are of normalised activity, scores of other numbers of frames weigh the units otherwise: compare those under the
+    published protocol, where the statistics are always of the whole session.
 
     Args:
         cut: a split.

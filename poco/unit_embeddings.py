@@ -142,7 +142,8 @@ def similarity(
         metric: ``"cosine"`` (similarity) or ``"euclidean"`` (distance).
 
     Returns:
-        ``R`` regions in order of the alphabet and ``[R, R]`` means; NaN on the diagonal of a region of one unit.
+        ``R`` regions in order of the alphabet and ``[R, R]`` means; NaN on the diagonal of a region of one unit. None
+        where no unit has the label.
 
     Raises:
         ConfigError: if the metric is another.
@@ -150,6 +151,8 @@ def similarity(
     if metric not in ("cosine", "euclidean"):
         raise ConfigError(f"metric must be cosine or euclidean, got {metric!r}")
     vectors, names = _labelled(entry, label)
+    if not len(names):
+        return (), np.zeros((0, 0))
     regions, codes = np.unique(names, return_inverse=True)
     distances = _distances(vectors, metric)
     pairs = 1 - distances if metric == "cosine" else distances

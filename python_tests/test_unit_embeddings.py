@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import math
 from pathlib import Path
 
@@ -48,6 +49,8 @@ def test_similarity_is_the_mean_over_pairs_without_self_pairs() -> None:
                 ]
                 expected = np.mean(values) if values else math.nan
                 np.testing.assert_allclose(found[i, j], expected, atol=1e-10)
+    regions, found = similarity(dataclasses.replace(entry, labels={}), "region")
+    assert (regions, found.shape) == ((), (0, 0))
     with pytest.raises(ConfigError, match="metric must be"):
         similarity(entry, "region", "manhattan")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -29,6 +31,8 @@ def test_rows_are_stretched_and_averaged_over_sessions() -> None:
     t = entry("t", [[1, 0], [0, 1], [0, 1]], ["A", "D", "D"])
     regions, values, sessions = relative_similarity([s, t], "region")
     assert (regions, sessions) == (("A", "B", "C", "D"), 2)
+    again = relative_similarity([s, replace(s, labels={}), t], "region")
+    np.testing.assert_array_equal(again[1], values)
     assert values[3, 3] == 1
     assert values[3, 0] == 0
     assert np.isnan(values[3, 1])

@@ -172,6 +172,11 @@ def content(subject: Subject, key: str, label: str | None = None) -> Content:
     notes = {} if learning else {"training": "This model was not trained in steps: there is no curve."}
     measured = None
     try:
+        label = choose(cut.recordings, label)
+    except ConfigError as error:
+        notes["embeddings"] = f"No regions are compared: {error}."
+        label = None
+    try:
         measured, drawn["embeddings"] = _embeddings(subject, results, key, label)
     except (ConfigError, MissingExtraError) as error:
         notes["embeddings"] = f"Not shown: {error}."
@@ -197,7 +202,6 @@ def _embeddings(
 ) -> tuple[tuple[str, Mapping[str, Mapping[str, Measure]]] | None, list[Drawn]]:
     """Numbers and figures of the embeddings of units."""
     found, cut = of_units(subject.model, subject.split.recordings), subject.split
-    label = choose(cut.recordings, label)
     score = {one.session: one.score for one in results}
     drawn = embeddings.draw(found, cut, label, score, key)
     if label is None:

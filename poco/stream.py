@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -236,6 +236,28 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stream.reset()
+
+
+def set_realtime(cpus: Sequence[int] = (), priority: int = 0, lock_memory: bool = False) -> None:
+    """Ask the operating system for a real-time set-up; call it before the stream is opened, in the thread that pushes.
+
+    It is of the calling thread and of those that it makes later, those of a stream among them; locked memory is of the
+    whole process. Linux alone.
+
+    Args:
+        cpus: numbers of those that the thread may run on; none: as it is.
+        priority: of SCHED_FIFO, 1 to 99; 0: as it is. It comes before everything that is not real-time: leave a CPU to
+            the rest of the machine.
+        lock_memory: whether nothing of the process, now or later, may be paged out.
+
+    Raises:
+        ConfigError: for what is not permitted or not there, and how to get it; then everything is as it was.
+    """
+    engine = _engine()
+    try:
+        engine.set_realtime(list(cpus), priority, lock_memory)
+    except engine.Error as error:
+        raise ConfigError(str(error)) from None
 
 
 def _engine() -> Any:

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "core/errors.h"
+#include "stream/realtime.h"
 #include "stream/stream.h"
 
 namespace py = pybind11;
@@ -95,4 +96,7 @@ void define_stream(py::module_& m) {
                  stream.swap(model);
              })
         .def("stats", &stats_of);
+    m.def("set_realtime", [](const std::vector<int32_t>& cpus, int32_t priority, bool lock_memory) {
+        poco::set_realtime({cpus, priority, lock_memory});
+    });
 }

@@ -6,6 +6,7 @@
 
 #include "core/errors.h"
 #include "poco/poco.h"
+#include "stream/realtime.h"
 #include "stream/stream.h"
 
 struct poco_model {
@@ -137,6 +138,21 @@ poco_stream* poco_stream_open(const poco_model* model, int64_t session, const po
         return POCO_OK;
     });
     return opened;
+}
+
+int32_t poco_set_realtime(const poco_realtime* wanted, poco_status* status) {
+    return guarded(status, [&]() -> int32_t {
+        if (wanted == nullptr || wanted->size != sizeof *wanted)
+            poco::fail("a poco_realtime is needed, with its own sizeof as its size");
+        if (wanted->cpu_count < 0 || (wanted->cpu_count > 0 && wanted->cpus == nullptr))
+            poco::fail("cpus has not ", wanted->cpu_count, " numbers");
+        poco::Realtime set;
+        if (wanted->cpu_count > 0) set.cpus.assign(wanted->cpus, wanted->cpus + wanted->cpu_count);
+        set.priority = wanted->priority;
+        set.lock_memory = wanted->lock_memory != 0;
+        poco::set_realtime(set);
+        return POCO_OK;
+    });
 }
 
 void poco_stream_close(poco_stream* stream) {

@@ -55,6 +55,17 @@ int main(int count, char** arguments) {
         return 19;
     poco_stream_reset(stream);
     if (poco_stream_push(stream, frame, 7, 1, &forecast, NULL) != POCO_WARMING) return 20;
+    {
+        const int32_t nowhere[1] = {100000};
+        poco_realtime wanted = {sizeof wanted, nowhere, 1, 0, 0};
+        if (poco_set_realtime(&wanted, &status) != POCO_ERROR || strstr(status.message, "100000") == NULL) return 21;
+        wanted.cpu_count = 0;
+        if (poco_set_realtime(&wanted, &status) != POCO_OK) return 22; /* nothing is asked for */
+        wanted.priority = 1000;
+        if (poco_set_realtime(&wanted, &status) != POCO_ERROR || strstr(status.message, "1000") == NULL) return 23;
+        wanted.size = 1;
+        if (poco_set_realtime(&wanted, &status) != POCO_ERROR || poco_set_realtime(NULL, NULL) != POCO_ERROR) return 24;
+    }
     poco_stream_close(stream);
     poco_stream_close(NULL);
     poco_model_close(NULL);

@@ -124,6 +124,21 @@ POCO_API void poco_stream_default_options(poco_stream_options* options);
 POCO_API poco_stream* poco_stream_open(const poco_model* model, int64_t session, const poco_stream_options* options,
                                        poco_status* status);
 
+/* A real-time set-up. */
+typedef struct poco_realtime {
+    size_t size;         /* sizeof(poco_realtime) */
+    const int32_t* cpus; /* numbers of those that the thread may run on */
+    int32_t cpu_count;   /* how many; 0: as it is */
+    int32_t priority;    /* of SCHED_FIFO, 1 to 99; 0: as it is */
+    int32_t lock_memory; /* 1: nothing of the process, now or later, is paged out; 0: as it is */
+} poco_realtime;
+
+/* Asks the operating system (Linux alone) for a real-time set-up of the calling thread and of those that it makes
+   later, those of a stream that it opens among them: call it before poco_stream_open. Returns a poco_code; after an
+   error, which says what is not permitted and how to get it, everything is as it was. `status` may be NULL.
+   Thread-safe. */
+POCO_API int32_t poco_set_realtime(const poco_realtime* wanted, poco_status* status);
+
 /* Ends the stream. NULL is ignored. Not while another call with it is running. */
 POCO_API void poco_stream_close(poco_stream* stream);
 

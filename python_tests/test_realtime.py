@@ -1,0 +1,64 @@
+"""poco.stream.set_realtime: what is asked for is there, or the message says why not and nothing has changed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import poco
+from poco import core
+
+pytestmark = [
+    pytest.mark.skipif(core.module() is None, reason="streaming needs the compiled core"),
+    pytest.mark.skipif(sys.platform != "linux", reason="Linux alone"),
+]
+
+ASK = """
+import os, sys
+from poco.errors import ConfigError
+from poco.stream import set_realtime
+{drop}
+before = os.sched_getaffinity(0), os.sched_getscheduler(0)
+try:
+    set_realtime({asked})
+except ConfigError as error:
+    assert (os.sched_getaffinity(0), os.sched_getscheduler(0)) == before, "not as it was"
+    print("refused:", error)
+else:
+    locked = next(line for line in open("/proc/self/status") if line.startswith("VmLck")).split()[1]
+    print(sorted(os.sched_getaffinity(0)), os.sched_getscheduler(0) == os.SCHED_FIFO, int(locked) > 0)
+"""
+FIRST = min(os.sched_getaffinity(0)) if sys.platform == "linux" else 0
+
+
+def ask(asked: str, *, as_nobody: bool = False) -> str:
+    if as_nobody and os.geteuid() != 0:
+        pytest.skip("this user cannot become another one")
+    drop = "os.setgid(65534); os.setuid(65534)" if as_nobody else ""
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0)); " if as_nobody else ""
+    code = ASK.format(drop=limit + drop, asked=asked)
+    environment = {**os.environ, "PYTHONPATH": str(Path(poco.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_cpu_is_chosen() -> None:
+    assert ask(f"cpus=[{FIRST}]") == f"[{FIRST}] False False"
+    assert ask("cpus=[99999]").startswith("refused: there is no CPU 99999")
+    assert ask("cpus=[-1]").startswith("refused: there is no CPU -1")
+
+
+def test_priority_and_memory_where_they_are_permitted() -> None:
+    found = ask(f"cpus=[{FIRST}], priority=1, lock_memory=True")
+    assert found == f"[{FIRST}] True True" or found.startswith("refused: ")
+    assert ask("priority=1000").startswith("refused: a real-time priority is 1 to 99, or 0 for none, not 1000")
+
+
+def test_what_is_not_permitted_says_how_to_get_it() -> None:
+    assert "raise 'rtprio'" in ask(f"cpus=[{FIRST}], priority=50", as_nobody=True)
+    assert "raise 'memlock'" in ask("lock_memory=True", as_nobody=True)

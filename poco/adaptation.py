@@ -39,6 +39,8 @@ EMBEDDING_STEP = 0.05
 
 #: Windows a step of embeddings alone.
 EMBEDDING_BATCH = 16
+#: Steps at most where there are too few frames to validate on any: more of them learn those few by heart.
+UNVALIDATED_STEPS = 20
 #: Validations without a new best before adaptation stops.
 PATIENCE = 5
 
@@ -151,7 +153,8 @@ def adapt(
         score_every: steps from one point of the history to the next, and from one validation to the next.
         patience: stop after this many validations in a row without a new best; None: take all steps.
         frames: learn from so many frames alone, the last ones before the test part (see
-            :func:`poco.data.splits.shorten`); default all there are.
+            :func:`poco.data.splits.shorten`); default all there are. Where they are too few to keep some for validation,
+            20 steps are taken and the last weights kept.
         train_config: all settings of the loop, in place of the seven before; without ``val_first`` the start is no
             candidate.
         unit_types: label of the units for a model that embeds unit types; default the one it was trained with, or the
@@ -200,6 +203,10 @@ def adapt(
     cut = split([recording], protocol=protocol, context=sizes.context, horizon=sizes.horizon)
     if frames is not None:
         cut = shorten(cut, frames)
+        if config is not None and train_config is None and cut.segments["val"] == cut.segments["train"]:
+            assert config.steps is not None
+            few = min(config.steps, UNVALIDATED_STEPS)
+            config = dataclasses.replace(config, steps=few, val_every=min(config.val_every, few), val_first=False)
     types: tuple[str, ...] = ()
     if getattr(sizes, "unit_type_embedding", False):
         label = unit_types or (model.metadata.get("training") or {}).get("unit_types")

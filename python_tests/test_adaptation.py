@@ -180,6 +180,10 @@ def test_it_learns_from_the_last_frames_alone(model: POCO, recordings: list[Reco
     assert a.to_json()["frames"] == 60
     assert torch.equal(a.model.normalisation("animal-3")[0], torch.from_numpy(a.split.mean[0]))
     assert adapt(model, recordings[2], **{**options, "frames": None}).after != a.after
+    # 20 frames hold windows of 16, but not for training and validation: few steps, whatever came of them
+    short = adapt(model, recordings[2], batch_size=8, learning_rate=1.0, frames=20)
+    assert [point.step for point in short.history] == [0, 20]
+    assert short.after == short.history[-1].score != short.before
 
 
 def test_same_seed_same_result_and_random_state_untouched(model: POCO, recordings: list[Recording]) -> None:

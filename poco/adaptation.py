@@ -153,8 +153,8 @@ def adapt(
         score_every: steps from one point of the history to the next, and from one validation to the next.
         patience: stop after this many validations in a row without a new best; None: take all steps.
         frames: learn from so many frames alone, the last ones before the test part (see
-            :func:`poco.data.splits.shorten`); default all there are. Where they are too few to keep some for validation,
-            20 steps are taken and the last weights kept.
+            :func:`poco.data.splits.shorten`); default all there are. Where they are too few to keep some for
+            validation, 20 steps are taken and the last weights kept.
         train_config: all settings of the loop, in place of the seven before; without ``val_first`` the start is no
             candidate.
         unit_types: label of the units for a model that embeds unit types; default the one it was trained with, or the

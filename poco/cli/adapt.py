@@ -17,6 +17,7 @@ from poco.cli.options import (
     LeaveOut,
     Nan,
     Orientation,
+    Published,
     Rate,
     Session,
     choose_recording,
@@ -92,6 +93,7 @@ def register(app: typer.Typer) -> None:
         leave_out: LeaveOut = None,
         header: Header = None,
         cut_trials: CutTrials = None,
+        published: Published = None,
         session: Session = None,
         json: Json = False,
     ) -> None:
@@ -125,6 +127,7 @@ def register(app: typer.Typer) -> None:
             leave_out=leave_out,
             header=header,
             cut_trials=cut_trials,
+            published=published,
         )
         chosen = choose_recording(read(recording, **options), session, recording)
         model = forecaster.model if isinstance(forecaster, Run) else forecaster

@@ -17,6 +17,7 @@ from poco.cli.options import (
     LeaveOut,
     Nan,
     Orientation,
+    Published,
     Rate,
     Session,
     choose_recording,
@@ -59,6 +60,7 @@ def register(app: typer.Typer) -> None:
         leave_out: LeaveOut = None,
         header: Header = None,
         cut_trials: CutTrials = None,
+        published: Published = None,
         session: Session = None,
         json: Json = False,
     ) -> None:
@@ -87,6 +89,7 @@ def register(app: typer.Typer) -> None:
             leave_out=leave_out,
             header=header,
             cut_trials=cut_trials,
+            published=published,
         )
         chosen = choose_recording(read(recording, **options), session, recording)
         forecasts = make(forecaster, chosen, session=as_session, stride=stride, latest=latest)

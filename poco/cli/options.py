@@ -51,6 +51,13 @@ CutTrials = Annotated[
         rich_help_panel=_READING,
     ),
 ]
+Published = Annotated[
+    str | None,
+    typer.Option(
+        help="The files are those of andalman2019, atanas2023, chen2018, harvey, kato2015 or zapbench, as published.",
+        rich_help_panel=_READING,
+    ),
+]
 Sessions = Annotated[
     str | None,
     typer.Option(help="Use these sessions only: names separated by commas.", rich_help_panel=_READING),
@@ -76,6 +83,7 @@ def reading_options(
     leave_out: str | None = None,
     header: bool | None = None,
     cut_trials: bool | None = None,
+    published: str | None = None,
 ) -> dict[str, Any]:
     """The options of ``poco.data.read`` that were given, by its names."""
     values = {
@@ -88,6 +96,7 @@ def reading_options(
         "leave_out": None if leave_out is None else _names(leave_out),
         "header": header,
         "cut_trials": cut_trials,
+        "published": published,
     }
     for name in ("nan", "constant"):
         if values[name] not in (None, "keep", "drop", "error"):

@@ -22,6 +22,7 @@ from poco.cli.options import (
     LeaveOut,
     Nan,
     Orientation,
+    Published,
     Rate,
     Sessions,
     examples,
@@ -135,6 +136,7 @@ def register(app: typer.Typer) -> None:
         leave_out: LeaveOut = None,
         header: Header = None,
         cut_trials: CutTrials = None,
+        published: Published = None,
         sessions: Sessions = None,
         json: Json = False,
     ) -> None:
@@ -178,6 +180,7 @@ def register(app: typer.Typer) -> None:
             leave_out=leave_out,
             header=header,
             cut_trials=cut_trials,
+            published=published,
         )
         wanted = Wanted(
             recipe=recipe,

@@ -15,13 +15,14 @@ from poco.data import session, sources
 from poco.data.description import Description, absolute
 from poco.data.readers import SUFFIXES, recognise
 from poco.data.recording import Recording
-from poco.errors import DataError
+from poco.errors import ConfigError, DataError
 
 
 def read(
     path: str | Path | Sequence[str | Path],
     *,
     description: str | Path | Mapping[str, Any] | None = None,
+    published: str | None = None,
     **options: Any,
 ) -> list[Recording]:
     """Read all sessions in a file or folder.
@@ -34,6 +35,8 @@ def read(
     Args:
         path: a file, a folder, or several of them.
         description: path of a description, or its content as a dictionary.
+        published: name of a data set of the published work in its published files (:data:`poco.published.NAMES`); then
+            nothing but ``rate_hz`` is left open.
         **options: single fields that override the description: those of ``[activity]`` (``key``, ``orientation``,
             ``rate_hz``, ``nan``, ``constant``, ``leave_out``, ``rois``, ``neuropil``, ...), ``files``, ``format``,
             ``dataset`` (its name), ``session`` and ``subject`` (names or templates), ``cut_trials``,
@@ -49,6 +52,15 @@ def read(
     paths = [path] if isinstance(path, (str, Path)) else list(path)
     if not paths:
         raise DataError("no path to read from")
+    if published is not None:
+        from poco.published import read as read_published
+
+        rate = options.pop("rate_hz", None)
+        given = [name for name, value in {**options, "description": description}.items() if value is not None]
+        if given:
+            raise ConfigError(f"files of the published data set {published} leave no '{given[0]}' open: leave it out")
+        found = read_published(published, paths)
+        return found if rate is None else [dataclasses.replace(recording, rate_hz=rate) for recording in found]
     recordings: list[Recording] = []
     for one in paths:
         job = Job(Path(one), description, options)

@@ -1,0 +1,64 @@
+"""Zebrafish of Chen et al. 2018 (figshare 7272617): ``subject_K/TimeSeries.h5`` beside ``subject_K/data_full.mat``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from poco.data.readers import matlab
+from poco.data.recording import Recording
+from poco.errors import DataError
+from poco.published.hdf5 import array, opened
+
+PATTERN = "TimeSeries.h5"
+#: Of each cell, in ``data_full.mat``; the first that is there.
+_PLACES = ("data/CellXYZ_norm", "data/CellXYZ")
+_RATE = "data/fpsec"
+_BEHAVIOUR = ("data/Behavior_full_motorseed", "data/BehaviorAvr_motorseed")
+
+
+def sessions(path: Path) -> list[Recording]:
+    """One fish: activity of all cells, their places, behaviour and rate where the file says them."""
+    with opened(path) as file:
+        activity = array(file, "CellResp", path, 2).T  # stored frames x cells
+    units, frames = activity.shape
+    beside, warnings = path.with_name("data_full.mat"), []
+    places, rate = None, None
+    channels: dict[str, np.ndarray] = {}
+    if not beside.exists():
+        warnings.append(f"there is no {beside.name} beside {path.name}: no rate, no places of cells, no behaviour")
+    else:
+        entries = matlab.read(beside).entries
+        for name in _BEHAVIOUR:
+            if name in entries:
+                channels |= _channel(name, np.squeeze(entries[name].load()), frames)
+        if _RATE in entries:
+            rate = float(np.squeeze(entries[_RATE].load()))
+        else:
+            warnings.append(f"{beside.name} has no '{_RATE}': the rate is not known")
+        known = [np.asarray(entries[name].load()) for name in _PLACES if name in entries]
+        places = next((p for p in known if p.ndim == 2 and p.shape == (units, 3)), None)
+        if known and places is None:
+            raise DataError(f"{beside}: places of cells have shape {known[0].shape}, not {(units, 3)}")
+    return [
+        Recording(
+            activity,
+            path.parent.name,
+            rate_hz=rate,
+            dataset="chen2018",
+            coordinates=None if places is None else places.astype(np.float32),
+            channels=channels,
+            provenance={"file": str(path), "reader": "chen2018"},
+            warnings=tuple(warnings),
+        )
+    ]
+
+
+def _channel(name: str, values: Any, frames: int) -> dict[str, np.ndarray]:
+    """``[T]`` or ``[T, k]`` behaviour that is in step with the frames; averages over trials are not."""
+    values = np.asarray(values, dtype=np.float32)
+    if values.ndim == 2 and values.shape[1] == frames:
+        values = values.T
+    return {name.split("/")[1]: values} if values.shape[:1] == (frames,) else {}

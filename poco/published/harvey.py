@@ -1,0 +1,47 @@
+"""Mice of the Harvey laboratory: ``MOUSE/SESSION/MOUSE_AREA_df_SESSION.mat``, one file for each area."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from poco.data.readers import matlab
+from poco.data.recording import Recording
+from poco.errors import DataError
+
+AREAS = ("PPC", "RSP", "V1", "M2")
+PATTERN = "*_df_*.mat"
+
+
+def sessions(path: Path) -> list[Recording]:
+    """One session, of all areas that are there, when its first file is met; nothing at the others."""
+    mouse, session = path.parent.parent.name, path.parent.name
+    there = {area: path.parent / f"{mouse}_{area}_df_{session}.mat" for area in AREAS}
+    there = {area: file for area, file in there.items() if file.exists()}
+    if not there:
+        raise DataError(f"{path} is not MOUSE/SESSION/MOUSE_AREA_df_SESSION.mat with an area of {', '.join(AREAS)}")
+    if path != sorted(there.values())[0]:
+        return []
+    parts = {}
+    for area, file in there.items():
+        entries, key = matlab.read(file).entries, f"{area}_df"
+        if key not in entries:
+            raise DataError(f"{file} has no '{key}': it has {', '.join(list(entries)[:12])}")
+        parts[area] = np.asarray(entries[key].load())
+        if parts[area].ndim != 2:
+            raise DataError(f"{file}: '{key}' has shape {parts[area].shape}, not units x frames")
+    lengths = {area: values.shape[1] for area, values in parts.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"{path.parent}: areas have different numbers of frames: {lengths}")
+    return [
+        Recording(
+            np.concatenate(list(parts.values())),
+            f"{mouse}_{session}",
+            unit_ids=tuple(f"{area}_{unit}" for area, values in parts.items() for unit in range(len(values))),
+            subject=mouse,
+            dataset="harvey",
+            labels={"area": tuple(area for area, values in parts.items() for _ in range(len(values)))},
+            provenance={"file": ", ".join(map(str, there.values())), "reader": "harvey"},
+        )
+    ]

@@ -1,0 +1,46 @@
+"""Which published data sets can be read, by name."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast
+
+from poco.data.recording import Recording
+from poco.errors import ConfigError, DataError
+
+#: Each has a module of its name in this package, with ``PATTERN``, which files are its, and ``session(path)``.
+NAMES = ("andalman2019", "atanas2023", "chen2018", "harvey", "kato2015", "zapbench")
+
+
+def read(name: str, path: str | Path | Sequence[str | Path]) -> list[Recording]:
+    """All sessions of a published data set.
+
+    Args:
+        name: one of :data:`NAMES`.
+        path: the folder that it was unpacked into, or one of its files, or several.
+
+    Returns:
+        One recording a session, in order of the files' names.
+
+    Raises:
+        ConfigError: for another name.
+        DataError: if there is no such file, or one is not as it was published; the message names file and key.
+        MissingExtraError: if a package that reads the format is missing.
+    """
+    if name not in NAMES:
+        raise ConfigError(f"there is no published data set '{name}': there are {', '.join(NAMES)}")
+    module = importlib.import_module(f"poco.published.{name}")
+    sessions = cast("Callable[[Path], list[Recording]]", module.sessions)
+    places = [Path(path)] if isinstance(path, str | Path) else [Path(one) for one in path]
+    found: list[Recording] = []
+    for place in places:
+        if not place.exists():
+            raise DataError(f"{place}: no such file or folder")
+        files = sorted(place.rglob(module.PATTERN)) if place.is_dir() and not place.match(module.PATTERN) else [place]
+        if not files:
+            raise DataError(f"{place} holds no file of {name} ({module.PATTERN})")
+        for file in files:
+            found += sessions(file)
+    return found

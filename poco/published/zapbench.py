@@ -1,0 +1,88 @@
+"""The whole zebrafish brain of ZAPBench: traces in a zarr array, ``240930_traces``, 7,879 frames of 71,721 neurons."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from poco.data.recording import Recording
+from poco.errors import DataError, MissingExtraError
+
+PATTERN = "*traces*"
+#: Seconds from frame to frame.
+INTERVAL = 0.914
+CONDITIONS = ("gain", "dots", "flash", "taxis", "turning", "position", "open loop", "rotation", "dark")
+#: First frame of each condition, and the end.
+BORDERS = (0, 649, 2422, 3078, 3735, 5047, 5638, 6623, 7279, 7879)
+#: The condition that is never trained on.
+HELD_OUT = "taxis"
+HORIZON = 32
+
+
+def sessions(path: Path) -> list[Recording]:
+    """The recording, a stretch for each condition (no window crosses from one to another), its number as a channel."""
+    try:
+        import zarr
+    except ImportError:
+        raise MissingExtraError.of("zarr", "formats", "reading zarr arrays") from None
+    try:
+        traces = zarr.open_array(str(path), mode="r")
+    except Exception as error:
+        raise DataError(f"{path} cannot be read as a zarr array: {str(error).splitlines()[0]}") from error
+    if traces.ndim != 2 or traces.shape[0] != BORDERS[-1]:
+        raise DataError(f"{path} has shape {traces.shape}, not {BORDERS[-1]:,} frames x neurons")
+    stretches = tuple(itertools.pairwise(BORDERS))
+    condition = np.repeat(np.arange(len(CONDITIONS)), np.diff(BORDERS)).astype(np.float32)
+    return [
+        Recording(
+            np.asarray(traces[:]).T,
+            "zapbench",
+            rate_hz=1 / INTERVAL,
+            dataset="zapbench",
+            stretches=stretches,
+            channels={"condition": condition},
+            provenance={"file": str(path), "reader": "zapbench", "conditions": ", ".join(CONDITIONS)},
+        )
+    ]
+
+
+def parts(condition: str, context: int, horizon: int = HORIZON) -> dict[str, tuple[int, int]]:
+    """Frames of a condition that are for training, validation and test: 70, 10 and 20% of its windows, in time.
+
+    Windows of different parts share no frame; of the held-out condition all are for test.
+
+    Args:
+        condition: one of :data:`CONDITIONS`.
+        context: frames a forecast is made from, 4 or 256 in the benchmark.
+        horizon: frames that are forecast.
+
+    Returns:
+        Frame ranges ``(start, stop)`` by part.
+
+    Raises:
+        DataError: if there is no such condition, or it is too short.
+    """
+    if condition not in CONDITIONS:
+        raise DataError(f"there is no condition '{condition}': there are {', '.join(CONDITIONS)}")
+    place = CONDITIONS.index(condition)
+    start, stop = BORDERS[place], BORDERS[place + 1]
+    if condition == HELD_OUT:
+        return {"test": (start, stop)}
+    length = stop - start
+    first, second = start + int(0.7 * length), start + int(0.8 * length)
+    found = {"train": (start, first), "val": (first, second), "test": (second, stop)}
+    short = [part for part, (a, b) in found.items() if b - a < context + horizon]
+    if short:
+        raise DataError(
+            f"'{condition}' has no window of {context + horizon} frames for {', '.join(short)}: take a shorter context"
+        )
+    return found
+
+
+def mean_errors(by_condition: dict[str, Sequence[float]]) -> list[float]:
+    """The benchmark's average of mean absolute errors by step ahead: over conditions, without the held-out one."""
+    kept = [np.asarray(errors, dtype=float) for name, errors in by_condition.items() if name != HELD_OUT]
+    return list(np.mean(kept, axis=0))

@@ -1,0 +1,257 @@
+"""poco.published: files laid out as those that were published, read and compared by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from poco import read
+from poco.errors import ConfigError, DataError
+from poco.published import NAMES, zapbench
+from poco.published import read as read_published
+
+h5py = pytest.importorskip("h5py", reason="needs the extra 'formats'")
+scipy_io = pytest.importorskip("scipy.io", reason="needs the extra 'formats'")
+RNG = np.random.default_rng(0)
+
+
+# --- zebrafish, Chen 2018 ---------------------------------------------------------------------------------------------
+
+
+def write_chen(folder: Path, units: int = 5, frames: int = 40) -> np.ndarray:
+    folder.mkdir(parents=True)
+    activity = RNG.standard_normal((units, frames)).astype(np.float32)
+    with h5py.File(folder / "TimeSeries.h5", "w") as file:
+        file["CellResp"] = activity.T
+        file["CellRespAvr"] = activity.T[:10]
+    data = {
+        "periods": np.array([[10, 10]]),
+        "fpsec": 1.97,
+        "CellXYZ": np.arange(units * 3).reshape(units, 3),
+        "Behavior_full_motorseed": RNG.standard_normal((2, frames)),
+        "BehaviorAvr_motorseed": RNG.standard_normal((2, 10)),
+    }
+    scipy_io.savemat(folder / "data_full.mat", {"data": data})
+    return activity
+
+
+def test_chen(tmp_path: Path) -> None:
+    first, tenth = write_chen(tmp_path / "subject_1"), write_chen(tmp_path / "subject_10", units=4)
+    found = read_published("chen2018", tmp_path)
+    assert [r.session for r in found] == ["subject_1", "subject_10"]
+    np.testing.assert_array_equal(found[0].activity, first)
+    np.testing.assert_array_equal(found[1].activity, tenth)
+    assert found[0].rate_hz == pytest.approx(1.97)
+    np.testing.assert_array_equal(found[0].coordinates, np.arange(15).reshape(5, 3))
+    assert {name: c.shape for name, c in found[0].channels.items()} == {"Behavior_full_motorseed": (40, 2)}
+    (tmp_path / "subject_1" / "data_full.mat").unlink()
+    bare = read_published("chen2018", tmp_path / "subject_1" / "TimeSeries.h5")[0]
+    assert (bare.rate_hz, bare.coordinates) == (None, None)
+    assert "there is no data_full.mat" in bare.warnings[0]
+
+
+# --- zebrafish, Andalman 2019 -----------------------------------------------------------------------------------------
+
+
+def write_andalman(path: Path, leave_out: str = "") -> np.ndarray:
+    fluorescence = np.abs(RNG.standard_normal((6, 30))) + 5
+    fluorescence[2] = 0.5  # too dark
+    areas = [
+        f"in_{side}_{name}"
+        for side in "lr"
+        for name in ["LHb", "MHb", "ctel", "dthal", "gc", "raphe", "tel", "vent", "vthal"]
+    ]
+    with h5py.File(path, "w") as file:
+        file["M"] = fluorescence
+        for place, name in enumerate(a for a in areas if a != leave_out):
+            file[name] = np.arange(6) == (place if place < 5 else -1)
+    return fluorescence
+
+
+def test_andalman(tmp_path: Path) -> None:
+    fluorescence = write_andalman(tmp_path / "ctrl_1_CNMF_compressed.h5")
+    found = read_published("andalman2019", tmp_path)[0]
+    kept = [0, 1, 3, 4, 5]
+    centre = np.median(fluorescence[kept], axis=1, keepdims=True)
+    np.testing.assert_allclose(found.activity, (fluorescence[kept] - centre) / (centre + 1e-6), rtol=1e-5, atol=1e-6)
+    assert found.session == "ctrl_1"
+    assert found.unit_ids == ("0", "1", "3", "4", "5")
+    assert found.labels["area"] == ("l_LHb", "l_MHb", "l_dthal", "l_gc", "")
+    assert found.warnings == ("1 units with a median of 1 or less are left out",)
+    write_andalman(tmp_path / "b_CNMF_compressed.h5", leave_out="in_r_vent")
+    with pytest.raises(DataError, match=r"b_CNMF_compressed.h5 has no 'in_r_vent': it has M"):
+        read_published("andalman2019", tmp_path)
+
+
+# --- mice -------------------------------------------------------------------------------------------------------------
+
+
+def test_harvey(tmp_path: Path) -> None:
+    folder = tmp_path / "m1" / "day2"
+    folder.mkdir(parents=True)
+    areas = {"V1": RNG.standard_normal((3, 20)), "PPC": RNG.standard_normal((2, 20))}
+    for area, values in areas.items():
+        scipy_io.savemat(folder / f"m1_{area}_day2.mat", {area: values + 100})
+        scipy_io.savemat(folder / f"m1_{area}_df_day2.mat", {f"{area}_df": values})
+    found = read_published("harvey", tmp_path)
+    assert [(r.session, r.subject) for r in found] == [("m1_day2", "m1")]
+    np.testing.assert_allclose(found[0].activity, np.concatenate([areas["PPC"], areas["V1"]]), rtol=1e-6)
+    assert found[0].labels["area"] == ("PPC", "PPC", "V1", "V1", "V1")
+    assert found[0].unit_ids[2] == "V1_0"
+    scipy_io.savemat(folder / "m1_V1_df_day2.mat", {"V1_df": areas["V1"][:, :19]})
+    with pytest.raises(DataError, match="different numbers of frames"):
+        read_published("harvey", tmp_path)
+
+
+# --- worms, Kato 2015 -------------------------------------------------------------------------------------------------
+
+
+def write_kato(path: Path, worms: list[tuple[np.ndarray, list[object]]], without: str = "") -> None:
+    """A struct array as MATLAB writes it in v7.3: for each field an array of references, matrices transposed."""
+    with h5py.File(path, "w") as file:
+        store = file.create_group("#refs#")
+
+        def put(values: np.ndarray, kind: str) -> h5py.Reference:
+            made = store.create_dataset(f"d{len(store)}", data=values)
+            made.attrs["MATLAB_class"] = np.bytes_(kind)
+            return made.ref
+
+        def text(name: str) -> h5py.Reference:
+            return put(np.array([[ord(letter)] for letter in name], np.uint16), "char")
+
+        def cell(name: object) -> h5py.Reference:
+            if isinstance(name, list):
+                return put(np.array([[text(one)] for one in name], h5py.ref_dtype), "cell")
+            if isinstance(name, int):
+                return put(np.array([[float(name)]]), "double")
+            return text(str(name))
+
+        fields: dict[str, list[h5py.Reference]] = {"deltaFOverF_bc": [], "NeuronNames": [], "fps": [], "States": []}
+        for number, (activity, names) in enumerate(worms):
+            fields["deltaFOverF_bc"].append(put(activity, "double"))  # MATLAB's T x N, transposed: N x T
+            cells = np.array([[cell(name)] for name in names], h5py.ref_dtype)
+            fields["NeuronNames"].append(put(cells, "cell"))
+            fields["fps"].append(put(np.array([[3.0 + number]]), "double"))
+            states = store.create_group(f"s{number}")
+            states["fwd"] = np.ones((activity.shape[1], 1))
+            fields["States"].append(states.ref)
+        struct = file.create_group("NoStim_Data")
+        for name, references in fields.items():
+            if name != without:
+                struct[name] = np.array([references], h5py.ref_dtype)
+
+
+def test_kato(tmp_path: Path) -> None:
+    worms = [
+        (RNG.standard_normal((4, 30)), ["AVAL", ["RIML", "RIMR"], 3, "4"]),
+        (RNG.standard_normal((2, 25)), ["AVAR", "x"]),
+    ]
+    write_kato(tmp_path / "NoStim_Data.mat", worms)
+    found = read_published("kato2015", tmp_path)
+    assert [(r.session, r.rate_hz) for r in found] == [("worm-1", 3.0), ("worm-2", 4.0)]
+    for recording, (activity, _) in zip(found, worms, strict=True):
+        np.testing.assert_allclose(recording.activity, activity, rtol=1e-6)
+        np.testing.assert_array_equal(recording.channels["fwd"], np.ones(activity.shape[1]))
+    assert found[0].labels["neuron"] == ("AVAL", "RIML/RIMR", "", "")
+    write_kato(tmp_path / "NoStim_Data.mat", [(worms[0][0].T, worms[0][1])])  # the other way round
+    np.testing.assert_allclose(read_published("kato2015", tmp_path)[0].activity, worms[0][0], rtol=1e-6)
+    write_kato(tmp_path / "NoStim_Data.mat", [(worms[0][0], ["AVAL"])])
+    with pytest.raises(DataError, match="worm 1 has 1 names for 4 neurons"):
+        read_published("kato2015", tmp_path)
+    write_kato(tmp_path / "NoStim_Data.mat", worms, without="fps")
+    with pytest.raises(DataError, match="'NoStim_Data' has no field 'fps'"):
+        read_published("kato2015", tmp_path)
+
+
+# --- worms, Atanas and Kim 2023 ---------------------------------------------------------------------------------------
+
+
+def test_atanas(tmp_path: Path) -> None:
+    traces = RNG.standard_normal((3, 20)).tolist()
+    worm = {
+        "trace_array": traces,
+        "labeled": {"2": {"label": "AVAL", "confidence": 4}},
+        "timestamp_confocal": (np.arange(20) * 0.6).tolist(),
+        "velocity": [None, *np.arange(19.0).tolist()],
+        "reversal_events": [[1, 2]],
+    }
+    file = tmp_path / "2022-06-14-01.json"
+    file.write_text(json.dumps(worm))
+    (tmp_path / "index.json").write_text("{}")
+    found = read_published("atanas2023", tmp_path)
+    assert len(found) == 1
+    np.testing.assert_allclose(found[0].activity, traces, rtol=1e-6)
+    assert (found[0].session, found[0].rate_hz) == ("2022-06-14-01", pytest.approx(1 / 0.6))
+    assert found[0].labels["neuron"] == ("", "AVAL", "")
+    assert list(found[0].channels) == ["velocity"]
+    assert np.isnan(found[0].channels["velocity"][0])
+    for key, value, message in (
+        ("labeled", {"4": {"label": "X"}}, "no unit from 1 to 3"),
+        ("timestamp_confocal", [1.0], "a number for each of 20 frames"),
+        ("trace_array", [[1.0], [1.0, 2.0]], "traces of one length"),
+    ):
+        file.write_text(json.dumps({**worm, key: value}))
+        with pytest.raises(DataError, match=message):
+            read_published("atanas2023", tmp_path)
+    file.write_text(json.dumps({"trace_array": traces}))
+    with pytest.raises(DataError, match="has no 'labeled': it has trace_array"):
+        read_published("atanas2023", tmp_path)
+
+
+# --- ZAPBench ---------------------------------------------------------------------------------------------------------
+
+
+def test_zapbench(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr", reason="needs the extra 'formats'")
+    traces = RNG.standard_normal((7879, 3)).astype(np.float32)
+    array = zarr.create_array(str(tmp_path / "240930_traces"), shape=traces.shape, dtype="float32", chunks=(512, 3))
+    array[:] = traces
+    found = read_published("zapbench", tmp_path)[0]
+    np.testing.assert_array_equal(found.activity, traces.T)
+    assert found.stretches[0] == (0, 649)
+    assert found.stretches[-1] == (7279, 7879)
+    assert len(found.stretches) == len(zapbench.CONDITIONS) == 9
+    assert found.channels["condition"][648] == 0
+    assert found.channels["condition"][649] == 1
+    short = zarr.create_array(str(tmp_path / "short_traces"), shape=(10, 3), dtype="float32")
+    short[:] = 0
+    with pytest.raises(DataError, match="not 7,879 frames"):
+        read_published("zapbench", tmp_path / "short_traces")
+
+
+def test_parts_of_zapbench() -> None:
+    assert zapbench.parts("gain", context=4) == {"train": (0, 454), "val": (454, 519), "test": (519, 649)}
+    assert zapbench.parts("taxis", context=256) == {"test": (3078, 3735)}
+    with pytest.raises(DataError, match="no window of 288 frames for val, test"):
+        zapbench.parts("gain", context=256)
+    assert zapbench.mean_errors({"gain": [1.0, 2.0], "dots": [3.0, 4.0], "taxis": [100.0, 100.0]}) == [2.0, 3.0]
+
+
+# --- all of them ------------------------------------------------------------------------------------------------------
+
+
+def test_through_read(tmp_path: Path) -> None:
+    write_andalman(tmp_path / "a_CNMF_compressed.h5")
+    found = read(tmp_path, published="andalman2019", rate_hz=2.0)
+    assert [(r.session, r.rate_hz) for r in found] == [("a", 2.0)]
+    from poco.__main__ import run
+
+    options = ["--published", "andalman2019", "--rate", "2", "--steps", "2", "--context", "4", "--horizon", "2"]
+    assert run(["train", str(tmp_path), *options, "--no-baselines", "--out", str(tmp_path / "run")]) == 0
+    assert run(["eval", str(tmp_path / "run"), "--no-baselines"]) == 0  # reads them again in the same way
+    with pytest.raises(ConfigError, match="leave no 'key' open"):
+        read(tmp_path, published="andalman2019", key="M")
+    with pytest.raises(ConfigError, match="no published data set 'x'"):
+        read(tmp_path, published="x")
+    for name in NAMES:
+        if name != "andalman2019":
+            with pytest.raises(DataError, match=f"holds no file of {name}"):
+                read(tmp_path, published=name)
+        with pytest.raises(DataError, match="no such file"):
+            read(tmp_path / "nowhere", published=name)
+    (tmp_path / "b_CNMF_compressed.h5").write_bytes(b"no file")
+    with pytest.raises(DataError, match="cannot be read as HDF5"):
+        read(tmp_path, published="andalman2019")

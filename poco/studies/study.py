@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from poco.data.preprocess import butterworth
 from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.data.splits import Split, shorten, split
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from poco.nn import POCO
 
 FOLDER = Path(__file__).parent
+#: Cut-offs of the published filters, in cycles a frame, run forwards and backwards.
+FILTERS = {"low": {"high": 0.1}, "band": {"low": 0.0005, "high": 0.1}}
 #: Sizes of a study made small, to see that it runs: of its simulation, and of the rest.
 REDUCED = {"animals": 2, "units": 8, "frames": 400}
 REDUCED_STEPS = 3
@@ -47,7 +50,7 @@ class Study:
         steps: gradient steps of each model; where an animal is left out, of adaptation.
         vary: what is varied: ``"context"``, ``"sessions"`` (how many, the first ones), ``"frames"`` (how many of each
             session are learnt from, see :func:`poco.data.splits.shorten`), ``"animal"`` (which is left out and then
-            adapted to), an option of POCO (``"model.latents"``; ``"model"`` for several at a time), of its training
+            adapted to), ``"filter"`` (none, low, band), an option of POCO (``"model.latents"``; ``"model"`` for several at a time), of its training
             (``"training.learning_rate"``) or of the simulation (``"simulate.individuality"``); empty for nothing.
         values: its values; of ``"animal"`` those of the recordings; of ``"model"`` names of :attr:`options`.
         options: options of POCO by the name of each value, each with its ``name``.
@@ -234,6 +237,8 @@ def _make(job: Job) -> str:
         recordings = simulate(**{**study.simulate, **varied, "seed": seed})
     if vary == "sessions":
         recordings = recordings[:value]
+    if vary == "filter" and value != "none":
+        recordings = [butterworth(recording, **FILTERS[value]) for recording in recordings]
     context = value if vary == "context" else 48
     began, scores = time.process_time(), []
     model: nn.Module

@@ -133,6 +133,11 @@ def test_what_is_varied_reaches_the_model(tmp_path: Path) -> None:
     cells = studies.run(study, tmp_path / "f", RECORDINGS, seeds=1, steps=3)
     assert {cell["value"] for cell in cells} == {128, 256}
     assert len({cell["score"] for cell in cells}) == 2
+    study = dataclasses.replace(studies.load("filters"), forecasters=("ridge",))
+    cells = studies.run(study, tmp_path / "b", RECORDINGS, seeds=1, steps=3)
+    by = {cell["value"]: cell["score"] for cell in cells}
+    assert by["low"] > by["none"]  # what is smooth is easily forecast
+    assert by["band"] not in (by["low"], by["none"])
     with pytest.raises(ConfigError, match="which label"):
         studies.run(studies.load("embedding-modes"), tmp_path / "n", RECORDINGS, seeds=1, steps=3)
 

@@ -1,0 +1,147 @@
+"""What the published work does to recordings before anything else: components, filters, fewer frames a second."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+from poco.data.recording import Recording
+from poco.errors import ConfigError, DataError, MissingExtraError
+
+#: Order of the Butterworth filters, as published.
+ORDER = 4
+
+
+def downsample(recording: Recording, factor: int) -> Recording:
+    """Means of ``factor`` frames each, of activity and channels.
+
+    No mean spans two stretches; frames at the end of a stretch that do not make up a whole one are left out.
+
+    Raises:
+        ConfigError: if the factor is below 1.
+        DataError: if no stretch is long enough for a frame.
+    """
+    if factor < 1:
+        raise ConfigError(f"downsampling is by a whole number of frames, got {factor}")
+    pieces, stretches, count = [], [], 0
+    for start, stop in recording.stretches:
+        length = (stop - start) // factor
+        if length:
+            pieces.append(np.arange(start, start + length * factor).reshape(length, factor))
+            stretches.append((count, count + length))
+            count += length
+    if not pieces:
+        raise DataError(f"session '{recording.session}': no stretch has {factor} frames")
+    frames = np.concatenate(pieces)
+    return dataclasses.replace(
+        recording,
+        activity=recording.activity[:, frames].mean(-1, dtype=np.float64),
+        rate_hz=None if recording.rate_hz is None else recording.rate_hz / factor,
+        channels={name: values[frames].mean(1) for name, values in recording.channels.items()},
+        stretches=tuple(stretches),
+        provenance=_done(recording, f"means of {factor} frames"),
+    )
+
+
+def butterworth(
+    recording: Recording, *, low: float | None = None, high: float | None = None, causal: bool = False
+) -> Recording:
+    """A Butterworth filter of order 4 over each stretch: low-pass, high-pass or band-pass.
+
+    Args:
+        recording: what to filter.
+        low: cut-off in cycles a frame below which frequencies are taken away; None: none are.
+        high: cut-off above which they are. The published filters take away what is above .1 cycles a frame, and in the
+            band-pass what is below .0005.
+        causal: forwards alone, as at a rig: each frame knows of earlier ones only, and is delayed. Otherwise forwards
+            and backwards, as published: nothing is delayed, but each frame holds some of what came **after** it, so
+            that scores of forecasts are better than they can be in an experiment.
+
+    Raises:
+        ConfigError: if there is no cut-off, or they are not in order between 0 and .5.
+        DataError: if a stretch is too short.
+        MissingExtraError: if scipy is missing.
+    """
+    try:
+        from scipy import signal
+    except ImportError:
+        raise MissingExtraError.of("scipy", "formats", "filtering recordings") from None
+    given = [cut for cut in (low, high) if cut is not None]
+    if not given or not all(0 < cut < 0.5 for cut in given) or given != sorted(set(given)):
+        raise ConfigError(f"cut-offs are in cycles a frame, 0 < low < high < 0.5; got low {low}, high {high}")
+    kind = "bandpass" if len(given) == 2 else "highpass" if high is None else "lowpass"
+    sections = signal.butter(ORDER, given if len(given) == 2 else given[0], kind, fs=1.0, output="sos")
+    shortest = min(stop - start for start, stop in recording.stretches)
+    padding = 3 * (2 * len(sections) + 1)
+    if shortest <= padding:
+        raise DataError(f"session '{recording.session}': a stretch of {shortest} frames is too short to filter")
+    activity = recording.activity.astype(np.float64)
+    for start, stop in recording.stretches:
+        piece = activity[:, start:stop]
+        if causal:
+            settled = signal.sosfilt_zi(sections)[:, None, :] * piece[None, :, :1]
+            activity[:, start:stop] = signal.sosfilt(sections, piece, zi=settled)[0]
+        else:
+            activity[:, start:stop] = signal.sosfiltfilt(sections, piece)
+    way = "forwards" if causal else "forwards and backwards"
+    return dataclasses.replace(
+        recording, activity=activity, provenance=_done(recording, f"{kind} {given} cycles a frame, {way}")
+    )
+
+
+def components(recording: Recording, count: int, *, frames: tuple[int, int] | None = None) -> Recording:
+    """The first principal components of the z-scored units, in place of the units.
+
+    Args:
+        recording: what to take them of.
+        count: how many; the published ones are 512, and 100 for worms.
+        frames: range that mean, deviation and components are fitted to; None: all, as published, which is to know
+            the frames that will be forecast. The range of the training part keeps them apart.
+
+    Returns:
+        A recording whose units are named ``pc0``, ``pc1``, ...; labels and places of units are gone, the share of the
+        variance that they hold is in its provenance.
+
+    Raises:
+        ConfigError: if there are fewer units or frames than components.
+        DataError: if a unit is constant or has NaN.
+    """
+    fitted = recording.activity if frames is None else recording.activity[:, slice(*frames)]
+    if not 1 <= count <= min(fitted.shape):
+        units, length = fitted.shape
+        raise ConfigError(f"session '{recording.session}': {units} units in {length} frames have no {count} components")
+    mean, std = fitted.mean(1, keepdims=True, dtype=np.float64), fitted.std(1, keepdims=True, dtype=np.float64)
+    if not (np.isfinite(std).all() and (std > 0).all()):
+        bad = recording.unit_ids[int(np.flatnonzero(~(std[:, 0] > 0))[0])]
+        raise DataError(f"session '{recording.session}': unit '{bad}' is constant or has NaN: leave it out first")
+    scores = (fitted - mean) / std
+    vectors, singular = _leading(scores, count)
+    held = float(np.square(singular).sum() / np.square(scores).sum())
+    return dataclasses.replace(
+        recording,
+        activity=vectors.T @ ((recording.activity - mean) / std),
+        unit_ids=tuple(f"pc{number}" for number in range(count)),
+        labels={},
+        coordinates=None,
+        provenance=_done(recording, f"{count} principal components, {held:.1%} of the variance"),
+    )
+
+
+def _leading(scores: npt.NDArray[np.float64], count: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """``[N, K]`` directions and their singular values, largest first, each direction's largest entry positive."""
+    units, frames = scores.shape
+    if units <= frames:
+        values, vectors = np.linalg.eigh(scores @ scores.T)
+    else:
+        values, inner = np.linalg.eigh(scores.T @ scores)
+        vectors = scores @ inner / np.sqrt(np.maximum(values, 1e-300))
+    vectors, values = vectors[:, ::-1][:, :count], values[::-1][:count]
+    signs = np.sign(vectors[np.abs(vectors).argmax(0), np.arange(count)])
+    return vectors * signs, np.sqrt(np.maximum(values, 0))
+
+
+def _done(recording: Recording, what: str) -> dict[str, str]:
+    before = recording.provenance.get("preprocessing")
+    return {**recording.provenance, "preprocessing": f"{before}; {what}" if before else what}

@@ -53,8 +53,8 @@ def butterworth(
     Args:
         recording: what to filter.
         low: cut-off in cycles a frame below which frequencies are taken away; None: none are.
-        high: cut-off above which they are. The published filters take away what is above .1 cycles a frame, and in the
-            band-pass what is below .0005.
+        high: cut-off above which they are. The published cut-offs are stated as .2, and as .001 to .2 for the
+            band-pass, and halved in the code: .1, and .0005 to .1.
         causal: forwards alone, as at a rig: each frame knows of earlier ones only, and is delayed. Otherwise forwards
             and backwards, as published: nothing is delayed, but each frame holds some of what came **after** it, so
             that scores of forecasts are better than they can be in an experiment.

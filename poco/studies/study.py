@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 #: Cut-offs of the published filters, in cycles a frame, run forwards and backwards.
-FILTERS = {"low": {"high": 0.1}, "band": {"low": 0.0005, "high": 0.1}}
+FILTERS: Mapping[str, Mapping[str, Any]] = {"low": {"high": 0.1}, "band": {"low": 0.0005, "high": 0.1}}
 #: Sizes of a study made small, to see that it runs: of its simulation, and of the rest.
 REDUCED = {"animals": 2, "units": 8, "frames": 400}
 REDUCED_STEPS = 3
@@ -50,8 +50,9 @@ class Study:
         steps: gradient steps of each model; where an animal is left out, of adaptation.
         vary: what is varied: ``"context"``, ``"sessions"`` (how many, the first ones), ``"frames"`` (how many of each
             session are learnt from, see :func:`poco.data.splits.shorten`), ``"animal"`` (which is left out and then
-            adapted to), ``"filter"`` (none, low, band), an option of POCO (``"model.latents"``; ``"model"`` for several at a time), of its training
-            (``"training.learning_rate"``) or of the simulation (``"simulate.individuality"``); empty for nothing.
+            adapted to), ``"filter"`` (none, low, band), an option of POCO (``"model.latents"``; ``"model"`` for several
+            at a time), of its training (``"training.learning_rate"``) or of the simulation
+            (``"simulate.individuality"``); empty for nothing.
         values: its values; of ``"animal"`` those of the recordings; of ``"model"`` names of :attr:`options`.
         options: options of POCO by the name of each value, each with its ``name``.
         unit_types: label of the units that a POCO embeds, where it embeds any.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from poco.models import Member
 
 MISSING, GAPS = ("hold", "drop"), ("fill", "restart", "refuse")
-_MARKS = {1: "held", 2: "filled", 4: "restarted", 8: "late", 16: "overflowed"}
+MARKS = {1: "held", 2: "filled", 4: "restarted", 8: "late", 16: "overflowed"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +138,7 @@ class Stream:
         except engine.Error as error:
             raise DataError(str(error)) from None
         marks, number, missing, latency, forecast, valid = found
-        named = frozenset(name for bit, name in _MARKS.items() if marks & bit)
+        named = frozenset(name for bit, name in MARKS.items() if marks & bit)
         status = "warming" if forecast is None else "ok"
         return StreamForecast(status, forecast, valid, named, number, time, latency, missing)
 

@@ -60,7 +60,7 @@ class Stream:
     of one model may run side by side.
 
     Args:
-        model: a model, or the folder of one or of a run.
+        model: a model, the folder of one or of a run, or what :func:`open_model` made of it.
         session: name or index of the session.
         precision: ``"float32"`` or ``"bf16"`` (of a POCO's weights and products).
         threads: of the engine; None: as many as torch has.
@@ -100,7 +100,7 @@ class Stream:
         ):
             if value not in known:
                 raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-        opened = _open(model)
+        opened = open_model(model)
         options = {
             "bfloat16": precision == "bf16",
             "threads": torch.get_num_threads() if threads is None else threads,
@@ -164,7 +164,7 @@ class Stream:
             ConfigError: if it does not know the session, with as many units, or has another context or horizon; the
                 stream is as it was.
         """
-        opened, engine = _open(model), _engine()
+        opened, engine = open_model(model), _engine()
         try:
             self._stream.swap(opened)
         except engine.Error as error:
@@ -190,18 +190,34 @@ def _engine() -> Any:
     return module
 
 
-def _open(model: Member | str | Path) -> Any:
-    """The model as the engine has it; a model in memory goes through a folder, as its files are what is streamed."""
+def open_model(model: Member | str | Path | Any) -> Any:
+    """The model as the engine has it, for any number of streams.
+
+    A model in memory goes through a folder, as its files are what is streamed.
+
+    Args:
+        model: a model, the folder of one or of a run, or what this function gave before.
+
+    Returns:
+        An object with ``context``, ``horizon`` and ``sessions``, a list of names and units.
+
+    Raises:
+        CheckpointError: if there is no model, it is damaged, or of a kind that cannot be streamed.
+        ConfigError: if it is something else.
+        BackendError: if the compiled core is not in use.
+    """
+    engine = _engine()
+    if isinstance(model, engine.StreamModel):
+        return model
     if not isinstance(model, str | Path):
         if not hasattr(model, "save_pretrained"):
             raise ConfigError(f"what is streamed is a model or a folder, got {type(model).__name__}")
         with tempfile.TemporaryDirectory() as made:
             model.save_pretrained(made)
-            return _open(made)
+            return open_model(made)
     folder = Path(model)
     if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
         folder = folder / "model"  # of a run
-    engine = _engine()
     try:
         return engine.StreamModel.open(str(folder))
     except engine.Error as error:

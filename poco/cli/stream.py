@@ -92,6 +92,8 @@ def register(app: typer.Typer) -> None:
             _replay(run, replay, sink, as_session, session, options, reading, speed, frames, silent=json)
         elif source is not None:
             _listen(run, source, sink, as_session, options, rate, frames, silence, silent=json)
+        elif serve is not None:
+            _serve(run, serve, as_session, options, rate, frames, silent=json)
 
 
 def _replay(
@@ -175,6 +177,39 @@ def _listen(
     more |= {"dropped_frames": came.dropped, "damaged_messages": came.damaged}
     more |= {} if out is None else {"dropped_forecasts": out.dropped}
     _report(opened, score.score, more, silent=silent)
+
+
+def _serve(
+    run: Path,
+    address: str,
+    as_session: str | None,
+    options: dict[str, Any],
+    rate: float | None,
+    frames: int | None,
+    *,
+    silent: bool,
+) -> None:
+    """Answers frames until there were enough, or somebody ends it."""
+    from poco.stream import Stream
+    from poco.wires import open_service
+
+    model, chosen, interval, _ = _session_of(run, as_session, rate)
+
+    def opened() -> Stream:
+        return Stream(model, chosen, interval=interval, **options)
+
+    units, taken = opened().units, 0  # that the options are good is seen before anybody asks
+    with closing(open_service(address, opened, interval=interval, log=note)) as service:
+        note(f"session '{chosen}', {counted(units, 'unit')}, answers at {service.endpoint}: Ctrl-C ends it")
+        with suppress(KeyboardInterrupt):
+            while taken != frames:
+                taken += service.answer(0.5) is not None
+    found = {"frames": taken, "clients": service.clients + service.forgotten, "refused": service.refused}
+    found |= {"dropped_answers": service.dropped}
+    if silent:
+        print_json({"session": chosen, "units": units, **found})
+        return
+    say(", ".join(f"{value} {name.replace('_', ' ')}" for name, value in found.items()))
 
 
 def _session_of(run: Path, as_session: str | None, rate: float | None) -> tuple[Any, str, float | None, Any]:

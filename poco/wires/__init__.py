@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from poco.errors import ConfigError
-from poco.wires.live import Sink, Source
+from poco.stream import Stream
+from poco.wires.live import Log, Sink, Source
+from poco.wires.service import ZmqService
 
 _FORMS = "zmq:PORT, zmq:tcp://HOST:PORT"
 
@@ -45,6 +49,25 @@ def open_sink(address: str, units: int, steps: int) -> Sink:
 
         return ZmqSink(rest, steps)
     raise _unknown(address)
+
+
+def open_service(address: str, open_stream: Callable[[], Stream], *, interval: float | None, log: Log) -> ZmqService:
+    """Who answers each frame with its forecast.
+
+    Args:
+        address: for example ``zmq:5555``.
+        open_stream: makes the stream of a new client.
+        interval: seconds from frame to frame, as these streams know it; None: it is not known.
+        log: takes lines for a person.
+
+    Raises:
+        ConfigError: if the wire cannot answer, or its address cannot be used.
+        MissingExtraError: without the package that the wire needs.
+    """
+    wire, rest = _split(address)
+    if wire != "zmq":
+        raise ConfigError(f"'{address}' is no wire that can answer: give zmq:PORT or zmq:tcp://HOST:PORT")
+    return ZmqService(rest, open_stream, interval=interval, log=log)
 
 
 def _split(address: str) -> tuple[str, str]:

@@ -174,3 +174,32 @@ def test_wires_that_do_not_fit_say_so(poco, trained, recordings) -> None:
     ):
         done = poco("stream", trained, *arguments)
         assert (done.code, says in done.err) == (2, True), done.err
+
+
+def test_who_asks_gets_the_forecast(poco, trained, recordings) -> None:
+    import threading
+
+    zmq = pytest.importorskip("zmq", reason="needs the extra 'stream'")
+    from poco.wires.framing import decode, encode_frame
+
+    path, port = sorted(recordings.glob("*.npz"))[0], free_port()
+    frames, answers = np.load(path)["activity"].T[:15], []
+
+    def ask() -> None:
+        with zmq.Context() as context, context.socket(zmq.REQ) as socket:
+            socket.linger, socket.rcvtimeo, socket.reconnect_ivl = 0, 30000, 5
+            socket.connect(f"tcp://127.0.0.1:{port}")
+            for i, frame in enumerate(frames):
+                socket.send(encode_frame(i, i / 20, frame))
+                answers.append(decode(socket.recv()))
+
+    client = threading.Thread(target=ask)
+    client.start()
+    done = poco("stream", trained, "--as", path.stem, "--serve", f"zmq:{port}", "--frames", 15, "--json")
+    client.join()
+    assert (done.code, done.json["frames"], done.json["clients"], done.json["refused"]) == (0, 15, 1, 0)
+    assert f"answers at tcp://127.0.0.1:{port}" in done.err
+    for found, expected in zip(answers, direct(trained, path.stem, frames), strict=True):
+        assert found.status == expected.status
+        if found.values is not None:
+            np.testing.assert_array_equal(found.values, expected.values)

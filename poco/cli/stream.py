@@ -26,7 +26,7 @@ from poco.errors import ConfigError, VocabularyError
 if TYPE_CHECKING:
     from poco.stream import Stream
 
-FORMS = "zmq:PORT or zmq:tcp://HOST:PORT"
+_FORMS = "zmq:PORT, zmq:tcp://HOST:PORT or lsl:NAME"
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -45,8 +45,8 @@ def register(app: typer.Typer) -> None:
     def stream(
         run: Annotated[Path, typer.Argument(help="A run folder, or a model folder.")],
         replay: Annotated[Path | None, typer.Option("--replay", help="A recording to play.")] = None,
-        source: Annotated[str | None, typer.Option("--in", help=f"Where frames come from: {FORMS}.")] = None,
-        sink: Annotated[str | None, typer.Option("--out", help=f"Where forecasts go: {FORMS}.")] = None,
+        source: Annotated[str | None, typer.Option("--in", help=f"Where frames come from: {_FORMS}.")] = None,
+        sink: Annotated[str | None, typer.Option("--out", help=f"Where forecasts go: {_FORMS}.")] = None,
         serve: Annotated[
             str | None, typer.Option(help="Answer each frame that a client sends with its forecast: zmq:PORT.")
         ] = None,
@@ -157,7 +157,10 @@ def _listen(
     opened = Stream(model, chosen, interval=interval, **options)
     score = ScoreSoFar(np.where(std > 0, std, 1).astype(np.float32))
     with ExitStack() as ends:
-        out = None if sink is None else ends.enter_context(closing(open_sink(sink, opened.units, opened.horizon)))
+        out = None
+        if sink is not None:
+            made = open_sink(sink, opened.units, opened.horizon, lsl_times=source.startswith("lsl:"))
+            out = ends.enter_context(closing(made))
         came = ends.enter_context(closing(open_source(source, opened.units)))
         dashboard = ends.enter_context(_Dashboard(silent=silent))
         live = Live(opened, came, out, interval=interval, silence=silence, log=note)

@@ -9,7 +9,7 @@ from poco.stream import Stream
 from poco.wires.live import Log, Sink, Source
 from poco.wires.service import ZmqService
 
-_FORMS = "zmq:PORT, zmq:tcp://HOST:PORT"
+FORMS = "zmq:PORT, zmq:tcp://HOST:PORT or lsl:NAME"
 
 
 def open_source(address: str, units: int) -> Source:
@@ -28,16 +28,21 @@ def open_source(address: str, units: int) -> Source:
         from poco.wires.zmq import ZmqSource
 
         return ZmqSource(rest)
+    if wire == "lsl":
+        from poco.wires.lsl import LslSource
+
+        return LslSource(rest, units)
     raise _unknown(address)
 
 
-def open_sink(address: str, units: int, steps: int) -> Sink:
+def open_sink(address: str, units: int, steps: int, *, lsl_times: bool = False) -> Sink:
     """Where forecasts go.
 
     Args:
         address: for example ``zmq:5556``.
         units: that a forecast has.
         steps: that a forecast has.
+        lsl_times: whether frames have their times by the clock of Lab Streaming Layer.
 
     Raises:
         ConfigError: if there is no such wire, or its address cannot be used.
@@ -48,6 +53,10 @@ def open_sink(address: str, units: int, steps: int) -> Sink:
         from poco.wires.zmq import ZmqSink
 
         return ZmqSink(rest, steps)
+    if wire == "lsl":
+        from poco.wires.lsl import LslSink
+
+        return LslSink(rest, units, steps, times=lsl_times)
     raise _unknown(address)
 
 
@@ -78,4 +87,4 @@ def _split(address: str) -> tuple[str, str]:
 
 
 def _unknown(address: str) -> ConfigError:
-    return ConfigError(f"'{address}' is no wire: give {_FORMS}")
+    return ConfigError(f"'{address}' is no wire: give {FORMS}")

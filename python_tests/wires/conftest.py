@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -88,6 +89,21 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     for process in started:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="session")
+def lsl(tmp_path_factory: pytest.TempPathFactory) -> object:
+    """The package pylsl, which stays on this machine here and in processes that are started."""
+    pytest.importorskip("pylsl", reason="needs the extra 'stream'", exc_type=ImportError)
+    path = tmp_path_factory.mktemp("lsl") / "lsl.cfg"
+    path.write_text(
+        "[ports]\nIPv6 = disable\n[multicast]\nResolveScope = machine\nAddressesOverride = {127.0.0.1}\n"
+        "[lab]\nKnownPeers = {127.0.0.1}\n[log]\nlevel = -3\n"
+    )
+    os.environ["LSLAPICFG"] = str(path)  # read when it is first used
+    import pylsl
+
+    return pylsl
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from poco.errors import ConfigError, VocabularyError
 if TYPE_CHECKING:
     from poco.stream import Stream
 
-_FORMS = "zmq:PORT, zmq:tcp://HOST:PORT or lsl:NAME"
+_FORMS = "zmq:PORT, zmq:tcp://HOST:PORT, lsl:NAME or shm:NAME"
 _BARS = "▁▂▃▄▅▆▇█"
 
 

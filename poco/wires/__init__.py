@@ -9,7 +9,7 @@ from poco.stream import Stream
 from poco.wires.live import Log, Sink, Source
 from poco.wires.service import ZmqService
 
-FORMS = "zmq:PORT, zmq:tcp://HOST:PORT or lsl:NAME"
+FORMS = "zmq:PORT, zmq:tcp://HOST:PORT, lsl:NAME or shm:NAME"
 
 
 def open_source(address: str, units: int) -> Source:
@@ -32,6 +32,10 @@ def open_source(address: str, units: int) -> Source:
         from poco.wires.lsl import LslSource
 
         return LslSource(rest, units)
+    if wire == "shm":
+        from poco.wires.shm import ShmSource
+
+        return ShmSource(rest)
     raise _unknown(address)
 
 
@@ -57,6 +61,10 @@ def open_sink(address: str, units: int, steps: int, *, lsl_times: bool = False) 
         from poco.wires.lsl import LslSink
 
         return LslSink(rest, units, steps, times=lsl_times)
+    if wire == "shm":
+        from poco.wires.shm import ShmSink
+
+        return ShmSink(rest, units, steps)
     raise _unknown(address)
 
 

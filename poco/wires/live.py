@@ -15,17 +15,19 @@ Log = Callable[[str], None]
 
 
 class Source(Protocol):
-    """Where frames come from.
+    """Where frames come from."""
 
-    Attributes:
-        dropped: frames that came and were let go, as newer ones had come before the stream could take them.
-        damaged: messages that were no frames.
-        complaint: what was wrong with the last one of these; empty if there was none.
-    """
+    @property
+    def dropped(self) -> int:
+        """Frames that came and were let go, as newer ones had come before the stream could take them."""
 
-    dropped: int
-    damaged: int
-    complaint: str
+    @property
+    def damaged(self) -> int:
+        """Messages that were no frames."""
+
+    @property
+    def complaint(self) -> str:
+        """What was wrong with one of these; empty if there was none."""
 
     def next(self, timeout: float) -> WireFrame | None:
         """The next frame; None if none came within so many seconds."""
@@ -35,13 +37,11 @@ class Source(Protocol):
 
 
 class Sink(Protocol):
-    """Where forecasts go.
+    """Where forecasts go."""
 
-    Attributes:
-        dropped: forecasts that did not reach everybody who was there for them, as far as the wire can tell.
-    """
-
-    dropped: int
+    @property
+    def dropped(self) -> int:
+        """Forecasts that did not reach everybody who was there for them, as far as the wire can tell."""
 
     def send(self, number: int, found: StreamForecast) -> None:
         """Sends a forecast, at once or not at all; ``number`` is that of its frame, as the frame's sender counts."""

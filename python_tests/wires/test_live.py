@@ -159,3 +159,22 @@ def test_what_is_no_wire_says_which_there_are(address) -> None:
         open_source(address, 7)
     with pytest.raises(ConfigError, match="is no wire: give zmq:PORT"):
         open_sink(address, 7, 4)
+
+
+@pytest.mark.parametrize("package", ["zmq", "pylsl"])
+def test_a_wire_whose_package_is_missing_names_the_extra(run_python, package) -> None:
+    wire = {"zmq": "zmq:5555", "pylsl": "lsl:x"}[package]
+    code = f"""
+import sys
+sys.modules[{package!r}] = None
+from poco.errors import MissingExtraError
+from poco.wires import open_sink, open_source
+for opens in (lambda: open_source({wire!r}, 7), lambda: open_sink({wire!r}, 7, 4)):
+    try:
+        opens()
+    except MissingExtraError as error:
+        print(error)
+"""
+    lines = run_python(code).stdout.splitlines()
+    assert len(lines) == 2
+    assert all(line.endswith("pip install 'poco-forecast[stream]'") for line in lines)

@@ -111,7 +111,7 @@ def test_without_a_rate_a_jump_of_numbers_is_no_small_matter(model, frames) -> N
 
 def test_frames_that_are_refused_are_said_once_and_leave_the_stream_as_it_was(model, frames, same) -> None:
     good = [WireFrame(i, i * 0.5, frames[i]) for i in range(20)]
-    short = WireFrame(99, 50.0, frames[0][:6])
+    short = WireFrame(0, -5.0, frames[0][:6])  # not even as if the sender began anew
     listed = [*good[:14], short, short, good[13], *good[14:16], short, *good[16:]]
     stream, direct, said, kept = poco.Stream(model, "b", interval=0.5), poco.Stream(model, "b"), [], Kept()
     live = Live(stream, Listed(listed), kept, interval=0.5, log=said.append)
@@ -127,10 +127,12 @@ def test_frames_that_are_refused_are_said_once_and_leave_the_stream_as_it_was(mo
 
 
 def test_a_stream_that_refuses_gaps_ends(model, frames) -> None:
-    listed = [WireFrame(i, i * 0.5, frames[i]) for i in (0, 1, 2, 5, 6)]
-    stream = poco.Stream(model, "b", interval=0.5, gap="refuse")
-    with pytest.raises(DataError, match=r"frames are missing between 1 s and 2.5 s"):
-        list(Live(stream, Listed(listed), interval=0.5))
+    good, behind = [WireFrame(i, i * 0.5, frames[i]) for i in (0, 1, 2)], WireFrame(3, 0.25, frames[3])
+    gap = [WireFrame(i, i * 0.5, frames[i]) for i in (5, 6)]
+    for listed in ([*good, *gap], [*good, behind, *gap]):
+        stream = poco.Stream(model, "b", interval=0.5, gap="refuse")
+        with pytest.raises(DataError, match=r"frames are missing between 1 s and 2.5 s"):
+            list(Live(stream, Listed(listed), interval=0.5))
 
 
 def test_silence_is_said_once(model, frames) -> None:

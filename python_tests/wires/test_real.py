@@ -61,7 +61,10 @@ def test_every_forecast_is_that_of_the_batch_model(run, wire) -> None:
         source, sink = open_source(f"zmq:{ends[0]}", units), open_sink(f"zmq:connect:{ends[1]}", units, steps)
         put, get = send.send, receive.recv
         receive.poll(200)  # lets the two find each other
-        done = lambda: context.destroy(0)  # noqa: E731
+
+        def done() -> None:
+            context.destroy(0)
+
     else:
         from poco.wires.shm import FOLDER, RingReader, RingWriter
 
@@ -72,7 +75,13 @@ def test_every_forecast_is_that_of_the_batch_model(run, wire) -> None:
         source, sink = open_source(f"shm:{name}-in", units), open_sink(f"shm:{name}-out", units, steps)
         reader = RingReader(f"{name}-out")
         put, get = writer.write, lambda: reader.read(20)
-        done = lambda: (writer.close(), reader.close())  # noqa: E731
+
+        def done() -> None:
+            writer.close()
+            reader.close()
+            for path in FOLDER.glob(f"poco-{name}*"):
+                path.unlink()
+
     thread = threading.Thread(target=stream_over, args=(source, sink, folder, interval))
     thread.start()
     try:

@@ -198,6 +198,15 @@ def test_a_consumer_that_never_reads_holds_nobody_up(start, socket, others) -> N
         sink.send(200, forecast(200))
         assert [decode(each.recv()).frame for each in (late, *fast)] == [200] * (1 + others)
         assert sink.dropped == dropped
+        process = start("-c", DEAF, sink.endpoint)  # another one is noticed too
+        assert process.stdout.readline() == "connected\n"
+        until = time.monotonic() + 20
+        for i in range(201, 100000):
+            sink.send(i, forecast(i))
+            assert [decode(each.recv()).frame for each in (late, *fast)] == [i] * (1 + others)
+            if sink.dropped > dropped:
+                break
+            assert time.monotonic() < until
 
 
 def test_every_frame_is_processed_though_a_consumer_never_reads(start, socket, wide_model) -> None:

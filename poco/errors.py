@@ -30,6 +30,10 @@ class CheckpointError(PocoError):
     """A checkpoint or model folder is missing, truncated, of another version, or not to be trusted."""
 
 
+class WireError(PocoError):
+    """A message that came over a wire, or a wire's shared memory, is not what the framing says it must be."""
+
+
 class BackendError(PocoError, RuntimeError):
     """A backend was asked for that cannot run here; the message says why."""
 

@@ -57,6 +57,10 @@ class ScoreSoFar:
             values = np.where(found.valid[:, None], found.values, np.nan)
             self._waiting.append((values, frame, []))
 
+    def lost(self) -> None:
+        """Frames are missing before the next one: earlier forecasts are not scored any further."""
+        self._waiting.clear()
+
 
 def replay(
     stream: Stream, recording: Recording, *, speed: float = 1.0, frames: int | None = None

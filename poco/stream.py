@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from poco.models import Member
 
 MISSING, GAPS = ("hold", "drop"), ("fill", "restart", "refuse")
-_MARKS = {1: "held", 2: "filled", 4: "restarted", 8: "late", 16: "overflowed"}
+MARKS = {1: "held", 2: "filled", 4: "restarted", 8: "late", 16: "overflowed"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ class Stream:
     of one model may run side by side.
 
     Args:
-        model: a model, or the folder of one or of a run.
+        model: a model, the folder of one or of a run, or what :func:`open_model` made of it.
         session: name or index of the session.
         precision: ``"float32"`` or ``"bf16"`` (of a POCO's weights and products).
         threads: of the engine; None: as many as torch has.
@@ -106,7 +106,7 @@ class Stream:
                 raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}")
         if keep < 0:
             raise ConfigError(f"keep must be a number of frames, got {keep}")
-        opened = _open(model)
+        opened = open_model(model)
         options = {
             "bfloat16": precision == "bf16",
             "threads": torch.get_num_threads() if threads is None else threads,
@@ -148,7 +148,7 @@ class Stream:
         except engine.Error as error:
             raise DataError(str(error)) from None
         marks, number, missing, latency, forecast, valid = found
-        named = frozenset(name for bit, name in _MARKS.items() if marks & bit) | ({"adapted"} if adapted else set())
+        named = frozenset(name for bit, name in MARKS.items() if marks & bit) | ({"adapted"} if adapted else set())
         if self._seen is not None:
             self._seen.add(values, number != self._next or "restarted" in named)
             self._next = number + 1
@@ -178,7 +178,7 @@ class Stream:
             ConfigError: if it does not know the session, with as many units, or has another context or horizon; the
                 stream is as it was.
         """
-        opened, engine = _open(model), _engine()
+        opened, engine = open_model(model), _engine()
         try:
             self._stream.swap(opened)
         except engine.Error as error:
@@ -207,6 +207,8 @@ class Stream:
         if self._online is not None and not self._online.done:
             raise ConfigError("an adaptation is going on: wait for its result, or cancel it")
         model = _folder(self._model) if isinstance(self._model, str | Path) else self._model
+        if not isinstance(model, Path) and not hasattr(model, "save_pretrained"):
+            raise ConfigError("a model that was opened for streaming is not adapted: give the stream its folder")
         self._online = OnlineAdaptation(model, self.session, self._seen.copy(), options, self._adapted)
         return self._online
 
@@ -214,7 +216,7 @@ class Stream:
         """The adapted model in memory and in the engine."""
         from poco import models
 
-        return models.load(folder), _open(folder)
+        return models.load(folder), open_model(folder)
 
     def _take_adapted(self) -> bool:
         """Go on with the adapted model if there is one that is new."""
@@ -267,15 +269,31 @@ def _engine() -> Any:
     return module
 
 
-def _open(model: Member | str | Path) -> Any:
-    """The model as the engine has it; a model in memory goes through a folder, as its files are what is streamed."""
+def open_model(model: Member | str | Path | Any) -> Any:
+    """The model as the engine has it, for any number of streams.
+
+    A model in memory goes through a folder, as its files are what is streamed.
+
+    Args:
+        model: a model, the folder of one or of a run, or what this function gave before.
+
+    Returns:
+        An object with ``context``, ``horizon`` and ``sessions``, a list of names and units.
+
+    Raises:
+        CheckpointError: if there is no model, it is damaged, or of a kind that cannot be streamed.
+        ConfigError: if it is something else.
+        BackendError: if the compiled core is not in use.
+    """
+    engine = _engine()
+    if isinstance(model, engine.StreamModel):
+        return model
     if not isinstance(model, str | Path):
         if not hasattr(model, "save_pretrained"):
             raise ConfigError(f"what is streamed is a model or a folder, got {type(model).__name__}")
         with tempfile.TemporaryDirectory() as made:
             model.save_pretrained(made)
-            return _open(made)
-    engine = _engine()
+            return open_model(made)
     try:
         return engine.StreamModel.open(str(_folder(model)))
     except engine.Error as error:

@@ -1,9 +1,10 @@
-"""``poco stream``: a recorded session played as if it were live."""
+"""``poco stream``: frames of a wire, or of a recorded session played as if it were live, and their forecasts."""
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,7 +21,12 @@ from poco.cli.options import (
     reading_options,
 )
 from poco.cli.output import counted, note, number, print_json, say
+from poco.errors import ConfigError, VocabularyError
 
+if TYPE_CHECKING:
+    from poco.stream import Stream
+
+_FORMS = "zmq:PORT, zmq:tcp://HOST:PORT, lsl:NAME or shm:NAME"
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -28,17 +34,25 @@ def register(app: typer.Typer) -> None:
     """Add the command."""
 
     @app.command(
-        short_help="Play a recording as if it were live, and watch latency and score.",
+        short_help="Forecast frames as they come, over a wire or from a recording played as if live.",
         epilog=examples(
             "poco stream runs/first --replay recordings/fish1.h5",
             "poco stream runs/first --replay recordings/ --session fish1 --speed 0 --json",
+            "poco stream runs/first --as fish1 --in zmq:tcp://rig:5555 --out zmq:5556 --deadline-ms 20",
+            "poco stream runs/first --as fish1 --serve zmq:5555",
         ),
     )
     def stream(
         run: Annotated[Path, typer.Argument(help="A run folder, or a model folder.")],
-        replay: Annotated[Path, typer.Option("--replay", help="The recording to play.")],
+        replay: Annotated[Path | None, typer.Option("--replay", help="A recording to play.")] = None,
+        source: Annotated[str | None, typer.Option("--in", help=f"Where frames come from: {_FORMS}.")] = None,
+        sink: Annotated[str | None, typer.Option("--out", help=f"Where forecasts go: {_FORMS}.")] = None,
+        serve: Annotated[
+            str | None, typer.Option(help="Answer each frame that a client sends with its forecast: zmq:PORT.")
+        ] = None,
         as_session: Annotated[
-            str | None, typer.Option("--as", help="Session of the model to use (default: the recording's own name).")
+            str | None,
+            typer.Option("--as", help="Session of the model to use (default: the recording's, or the only one)."),
         ] = None,
         speed: Annotated[float, typer.Option(help="Times the recording's rate; 0: as fast as possible.", min=0)] = 1.0,
         frames: Annotated[int | None, typer.Option(help="Stop after so many frames.", min=1)] = None,
@@ -47,6 +61,7 @@ def register(app: typer.Typer) -> None:
         missing: Annotated[str, typer.Option(help="Units without a value: 'hold' or 'drop'.")] = "hold",
         gap: Annotated[str, typer.Option(help="Missing frames: 'fill', 'restart' or 'refuse'.")] = "fill",
         deadline_ms: Annotated[float | None, typer.Option(help="Count forecasts that take longer.", min=0)] = None,
+        silence: Annotated[float, typer.Option(help="Seconds without a frame after which it is said.", min=0.1)] = 5.0,
         description: Description = None,
         key: Key = None,
         orientation: Orientation = None,
@@ -55,43 +70,183 @@ def register(app: typer.Typer) -> None:
         session: Session = None,
         json: Json = False,
     ) -> None:
-        """Push the frames of a recording one by one at its rate, forecast after each, and score what then comes.
+        """Take frames one by one, forecast after each, and score what then comes.
 
-        Options of reading that are not given are those the run was trained with.
+        They come from a recording, played at its rate (--replay), from a wire until Ctrl-C ends it (--in), or each from
+        a client that gets the forecast as its answer (--serve). Options of reading that are not given are those the run
+        was trained with.
         """
-        from poco.cli.runs import open_forecaster, source_of
-        from poco.data.read import read
-        from poco.replay import replay as play
-        from poco.stream import Stream
+        if sum(given is not None for given in (replay, source, serve)) != 1:
+            raise ConfigError("give one of --replay RECORDING, --in WIRE and --serve WIRE")
+        if serve is not None and sink is not None:
+            raise ConfigError("--serve answers who asked: --out has no place beside it")
+        options = {
+            "precision": precision,
+            "threads": threads,
+            "missing": missing,
+            "gap": gap,
+            "deadline_ms": deadline_ms,
+        }
+        if replay is not None:
+            reading = reading_options(description=description, key=key, orientation=orientation, rate=rate, nan=nan)
+            _replay(run, replay, sink, as_session, session, options, reading, speed, frames, silent=json)
+        elif source is not None:
+            _listen(run, source, sink, as_session, options, rate, frames, silence, silent=json)
+        elif serve is not None:
+            _serve(run, serve, as_session, options, rate, frames, silent=json)
 
-        options = source_of(open_forecaster(run))[1]
-        options |= reading_options(description=description, key=key, orientation=orientation, rate=rate, nan=nan)
-        recording = choose_recording(read(replay, **options), session, replay)
-        opened = Stream(
-            run,
-            as_session or recording.session,
-            precision=precision,
-            threads=threads,
-            missing=missing,
-            gap=gap,
-            interval=1 / recording.rate_hz if recording.rate_hz else None,
-            deadline_ms=deadline_ms,
-        )
-        if not json:
-            note(f"session '{opened.session}', {counted(opened.units, 'unit')}, at {recording.rate_hz or 0:g} Hz")
+
+def _replay(
+    run: Path,
+    recorded: Path,
+    sink: str | None,
+    as_session: str | None,
+    session: str | None,
+    options: dict[str, Any],
+    reading: dict[str, Any],
+    speed: float,
+    frames: int | None,
+    *,
+    silent: bool,
+) -> None:
+    """Plays a recording."""
+    from poco.cli.runs import open_forecaster, source_of
+    from poco.data.read import read
+    from poco.replay import replay as play
+    from poco.stream import Stream
+    from poco.wires import open_sink
+
+    recording = choose_recording(read(recorded, **(source_of(open_forecaster(run))[1] | reading)), session, recorded)
+    interval = 1 / recording.rate_hz if recording.rate_hz else None
+    opened = Stream(run, as_session or recording.session, interval=interval, **options)
+    if not silent:
+        note(f"session '{opened.session}', {counted(opened.units, 'unit')}, at {recording.rate_hz or 0:g} Hz")
+    with ExitStack() as ends:
+        out = None if sink is None else ends.enter_context(closing(open_sink(sink, opened.units, opened.horizon)))
+        dashboard = ends.enter_context(_Dashboard(silent=silent))
         score = None
-        with _Dashboard(silent=json) as dashboard:
-            for found, score in play(opened, recording, speed=speed, frames=frames):
-                dashboard.show(recording.activity[:, found.frame], found, score.score, opened.stats())
-        stats = {**opened.stats(), "score": None if score is None else score.score}
-        if json:
-            print_json({"session": opened.session, "units": opened.units, **stats})
-            return
-        say(
-            f"{counted(stats['frames'], 'frame')}, {counted(stats['forecasts'], 'forecast')}: median "
-            f"{stats['p50_ms']:.3g} ms, 99% within {stats['p99_ms']:.3g} ms, longest {stats['longest_ms']:.3g} ms, "
-            f"{stats['late']} late, {stats['gaps']} gaps; score {number(stats['score'])}"
-        )
+        for number, (found, score) in enumerate(play(opened, recording, speed=speed, frames=frames)):
+            if out is not None:
+                out.send(number, found)
+            dashboard.show(recording.activity[:, number], found, score.score, opened.stats())
+    more = {} if out is None else {"dropped_forecasts": out.dropped}
+    _report(opened, None if score is None else score.score, more, silent=silent)
+
+
+def _listen(
+    run: Path,
+    source: str,
+    sink: str | None,
+    as_session: str | None,
+    options: dict[str, Any],
+    rate: float | None,
+    frames: int | None,
+    silence: float,
+    *,
+    silent: bool,
+) -> None:
+    """Takes frames from a wire until there were enough, or somebody ends it."""
+    import numpy as np
+
+    from poco.replay import ScoreSoFar
+    from poco.stream import Stream
+    from poco.wires import open_sink, open_source
+    from poco.wires.live import Live
+
+    model, chosen, interval, std = _session_of(run, as_session, rate)
+    opened = Stream(model, chosen, interval=interval, **options)
+    score = ScoreSoFar(np.where(std > 0, std, 1).astype(np.float32))
+    with ExitStack() as ends:
+        out = None
+        if sink is not None:
+            made = open_sink(sink, opened.units, opened.horizon, lsl_times=source.startswith("lsl:"))
+            out = ends.enter_context(closing(made))
+        came = ends.enter_context(closing(open_source(source, opened.units)))
+        dashboard = ends.enter_context(_Dashboard(silent=silent))
+        live = Live(opened, came, out, interval=interval, silence=silence, log=note)
+        where = "" if sink is None else f", to {sink}"
+        note(f"session '{opened.session}', {counted(opened.units, 'unit')}, from {source}{where}: Ctrl-C ends it")
+        with suppress(KeyboardInterrupt):
+            last = -1
+            for taken, (frame, found) in enumerate(live, start=1):
+                if found.frame != last + 1 or "restarted" in found.marks:
+                    score.lost()
+                last = found.frame
+                score.come(frame.values, found)
+                dashboard.show(frame.values, found, score.score, opened.stats())
+                if taken == frames:
+                    break
+    more = {"resets": live.feed.resets, "silences": live.silences}
+    more |= {"dropped_frames": came.dropped, "damaged_messages": came.damaged}
+    more |= {} if out is None else {"dropped_forecasts": out.dropped}
+    _report(opened, score.score, more, silent=silent)
+
+
+def _serve(
+    run: Path,
+    address: str,
+    as_session: str | None,
+    options: dict[str, Any],
+    rate: float | None,
+    frames: int | None,
+    *,
+    silent: bool,
+) -> None:
+    """Answers frames until there were enough, or somebody ends it."""
+    from poco.stream import Stream
+    from poco.wires import open_service
+
+    model, chosen, interval, _ = _session_of(run, as_session, rate)
+
+    def opened() -> Stream:
+        return Stream(model, chosen, interval=interval, **options)
+
+    units, taken = opened().units, 0  # that the options are good is seen before anybody asks
+    with closing(open_service(address, opened, interval=interval, log=note)) as service:
+        note(f"session '{chosen}', {counted(units, 'unit')}, answers at {service.endpoint}: Ctrl-C ends it")
+        with suppress(KeyboardInterrupt):
+            while taken != frames:
+                taken += service.answer(0.5) is not None
+    found = {"frames": taken, "clients": service.clients + service.forgotten, "refused": service.refused}
+    found |= {"dropped_answers": service.dropped}
+    if silent:
+        print_json({"session": chosen, "units": units, **found})
+        return
+    say(", ".join(f"{value} {name.replace('_', ' ')}" for name, value in found.items()))
+
+
+def _session_of(run: Path, as_session: str | None, rate: float | None) -> tuple[Any, str, float | None, Any]:
+    """The model for streams, the session of it, seconds from frame to frame if known, deviations of the units."""
+    from poco.cli.runs import open_forecaster
+    from poco.nn.files import learnt_rate
+    from poco.run import Run
+    from poco.stream import open_model
+
+    model = open_model(run)
+    names = [name for name, _ in model.sessions]
+    if as_session is None and len(names) > 1:
+        raise ConfigError(f"the model knows {len(names)} sessions: choose one with --as: {', '.join(names[:10])}")
+    chosen = names[0] if as_session is None else as_session
+    if chosen not in names:
+        raise VocabularyError(f"unknown session '{chosen}'; the model knows {', '.join(names[:10])}")
+    found = open_forecaster(run)
+    learnt: Any = found.model if isinstance(found, Run) else found
+    rate = rate or learnt_rate(learnt, chosen)
+    return model, chosen, 1 / rate if rate else None, learnt.normalisation(chosen)[1].cpu().numpy()
+
+
+def _report(stream: Stream, score: float | None, more: dict[str, int], *, silent: bool) -> None:
+    """Prints what came of it all."""
+    stats = {**stream.stats(), "score": score, **more}
+    if silent:
+        print_json({"session": stream.session, "units": stream.units, **stats})
+        return
+    rest = "".join(f", {value} {name.replace('_', ' ')}" for name, value in more.items() if value)
+    say(
+        f"{counted(stats['frames'], 'frame')}, {counted(stats['forecasts'], 'forecast')}: median "
+        f"{stats['p50_ms']:.3g} ms, 99% within {stats['p99_ms']:.3g} ms, longest {stats['longest_ms']:.3g} ms, "
+        f"{stats['late']} late, {stats['gaps']} gaps{rest}; score {number(stats['score'])}"
+    )
 
 
 class _Dashboard:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import socket
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+from helpers.processes import environment
 
 from poco import core
 
@@ -46,3 +53,153 @@ def test_what_does_not_fit_says_so(poco, trained, recordings, tmp_path) -> None:
     done = poco("stream", trained, "--replay", other, *reading)
     assert done.code == 2
     assert "unknown session 'other'" in done.err
+
+
+@pytest.fixture
+def subscribe():
+    """Makes sockets that listen to a free port of this machine; gives the port too."""
+    zmq = pytest.importorskip("zmq", reason="needs the extra 'stream'")
+    made = []
+
+    def make():
+        port = free_port()
+        listener = zmq.Context.instance().socket(zmq.SUB)
+        made.append(listener)
+        listener.linger, listener.rcvtimeo, listener.reconnect_ivl = 0, 60000, 5
+        listener.subscribe(b"")
+        listener.connect(f"tcp://127.0.0.1:{port}")
+        return listener, port
+
+    yield make
+    for listener in made:
+        listener.close()
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def direct(trained, name, frames) -> list:
+    from poco.stream import Stream
+
+    return list(Stream(trained, name).over(frames, rate_hz=20))
+
+
+def test_a_replay_goes_out_over_a_wire(poco, trained, recordings, subscribe) -> None:
+    from poco.wires.framing import decode
+
+    listener, port = subscribe()
+    path = sorted(recordings.glob("*.npz"))[0]
+    done = poco("stream", trained, "--replay", path, "--speed", 20, "--out", f"zmq:{port}", "--json")
+    assert done.code == 0, done.err
+    assert (done.json["forecasts"], done.json["dropped_forecasts"]) == (389, 0)
+    expected = direct(trained, path.stem, np.load(path)["activity"].T)
+    got = [decode(listener.recv())]
+    while got[-1].frame != 399:
+        got.append(decode(listener.recv()))
+    assert [found.frame for found in got] == list(range(400 - len(got), 400))  # the first ones found nobody
+    assert len(got) > 300
+    for found in got:
+        assert (found.status, found.time) == (expected[found.frame].status, expected[found.frame].time)
+        if found.values is not None:
+            np.testing.assert_array_equal(found.values, expected[found.frame].values)
+
+
+PUBLISHER = """
+import struct, sys, time
+import numpy, zmq
+frames = numpy.load(sys.argv[2])["activity"].T.astype("<f4")
+pub = zmq.Context().socket(zmq.XPUB)
+pub.bind(sys.argv[1])
+pub.recv()  # somebody has subscribed
+time.sleep(0.5)
+for i, frame in enumerate(frames[:100]):
+    rest = (i, i / 20, len(frame), 1, 0, 0, 48 + 4 * len(frame))
+    pub.send(struct.pack("<4sBBBBQdIIfIQ", b"POCO", 1, 1, 0, 0, *rest) + frame.tobytes())
+    time.sleep(0.01)
+time.sleep(100)
+"""
+
+
+def test_frames_of_one_process_and_forecasts_for_another(trained, recordings, subscribe) -> None:
+    from poco.wires.framing import decode
+
+    listener, port = subscribe()
+    path, where = sorted(recordings.glob("*.npz"))[0], f"tcp://127.0.0.1:{free_port()}"
+    expected = direct(trained, path.stem, np.load(path)["activity"].T[:100])
+    arguments = ["--as", path.stem, "--in", f"zmq:{where}", "--out", f"zmq:{port}", "--json", "--silence", "0.3"]
+    streams = subprocess.Popen(
+        [sys.executable, "-m", "poco", "stream", str(trained), *arguments],
+        cwd=recordings,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    sends = subprocess.Popen([sys.executable, "-c", PUBLISHER, where, str(path)])
+    try:
+        for i in range(100):
+            found = decode(listener.recv())
+            assert (found.frame, found.time, found.status) == (i, expected[i].time, expected[i].status)
+            if found.values is not None:
+                np.testing.assert_array_equal(found.values, expected[i].values)
+        while "no frame for 0.3 s" not in streams.stderr.readline():
+            pass
+        streams.send_signal(signal.SIGINT)
+        out, err = streams.communicate(timeout=20)
+    finally:
+        for process in (sends, streams):
+            process.kill()
+            process.wait()
+    assert streams.returncode == 0, err
+    found = json.loads(out)
+    names = ("frames", "forecasts", "gaps", "refused", "resets", "dropped_frames", "dropped_forecasts")
+    assert [found[name] for name in names] == [100, 89, 0, 0, 0, 0, 0]
+    assert found["silences"] >= 1
+    assert found["score"] < 1
+
+
+def test_wires_that_do_not_fit_say_so(poco, trained, recordings) -> None:
+    name = sorted(recordings.glob("*.npz"))[0].stem
+    for arguments, says in (
+        ((), "give one of --replay RECORDING, --in WIRE and --serve WIRE"),
+        (("--in", "zmq:1", "--serve", "zmq:2"), "give one of --replay"),
+        (("--serve", "zmq:1", "--out", "zmq:2"), "--out has no place beside it"),
+        (("--in", "zmq:5555"), "the model knows 2 sessions: choose one with --as"),
+        (("--in", "zmq:5555", "--as", "nobody"), "unknown session 'nobody'"),
+        (("--in", "serial:1", "--as", name), "'serial:1' is no wire"),
+        (("--in", "zmq:tcp://rig", "--as", name), "is no ZeroMQ address"),
+    ):
+        done = poco("stream", trained, *arguments)
+        assert (done.code, says in done.err) == (2, True), done.err
+
+
+def test_who_asks_gets_the_forecast(poco, trained, recordings) -> None:
+    import threading
+
+    zmq = pytest.importorskip("zmq", reason="needs the extra 'stream'")
+    from poco.wires.framing import decode, encode_frame
+
+    path, port = sorted(recordings.glob("*.npz"))[0], free_port()
+    frames, answers = np.load(path)["activity"].T[:15], []
+
+    def ask() -> None:
+        with zmq.Context() as context, context.socket(zmq.REQ) as socket:
+            socket.linger, socket.rcvtimeo, socket.reconnect_ivl = 0, 30000, 5
+            socket.connect(f"tcp://127.0.0.1:{port}")
+            for i, frame in enumerate(frames):
+                socket.send(encode_frame(i, i / 20, frame))
+                answers.append(decode(socket.recv()))
+
+    client = threading.Thread(target=ask)
+    client.start()
+    done = poco("stream", trained, "--as", path.stem, "--serve", f"zmq:{port}", "--frames", 15, "--json")
+    client.join()
+    assert (done.code, done.json["frames"], done.json["clients"], done.json["refused"]) == (0, 15, 1, 0)
+    assert f"answers at tcp://127.0.0.1:{port}" in done.err
+    for found, expected in zip(answers, direct(trained, path.stem, frames), strict=True):
+        assert found.status == expected.status
+        if found.values is not None:
+            np.testing.assert_array_equal(found.values, expected.values)

@@ -1,0 +1,182 @@
+"""Frames from a wire through a stream to a wire, for as long as they come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Protocol
+
+from poco.errors import DataError
+from poco.stream import Stream, StreamForecast
+from poco.wires.framing import WireFrame
+
+Log = Callable[[str], None]
+
+
+class Source(Protocol):
+    """Where frames come from."""
+
+    @property
+    def dropped(self) -> int:
+        """Frames that came and were let go, as newer ones had come before the stream could take them."""
+
+    @property
+    def damaged(self) -> int:
+        """Messages that were no frames."""
+
+    @property
+    def complaint(self) -> str:
+        """What was wrong with one of these; empty if there was none."""
+
+    def next(self, timeout: float) -> WireFrame | None:
+        """The next frame; None if none came within so many seconds."""
+
+    def close(self) -> None:
+        """Lets go of the wire."""
+
+
+class Sink(Protocol):
+    """Where forecasts go."""
+
+    @property
+    def dropped(self) -> int:
+        """Forecasts that did not reach everybody who was there for them, as far as the wire can tell."""
+
+    def send(self, number: int, found: StreamForecast) -> None:
+        """Sends a forecast, at once or not at all; ``number`` is that of its frame, as the frame's sender counts."""
+
+    def close(self) -> None:
+        """Lets go of the wire."""
+
+
+class Feed:
+    """Pushes the frames of one sender into a stream, and knows when the sender began anew.
+
+    The clock of the sender says what is missing. Where the number of a frame falls and the clock goes on, the sender
+    was started anew: that is a gap like any other. Where both fall, or the clock alone does for as many frames as a
+    context has, nothing is known of what lies between: the stream is reset. So it is where numbers have a gap that no
+    clock can tell the length of. Without a clock, numbers stand in for it if the interval is known.
+
+    Args:
+        stream: where to; one that nobody else pushes into.
+        interval: seconds from frame to frame, as the stream knows it; None: it is not known.
+        log: takes a line for a person about every such event.
+
+    Attributes:
+        resets: how often the stream was reset.
+        behind: how many frames in a row, up to the last one, were not after the last one that was taken.
+    """
+
+    def __init__(self, stream: Stream, *, interval: float | None, log: Log) -> None:
+        self.resets = self.behind = 0
+        self._stream, self._interval, self._log = stream, interval, log
+        self._last: tuple[int, float | None, bool] | None = None  # number, time, whether the sender has a clock
+
+    def push(self, frame: WireFrame) -> StreamForecast:
+        """Pushes a frame; a forecast after a reset has the mark ``restarted``.
+
+        Raises:
+            DataError: if the frame cannot be used; the stream is as it was.
+        """
+        clock = frame.time is not None
+        seconds = frame.time if clock else frame.number * self._interval if self._interval else None
+        why = None if frame.values.size != self._stream.units else self._broken(frame.number, seconds, clock)
+        if why:
+            self._log(f"{why}: the stream begins anew")
+            self._stream.reset()
+            self.resets += 1
+            self._last = None
+        found = self._stream.push(frame.values, seconds)
+        if self._last is not None and frame.number < self._last[0]:
+            self._log(f"the sender began anew: frame {frame.number} after {self._last[0]}, its clock went on")
+        self._last, self.behind = (frame.number, seconds, clock), 0
+        return replace(found, time=frame.time, marks=found.marks | {"restarted"} if why else found.marks)
+
+    def _broken(self, number: int, seconds: float | None, clock: bool) -> str | None:
+        """Why nothing is known of what lies between the last frame and this one; None if the stream can go on."""
+        if self._last is None:
+            return None
+        last, before, had = self._last
+        if clock != had:
+            return "the sender's clock is not known any more" if had else "the sender has a clock now"
+        if self._interval is None and number not in (last, last + 1):
+            return f"frame {number} came after {last}, and how long a frame takes is not known"
+        if seconds is None or before is None or seconds > before:
+            self.behind = 0
+            return None
+        if number < last:
+            return f"the sender began anew: frame {number} after {last}, and its clock too"
+        self.behind += 1
+        if self.behind >= self._stream.context:
+            return f"the sender's clock was set back, to {seconds:g} s from {before:g} s"
+        return None
+
+
+class Live:
+    """Pushes frames as they come, and sends forecasts on, until the caller ends it.
+
+    Args:
+        stream: where to.
+        source: where from.
+        sink: takes the forecasts; None: nobody does.
+        interval: seconds from frame to frame, as the stream knows it; None: it is not known.
+        silence: seconds without a frame after which this is said.
+        log: takes lines for a person: silence, frames that are refused, a sender that began anew.
+
+    Attributes:
+        feed: what pushes.
+        silences: how often there was silence.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        source: Source,
+        sink: Sink | None = None,
+        *,
+        interval: float | None = None,
+        silence: float = 5.0,
+        log: Log = lambda _: None,
+    ) -> None:
+        self.feed = Feed(stream, interval=interval, log=log)
+        self.silences = 0
+        self._stream, self._source, self._sink, self._silence, self._log = stream, source, sink, silence, log
+
+    def __iter__(self) -> Iterator[tuple[WireFrame, StreamForecast]]:
+        """Frames that were taken, with their forecasts, which have been sent by then; without an end.
+
+        Raises:
+            DataError: if frames are missing, and the stream is one that refuses gaps.
+            ConfigError: if what the wire brings cannot be frames of the session.
+        """
+        heard, silent, damaged, refusing = time.monotonic(), False, self._source.damaged, False
+        while True:
+            frame = self._source.next(min(self._silence, 0.5))
+            if self._source.damaged > damaged:
+                if damaged == 0:
+                    self._log(f"a message is not used, nor are others like it: {self._source.complaint}")
+                damaged = self._source.damaged
+            now = time.monotonic()
+            if frame is None:
+                if not silent and now - heard >= self._silence:
+                    self._log(f"no frame for {self._silence:g} s: waiting for the next one")
+                    silent = True
+                    self.silences += 1
+                continue
+            if silent:
+                self._log(f"frames again, after {now - heard:.3g} s")
+            heard, silent = now, False
+            try:
+                found = self.feed.push(frame)
+            except DataError as error:
+                if frame.values.size == self._stream.units and not self.feed.behind:
+                    raise  # of a gap, which no later frame would mend
+                if not refusing:
+                    self._log(f"a frame is refused, and so will be others like it: {error}")
+                refusing = True
+                continue
+            refusing = False
+            if self._sink is not None:
+                self._sink.send(frame.number, found)
+            yield frame, found

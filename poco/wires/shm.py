@@ -1,0 +1,331 @@
+"""Frames and forecasts through shared memory of this machine: a ring of messages, one writer, any readers.
+
+The ring is the POSIX shared memory object ``/poco-NAME`` (the file ``/dev/shm/poco-NAME``). All numbers are
+little-endian and lie at multiples of 8 bytes:
+
+====== ========= ============================================================================================
+offset type      what
+====== ========= ============================================================================================
+0      8 bytes   ``POCORING``
+8      uint64    version of this layout: 1
+16     uint64    slots
+24     uint64    bytes of a slot, a multiple of 8
+32     uint64    messages written so far
+40     24 bytes  zeros
+64               the slots, one after another
+====== ========= ============================================================================================
+
+Message ``n``, from 1, lies in slot ``(n - 1) % slots``: ``uint64`` n (0 while it is being written), ``uint32`` bytes of
+the message, ``uint32`` CRC-32 (that of zlib) over the eight bytes of n and then the message, and the message, in the
+framing. A writer first sets n of the slot to 0, then writes the rest, then n, then the number of messages written. A
+reader copies the message and believes it if n was right before and after, and the CRC is. Who is slower than the
+writer by a whole ring has missed messages, and goes on with the oldest that are there.
+
+The writer holds an exclusive ``flock`` on ``/dev/shm/poco-NAME.lock``. One that begins makes a new object under another
+name and then renames it, so a reader that finds another file under the name has a new writer. The object is removed
+when its writer ends as it should.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import re
+import struct
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+from poco.errors import ConfigError, WireError
+from poco.stream import StreamForecast
+from poco.wires.framing import WireFrame, decode, encode_forecast, forecast_bytes
+
+FOLDER = Path("/dev/shm")
+_HEADER, _SLOT = struct.Struct("<8sQQQQ24x"), struct.Struct("<QII")
+_MAGIC, _VERSION = b"POCORING", 1
+_LARGEST = 1 << 26  # bytes of a ring, unless four messages take more
+_WRITTEN = 32  # where the number of messages lies
+_PAUSE = 0.0002  # seconds between two looks for a message
+_TRIES = 10  # to read a message that is not whole
+_LOOK = 0.01  # and for another ring
+
+
+class RingWriter:
+    """Writes messages for whoever reads them; never waits for anybody.
+
+    Args:
+        name: of the ring: letters, digits, ``_``, ``-`` and ``.``.
+        largest: bytes that a message may have.
+        slots: messages that are kept; fewer where they would take more than 64 MiB, but four at least.
+
+    Raises:
+        ConfigError: if there can be no such ring here, or another program writes it.
+    """
+
+    def __init__(self, name: str, largest: int, *, slots: int = 64) -> None:
+        self._path = _path(name)
+        self._slot = _SLOT.size + (largest + 7) // 8 * 8
+        self._slots = max(4, min(slots, _LARGEST // self._slot))
+        self._lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise ConfigError(f"another program writes the shared memory '{name}': choose another name") from None
+        size = _HEADER.size + self._slots * self._slot
+        made = f"{self._path}.new"
+        file = os.open(made, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(file, 0, size)  # or a later write would end the program where memory is short
+            self._memory = mmap.mmap(file, size)
+        except OSError as error:
+            os.unlink(made)
+            os.close(self._lock)
+            raise ConfigError(f"no shared memory of {size} bytes for '{name}': {error.strerror}") from None
+        finally:
+            os.close(file)
+        self._memory[: _HEADER.size] = _HEADER.pack(_MAGIC, _VERSION, self._slots, self._slot, 0)
+        self._words = memoryview(self._memory).cast("Q")  # whole words are written at once
+        os.rename(made, self._path)
+        self._written = 0
+
+    def write(self, message: bytes) -> None:
+        """Writes one message.
+
+        Raises:
+            WireError: if it is larger than the ring was made for.
+        """
+        if len(message) > self._slot - _SLOT.size:
+            raise WireError(f"a message of {len(message)} bytes is more than a slot of {self._slot - _SLOT.size} takes")
+        number = self._written + 1
+        at = _HEADER.size + self._written % self._slots * self._slot
+        self._words[at // 8] = 0
+        struct.pack_into("<II", self._memory, at + 8, len(message), _sum(number, message))
+        self._memory[at + _SLOT.size : at + _SLOT.size + len(message)] = message
+        self._words[at // 8] = number
+        self._words[_WRITTEN // 8] = number
+        self._written = number
+
+    def close(self) -> None:
+        """Removes the ring; readers keep what they have open."""
+        if self._lock < 0:
+            return
+        self._words.release()
+        self._memory.close()
+        self._path.unlink(missing_ok=True)
+        os.close(self._lock)  # the file of the lock stays: removing it could let two writers in
+        self._lock = -1
+
+
+class RingReader:
+    """Reads the messages of a ring, one after another, and finds its writer again when that was started anew.
+
+    It begins with what is written after it has opened the ring, and with the first message of a later one.
+
+    Args:
+        name: of the ring, which need not be there yet.
+
+    Attributes:
+        missed: messages that were overwritten before they were read.
+        damaged: messages that were not whole, and rings that were none.
+        complaint: what was wrong with the last one of these; empty if there was none.
+
+    Raises:
+        ConfigError: if there can be no such ring here.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.missed = self.damaged = 0
+        self.complaint = ""
+        self._path = _path(name)
+        self._memory: mmap.mmap | None = None
+        self._words: memoryview | None = None
+        self._file = (-1, -1)  # inode and time of change of the ring, or of what was none
+        self._slots = self._slot = self._read = 0
+        self._looked = 0.0
+        self._open(after=True)
+
+    def read(self, timeout: float) -> bytes | None:
+        """The next message; None if none came within so many seconds."""
+        until = time.monotonic() + timeout
+        while True:
+            message = self._next() if self._memory is not None else None
+            if message is not None:
+                return message
+            now = time.monotonic()
+            if now - self._looked >= _LOOK:
+                self._looked = now
+                if self._open(after=False):
+                    continue
+            if now >= until:
+                return None
+            time.sleep(_PAUSE)
+
+    def close(self) -> None:
+        """Lets go of the ring."""
+        if self._words is not None:
+            self._words.release()
+        if self._memory is not None:
+            self._memory.close()
+        self._memory = self._words = None
+
+    def _next(self) -> bytes | None:
+        """The next message that is whole; None if there is none yet."""
+        memory, words = self._memory, self._words
+        assert memory is not None
+        assert words is not None
+        while (written := words[_WRITTEN // 8]) > self._read:
+            oldest = max(self._read, written - self._slots)
+            self.missed += oldest - self._read
+            self._read = oldest
+            number = oldest + 1
+            at = _HEADER.size + oldest % self._slots * self._slot
+            for _ in range(_TRIES):
+                before = words[at // 8]
+                _, size, crc = _SLOT.unpack_from(memory, at)
+                message = memory[at + _SLOT.size : at + _SLOT.size + min(size, self._slot - _SLOT.size)]
+                if before == words[at // 8] == number and len(message) == size and crc == _sum(number, message):
+                    self._read = number
+                    return message
+                if words[_WRITTEN // 8] - number >= self._slots - 1:  # the writer came round while it was read
+                    self.missed += 1
+                    break
+                time.sleep(_PAUSE)  # some processors show the number before the rest
+            else:
+                self.damaged += 1
+                self.complaint = f"message {number} in {self._path} is not whole"
+            self._read = number
+        return None
+
+    def _open(self, *, after: bool) -> bool:
+        """Opens the ring of the name if it is another than the one that is open; whether there is a new one.
+
+        Args:
+            after: whether to begin after what has been written.
+        """
+        try:
+            file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            found = os.fstat(file)
+            which = found.st_ino, found.st_ctime_ns
+            # No other file has the inode of one that is open; of one that is not, a later one may.
+            if which == self._file or (self._memory is not None and which[0] == self._file[0]):
+                return False
+            if self._words is not None and self._words[_WRITTEN // 8] > self._read:
+                return True  # the last words of the one before
+            self.close()
+            self._file = which
+            size = found.st_size
+            head: tuple[Any, ...] = (b"", 0, 0, 0, 0)
+            if size >= _HEADER.size:
+                self._memory = mmap.mmap(file, size, prot=mmap.PROT_READ)
+                head = _HEADER.unpack_from(self._memory)
+        finally:
+            os.close(file)
+        magic, version, slots, slot, written = head
+        good = slots > 0 and slot > _SLOT.size and slot % 8 == 0 and size == _HEADER.size + slots * slot
+        if magic != _MAGIC or version != _VERSION or not good:
+            self.close()
+            self.damaged += 1
+            self.complaint = f"{self._path} is no ring of version {_VERSION}"
+            return False
+        assert self._memory is not None
+        self._words = memoryview(self._memory).cast("Q")
+        self._slots, self._slot, self._read = slots, slot, written if after else 0
+        return True
+
+
+class ShmSource:
+    """Frames that another program of this machine writes into a ring.
+
+    Args:
+        name: of the ring.
+
+    Attributes:
+        dropped, damaged, complaint: as of :class:`poco.wires.live.Source`.
+
+    Raises:
+        ConfigError: if there can be no such ring here.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._ring = RingReader(name)
+        self._wrong = 0
+        self._complaint = ""
+
+    @property
+    def dropped(self) -> int:
+        """Frames that were overwritten before they were read."""
+        return self._ring.missed
+
+    @property
+    def damaged(self) -> int:
+        """Messages that were no frames."""
+        return self._ring.damaged + self._wrong
+
+    @property
+    def complaint(self) -> str:
+        """What was wrong with one of these."""
+        return self._complaint or self._ring.complaint
+
+    def next(self, timeout: float) -> WireFrame | None:
+        """The next frame; None if none came within so many seconds."""
+        until = time.monotonic() + timeout
+        while (message := self._ring.read(max(until - time.monotonic(), 0.0))) is not None:
+            try:
+                found = decode(message)
+                if isinstance(found, WireFrame):
+                    return found
+                self._complaint = "it is no frame, but a forecast or an error"
+            except WireError as error:
+                self._complaint = str(error)
+            self._wrong += 1
+        return None
+
+    def close(self) -> None:
+        """Lets go of the ring."""
+        self._ring.close()
+
+
+class ShmSink:
+    """Writes forecasts into a ring. What a slow reader misses it sees itself.
+
+    Args:
+        name: of the ring.
+        units, steps: that a forecast has.
+
+    Attributes:
+        dropped: 0.
+
+    Raises:
+        ConfigError: if there can be no such ring here, or another program writes it.
+    """
+
+    def __init__(self, name: str, units: int, steps: int) -> None:
+        self.dropped = 0
+        self._steps = steps
+        self._ring = RingWriter(name, forecast_bytes(units, steps))
+
+    def send(self, number: int, found: StreamForecast) -> None:
+        """Writes a forecast."""
+        self._ring.write(encode_forecast(number, found, self._steps))
+
+    def close(self) -> None:
+        """Removes the ring."""
+        self._ring.close()
+
+
+def _path(name: str) -> Path:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", name):
+        raise ConfigError(f"the name of shared memory is made of letters, digits, '_', '-' and '.', got '{name}'")
+    if not FOLDER.is_dir():
+        raise ConfigError(f"this machine has no {FOLDER} for shared memory")
+    return FOLDER / f"poco-{name}"
+
+
+def _sum(number: int, message: bytes) -> int:
+    return zlib.crc32(message, zlib.crc32(struct.pack("<Q", number)))

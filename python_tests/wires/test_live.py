@@ -1,0 +1,182 @@
+"""Frames of a sender that comes, goes, and begins anew."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import poco
+from poco import core
+from poco.errors import ConfigError, DataError
+from poco.wires import open_sink, open_source
+from poco.wires.framing import WireFrame
+from poco.wires.live import Feed, Live
+
+pytestmark = pytest.mark.skipif(core.module() is None, reason="needs the compiled core")
+
+
+class Listed:
+    """A source of the frames in a list, whose end is Ctrl-C."""
+
+    def __init__(self, frames: list[WireFrame | None]) -> None:
+        self.dropped = self.damaged = 0
+        self.complaint = ""
+        self._frames = list(frames)
+
+    def next(self, timeout: float) -> WireFrame | None:
+        if not self._frames:
+            raise KeyboardInterrupt
+        return self._frames.pop(0)
+
+    def close(self) -> None: ...
+
+
+class Kept(list):
+    """A sink that keeps what it is sent."""
+
+    dropped = 0
+
+    def send(self, number, found) -> None:
+        self.append((number, found))
+
+    def close(self) -> None: ...
+
+
+def test_a_sender_that_began_anew_is_a_gap_where_its_clock_went_on(model, frames, same) -> None:
+    stream, direct, said = poco.Stream(model, "b", interval=0.5), poco.Stream(model, "b", interval=0.5), []
+    feed = Feed(stream, interval=0.5, log=said.append)
+    sent = [(i, i * 0.5) for i in range(20)] + [(i, 11.5 + i * 0.5) for i in range(20)]
+    for i, seconds in sent:
+        same(feed.push(WireFrame(i, seconds, frames[i])), direct.push(frames[i], seconds))
+    assert said == ["the sender began anew: frame 0 after 19, its clock went on"]
+    assert (stream.stats()["gaps"], stream.stats()["filled"], feed.resets) == (1, 3, 0)
+
+
+def test_a_sender_whose_clock_began_anew_too_resets_the_stream(model, frames, same) -> None:
+    stream, direct, said = poco.Stream(model, "b", interval=0.5), poco.Stream(model, "b", interval=0.5), []
+    feed = Feed(stream, interval=0.5, log=said.append)
+    for i in range(20):
+        feed.push(WireFrame(i, 100 + i * 0.5, frames[i]))
+    first = feed.push(WireFrame(0, 3.0, frames[0]))
+    assert (first.status, first.missing, first.marks) == ("warming", 11, {"restarted"})
+    direct.push(frames[0], 3.0)
+    for i in range(1, 20):
+        same(feed.push(WireFrame(i, 3 + i * 0.5, frames[i])), direct.push(frames[i], 3 + i * 0.5))
+    assert said == ["the sender began anew: frame 0 after 19, and its clock too: the stream begins anew"]
+    assert feed.resets == 1
+
+
+def test_a_clock_that_was_set_back_is_believed_after_a_context(model, frames) -> None:
+    """The number alone tells nothing where the first frames of a new sender were missed."""
+    stream, said = poco.Stream(model, "b", interval=0.5), []
+    feed = Feed(stream, interval=0.5, log=said.append)
+    for i in range(20):
+        feed.push(WireFrame(i, 100 + i * 0.5, frames[i]))
+    for i in range(20, 31):
+        with pytest.raises(DataError, match="time stamps must rise"):
+            feed.push(WireFrame(i, i * 0.5, frames[i]))
+    assert feed.push(WireFrame(31, 110.0, frames[31])).status == "ok"  # it was a hiccup
+    for i in range(32, 43):
+        with pytest.raises(DataError, match="time stamps must rise"):
+            feed.push(WireFrame(i, i * 0.5, frames[i]))
+    found = feed.push(WireFrame(43, 21.5, frames[43]))
+    assert (found.status, found.missing, found.marks) == ("warming", 11, {"restarted"})
+    assert said == ["the sender's clock was set back, to 21.5 s from 110 s: the stream begins anew"]
+
+
+def test_numbers_stand_in_for_a_clock(model, frames, same) -> None:
+    stream, direct = poco.Stream(model, "b", interval=0.5), poco.Stream(model, "b", interval=0.5)
+    feed = Feed(stream, interval=0.5, log=lambda _: None)
+    for i in (*range(20), *range(23, 40)):
+        found, expected = feed.push(WireFrame(i, None, frames[i])), direct.push(frames[i], i * 0.5)
+        assert (found.time, "filled" in found.marks) == (None, 23 <= i < 34)
+        np.testing.assert_array_equal(found.valid, expected.valid)
+        if expected.values is not None:
+            np.testing.assert_array_equal(found.values, expected.values)
+    assert stream.stats()["filled"] == 3
+    assert feed.push(WireFrame(0, None, frames[0])).marks == {"restarted"}
+    assert feed.push(WireFrame(1, 0.5, frames[1])).marks == {"restarted"}  # what it had to do with 0 is not known
+
+
+def test_without_a_rate_a_jump_of_numbers_is_no_small_matter(model, frames) -> None:
+    for times in (None, 0.5):
+        stream, said = poco.Stream(model, "b"), []
+        feed = Feed(stream, interval=None, log=said.append)
+        for i in (*range(15), *range(16, 30)):
+            found = feed.push(WireFrame(i, None if times is None else i * times, frames[i]))
+            assert found.status == ("ok" if 11 <= i < 15 or i >= 27 else "warming")
+            assert found.marks == ({"restarted"} if i == 16 else set())
+        assert said == ["frame 16 came after 14, and how long a frame takes is not known: the stream begins anew"]
+
+
+def test_frames_that_are_refused_are_said_once_and_leave_the_stream_as_it_was(model, frames, same) -> None:
+    good = [WireFrame(i, i * 0.5, frames[i]) for i in range(20)]
+    short = WireFrame(0, -5.0, frames[0][:6])  # not even as if the sender began anew
+    listed = [*good[:14], short, short, good[13], *good[14:16], short, *good[16:]]
+    stream, direct, said, kept = poco.Stream(model, "b", interval=0.5), poco.Stream(model, "b"), [], Kept()
+    live = Live(stream, Listed(listed), kept, interval=0.5, log=said.append)
+    taken = []
+    with pytest.raises(KeyboardInterrupt):
+        taken.extend(frame.number for frame, _ in live)
+    assert taken == [number for number, _ in kept] == list(range(20))
+    for i, (_, found) in enumerate(kept):
+        same(found, direct.push(frames[i], i * 0.5))
+    assert len(said) == 2
+    assert "the frame has 6 units and session 'b' has 7" in said[0]
+    assert stream.stats()["refused"] == 4
+
+
+def test_a_stream_that_refuses_gaps_ends(model, frames) -> None:
+    good, behind = [WireFrame(i, i * 0.5, frames[i]) for i in (0, 1, 2)], WireFrame(3, 0.25, frames[3])
+    gap = [WireFrame(i, i * 0.5, frames[i]) for i in (5, 6)]
+    for listed in ([*good, *gap], [*good, behind, *gap]):
+        stream = poco.Stream(model, "b", interval=0.5, gap="refuse")
+        with pytest.raises(DataError, match=r"frames are missing between 1 s and 2.5 s"):
+            list(Live(stream, Listed(listed), interval=0.5))
+
+
+def test_silence_is_said_once(model, frames) -> None:
+    class Slow(Listed):
+        def next(self, timeout):
+            import time
+
+            frame = super().next(timeout)
+            if frame is None:
+                time.sleep(0.04)
+            return frame
+
+    listed = [WireFrame(0, 0.0, frames[0]), *[None] * 5, WireFrame(1, 0.5, frames[1]), *[None] * 5]
+    said = []
+    live = Live(poco.Stream(model, "b"), Slow(listed), silence=0.1, log=said.append)
+    with pytest.raises(KeyboardInterrupt):
+        list(live)
+    assert said[0] == said[2] == "no frame for 0.1 s: waiting for the next one"
+    assert said[1].startswith("frames again, after 0.2")
+    assert (len(said), live.silences) == (3, 2)
+
+
+@pytest.mark.parametrize("address", ["", "zmq", "zmq:", "tcp://127.0.0.1:5555", "5555", "serial:/dev/tty0"])
+def test_what_is_no_wire_says_which_there_are(address) -> None:
+    with pytest.raises(ConfigError, match="is no wire: give zmq:PORT"):
+        open_source(address, 7)
+    with pytest.raises(ConfigError, match="is no wire: give zmq:PORT"):
+        open_sink(address, 7, 4)
+
+
+@pytest.mark.parametrize("package", ["zmq", "pylsl"])
+def test_a_wire_whose_package_is_missing_names_the_extra(run_python, package) -> None:
+    wire = {"zmq": "zmq:5555", "pylsl": "lsl:x"}[package]
+    code = f"""
+import sys
+sys.modules[{package!r}] = None
+from poco.errors import MissingExtraError
+from poco.wires import open_sink, open_source
+for opens in (lambda: open_source({wire!r}, 7), lambda: open_sink({wire!r}, 7, 4)):
+    try:
+        opens()
+    except MissingExtraError as error:
+        print(error)
+"""
+    lines = run_python(code).stdout.splitlines()
+    assert len(lines) == 2
+    assert all(line.endswith("pip install 'poco-forecast[stream]'") for line in lines)

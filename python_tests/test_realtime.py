@@ -53,6 +53,15 @@ def test_a_cpu_is_chosen() -> None:
     assert ask("cpus=[-1]").startswith("refused: there is no CPU -1")
 
 
+def test_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    from poco.__main__ import run
+
+    assert run(["stream", "nowhere", "--replay", "nothing", "--cpus", "99999"]) == 2
+    assert "there is no CPU 99999" in capsys.readouterr().err
+    assert run(["stream", "nowhere", "--replay", "nothing", "--cpus", "two"]) == 2
+    assert "numbers separated by commas" in capsys.readouterr().err
+
+
 def test_priority_and_memory_where_they_are_permitted() -> None:
     found = ask(f"cpus=[{FIRST}], priority=1, lock_memory=True")
     assert found == f"[{FIRST}] True True" or found.startswith("refused: ")

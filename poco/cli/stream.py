@@ -62,6 +62,9 @@ def register(app: typer.Typer) -> None:
         gap: Annotated[str, typer.Option(help="Missing frames: 'fill', 'restart' or 'refuse'.")] = "fill",
         deadline_ms: Annotated[float | None, typer.Option(help="Count forecasts that take longer.", min=0)] = None,
         silence: Annotated[float, typer.Option(help="Seconds without a frame after which it is said.", min=0.1)] = 5.0,
+        cpus: Annotated[str | None, typer.Option(help="CPUs to run on, separated by commas.")] = None,
+        priority: Annotated[int, typer.Option(help="Real-time priority (SCHED_FIFO), 1 to 99; 0: none.", min=0)] = 0,
+        lock_memory: Annotated[bool, typer.Option("--lock-memory", help="Have no memory paged out.")] = False,
         description: Description = None,
         key: Key = None,
         orientation: Orientation = None,
@@ -80,6 +83,10 @@ def register(app: typer.Typer) -> None:
             raise ConfigError("give one of --replay RECORDING, --in WIRE and --serve WIRE")
         if serve is not None and sink is not None:
             raise ConfigError("--serve answers who asked: --out has no place beside it")
+        if cpus is not None or priority or lock_memory:
+            from poco.stream import set_realtime
+
+            set_realtime(_numbers(cpus or ""), priority, lock_memory)
         options = {
             "precision": precision,
             "threads": threads,
@@ -94,6 +101,14 @@ def register(app: typer.Typer) -> None:
             _listen(run, source, sink, as_session, options, rate, frames, silence, silent=json)
         elif serve is not None:
             _serve(run, serve, as_session, options, rate, frames, silent=json)
+
+
+def _numbers(text: str) -> list[int]:
+    """``"2,3"`` as numbers; a ConfigError if they are none."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not all(word.isdigit() for word in words):
+        raise ConfigError(f"--cpus takes numbers separated by commas, such as 2,3; got '{text}'")
+    return [int(word) for word in words]
 
 
 def _replay(

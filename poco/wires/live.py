@@ -160,9 +160,9 @@ class Live:
             now = time.monotonic()
             if frame is None:
                 if not silent and now - heard >= self._silence:
-                    self._log(f"no frame for {self._silence:g} s: waiting for the next one")
                     silent = True
                     self.silences += 1
+                    self._log(f"no frame for {self._silence:g} s: waiting for the next one")
                 continue
             if silent:
                 self._log(f"frames again, after {now - heard:.3g} s")

@@ -140,8 +140,11 @@ def test_frames_of_one_process_and_forecasts_for_another(trained, recordings, su
     )
     sends = subprocess.Popen([sys.executable, "-c", PUBLISHER, where, str(path)])
     try:
-        for i in range(100):
-            found = decode(listener.recv())
+        found = decode(listener.recv())
+        assert found.frame < 70  # the first ones may find nobody
+        for i in range(found.frame, 100):
+            if found.frame != i:
+                found = decode(listener.recv())
             assert (found.frame, found.time, found.status) == (i, expected[i].time, expected[i].status)
             if found.values is not None:
                 np.testing.assert_array_equal(found.values, expected[i].values)

@@ -118,7 +118,8 @@ def plot(cells: Sequence[Mapping[str, Any]], figure: Figure) -> None:
             if values:
                 _line(axes, list(values), list(values.values()), mode)
         axes.set(xscale="log", xlabel="frames learnt from", ylabel="test score", title=cells[0]["study"])
-        axes.set_xticks(every, [str(n) for n in every], minor=False)
+        axes.set_xticks(every, [str(n) for n in every])
+        axes.minorticks_off()
         axes.legend(fontsize="small")
         return
     left, right = figure.subplots(1, 2, sharey=True)

@@ -41,6 +41,8 @@ EMBEDDING_STEP = 0.05
 EMBEDDING_BATCH = 16
 #: Steps at most where there are too few frames to validate on any: more of them learn those few by heart.
 UNVALIDATED_STEPS = 20
+#: Windows that a validation and a point of the curve are taken over, at most about so many, spaced evenly.
+CURVE_WINDOWS = 128
 #: Validations without a new best before adaptation stops.
 PATIENCE = 5
 
@@ -69,7 +71,8 @@ class Adapted:
             (``mode="scratch"``: holds nothing else).
         session: name of the new session.
         mode: what was fitted.
-        history: test score from before the first step to the last one; of an ensemble, before and after alone.
+        history: test score from before the first step to the last one, each of some :data:`CURVE_WINDOWS` windows
+            spaced evenly over the test part; of an ensemble, before and after alone, of all.
         before: test score with fresh embeddings (``mode="scratch"``: of the untrained model).
         after: test score of the weights with the lowest validation error, those of the start among them
             (``mode="zero-shot"``: as before).
@@ -207,6 +210,8 @@ def adapt(
             assert config.steps is not None
             few = min(config.steps, UNVALIDATED_STEPS)
             config = dataclasses.replace(config, steps=few, val_every=min(config.val_every, few), val_first=False)
+    if config is not None and train_config is None:
+        config = dataclasses.replace(config, val_stride=_stride(cut, "val"))
     types: tuple[str, ...] = ()
     if getattr(sizes, "unit_type_embedding", False):
         label = unit_types or (model.metadata.get("training") or {}).get("unit_types")
@@ -272,7 +277,7 @@ def _fit(
     required = [parameter.requires_grad for parameter in adapted.parameters()]
     fitted = _choose_parameters(adapted, recording.session, mode)
     before = _score(adapted, cut)
-    scorer = _Scorer(adapted, cut, before, callbacks)
+    scorer = _Scorer(adapted, cut, callbacks)
     fit(adapted, cut, config, callbacks=[scorer, *callbacks])
     for parameter, flag in zip(adapted.parameters(), required, strict=True):
         parameter.requires_grad_(flag)
@@ -428,11 +433,16 @@ def _choose_parameters(model: POCO, session: str, mode: str) -> int:
     return count
 
 
-def _score(model: Forecaster, cut: Split) -> float:
+def _stride(cut: Split, part: str) -> int:
+    """Frames from one window of a part to the next, so that there are about :data:`CURVE_WINDOWS`."""
+    return max(1, len(cut.windows(part)) // CURVE_WINDOWS)
+
+
+def _score(model: Forecaster, cut: Split, stride: int = 1) -> float:
     from poco.evaluation import evaluate
 
     was_training = model.training
-    score = evaluate(model, cut, part="test", baselines=()).score
+    score = evaluate(model, cut, part="test", baselines=(), stride=stride).score
     model.train(was_training)
     return float(score)
 
@@ -440,9 +450,10 @@ def _score(model: Forecaster, cut: Split) -> float:
 class _Scorer(Callback):
     """Scores the test part at every validation and keeps the time that takes off the clock."""
 
-    def __init__(self, model: POCO, cut: Split, before: float, callbacks: Sequence[Callback]) -> None:
+    def __init__(self, model: POCO, cut: Split, callbacks: Sequence[Callback]) -> None:
         self.model, self.cut, self.callbacks = model, cut, callbacks
-        self.points = [Point(0, 0.0, before)]
+        self._stride = _stride(cut, "test")
+        self.points = [Point(0, 0.0, _score(model, cut, self._stride))]
         self._scoring = 0.0
 
     def validated(self, record: Mapping[str, Any]) -> None:
@@ -450,7 +461,7 @@ class _Scorer(Callback):
             return
         began = time.monotonic()
         step, seconds = int(record["step"]), round(float(record["seconds"]) - self._scoring, 3)
-        score = _score(self.model, self.cut)
+        score = _score(self.model, self.cut, self._stride)
         self.points.append(Point(step, seconds, score))
         self._scoring += time.monotonic() - began
         for callback in self.callbacks:

@@ -32,6 +32,7 @@ class TrainConfig:
         precision: ``"float32"``, or ``"bf16"`` for autocast to bfloat16.
         ema: decay of an exponential moving average of the weights, which is then what is validated and kept; or None.
         val_every: steps from one validation to the next; there is always one after the last step.
+        val_stride: frames from one validation window to the next; windows that overlap say much the same.
         val_first: validate before the first step too, so that what training starts from may be the best.
         patience: stop after this many validations in a row without a new best; None to never stop early.
         seed: seed of initial weights, dropout and the order of the windows.
@@ -54,6 +55,7 @@ class TrainConfig:
     precision: Precision = "float32"
     ema: float | None = None
     val_every: int = 100
+    val_stride: int = 1
     val_first: bool = False
     patience: int | None = None
     seed: int = 0
@@ -62,7 +64,14 @@ class TrainConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("val_every", 1), ("log_every", 1), ("warmup", 0), ("seed", 0)):
+        for name, least in (
+            ("batch_size", 1),
+            ("val_every", 1),
+            ("val_stride", 1),
+            ("log_every", 1),
+            ("warmup", 0),
+            ("seed", 0),
+        ):
             _require(getattr(self, name) >= least, name, f"at least {least}", getattr(self, name))
         for name in ("steps", "patience"):
             value = getattr(self, name)

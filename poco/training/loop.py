@@ -141,7 +141,7 @@ class _Loop:
             most = config.batch_size * int(self.packer.units.max())
             self.graph = GradientGraph(model, most, config.batch_size, config.precision)
         self.sampler = ShuffledWindows(split, config.batch_size, config.seed)
-        self.validation = split.windows("val")
+        self.validation = split.windows("val", config.val_stride)
         self.average = self._copy() if config.ema is not None else None
         self.best = self._copy()
         self.history = History()

@@ -158,16 +158,18 @@ class OnlineAdaptation:
             self._error = f"the adaptation failed: {error}"
 
     def _adapt(self, folder: Path, model: Member | Path, session: str, seen: Seen, options: Mapping[str, Any]) -> None:
-        request = {"session": session, "model": str(model), "options": dict(options)}
-        if not isinstance(model, Path):
-            model.save_pretrained(folder / _BASE)
-            request["model"] = str(folder / _BASE)
+        base = model
+        if not isinstance(base, Path):
+            base = folder / _BASE
+            cast("Member", model).save_pretrained(base)
+        request = {"session": session, "model": str(base.resolve()), "options": dict(options)}
         (folder / _REQUEST).write_text(json.dumps(request))
         seen.save(folder / _FRAMES)
         path = os.pathsep.join(filter(None, (str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "poco.online", str(folder)],
             env={**os.environ, "PYTHONPATH": path},
+            cwd=folder,  # nothing else that is called poco stands before this one
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

@@ -42,7 +42,8 @@ def ask(asked: str, *, as_nobody: bool = False) -> str:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0)); " if as_nobody else ""
     code = ASK.format(drop=limit + drop, asked=asked)
     environment = {**os.environ, "PYTHONPATH": str(Path(poco.__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

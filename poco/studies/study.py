@@ -7,9 +7,10 @@ import dataclasses
 import itertools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,7 +182,9 @@ def run(
                         raise ConfigError(f"{file} was made with other settings: take another folder for --out")
     bases = list({(cell["value"], cell["seed"]): job for job in left if (cell := job[1])["base_steps"]}.values())
     with ExitStack() as stack:
-        each = map if processes == 1 else stack.enter_context(ProcessPoolExecutor(processes)).map
+        each: Callable[..., Iterable[str]] = map
+        if processes > 1:  # spawned: a fork of a process with threads may hang
+            each = stack.enter_context(ProcessPoolExecutor(processes, get_context("spawn"))).map
         for made in itertools.chain(each(_base, bases), each(_make, left)):
             report(made)
     return [json.loads(file.read_text()) for file in sorted(out.glob(f"{study.name}--*.json"))]

@@ -217,7 +217,11 @@ def test_pointing_at_a_unit_names_it(browser: Any, name: str) -> None:
     tip = browser.find_element("id", "tip")
     seen = set()
     for point in (points[0], points[-1]):
-        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", point)
+        browser.execute_async_script(  # and wait until what scrolling does is done
+            "arguments[0].scrollIntoView({block: 'center'});"
+            "requestAnimationFrame(() => requestAnimationFrame(arguments[1]))",
+            point,
+        )
         ActionChains(browser).move_to_element(point).perform()
         assert tip.is_displayed()
         assert tip.text.startswith("unit ")

@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
     )
     def report(
         runs: Annotated[
-            list[Path], typer.Argument(help="Folders that 'poco train' or 'poco adapt' wrote.", metavar="RUN...")
+            list[Path], typer.Argument(help="Folders that 'poco train' or 'poco adapt' wrote.", metavar="RUN")
         ],
         out: Annotated[
             Path | None, typer.Option("--out", "-o", help="Folder of the page (default: 'report' in the first run).")

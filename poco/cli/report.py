@@ -45,9 +45,10 @@ def register(app: typer.Typer) -> None:
         """
         from poco.cli.torch_settings import set_threads
         from poco.reporting import report as write
+        from poco.training.callbacks import Progress
 
         set_threads(threads)
-        page = write(runs, out, data=data, label=label)
+        page = write(runs, out, data=data, label=label, callbacks=[Progress("baseline")])
         figures = page.parent / "figures"
         if json:
             print_json({"report": page, "figures": figures})

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -28,6 +28,7 @@ from poco.reporting import embeddings, figures
 from poco.reporting.figures import Drawn
 from poco.reporting.units import UnitResults, examples, unit_results
 from poco.run import CONFIG, MODEL, Run, curve
+from poco.training.callbacks import Callback
 from poco.training.config import TrainConfig
 from poco.training.recipes import recipe
 from poco.unit_embeddings import Measure, choose, measures, untrained
@@ -89,34 +90,35 @@ class Content:
     settings: str
 
 
-def open_subject(folder: Path | Run, data: Path | None = None) -> Subject:
+def open_subject(folder: Path | Run, data: Path | None = None, callbacks: Sequence[Callback] = ()) -> Subject:
     """A run, or what ``poco adapt`` wrote, with its recordings; a run that has no scores yet is scored and keeps them.
 
     Args:
         folder: the folder, or the run itself.
         data: where the recordings are now; default where they were.
+        callbacks: what may watch the training of baselines, where there are no scores yet.
 
     Raises:
         CheckpointError: if the folder holds neither.
         DataError: if the recordings are not there.
     """
     if isinstance(folder, Run):
-        return _of_run(folder, data)
+        return _of_run(folder, data, callbacks)
     if (folder / ADAPTATION).exists():
-        return _adapted(folder, data)
+        return _adapted(folder, data, callbacks)
     if not (folder / CONFIG).exists():
         raise CheckpointError(f"{folder} holds neither a run ('poco train') nor an adapted model ('poco adapt')")
-    return _of_run(Run.load(folder), data)
+    return _of_run(Run.load(folder), data, callbacks)
 
 
-def _of_run(run: Run, data: Path | None) -> Subject:
+def _of_run(run: Run, data: Path | None, callbacks: Sequence[Callback]) -> Subject:
     recordings = run.recordings if data is None and run.recordings is not None else run.read(data)
-    evaluation = run.evaluation or run.evaluate(recordings)
+    evaluation = run.evaluation or run.evaluate(recordings, callbacks=callbacks)
     name = run.folder.resolve().name if run.folder is not None else "run"
     return Subject(name, run.folder, run.model, run.split(recordings), evaluation, run, None)
 
 
-def _adapted(folder: Path, data: Path | None) -> Subject:
+def _adapted(folder: Path, data: Path | None, callbacks: Sequence[Callback]) -> Subject:
     found = read_json(folder / ADAPTATION, "results of an adaptation")
     model = models.load(folder / MODEL)
     place = data if data is not None else found.get("recording")
@@ -129,7 +131,7 @@ def _adapted(folder: Path, data: Path | None) -> Subject:
     cut = split(own, protocol=found["protocol"], context=sizes.context, horizon=sizes.horizon)
     if found.get("frames") is not None:
         cut = shorten(cut, found["frames"])
-    return Subject(folder.resolve().name, folder, model, cut, evaluate(model, cut), None, found)
+    return Subject(folder.resolve().name, folder, model, cut, evaluate(model, cut, callbacks=callbacks), None, found)
 
 
 def content(subject: Subject, key: str, label: str | None = None) -> Content:

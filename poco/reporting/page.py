@@ -15,6 +15,7 @@ from poco.files import write_atomically
 from poco.plots.style import label as shown_name
 from poco.reporting.content import Content, content, open_subject
 from poco.run import Run
+from poco.training.callbacks import Callback
 
 PAGE = "report.html"
 _TEMPLATE = Path(__file__).parent / "template"
@@ -26,6 +27,7 @@ def report(
     *,
     data: str | Path | None = None,
     label: str | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Path:
     """Write a page of all that runs found, and its figures as PNG and SVG beside it.
 
@@ -37,6 +39,7 @@ def report(
         out: folder of the page; default ``report`` in the folder of the first run, which a run kept in memory lacks.
         data: where the recordings are now; default where they were.
         label: which label of the units says their region; default the only one there is.
+        callbacks: what may watch: told of each run, and of the training of baselines where there are no scores yet.
 
     Returns:
         The path of the page.
@@ -63,7 +66,12 @@ def report(
     found = []
     for number, run in enumerate(given, 1):
         key = f"{number}-" if len(given) > 1 else ""
-        found.append(content(open_subject(run, place), key, label))
+        for callback in callbacks:
+            callback.message(f"reading {folders[number - 1] or 'the run'} and its recordings")
+        subject = open_subject(run, place, callbacks)
+        for callback in callbacks:
+            callback.message("looking at every unit, drawing")
+        found.append(content(subject, key, label))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )

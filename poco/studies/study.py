@@ -185,7 +185,9 @@ def run(
         each: Callable[..., Iterable[str]] = map
         if processes > 1:  # spawned: a fork of a process with threads may hang
             each = stack.enter_context(ProcessPoolExecutor(processes, get_context("spawn"))).map
-        for made in itertools.chain(each(_base, bases), each(_make, left)):
+        for made in each(_base, bases):  # all of them before any cell: a pool takes up what it is given at once
+            report(made)
+        for made in each(_make, left):
             report(made)
     return [json.loads(file.read_text()) for file in sorted(out.glob(f"{study.name}--*.json"))]
 

@@ -9,12 +9,13 @@ import numpy as np
 
 from poco.data.readers import matlab
 from poco.data.recording import Recording
-from poco.errors import DataError
 from poco.published.hdf5 import array, opened
 
 PATTERN = "TimeSeries.h5"
 #: Of each cell, in ``data_full.mat``; the first that is there.
 _PLACES = ("data/CellXYZ_norm", "data/CellXYZ")
+#: In ``TimeSeries.h5``: which of all cells these are, counted from 1.
+_KEPT = "absIX"
 _RATE = "data/fpsec"
 _BEHAVIOUR = ("data/Behavior_full_motorseed", "data/BehaviorAvr_motorseed")
 
@@ -23,6 +24,7 @@ def sessions(path: Path) -> list[Recording]:
     """One fish: activity of all cells, their places, behaviour and rate where the file says them."""
     with opened(path) as file:
         activity = array(file, "CellResp", path, 2).T  # stored frames x cells
+        opened_keys = {_KEPT: np.asarray(file[_KEPT]).ravel()} if _KEPT in file else {}
     units, frames = activity.shape
     beside, warnings = path.with_name("data_full.mat"), []
     places, rate = None, None
@@ -39,9 +41,11 @@ def sessions(path: Path) -> list[Recording]:
         else:
             warnings.append(f"{beside.name} has no '{_RATE}': the rate is not known")
         known = [np.asarray(entries[name].load()) for name in _PLACES if name in entries]
-        places = next((p for p in known if p.ndim == 2 and p.shape == (units, 3)), None)
+        if known and _KEPT in opened_keys:
+            known = [table[opened_keys[_KEPT].astype(int) - 1] for table in known]  # of all cells that were found
+        places = next((p for p in known if p.shape == (units, 3)), None)
         if known and places is None:
-            raise DataError(f"{beside}: places of cells have shape {known[0].shape}, not {(units, 3)}")
+            warnings.append(f"places of cells have shape {known[0].shape}, not {(units, 3)}: they are left out")
     return [
         Recording(
             activity,

@@ -15,14 +15,14 @@ PATTERN = "*_df_*.mat"
 
 
 def sessions(path: Path) -> list[Recording]:
-    """One session, of all areas that are there, when its first file is met; nothing at the others."""
+    """The session that a file belongs to, of all areas that are there."""
     mouse, session = path.parent.parent.name, path.parent.name
     there = {area: path.parent / f"{mouse}_{area}_df_{session}.mat" for area in AREAS}
     there = {area: file for area, file in there.items() if file.exists()}
     if not there:
         raise DataError(f"{path} is not MOUSE/SESSION/MOUSE_AREA_df_SESSION.mat with an area of {', '.join(AREAS)}")
-    if path != sorted(there.values())[0]:
-        return []
+    if path not in there.values():
+        raise DataError(f"{path} is none of {', '.join(file.name for file in there.values())}")
     parts = {}
     for area, file in there.items():
         entries, key = matlab.read(file).entries, f"{area}_df"

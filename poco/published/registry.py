@@ -10,7 +10,7 @@ from typing import cast
 from poco.data.recording import Recording
 from poco.errors import ConfigError, DataError
 
-#: Each has a module of its name in this package, with ``PATTERN``, which files are its, and ``session(path)``.
+#: Each has a module of its name in this package, with ``PATTERN``, which files are its, and ``sessions(path)``.
 NAMES = ("andalman2019", "atanas2023", "chen2018", "harvey", "kato2015", "zapbench")
 
 
@@ -43,4 +43,4 @@ def read(name: str, path: str | Path | Sequence[str | Path]) -> list[Recording]:
             raise DataError(f"{place} holds no file of {name} ({module.PATTERN})")
         for file in files:
             found += sessions(file)
-    return found
+    return list({recording.session: recording for recording in found}.values())  # a session of several files is one

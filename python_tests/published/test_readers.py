@@ -48,6 +48,10 @@ def test_chen(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found[0].coordinates, np.arange(15).reshape(5, 3))
     assert {name: c.shape for name, c in found[0].channels.items()} == {"Behavior_full_motorseed": (40, 2)}
     (tmp_path / "subject_1" / "data_full.mat").unlink()
+    with h5py.File(tmp_path / "subject_10" / "TimeSeries.h5", "a") as file:
+        file["absIX"] = np.array([[1.0, 2.0, 4.0, 3.0]])
+    chosen = read_published("chen2018", tmp_path / "subject_10")[0]
+    np.testing.assert_array_equal(chosen.coordinates, np.arange(12).reshape(4, 3)[[0, 1, 3, 2]])
     bare = read_published("chen2018", tmp_path / "subject_1" / "TimeSeries.h5")[0]
     assert (bare.rate_hz, bare.coordinates) == (None, None)
     assert "there is no data_full.mat" in bare.warnings[0]
@@ -101,6 +105,8 @@ def test_harvey(tmp_path: Path) -> None:
     np.testing.assert_allclose(found[0].activity, np.concatenate([areas["PPC"], areas["V1"]]), rtol=1e-6)
     assert found[0].labels["area"] == ("PPC", "PPC", "V1", "V1", "V1")
     assert found[0].unit_ids[2] == "V1_0"
+    alone = read_published("harvey", folder / "m1_V1_df_day2.mat")
+    np.testing.assert_array_equal(alone[0].activity, found[0].activity)
     scipy_io.savemat(folder / "m1_V1_df_day2.mat", {"V1_df": areas["V1"][:, :19]})
     with pytest.raises(DataError, match="different numbers of frames"):
         read_published("harvey", tmp_path)

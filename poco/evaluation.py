@@ -129,9 +129,14 @@ class Evaluation:
     forecaster: str = "poco"
 
     @property
+    def forecasters(self) -> dict[str, Scores]:
+        """The scores of every forecaster by name: the evaluated one, then its baselines."""
+        return {self.forecaster: Scores(self.score, self.sessions, self.interval), **self.baselines}
+
+    @property
     def score_per_step(self) -> tuple[float, ...]:
         """``H`` scores, one for each step ahead, averaged over sessions."""
-        return Scores(self.score, self.sessions).score_per_step
+        return self.forecasters[self.forecaster].score_per_step
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values; ``split`` is the part."""

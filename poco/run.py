@@ -180,11 +180,9 @@ class Run:
         from poco.plots import TrainingCurve, run_figure, save
         from poco.plots.examples import choose_examples
 
-        own = evaluation.forecaster
-        scores = {own: (evaluation.score, [s.score for s in evaluation.sessions])}
-        scores |= {n: (b.score, [s.score for s in b.sessions]) for n, b in evaluation.baselines.items()}
-        steps = {own: np.array(evaluation.score_per_step)}
-        steps |= {n: np.array(b.score_per_step) for n, b in evaluation.baselines.items() if n not in ("copy", "mean")}
+        every = evaluation.forecasters
+        scores = {name: (one.score, [s.score for s in one.sessions]) for name, one in every.items()}
+        steps = {n: np.array(one.score_per_step) for n, one in every.items() if n not in ("copy", "mean")}
         validations = [record for record in self.history if "val_mse" in record]
         seeds, first = int(self.config.get("seeds", 1)), int(self.config["seed"])
         training = TrainingCurve(

@@ -18,12 +18,10 @@ _MOST_SESSIONS = 8
 
 def print_scores(evaluation: Evaluation, title: str | None = None) -> None:
     """Print the score of every forecaster, best first, over all sessions with intervals, then session by session."""
-    from poco.evaluation import Scores
     from poco.intervals import FEW_BLOCKS, block_length
     from poco.plots.style import label
 
-    own = evaluation.forecaster
-    scores = {own: Scores(evaluation.score, evaluation.sessions, evaluation.interval), **evaluation.baselines}
+    own, scores = evaluation.forecaster, evaluation.forecasters
     order = sorted(scores, key=lambda name: scores[name].score, reverse=True)
     part = {"val": "validation", "train": "training"}.get(evaluation.part, evaluation.part)
     print_table(

@@ -94,6 +94,12 @@ class Split:
                 sessions.append(np.full(start.size, session, dtype=np.int64))
         return Windows(np.concatenate(sessions), np.concatenate(starts))
 
+    def spaced_windows(self, part: str, session: int, count: int) -> Windows:
+        """At most ``count`` windows of one session (its index), spaced evenly over a part, in order of time."""
+        starts = (windows := self.windows(part)).start[windows.session == session]
+        starts = starts[np.unique(np.linspace(0, len(starts) - 1, count).astype(int))]
+        return Windows(np.full(starts.size, session, dtype=np.int64), starts)
+
     def session_index(self, name: str) -> int:
         """Index of a session by name; a DataError names the sessions there are."""
         names = [recording.session for recording in self.recordings]

@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+
+from poco.data.windows import Packer
 
 if TYPE_CHECKING:
+    from poco.data.recording import Recording
     from poco.data.splits import Split
     from poco.models import Forecaster
 
@@ -27,7 +31,7 @@ class Example:
         context: ``[C]`` frames seen.
         truth: ``[H]`` frames that followed.
         forecast: ``[H]`` frames forecast.
-        score: 1 - MSE / MSE of copy, of this unit in this window.
+        score: 1 - MSE / MSE of copy, of this unit in this window or in all, as whoever chose it says.
     """
 
     session: str
@@ -37,6 +41,49 @@ class Example:
     truth: np.ndarray
     forecast: np.ndarray
     score: float
+
+
+@dataclass(frozen=True, eq=False)
+class SpacedForecasts:
+    """Forecasts of one session in windows spaced evenly over a part, as z-scores.
+
+    Attributes:
+        recording: the session.
+        context: ``[W, N, C]`` frames seen.
+        truth: ``[W, N, H]`` frames that followed.
+        forecast: ``[W, N, H]`` frames forecast.
+    """
+
+    recording: Recording
+    context: np.ndarray
+    truth: np.ndarray
+    forecast: np.ndarray
+
+    @classmethod
+    def of(cls, model: Forecaster, split: Split, session: int, part: str, count: int) -> SpacedForecasts:
+        """Forecasts of at most ``count`` windows of the session with this index; the model's mode is left as it was."""
+        recording = split.recordings[session]
+        batch = Packer(split).pack(split.spaced_windows(part, session, count))
+        assert batch.target is not None
+        x = batch.x.view(-1, recording.units, split.context)
+        was_training = model.training
+        with torch.no_grad():
+            forecast = model.eval()(x.to(next(iter(model.parameters()))), session=recording.session)
+        model.train(was_training)
+        truth = batch.target.view(-1, recording.units, split.horizon)
+        return cls(recording, x.numpy(), truth.numpy(), forecast.float().cpu().numpy())
+
+    def example(self, window: int, unit: int, score: float) -> Example:
+        """One of them; ``score`` is what it is shown with."""
+        return Example(
+            session=self.recording.session,
+            unit=self.recording.unit_ids[unit],
+            rate_hz=self.recording.rate_hz,
+            context=self.context[window, unit],
+            truth=self.truth[window, unit],
+            forecast=self.forecast[window, unit],
+            score=score,
+        )
 
 
 def choose_examples(
@@ -54,41 +101,15 @@ def choose_examples(
         count: number of examples, at most the number of percentiles.
         sessions: names of the sessions to take, default all of the split.
     """
-    import torch
-
     names = list(sessions) if sessions is not None else [recording.session for recording in split.recordings]
-    all_windows = split.windows(part)
     examples = []
-    was_training = model.training
-    model.eval()
     for number in range(min(count, len(PERCENTILES))):
         index = split.session_index(names[number % len(names)])
-        recording = split.recordings[index]
-        starts = all_windows.start[all_windows.session == index]
-        starts = starts[np.unique(np.linspace(0, len(starts) - 1, _WINDOWS).astype(int))]
-        normalised = (recording.activity - split.mean[index][:, None]) * split.inverse_std[index][:, None]
-        stop = split.context + split.horizon
-        windows = np.stack([normalised[:, start : start + stop] for start in starts])  # [W, N, C + H]
-        context, truth = windows[..., : split.context], windows[..., split.context :]
-        parameter = next(model.parameters())
-        with torch.no_grad():
-            x = torch.from_numpy(np.ascontiguousarray(context)).to(parameter)
-            forecast = model(x, session=recording.session).float().cpu().numpy()
-        copy_error = np.square(truth - context[..., -1:]).mean(-1)  # [W, N]
-        score = 1 - np.square(truth - forecast).mean(-1) / np.maximum(copy_error, 1e-12)
+        shown = SpacedForecasts.of(model, split, index, part, _WINDOWS)
+        copy_error = np.square(shown.truth - shown.context[..., -1:]).mean(-1)  # [W, N]
+        score = 1 - np.square(shown.truth - shown.forecast).mean(-1) / np.maximum(copy_error, 1e-12)
         score[copy_error < np.median(copy_error)] = np.nan
         wanted = np.nanpercentile(score, PERCENTILES[number])
         window, unit = np.unravel_index(np.nanargmin(np.abs(score - wanted)), score.shape)
-        examples.append(
-            Example(
-                session=recording.session,
-                unit=recording.unit_ids[unit],
-                rate_hz=recording.rate_hz,
-                context=context[window, unit],
-                truth=truth[window, unit],
-                forecast=forecast[window, unit],
-                score=float(score[window, unit]),
-            )
-        )
-    model.train(was_training)
+        examples.append(shown.example(int(window), int(unit), float(score[window, unit])))
     return examples

@@ -27,7 +27,7 @@ from poco.nn.files import reading_options
 from poco.reporting import embeddings, figures
 from poco.reporting.figures import Drawn
 from poco.reporting.units import UnitResults, examples, unit_results
-from poco.run import CONFIG, MODEL, Run, curve
+from poco.run import CONFIG, MODEL, Run
 from poco.training.callbacks import Callback
 from poco.training.config import TrainConfig
 from poco.training.recipes import recipe
@@ -73,7 +73,7 @@ class Content:
         key: prefix of names, unique in a page.
         subject: what it is about.
         figures: by section.
-        facts: by section, lines of (what, value).
+        cost: sizes and times, lines of (what, value).
         measures: how far embeddings tell regions apart: label, and for trained and untrained ones each measure.
         notes: by section, what could not be shown, and why.
         commands: how to make it again.
@@ -83,7 +83,7 @@ class Content:
     key: str
     subject: Subject
     figures: Mapping[str, list[Drawn]]
-    facts: Mapping[str, list[tuple[str, str]]]
+    cost: list[tuple[str, str]]
     measures: tuple[str, Mapping[str, Mapping[str, Measure]]] | None
     notes: Mapping[str, str]
     commands: list[str]
@@ -167,7 +167,7 @@ def content(subject: Subject, key: str, label: str | None = None) -> Content:
     }
     learning = []
     if subject.run is not None and subject.run.history:
-        learning.append(figures.training(subject.run.history, subject.run.best_step, f"{key}training", curve))
+        learning.append(figures.training(subject.run, f"{key}training"))
     if subject.adaptation is not None and len(subject.adaptation["history"]) > 1:
         learning.append(figures.adaptation(subject.adaptation, f"{key}adaptation"))
     drawn["training"] = learning
@@ -186,7 +186,7 @@ def content(subject: Subject, key: str, label: str | None = None) -> Content:
         key=key,
         subject=subject,
         figures=drawn,
-        facts={"cost": _cost(subject)},
+        cost=_cost(subject),
         measures=measured,
         notes=notes,
         commands=_commands(subject),

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from poco.data.windows import Packer
 from poco.errors import MissingExtraError
 from poco.nn.attention import unit_attention
 from poco.reporting import figures
-from poco.reporting.figures import MOST_UNITS, Drawn
+from poco.reporting.figures import Drawn
 from poco.unit_embeddings import SessionEmbeddings, similarity
 
 if TYPE_CHECKING:
@@ -96,18 +97,15 @@ def region_attention(model: POCO, split: Split, label: str, part: str = "test") 
         the region.
     """
     sums: dict[str, list[np.ndarray]] = {}
+    packer = Packer(split)
     for index, recording in enumerate(split.recordings):
         names = np.array(recording.labels.get(label, ("",) * recording.units))
-        windows = split.windows(part)
-        starts = windows.start[windows.session == index]
-        starts = starts[np.unique(np.linspace(0, len(starts) - 1, _WINDOWS).astype(int))]
+        windows = split.spaced_windows(part, index, _WINDOWS)
         shares = np.zeros((model.config.latents, recording.units))
-        for start in starts:
-            context = recording.activity[:, start : start + split.context]
-            x = (context - split.mean[index][:, None]) * split.inverse_std[index][:, None]
-            given = torch.from_numpy(np.ascontiguousarray(x))[None].to(model.latents)
-            shares += unit_attention(model, given, recording.session)[0].double().cpu().numpy()
-        relative = shares / len(starts) * recording.units
+        for _, batch in packer.batches(windows):
+            x = batch.x.view(-1, recording.units, split.context).to(model.latents)
+            shares += unit_attention(model, x, recording.session).double().sum(0).cpu().numpy()
+        relative = shares / len(windows) * recording.units
         for region in np.unique(names[names != ""]):
             sums.setdefault(str(region), []).append(relative[:, names == region].mean(1))
     regions = tuple(sorted(sums))
@@ -140,21 +138,19 @@ def draw(
             region = [f"{label} {regions[row] or 'unknown'}"] if label else []
             score = [] if own is None else [f"score {own[row]:.3f}"]
             tips.append([f"unit {unit}", entry.session, *region, *score])
-    drawn_rows = np.sort(np.random.default_rng(0).permutation(len(vectors))[:MOST_UNITS])
-    some = [names[row] for row in drawn_rows], [tips[row] for row in drawn_rows]
+    rows = figures.drawn_rows(len(vectors))
+    some = [names[row] for row in rows], [tips[row] for row in rows]
     what = f"by {label}, the most frequent ones" if label else "by session"
     caption = f"Units of all sessions, coloured {what}; point at one." + (
-        "" if len(drawn_rows) == len(vectors) else f" {len(drawn_rows):,} of {len(vectors):,}, drawn at random."
+        "" if len(rows) == len(vectors) else f" {len(rows):,} of {len(vectors):,}, drawn at random."
     )
     components = plane(vectors, "pca")
-    drawn = [
-        figures.embedding_map(components[drawn_rows], *some, "principal component", caption, f"{prefix}embeddings-pca")
-    ]
+    drawn = [figures.embedding_map(components[rows], *some, "principal component", caption, f"{prefix}embeddings-pca")]
     try:
-        around = plane(vectors[drawn_rows], "umap")
+        around = plane(vectors[rows], "umap")
     except MissingExtraError:
         around = None
-    if around is not None and len(drawn_rows) > 3:
+    if around is not None and len(rows) > 3:
         drawn.append(figures.embedding_map(around, *some, "UMAP", caption, f"{prefix}embeddings-umap"))
     known = {recording.session: recording for recording in split.recordings}
     low, high = np.percentile(components, (2, 98), axis=0)
@@ -177,7 +173,7 @@ def draw(
         if len(regions) > 1:
             counted = f"{sessions} session" + ("s" if sessions > 1 else "")
             text = f"Mean cosine similarity of two different units, each row stretched to 0 to 1, over {counted}."
-            rows, more = frequent(regions, names)
-            shown = [regions[row] for row in rows]
-            drawn.append(figures.similarity(shown, values[np.ix_(rows, rows)], text + more, f"{prefix}similarity"))
+            kept, more = frequent(regions, names)
+            shown = [regions[row] for row in kept]
+            drawn.append(figures.similarity(shown, values[np.ix_(kept, kept)], text + more, f"{prefix}similarity"))
     return drawn

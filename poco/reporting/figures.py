@@ -26,6 +26,7 @@ from poco.plots.panels import (
 )
 from poco.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE, SKY, VERMILION
 from poco.reporting.units import UnitResults
+from poco.run import Run, curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -124,7 +125,7 @@ def raster(recording: Recording, name: str) -> Drawn:
     """The activity of a session."""
     figure, axes = _figure()
     activity = recording.activity
-    rows = np.sort(np.random.default_rng(0).permutation(len(activity))[:MOST_UNITS])
+    rows = drawn_rows(len(activity))
     shown = np.nan_to_num(activity[rows] - np.nanmean(activity[rows], axis=1, keepdims=True))
     draw_raster(axes, shown, recording.rate_hz, "")
     drawn = (
@@ -157,7 +158,7 @@ def split_diagram(split: Split, name: str) -> Drawn:
 @_styled
 def scores(evaluation: Evaluation, name: str) -> Drawn:
     """The score of each forecaster."""
-    each = _with_own(evaluation)
+    each = evaluation.forecasters
     figure, axes = _figure(height=1.0 + 0.28 * len(each))
     draw_scores(axes, {key: (s.score, [one.score for one in s.sessions]) for key, s in each.items()}, "")
     return Drawn(
@@ -173,7 +174,7 @@ def steps(evaluation: Evaluation, rate_hz: float | None, name: str) -> Drawn:
     """The score at each step of the horizon."""
     figure, axes = _figure()
     curves = {
-        key: np.array(s.score_per_step) for key, s in _with_own(evaluation).items() if key not in ("copy", "mean")
+        key: np.array(s.score_per_step) for key, s in evaluation.forecasters.items() if key not in ("copy", "mean")
     }
     draw_steps(axes, curves, rate_hz)
     return Drawn(
@@ -204,7 +205,7 @@ def distribution(results: Sequence[UnitResults], name: str) -> Drawn:
 def unit_map(recording: Recording, results: UnitResults, name: str) -> Drawn:
     """Scores where the units lie."""
     assert recording.coordinates is not None
-    rows = _drawn(recording.units)
+    rows = drawn_rows(recording.units)
     places, values = recording.coordinates[rows], results.score[rows]
     figure, axes = _figure(height=3.6)
     points = axes.scatter(
@@ -257,12 +258,10 @@ def autocorrelation(results: Sequence[UnitResults], rate_hz: float | None, name:
 
 
 @_styled
-def training(
-    history: Sequence[Mapping[str, Any]], best_step: int | None, name: str, curve: Callable[..., Any]
-) -> Drawn:
+def training(run: Run, name: str) -> Drawn:
     """Errors during training."""
     figure, axes = _figure()
-    draw_training(axes, curve(history, "loss"), curve(history, "val_mse"), best_step)
+    draw_training(axes, curve(run.history, "loss"), curve(run.history, "val_mse"), run.best_step)
     return Drawn(figure, name, "Training", "Mean squared error of z-scores.")
 
 
@@ -313,7 +312,7 @@ def brain_map(recording: Recording, colours: np.ndarray, tips: Sequence[Sequence
     """Units where they lie, in the colours of their embeddings."""
     assert recording.coordinates is not None
     figure, axes = _figure(height=3.6)
-    rows = _drawn(recording.units)
+    rows = drawn_rows(recording.units)
     axes.scatter(recording.coordinates[rows, 0], recording.coordinates[rows, 1], c=colours[rows], s=22, gid="points")
     axes.set(xlabel="x", ylabel="y", aspect="equal")
     axes.invert_yaxis()
@@ -347,14 +346,7 @@ def attention(regions: Sequence[str], values: np.ndarray, caption: str, name: st
     return Drawn(figure, name, "Attention of latents over regions", caption)
 
 
-def _with_own(evaluation: Evaluation) -> dict[str, Any]:
-    from poco.evaluation import Scores
-
-    own = Scores(evaluation.score, evaluation.sessions, evaluation.interval)
-    return {evaluation.forecaster: own, **evaluation.baselines}
-
-
-def _drawn(units: int) -> np.ndarray:
+def drawn_rows(units: int) -> np.ndarray:
     """The units that are drawn: all, or :data:`MOST_UNITS` at random."""
     return np.sort(np.random.default_rng(0).permutation(units)[:MOST_UNITS])
 

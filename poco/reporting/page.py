@@ -99,10 +99,7 @@ def _several(runs: str | Path | Run | Sequence[str | Path | Run]) -> Sequence[st
 
 def _forecasters(one: Content) -> list[tuple[str, Scores]]:
     """Every forecaster, best first."""
-    evaluation = one.subject.evaluation
-    own = Scores(evaluation.score, evaluation.sessions, evaluation.interval)
-    every = {evaluation.forecaster: own, **evaluation.baselines}
-    return sorted(every.items(), key=lambda item: item[1].score, reverse=True)
+    return sorted(one.subject.evaluation.forecasters.items(), key=lambda item: item[1].score, reverse=True)
 
 
 def _number(value: float | None, digits: int = 3) -> str:

@@ -11,7 +11,7 @@ import torch
 
 from poco.data.splits import Split, Windows
 from poco.data.windows import Packer, vocabulary
-from poco.plots.examples import Example
+from poco.plots.examples import Example, SpacedForecasts
 from poco.training.validation import predict
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ Floats = npt.NDArray[np.float64]
 
 #: Longest lag of autocorrelations, in frames.
 LAGS = 32
+_WINDOWS = 64  # that examples are chosen from
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,33 +92,15 @@ def examples(model: Forecaster, split: Split, results: UnitResults, part: str = 
         results: scores of the session's units.
         part: part of the windows.
     """
-    index = split.session_index(results.session)
-    recording, windows = split.recordings[index], split.windows(part)
-    starts = windows.start[windows.session == index]
-    starts = starts[np.unique(np.linspace(0, len(starts) - 1, 64).astype(int))]
-    mean, inverse = split.mean[index][:, None], split.inverse_std[index][:, None]
-    length = split.context + split.horizon
-    data = np.stack([(recording.activity[:, start : start + length] - mean) * inverse for start in starts])
-    context, truth = data[..., : split.context], data[..., split.context :]
-    with torch.no_grad():
-        x = torch.from_numpy(np.ascontiguousarray(context)).to(next(iter(model.parameters())))
-        forecast = model.eval()(x, session=recording.session).float().cpu().numpy()
+    shown = SpacedForecasts.of(model, split, split.session_index(results.session), part, _WINDOWS)
     order = np.argsort(results.score)[: int(np.isfinite(results.score).sum())]  # NaN sorts last
     if not order.size:
         return {}
     found = {}
     for name, unit in (("best", order[-1]), ("median", order[len(order) // 2]), ("worst", order[0])):
-        error = np.square(forecast[:, unit] - truth[:, unit]).mean(-1)
+        error = np.square(shown.forecast[:, unit] - shown.truth[:, unit]).mean(-1)
         window = int(np.argsort(error)[len(error) // 2])
-        found[name] = Example(
-            session=recording.session,
-            unit=recording.unit_ids[unit],
-            rate_hz=recording.rate_hz,
-            context=context[window, unit],
-            truth=truth[window, unit],
-            forecast=forecast[window, unit],
-            score=float(results.score[unit]),
-        )
+        found[name] = shown.example(window, int(unit), float(results.score[unit]))
     return found
 
 

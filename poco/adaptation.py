@@ -179,7 +179,6 @@ def adapt(
     if not isinstance(recording, Recording):
         raise DataError(f"one recording is wanted, not {type(recording).__name__}: read it with poco.read, choose one")
     members = list(model) if isinstance(model, Ensemble) else [model]
-    config: TrainConfig | None = None
     if is_solved(model):
         if mode != "embeddings":
             raise ConfigError(
@@ -187,31 +186,10 @@ def adapt(
             )
     elif mode not in MODES:
         raise ConfigError(f"mode must be one of {', '.join(MODES)}, got '{mode}'")
-    elif mode != "zero-shot":
-        if precision == "auto":
-            precision = "bf16" if multiplies_bfloat16(TrainConfig().torch_device()) else "float32"
-        config = train_config or TrainConfig(
-            steps=steps,
-            learning_rate=learning_rate if learning_rate is not None else _rate(cast("POCO", members[0]), mode),
-            batch_size=batch_size
-            if batch_size is not None
-            else (EMBEDDING_BATCH if mode == "embeddings" else TrainConfig.batch_size),
-            val_every=min(score_every, steps) if steps > 0 else 1,
-            val_first=True,
-            patience=patience,
-            seed=seed,
-            precision=cast("Precision", precision),
-        )
     sizes = model.config
     cut = split([recording], protocol=protocol, context=sizes.context, horizon=sizes.horizon)
     if frames is not None:
         cut = shorten(cut, frames)
-        if config is not None and train_config is None and cut.segments["val"] == cut.segments["train"]:
-            assert config.steps is not None
-            few = min(config.steps, UNVALIDATED_STEPS)
-            config = dataclasses.replace(config, steps=few, val_every=min(config.val_every, few), val_first=False)
-    if config is not None and train_config is None:
-        config = dataclasses.replace(config, val_stride=_stride(cut, "val"))
     types: tuple[str, ...] = ()
     if getattr(sizes, "unit_type_embedding", False):
         label = unit_types or (model.metadata.get("training") or {}).get("unit_types")
@@ -219,19 +197,33 @@ def adapt(
     _compare_rates(model, recording)
     found: list[Adapted] = []
     starts: list[Callable[[], Member]] = []
+    configs: list[TrainConfig | None] = []
     for number, member in enumerate(members):
-        own = None if config is None else dataclasses.replace(config, seed=config.seed + number)
-        if isinstance(member, POCO) and own is None:
+        own: TrainConfig | None = None
+        if not isinstance(member, POCO):
+            adapted, start = _solve(member, recording, cut)
+        elif mode == "zero-shot":
             adapted, start = _join(member, recording, cut, types, seed + number)
-        elif isinstance(member, POCO):
-            assert own is not None
-            if learning_rate is None and train_config is None:
-                own = dataclasses.replace(own, learning_rate=_rate(member, mode))
+        else:
+            own = (
+                dataclasses.replace(train_config, seed=train_config.seed + number)
+                if train_config
+                else _settings(
+                    cut,
+                    mode,
+                    steps=steps,
+                    learning_rate=learning_rate if learning_rate is not None else _rate(member, mode),
+                    batch_size=batch_size,
+                    seed=seed + number,
+                    precision=precision,
+                    score_every=score_every,
+                    patience=patience,
+                )
+            )
             for callback in callbacks if isinstance(model, Ensemble) else ():
                 callback.member(own.seed, number + 1, len(members))
             adapted, start = _fit(member, recording, cut, types, mode, own, callbacks)
-        else:
-            adapted, start = _solve(member, recording, cut)
+        configs.append(own)
         adapted = dataclasses.replace(adapted, frames=frames)
         adapted.model.metadata = _metadata(member, recording, adapted.mode, protocol, own, source)
         found.append(adapted)
@@ -239,7 +231,7 @@ def adapt(
     if not isinstance(model, Ensemble):
         return found[0]
     together = _together(found, starts)
-    together.model.metadata = _metadata(model, recording, together.mode, protocol, config, source)
+    together.model.metadata = _metadata(model, recording, together.mode, protocol, configs[0], source)
     return together
 
 
@@ -249,6 +241,38 @@ def is_solved(model: Forecaster) -> bool:
     from poco.nn import POCO
 
     return not isinstance(next(iter(model)) if isinstance(model, Ensemble) else model, POCO)
+
+
+def _settings(
+    cut: Split,
+    mode: str,
+    *,
+    steps: int,
+    learning_rate: float,
+    batch_size: int | None,
+    seed: int,
+    precision: str,
+    score_every: int,
+    patience: int | None,
+) -> TrainConfig:
+    """What the loop is told for the steps of a mode on a session; see :func:`adapt`."""
+    validated = cut.segments["val"] != cut.segments["train"]
+    steps = steps if validated else min(steps, UNVALIDATED_STEPS)
+    if precision == "auto":
+        precision = "bf16" if multiplies_bfloat16(TrainConfig().torch_device()) else "float32"
+    if batch_size is None:
+        batch_size = EMBEDDING_BATCH if mode == "embeddings" else TrainConfig.batch_size
+    return TrainConfig(
+        steps=steps,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        val_every=min(score_every, steps) if steps > 0 else 1,
+        val_first=validated,
+        val_stride=_stride(cut, "val"),
+        patience=patience,
+        seed=seed,
+        precision=cast("Precision", precision),
+    )
 
 
 def _rate(model: POCO, mode: str) -> float:

@@ -24,7 +24,7 @@ def sessions(path: Path) -> list[Recording]:
     """One fish: activity of all cells, their places, behaviour and rate where the file says them."""
     with opened(path) as file:
         activity = array(file, "CellResp", path, 2).T  # stored frames x cells
-        opened_keys = {_KEPT: np.asarray(file[_KEPT]).ravel()} if _KEPT in file else {}
+        kept = np.asarray(file[_KEPT]).ravel().astype(int) - 1 if _KEPT in file else None
     units, frames = activity.shape
     beside, warnings = path.with_name("data_full.mat"), []
     places, rate = None, None
@@ -41,8 +41,8 @@ def sessions(path: Path) -> list[Recording]:
         else:
             warnings.append(f"{beside.name} has no '{_RATE}': the rate is not known")
         known = [np.asarray(entries[name].load()) for name in _PLACES if name in entries]
-        if known and _KEPT in opened_keys:
-            known = [table[opened_keys[_KEPT].astype(int) - 1] for table in known]  # of all cells that were found
+        if kept is not None:
+            known = [table[kept] for table in known]  # of all cells that were found
         places = next((p for p in known if p.shape == (units, 3)), None)
         if known and places is None:
             warnings.append(f"places of cells have shape {known[0].shape}, not {(units, 3)}: they are left out")

@@ -12,6 +12,8 @@ from poco.errors import DataError
 
 AREAS = ("PPC", "RSP", "V1", "M2")
 PATTERN = "*_df_*.mat"
+#: All files of a folder are one session.
+SESSION_A_FOLDER = True
 
 
 def sessions(path: Path) -> list[Recording]:

@@ -9,21 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from poco.errors import DataError, MissingExtraError
+from poco.data.readers.base import guard
+from poco.data.readers.hdf5 import h5py
+from poco.errors import DataError
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """An HDF5 file; a DataError if it is none."""
-    try:
-        import h5py
-    except ImportError:
-        raise MissingExtraError.of("h5py", "formats", "reading HDF5 files") from None
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read as HDF5: {str(error).splitlines()[0]}") from error
-    with file:
+    """An HDF5 file; a DataError if it is none, or damaged."""
+    package = h5py()
+    with guard(path, "HDF5"), package.File(path, "r") as file:
         yield file
 
 

@@ -10,7 +10,8 @@ from typing import cast
 from poco.data.recording import Recording
 from poco.errors import ConfigError, DataError
 
-#: Each has a module of its name in this package, with ``PATTERN``, which files are its, and ``sessions(path)``.
+#: Each has a module of its name in this package, with ``PATTERN``, which files are its, and ``sessions(path)``; where
+#: a session has several files, it is made of any of them, and the module says ``SESSION_A_FOLDER``.
 NAMES = ("andalman2019", "atanas2023", "chen2018", "harvey", "kato2015", "zapbench")
 
 
@@ -41,6 +42,8 @@ def read(name: str, path: str | Path | Sequence[str | Path]) -> list[Recording]:
         files = sorted(place.rglob(module.PATTERN)) if place.is_dir() and not place.match(module.PATTERN) else [place]
         if not files:
             raise DataError(f"{place} holds no file of {name} ({module.PATTERN})")
+        if getattr(module, "SESSION_A_FOLDER", False):
+            files = list({file.parent: file for file in files}.values())
         for file in files:
             found += sessions(file)
-    return list({recording.session: recording for recording in found}.values())  # a session of several files is one
+    return found

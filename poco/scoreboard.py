@@ -149,14 +149,15 @@ def table(cells: Sequence[dict[str, Any]]) -> str:
         lines += [f"| {protocol} | {' | '.join(data)} | seconds, median |", "|---|" + "---|" * (len(data) + 1)]
         for name in (n for n in FORECASTERS if n in names):
             own = [c for c in some if c["forecaster"] == name]
-            row = [_shown([c["score"] for c in own if c["data"] == d]) for d in data]
+            row = [mean_text([c["score"] for c in own if c["data"] == d]) for d in data]
             seconds = sorted(c["seconds"] for c in own)[len(own) // 2]
             lines.append(f"| {name} | {' | '.join(row)} | {seconds:.1f} |")
         lines.append("")
     return "\n".join(lines)
 
 
-def _shown(values: Sequence[float]) -> str:
+def mean_text(values: Sequence[float]) -> str:
+    """Mean of the seeds and half its interval as a table shows them; nothing of none."""
     if not values:
         return ""
     mean, half = mean_interval(values)

@@ -12,7 +12,7 @@ from poco.adaptation import adapt
 from poco.data.recording import Recording
 from poco.errors import ConfigError
 from poco.plots.style import BLUE, GREEN, GREY, PURPLE, VERMILION
-from poco.scoreboard import mean_interval
+from poco.scoreboard import mean_interval, mean_text
 from poco.training.recipes import recipe
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
             last = _by_animal(some, mode, lambda c: c["history"][-1][2])
             seconds = _by_animal(some, mode, lambda c: c["history"][-1][1])
             gain = [kept[animal] - start[animal] for animal in kept if animal in start]
-            row = [_shown(list(kept.values())), _shown(gain) if gain else "", _shown(list(last.values()))]
+            row = [mean_text(list(kept.values())), mean_text(gain), mean_text(list(last.values()))]
             seeds = len({cell["seed"] for cell in some if cell["training"] == mode})
             row += [f"{sum(seconds.values()) / len(seconds):.1f}", str(len(kept)), str(seeds)]
             lines.append(f"| {'all' if frames is None else frames} | {mode} | {' | '.join(row)} |")
@@ -167,8 +167,3 @@ def _line(axes: Axes, x: Sequence[float], values: Sequence[Sequence[float]], mod
     axes.plot(x, means, color=_COLOURS[mode], label=mode, marker="o", markersize=3)
     low, high = zip(*((m - (h or 0), m + (h or 0)) for m, h in zip(means, halves, strict=True)), strict=True)
     axes.fill_between(x, low, high, color=_COLOURS[mode], alpha=0.12, linewidth=0)
-
-
-def _shown(values: Sequence[float]) -> str:
-    mean, half = mean_interval(values)
-    return f"{mean:.3f}" + ("" if half is None else f" ± {half:.3f}")

@@ -23,7 +23,7 @@ from poco.data.splits import Split, shorten, split
 from poco.errors import ConfigError, MissingExtraError
 from poco.evaluation import fit_baseline, score_forecasters
 from poco.files import write_json
-from poco.scoreboard import mean_interval
+from poco.scoreboard import mean_interval, mean_text
 from poco.studies import adaptation
 from poco.studies.adaptation import animals, curve, others
 
@@ -202,9 +202,7 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
         groups.setdefault(key, []).append(cell["score"])
     lines = ["| study | value | training | forecaster | score | seeds |", "|---|---|---|---|---|---|"]
     for key, scores in groups.items():
-        mean, half = mean_interval(scores)
-        shown = f"{mean:.3f}" + ("" if half is None else f" ± {half:.3f}")
-        lines.append(f"| {' | '.join(key)} | {shown} | {len(scores)} |")
+        lines.append(f"| {' | '.join(key)} | {mean_text(scores)} | {len(scores)} |")
     return "\n".join(lines)
 
 

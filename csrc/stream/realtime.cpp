@@ -20,17 +20,13 @@ void pin(const std::vector<int32_t>& cpus) {
         if (cpu < 0 || cpu >= CPU_SETSIZE) fail("there is no CPU ", cpu);
         CPU_SET(static_cast<size_t>(cpu), &chosen);
     }
-    cpu_set_t before;
-    if (sched_getaffinity(0, sizeof before, &before) != 0) fail("the CPUs cannot be read: ", std::strerror(errno));
     for (const int32_t cpu : cpus) {
         cpu_set_t one;
         CPU_ZERO(&one);
         CPU_SET(static_cast<size_t>(cpu), &one);
         if (sched_setaffinity(0, sizeof one, &one) == 0) continue;
-        const int error = errno;
-        sched_setaffinity(0, sizeof before, &before);
-        if (error == EINVAL) fail("there is no CPU ", cpu, " that this process may use");
-        fail("CPU ", cpu, " cannot be chosen: ", std::strerror(error));
+        if (errno == EINVAL) fail("there is no CPU ", cpu, " that this process may use");
+        fail("CPU ", cpu, " cannot be chosen: ", std::strerror(errno));
     }
     sched_setaffinity(0, sizeof chosen, &chosen);
 }
@@ -62,10 +58,10 @@ void set_realtime(const Realtime& wanted) {
         fail("a real-time priority is ", lowest, " to ", highest, ", or 0 for none, not ", wanted.priority);
     }
     cpu_set_t before;
-    sched_getaffinity(0, sizeof before, &before);
-    if (!wanted.cpus.empty()) pin(wanted.cpus);
+    if (sched_getaffinity(0, sizeof before, &before) != 0) fail("the CPUs cannot be read: ", std::strerror(errno));
     bool locked = false;
     try {
+        if (!wanted.cpus.empty()) pin(wanted.cpus);
         if (wanted.lock_memory) {
             lock();
             locked = true;

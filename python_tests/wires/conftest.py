@@ -126,6 +126,28 @@ def same() -> Callable[[object, object], None]:
 
 
 @pytest.fixture
+def relayed(frames, same) -> Callable[..., int]:
+    """Takes frames of a source from a number on up to another, or all that come: they are those that were sent, half a
+    second apart, and are forecast as by a stream of its own, ``direct``, that is reset where the feed resets."""
+
+    def take(feed, direct, source, first: float, number: int, until: int | None, *, within: float = 0.0) -> int:
+        while number != until and (frame := source.next(0.3 if until is None else 20)) is not None:
+            assert frame.number == number
+            assert frame.time == pytest.approx(first + number * 0.5, rel=0, abs=within)
+            np.testing.assert_array_equal(frame.values, frames[number % 200])
+            found = feed.push(frame)
+            if "restarted" in found.marks:
+                direct.reset()
+                assert direct.push(frame.values, frame.time).missing == found.missing == 11
+            else:
+                same(found, direct.push(frames[number % 200], frame.time))
+            number += 1
+        return number
+
+    return take
+
+
+@pytest.fixture
 def publisher() -> str:
     """A program: endpoint, file of frames, time of the first one, seconds to the next, pause, count."""
     return PUBLISHER

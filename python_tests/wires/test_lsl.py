@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from contextlib import closing
@@ -112,26 +113,13 @@ def test_names_that_cannot_be(lsl) -> None:
             opens()
 
 
-def test_an_outlet_that_is_killed_and_begins_anew(lsl, start, model, frames, same, tmp_path) -> None:
+def test_an_outlet_that_is_killed_and_begins_anew(lsl, start, model, frames, relayed, tmp_path) -> None:
     path, name = tmp_path / "frames.npy", f"{NAME}-killed"
     np.save(path, frames)
     stream, direct, said = poco.Stream(model, "b", interval=0.5), poco.Stream(model, "b", interval=0.5), []
     feed = Feed(stream, interval=0.5, log=said.append)
 
-    def take(source, first: float, number: int, until: int | None) -> int:
-        """Takes frames from a number on, all that come if there is no end: they are those that were sent."""
-        while number != until and (frame := source.next(0.3 if until is None else 20)) is not None:
-            assert frame.number == number
-            assert frame.time == pytest.approx(first + number * 0.5, abs=0.01)
-            np.testing.assert_array_equal(frame.values, frames[number % 200])
-            found = feed.push(frame)
-            if "restarted" in found.marks:
-                direct.reset()
-                assert direct.push(frame.values, frame.time).missing == found.missing == 11
-            else:
-                same(found, direct.push(frames[number % 200], frame.time))
-            number += 1
-        return number
+    take = functools.partial(relayed, feed, direct, within=0.01)
 
     with closing(open_source(f"lsl:{name}", 7)) as source:
         process = start("-c", OUTLET, name, path, 1000, 10000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 import subprocess
@@ -141,20 +142,13 @@ for i in range(10000):
 
 
 @compiled
-def test_a_writer_that_is_killed_and_begins_anew(start, model, frames, same, name, tmp_path) -> None:
+def test_a_writer_that_is_killed_and_begins_anew(start, model, frames, relayed, name, tmp_path) -> None:
     path = tmp_path / "frames.npy"
     np.save(path, frames)
     stream, direct, said = Stream(model, "b", interval=0.5), Stream(model, "b", interval=0.5), []
     feed = Feed(stream, interval=0.5, log=said.append)
 
-    def take(source, first: float, number: int, until: int | None) -> int:
-        """Takes frames from a number on, all that come if there is no end: they are those that were sent."""
-        while number != until and (frame := source.next(0.3 if until is None else 20)) is not None:
-            assert (frame.number, frame.time) == (number, first + number * 0.5)
-            np.testing.assert_array_equal(frame.values, frames[number % 200])
-            same(feed.push(frame), direct.push(frames[number % 200], frame.time))
-            number += 1
-        return number
+    take = functools.partial(relayed, feed, direct)
 
     with closing(open_source(f"shm:{name}", 7)) as source:
         process = start("-c", WRITER, name, path, 100)

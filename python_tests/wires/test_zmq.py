@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from contextlib import closing
 
@@ -109,25 +110,13 @@ def test_messages_that_are_no_frames_are_counted_and_said_once(socket, model, fr
     assert said[0].startswith("a message is not used, nor are others like it: ")
 
 
-def test_a_publisher_that_is_killed_and_begins_anew(start, publisher, port, model, frames, same, tmp_path) -> None:
+def test_a_publisher_that_is_killed_and_begins_anew(start, publisher, port, model, frames, relayed, tmp_path) -> None:
     path, where = tmp_path / "frames.npy", f"tcp://127.0.0.1:{port}"
     np.save(path, frames)
     stream, direct, said = poco.Stream(model, "b", interval=0.5), poco.Stream(model, "b", interval=0.5), []
     feed = Feed(stream, interval=0.5, log=said.append)
 
-    def take(source, first: float, number: int, until: int | None) -> int:
-        """Takes frames from a number on, all that come if there is no end: they are those that were sent."""
-        while number != until and (frame := source.next(0.3 if until is None else 20)) is not None:
-            assert (frame.number, frame.time) == (number, first + number * 0.5)
-            np.testing.assert_array_equal(frame.values, frames[number % 200])
-            found = feed.push(frame)
-            if "restarted" in found.marks:
-                direct.reset()
-                assert direct.push(frame.values, frame.time).missing == found.missing == 11
-            else:
-                same(found, direct.push(frames[number % 200], frame.time))
-            number += 1
-        return number
+    take = functools.partial(relayed, feed, direct)
 
     with closing(ZmqSource(str(port))) as source:
         process = start("-c", publisher, where, path, 100, 0.5, 0.005, 10000)

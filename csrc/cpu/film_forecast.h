@@ -121,25 +121,37 @@ inline void attend(const TileRows<T>& tile, const FilmWeights& w, const OperandP
     add_to_features(d, tile.lanes(), w.attention_bias, t.state);
 }
 
-// One panel of the wide layers of the feed-forward: values and gates of hidden columns first, ..., first + count - 1.
+// One panel of two layers that are multiplied with each other: their products, to which biases are added as they are
+// read, when they are in registers anyway.
+struct Panel {
+    const float *left_plane, *left_bias, *right_plane, *right_bias;
+
+    // At an offset into the planes, that of feature i.
+    Vector left(int64_t at, int64_t i) const { return load(left_plane + at) + left_bias[i]; }
+    Vector right(int64_t at, int64_t i) const { return load(right_plane + at) + right_bias[i]; }
+};
+
+// One panel of the wide layers of the feed-forward: values (left) and gates of hidden columns first, ..., first + count
+// - 1.
 template <typename T>
-inline void feed_forward_panel(const FilmForecast<T>& call, const FilmWeights& w, int64_t lanes, int64_t first,
-                               int64_t count, const FilmPlanes& t) {
+inline Panel feed_forward_panel(const FilmForecast<T>& call, const FilmWeights& w, int64_t lanes, int64_t first,
+                                int64_t count, const FilmPlanes& t) {
     const int64_t d = call.width, gates = call.ffn_width + first;
     const Word* const normed = t.normed.over_features();
-    multiply<Onto::bias>(count, d, lanes, w.ffn_in.from(first, 0), normed, kTile, t.left, kTile, w.ffn_in_bias + first);
-    multiply<Onto::bias>(count, d, lanes, w.ffn_in.from(gates, 0), normed, kTile, t.right, kTile,
-                         w.ffn_in_bias + gates);
+    multiply<Onto::zero>(count, d, lanes, w.ffn_in.from(first, 0), normed, kTile, t.left, kTile);
+    multiply<Onto::zero>(count, d, lanes, w.ffn_in.from(gates, 0), normed, kTile, t.right, kTile);
+    return {t.left, w.ffn_in_bias + first, t.right, w.ffn_in_bias + gates};
 }
 
-// One panel of FiLM: what the activity makes (before its ReLU) and by what it is scaled.
+// One panel of FiLM: what the activity makes (left, before its ReLU) and by what it is scaled.
 template <typename T>
-inline void film_panel(const FilmForecast<T>& call, const FilmWeights& w, int64_t lanes, int64_t first, int64_t count,
-                       const FilmPlanes& t) {
-    multiply<Onto::bias>(count, call.context, lanes, w.in.from(first, 0), t.activity_operand.over_features(), kTile,
-                         t.left, kTile, w.in_bias + first);
-    multiply<Onto::bias>(count, call.width, lanes, w.scale.from(first, 0), t.state_operand.over_features(), kTile,
-                         t.right, kTile, w.scale_bias + first);
+inline Panel film_panel(const FilmForecast<T>& call, const FilmWeights& w, int64_t lanes, int64_t first, int64_t count,
+                        const FilmPlanes& t) {
+    multiply<Onto::zero>(count, call.context, lanes, w.in.from(first, 0), t.activity_operand.over_features(), kTile,
+                         t.left, kTile);
+    multiply<Onto::zero>(count, call.width, lanes, w.scale.from(first, 0), t.state_operand.over_features(), kTile,
+                         t.right, kTile);
+    return {t.left, w.in_bias + first, t.right, w.scale_bias + first};
 }
 
 template <typename T>
@@ -158,15 +170,15 @@ inline void film_forecast_tile(const TileRows<T>& tile, const FilmWeights& w, co
     add_to_features(d, lanes, w.ffn_out_bias, t.state);
     for (int64_t f = 0; f < call.ffn_width; f += kPanel) {
         const int64_t count = smaller(kPanel, call.ffn_width - f);
-        feed_forward_panel(call, w, lanes, f, count, t);
-        const auto gated = [&](int64_t at) { return load(t.left + at) * gelu(load(t.right + at)); };
+        const Panel panel = feed_forward_panel(call, w, lanes, f, count, t);
+        const auto gated = [=](int64_t at, int64_t i) { return panel.left(at, i) * gelu(panel.right(at, i)); };
         if (call.dropout > 0) {
             film_dropout(call).fill(tile.first, lanes, f, count, t.mask);
             make_operands<1>(count, lanes, {t.left_operand},
-                             [&](int64_t at, int64_t, Vector* value) { *value = gated(at) * load(t.mask + at); });
+                             [&](int64_t at, int64_t i, Vector* value) { *value = gated(at, i) * load(t.mask + at); });
         } else {
             make_operands<1>(count, lanes, {t.left_operand},
-                             [&](int64_t at, int64_t, Vector* value) { *value = gated(at); });
+                             [=](int64_t at, int64_t i, Vector* value) { *value = gated(at, i); });
         }
         multiply<Onto::c>(d, count, lanes, w.ffn_out.from(0, f), t.left_operand.over_features(), kTile, t.state, kTile);
     }
@@ -178,9 +190,9 @@ inline void film_forecast_tile(const TileRows<T>& tile, const FilmWeights& w, co
                          kTile, w.shift_bias);
     for (int64_t k = 0; k < call.film_width; k += kPanel) {
         const int64_t count = smaller(kPanel, call.film_width - k);
-        film_panel(call, w, lanes, k, count, t);
-        make_operands<1>(count, lanes, {t.left_operand}, [&](int64_t at, int64_t, Vector* value) {
-            *value = max(Vector{}, load(t.left + at)) * load(t.right + at);
+        const Panel panel = film_panel(call, w, lanes, k, count, t);
+        make_operands<1>(count, lanes, {t.left_operand}, [=](int64_t at, int64_t i, Vector* value) {
+            *value = max(Vector{}, panel.left(at, i)) * panel.right(at, i);
         });
         multiply<Onto::c>(call.horizon, count, lanes, w.out.from(0, k), t.left_operand.over_features(), kTile,
                           t.forecast, kTile);

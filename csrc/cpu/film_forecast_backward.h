@@ -90,14 +90,14 @@ inline void film_tile_again(const TileRows<T>& tile, const FilmWeights& w, const
     add_to_features(d, lanes, w.ffn_out_bias, t.state);
     for (int64_t f = 0; f < call.ffn_width; f += kPanel) {
         const int64_t count = smaller(kPanel, call.ffn_width - f);
-        feed_forward_panel(call, w, lanes, f, count, t);
+        const Panel panel = feed_forward_panel(call, w, lanes, f, count, t);
         if (call.dropout > 0) film_dropout(call).fill(tile.first, lanes, f, count, t.mask);
         const OperandPlane gated = t.gated.from(f);
         const OperandPlane kept[] = {gated, t.gelu_of_gate.from(f), t.slope_times_value.from(f)};
-        make_operands(count, lanes, kept, [&](int64_t at, int64_t, Vector* values) {
+        make_operands(count, lanes, kept, [&](int64_t at, int64_t i, Vector* values) {
             Vector activation, slope;
-            gelu_and_slope(load(t.right + at), activation, slope);
-            Vector value = load(t.left + at);
+            gelu_and_slope(panel.right(at, i), activation, slope);
+            const Vector value = panel.left(at, i);
             if (call.dropout > 0) {
                 const Vector mask = load(t.mask + at);
                 activation *= mask;
@@ -121,11 +121,11 @@ inline void forecast_again(const TileRows<T>& tile, const FilmWeights& w, const 
                          kTile, w.shift_bias);
     for (int64_t k = 0; k < call.film_width; k += kPanel) {
         const int64_t count = smaller(kPanel, call.film_width - k);
-        film_panel(call, w, lanes, k, count, t);
+        const Panel panel = film_panel(call, w, lanes, k, count, t);
         make_operands<3>(count, lanes, {t.left_operand, t.made.from(k), t.scale.from(k)},
-                         [&](int64_t at, int64_t, Vector* values) {
-                             values[1] = load(t.left + at);
-                             values[2] = load(t.right + at);
+                         [=](int64_t at, int64_t i, Vector* values) {
+                             values[1] = panel.left(at, i);
+                             values[2] = panel.right(at, i);
                              values[0] = max(Vector{}, values[1]) * values[2];
                          });
         multiply<Onto::c>(horizon, count, lanes, w.out.from(0, k), t.left_operand.over_features(), kTile, t.forecast,
@@ -184,9 +184,9 @@ inline void film_backward(const TileRows<T>& tile, const FilmBackwardWeights& w,
                 gradients(made.value(at), scale.value(at), load(t.grad_panel + at), values);
             });
         } else {
-            film_panel(call, w, lanes, k, count, t);
-            make_operands(count, lanes, to, [&](int64_t at, int64_t, Vector* values) {
-                gradients(load(t.left + at), load(t.right + at), load(t.grad_panel + at), values);
+            const Panel panel = film_panel(call, w, lanes, k, count, t);
+            make_operands(count, lanes, to, [&](int64_t at, int64_t i, Vector* values) {
+                gradients(panel.left(at, i), panel.right(at, i), load(t.grad_panel + at), values);
             });
         }
         multiply<Onto::c>(d, count, lanes, w.scale_t.from(0, k), t.right_operand.over_features(), kTile, t.grad_state,

@@ -183,15 +183,15 @@ inline void amx_block(int64_t inner, BfloatRows a, const uint32_t* b, int64_t b_
 
 #undef POCO_AMX_STEP
 
-// 16 * kColumnTiles columns of C, `rows` (a multiple of 16) of it.
-template <int kColumnTiles>
-inline void amx_column_band(int64_t rows, int64_t inner, BfloatRows a, const uint32_t* b, int64_t b_row, float* c,
-                            int64_t c_row, bool from_zero) {
-    int64_t i = 0;
-    for (; i + 2 * kAmxRows <= rows; i += 2 * kAmxRows) {
-        amx_block<2, kColumnTiles>(inner, a.from(i, 0), b, b_row, c + i * c_row, c_row, from_zero);
+// 16 * kRowTiles rows of C, all columns.
+template <int kRowTiles>
+inline void amx_row_band(int64_t inner, int64_t columns, BfloatRows a, const uint32_t* b, int64_t b_row, float* c,
+                         int64_t c_row, bool from_zero) {
+    int64_t vectors = round_up(columns) / kLanes;
+    for (; vectors >= 2; vectors -= 2, b += 32, c += 32) {
+        amx_block<kRowTiles, 2>(inner, a, b, b_row, c, c_row, from_zero);
     }
-    if (i < rows) amx_block<1, kColumnTiles>(inner, a.from(i, 0), b, b_row, c + i * c_row, c_row, from_zero);
+    if (vectors == 1) amx_block<kRowTiles, 1>(inner, a, b, b_row, c, c_row, from_zero);
 }
 
 // C[rows, columns] (+)= A[rows, inner] B[inner, columns], rows of B and C having room for whole vectors. What is not a
@@ -200,23 +200,27 @@ template <Onto kOnto>
 inline void multiply(int64_t rows, int64_t inner, int64_t columns, BfloatRows a, const uint32_t* b, int64_t b_row,
                      float* c, int64_t c_row, const float* bias = nullptr) {
     const int64_t whole = inner / kAmxHalf * kAmxHalf;
-    const int64_t blocks = whole == 0 ? 0 : rows / kAmxRows * kAmxRows;
-    multiply_by_vectors<kOnto>(rows - blocks, inner, columns, a.from(blocks, 0), b, b_row, c + blocks * c_row, c_row,
-                               kOnto == Onto::bias ? bias + blocks : nullptr);
-    if (blocks == 0) return;
     const int64_t rest = inner - whole;
     const bool from_zero = kOnto == Onto::zero && rest == 0;
-    if (kOnto == Onto::bias || rest > 0) {  // first what the tiles are added to
-        multiply_by_vectors<kOnto>(blocks, rest, columns, a.from(0, whole), b + whole / 2 * b_row, b_row, c, c_row,
-                                   bias);
+    int64_t i = 0;
+    const auto band = [&](auto tiles) {
+        constexpr int kRowTiles = decltype(tiles)::value;
+        float* const onto = c + i * c_row;
+        if (kOnto == Onto::bias || rest > 0) {  // first what the tiles are added to
+            multiply_by_vectors<kOnto>(kRowTiles * kAmxRows, rest, columns, a.from(i, whole), b + whole / 2 * b_row,
+                                       b_row, onto, c_row, kOnto == Onto::bias ? bias + i : nullptr);
+        }
+        memory_is_written();
+        amx_row_band<kRowTiles>(whole, columns, a.from(i, 0), b, b_row, onto, c_row, from_zero);
+        i += kRowTiles * kAmxRows;
+    };
+    if (whole > 0) {
+        while (rows - i >= 2 * kAmxRows) band(std::integral_constant<int, 2>{});
+        if (rows - i >= kAmxRows) band(std::integral_constant<int, 1>{});
+        memory_is_written();
     }
-    memory_is_written();
-    int64_t vectors = round_up(columns) / kLanes;
-    for (; vectors >= 2; vectors -= 2, b += 32, c += 32) {
-        amx_column_band<2>(blocks, whole, a, b, b_row, c, c_row, from_zero);
-    }
-    if (vectors == 1) amx_column_band<1>(blocks, whole, a, b, b_row, c, c_row, from_zero);
-    memory_is_written();
+    multiply_by_vectors<kOnto>(rows - i, inner, columns, a.from(i, 0), b, b_row, c + i * c_row, c_row,
+                               kOnto == Onto::bias ? bias + i : nullptr);
 }
 
 #else

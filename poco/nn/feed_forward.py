@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from poco.nn.affine import affine
+from poco.nn.affine import affine, parts
 
 
 class FeedForward(nn.Module):
@@ -31,4 +31,5 @@ class FeedForward(nn.Module):
 
     def tensors(self) -> tuple[Tensor, ...]:
         """The parameters in the order in which the ops take them."""
-        return (*affine(self.norm), *affine(self.input), *affine(self.output))
+        own = parts(self)
+        return (*affine(own["norm"]), *affine(own["input"]), *affine(own["output"]))

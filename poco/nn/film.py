@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from poco.nn.affine import affine
+from poco.nn.affine import affine, parts
 from poco.nn.config import POCOConfig
 
 
@@ -51,7 +51,8 @@ class Film(nn.Module):
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Scale, shift, input and output as they are."""
-        return (*affine(self.scale), *affine(self.shift), *affine(self.input), *affine(self.output))
+        own = parts(self)
+        return (*affine(own["scale"]), *affine(own["shift"]), *affine(own["input"]), *affine(own["output"]))
 
     def forward(self, x: Tensor, state: Tensor) -> Tensor:
         """Forecasts ``[R, H]`` of rows ``x [R, C]`` in ``state [R, d]``, unfused: for an MLP of any depth."""

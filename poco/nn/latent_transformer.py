@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from poco.nn.affine import affine
+from poco.nn.affine import affine, parts, weight
 from poco.nn.config import POCOConfig
 from poco.nn.feed_forward import FeedForward
 from poco.nn.rotary import Rotary
@@ -47,5 +49,7 @@ class LatentLayer(nn.Module):
 
     def tensors(self) -> tuple[Tensor, ...]:
         """The parameters in the order in which the op takes them."""
-        norm, projection, output = self.attention.norm, self.attention.query_key_value, self.attention.output
-        return (*affine(norm), projection.weight, *affine(output), *self.ffn.tensors())
+        own = parts(self)
+        attention, ffn = parts(own["attention"]), cast("FeedForward", own["ffn"])
+        projection = weight(attention["query_key_value"])
+        return (*affine(attention["norm"]), projection, *affine(attention["output"]), *ffn.tensors())

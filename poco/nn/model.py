@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from poco.data.packed import PackedBatch
 from poco.errors import ConfigError, ShapeError, VocabularyError
 from poco.nn import vocabulary
-from poco.nn.affine import affine
+from poco.nn.affine import affine, parts, weight
 from poco.nn.config import POCOConfig
 from poco.nn.cross_attention import LatentEncoder, UnitDecoder
 from poco.nn.feed_forward import FeedForward
@@ -440,19 +440,35 @@ class POCO(nn.Module):
 
     def _parameters_in_order(self) -> list[Tensor]:
         """All parameters but embeddings and latents, in the order in which :func:`poco.ops.inference` takes them."""
-        encoder, decoder = self.encoder, self.decoder
-        parameters = [*affine(self.token), *affine(encoder.context_norm), *affine(encoder.query_norm)]
-        parameters += (encoder.query.weight, encoder.key.weight, *self._latent_parameters(), decoder.output.bias)
-        return [*parameters, *affine(decoder.query_norm), *self.decoder_ffn.tensors(), *self.film.tensors()]
+        own = parts(self)
+        encoder, decoder = parts(own["encoder"]), parts(own["decoder"])
+        ffn, film = cast("FeedForward", own["decoder_ffn"]), cast("Film", own["film"])
+        return [
+            *affine(own["token"]),
+            *affine(encoder["context_norm"]),
+            *affine(encoder["query_norm"]),
+            weight(encoder["query"]),
+            weight(encoder["key"]),
+            *self._latent_parameters(),
+            affine(decoder["output"])[1],
+            *affine(decoder["query_norm"]),
+            *ffn.tensors(),
+            *film.tensors(),
+        ]
 
     def _latent_parameters(self) -> list[Tensor]:
         """Those between the passes, in the order in which :func:`poco.ops.latent_transformer` takes them."""
-        encoder, decoder = self.encoder, self.decoder
-        parameters = [encoder.value.weight, *affine(encoder.output), *self.encoder_ffn.tensors()]
-        for layer in self.layers:
-            parameters += layer.tensors()  # type: ignore[operator]
-        parameters += (*affine(decoder.context_norm), decoder.key.weight, decoder.value.weight, decoder.query.weight)
-        return [*parameters, decoder.output.weight]
+        own = parts(self)
+        encoder, decoder = parts(own["encoder"]), parts(own["decoder"])
+        ffn = cast("FeedForward", own["encoder_ffn"])
+        return [
+            weight(encoder["value"]),
+            *affine(encoder["output"]),
+            *ffn.tensors(),
+            *(tensor for layer in parts(own["layers"]).values() for tensor in cast("LatentLayer", layer).tensors()),
+            *affine(decoder["context_norm"]),
+            *(weight(decoder[name]) for name in ("key", "value", "query", "output")),
+        ]
 
     def _film_parameters(self) -> FilmParameters:
         decoder = self.decoder

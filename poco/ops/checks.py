@@ -60,9 +60,10 @@ def _expect_indices(op: str, rows: int, unit_index: Tensor, window_offsets: Tens
 def _expect_together(op: str, x: Tensor, tensors: Sequence[Tensor]) -> None:
     if not x.is_floating_point():
         raise ShapeError(f"{op}: x must be floating point, got {x.dtype}")
+    device = x.device  # asked for once, as every answer is an object of its own
     for tensor in tensors:
-        if tensor.device != x.device:
-            raise ShapeError(f"{op}: all tensors must be on {x.device}, one is on {tensor.device}")
+        if tensor.device != device:
+            raise ShapeError(f"{op}: all tensors must be on {device}, one is on {tensor.device}")
 
 
 def latent_pool(

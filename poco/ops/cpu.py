@@ -31,7 +31,10 @@ def dense(tensor: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 def common_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
     """What the kernels take these inputs in: bfloat16 if all are that, else float32."""
-    return torch.bfloat16 if all(t.dtype == torch.bfloat16 for t in tensors) else torch.float32
+    for tensor in tensors:  # a loop, as a generator costs more than all the rest
+        if tensor.dtype is not torch.bfloat16:
+            return torch.float32
+    return torch.bfloat16
 
 
 def _indices(tensor: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from poco.data.recording import Recording
-from poco.errors import DataError, MissingExtraError
+from poco.errors import ConfigError, DataError, MissingExtraError
 
 PATTERN = "*traces*"
 #: Seconds from frame to frame.
@@ -20,6 +20,7 @@ BORDERS = (0, 649, 2422, 3078, 3735, 5047, 5638, 6623, 7279, 7879)
 #: The condition that is never trained on.
 HELD_OUT = "taxis"
 HORIZON = 32
+LONGEST_CONTEXT = 256
 
 
 def sessions(path: Path) -> list[Recording]:
@@ -50,9 +51,13 @@ def sessions(path: Path) -> list[Recording]:
 
 
 def parts(condition: str, context: int, horizon: int = HORIZON) -> dict[str, tuple[int, int]]:
-    """Frames of a condition that are for training, validation and test: 70, 10 and 20% of its windows, in time.
+    """Frames of a condition that the benchmark trains, validates and tests on.
 
-    Windows of different parts share no frame; of the held-out condition all are for test.
+    The first and the last frame of a condition are left out. Of the others the last 20% are forecast in test and the
+    10% before them in validation (both rounded down), and the rest is trained on. Windows of validation and test begin
+    a context earlier, so that the first frame of their part is forecast: their contexts may reach into the part before,
+    what they forecast never does. All of the held-out condition is for test, and what is forecast there begins at the
+    same frame, :data:`LONGEST_CONTEXT` from its first, for every context.
 
     Args:
         condition: one of :data:`CONDITIONS`.
@@ -60,25 +65,30 @@ def parts(condition: str, context: int, horizon: int = HORIZON) -> dict[str, tup
         horizon: frames that are forecast.
 
     Returns:
-        Frame ranges ``(start, stop)`` by part.
+        Frame ranges ``(start, stop)`` by part, of whole windows.
 
     Raises:
-        DataError: if there is no such condition, or it is too short.
+        DataError: if there is no such condition.
+        ConfigError: if the context is not between 1 and :data:`LONGEST_CONTEXT`, or no window fits.
     """
     if condition not in CONDITIONS:
         raise DataError(f"there is no condition '{condition}': there are {', '.join(CONDITIONS)}")
+    if not 1 <= context <= LONGEST_CONTEXT:
+        raise ConfigError(f"the context must be 1 to {LONGEST_CONTEXT} frames, got {context}")
     place = CONDITIONS.index(condition)
-    start, stop = BORDERS[place], BORDERS[place + 1]
+    start, stop = BORDERS[place] + 1, BORDERS[place + 1] - 1
     if condition == HELD_OUT:
-        return {"test": (start, stop)}
-    length = stop - start
-    first, second = start + int(0.7 * length), start + int(0.8 * length)
-    found = {"train": (start, first), "val": (first, second), "test": (second, stop)}
-    short = [part for part, (a, b) in found.items() if b - a < context + horizon]
-    if short:
-        raise DataError(
-            f"'{condition}' has no window of {context + horizon} frames for {', '.join(short)}: take a shorter context"
-        )
+        found = {"test": (start + LONGEST_CONTEXT - context, stop)}
+    else:
+        length = stop - start
+        test = stop - int(0.2 * length)
+        val = test - int(0.1 * length)
+        found = {"train": (start, val), "val": (val - context, test), "test": (test - context, stop)}
+    for part, (first, last) in found.items():
+        if last - first < context + horizon:
+            raise ConfigError(
+                f"'{condition}' has no window of {context} + {horizon} frames for {part}: take a shorter horizon"
+            )
     return found
 
 

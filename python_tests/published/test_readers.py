@@ -229,10 +229,22 @@ def test_zapbench(tmp_path: Path) -> None:
 
 
 def test_parts_of_zapbench() -> None:
-    assert zapbench.parts("gain", context=4) == {"train": (0, 454), "val": (454, 519), "test": (519, 649)}
-    assert zapbench.parts("taxis", context=256) == {"test": (3078, 3735)}
-    with pytest.raises(DataError, match="no window of 288 frames for val, test"):
-        zapbench.parts("gain", context=256)
+    # Frames 1 to 647 are left of 'gain': 129 for test, 64 for validation, 454 for training.
+    assert zapbench.parts("gain", context=4) == {"train": (1, 455), "val": (451, 519), "test": (515, 648)}
+    assert zapbench.parts("gain", context=256) == {"train": (1, 455), "val": (199, 519), "test": (263, 648)}
+    for context in (4, 256):
+        begins, stop = zapbench.parts("taxis", context)["test"]
+        assert (begins + context, stop) == (3079 + 256, 3734)
+    for condition in zapbench.CONDITIONS:
+        for context in (4, 256):
+            found = zapbench.parts(condition, context)
+            if condition != zapbench.HELD_OUT:  # what is forecast in a part follows on what is before it
+                assert found["val"][0] + context == found["train"][1]
+                assert found["test"][0] + context == found["val"][1]
+    with pytest.raises(ConfigError, match="no window of 256 .* 65 frames for val"):
+        zapbench.parts("gain", context=256, horizon=65)
+    with pytest.raises(ConfigError, match="1 to 256"):
+        zapbench.parts("gain", context=257)
     assert zapbench.mean_errors({"gain": [1.0, 2.0], "dots": [3.0, 4.0], "taxis": [100.0, 100.0]}) == [2.0, 3.0]
 
 

@@ -195,7 +195,8 @@ inline void amx_row_band(int64_t inner, int64_t columns, BfloatRows a, const uin
 }
 
 // C[rows, columns] (+)= A[rows, inner] B[inner, columns], rows of B and C having room for whole vectors. What is not a
-// whole block of 16 rows and 16 of `inner` goes by vectors.
+// whole block of 16 rows and 16 of `inner` goes by vectors. B should fit into the first-level cache; A then comes from
+// wherever it is once, a band of rows at a time.
 template <Onto kOnto>
 inline void multiply(int64_t rows, int64_t inner, int64_t columns, BfloatRows a, const uint32_t* b, int64_t b_row,
                      float* c, int64_t c_row, const float* bias = nullptr) {

@@ -23,8 +23,8 @@ def sessions(path: Path) -> list[Recording]:
     there = {area: file for area, file in there.items() if file.exists()}
     if not there:
         raise DataError(f"{path} is not MOUSE/SESSION/MOUSE_AREA_df_SESSION.mat with an area of {', '.join(AREAS)}")
-    if path not in there.values():
-        raise DataError(f"{path} is none of {', '.join(file.name for file in there.values())}")
+    for file in sorted({path, *path.parent.glob(PATTERN)} - set(there.values())):
+        raise DataError(f"{file} is none of {', '.join(one.name for one in there.values())}")
     parts = {}
     for area, file in there.items():
         entries, key = matlab.read(file).entries, f"{area}_df"

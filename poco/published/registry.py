@@ -35,15 +35,14 @@ def read(name: str, path: str | Path | Sequence[str | Path]) -> list[Recording]:
     module = importlib.import_module(f"poco.published.{name}")
     sessions = cast("Callable[[Path], list[Recording]]", module.sessions)
     places = [Path(path)] if isinstance(path, str | Path) else [Path(one) for one in path]
-    found: list[Recording] = []
+    files: list[Path] = []
     for place in places:
         if not place.exists():
             raise DataError(f"{place}: no such file or folder")
-        files = sorted(place.rglob(module.PATTERN)) if place.is_dir() and not place.match(module.PATTERN) else [place]
-        if not files:
+        within = sorted(place.rglob(module.PATTERN)) if place.is_dir() and not place.match(module.PATTERN) else [place]
+        if not within:
             raise DataError(f"{place} holds no file of {name} ({module.PATTERN})")
-        if getattr(module, "SESSION_A_FOLDER", False):
-            files = list({file.parent: file for file in files}.values())
-        for file in files:
-            found += sessions(file)
-    return found
+        files += within
+    if getattr(module, "SESSION_A_FOLDER", False):
+        files = list({file.parent.resolve(): file for file in files}.values())
+    return [recording for file in files for recording in sessions(file)]

@@ -107,6 +107,12 @@ def test_harvey(tmp_path: Path) -> None:
     assert found[0].unit_ids[2] == "V1_0"
     alone = read_published("harvey", folder / "m1_V1_df_day2.mat")
     np.testing.assert_array_equal(alone[0].activity, found[0].activity)
+    assert len(read_published("harvey", sorted(folder.glob("*_df_*.mat")))) == 1
+    stray = folder / "m1_A_df_day2.mat"  # sorts first
+    stray.touch()
+    with pytest.raises(DataError, match="m1_A_df_day2.mat is none of"):
+        read_published("harvey", tmp_path)
+    stray.unlink()
     scipy_io.savemat(folder / "m1_V1_df_day2.mat", {"V1_df": areas["V1"][:, :19]})
     with pytest.raises(DataError, match="different numbers of frames"):
         read_published("harvey", tmp_path)

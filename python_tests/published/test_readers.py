@@ -110,7 +110,7 @@ def test_harvey(tmp_path: Path) -> None:
     assert len(read_published("harvey", sorted(folder.glob("*_df_*.mat")))) == 1
     stray = folder / "m1_A_df_day2.mat"  # sorts first
     stray.touch()
-    with pytest.raises(DataError, match="m1_A_df_day2.mat is none of"):
+    with pytest.raises(DataError, match=r"m1_A_df_day2\.mat is none of"):
         read_published("harvey", tmp_path)
     stray.unlink()
     scipy_io.savemat(folder / "m1_V1_df_day2.mat", {"V1_df": areas["V1"][:, :19]})
@@ -247,7 +247,7 @@ def test_parts_of_zapbench() -> None:
             if condition != zapbench.HELD_OUT:  # what is forecast in a part follows on what is before it
                 assert found["val"][0] + context == found["train"][1]
                 assert found["test"][0] + context == found["val"][1]
-    with pytest.raises(ConfigError, match="no window of 256 .* 65 frames for val"):
+    with pytest.raises(ConfigError, match=r"no window of 256 .* 65 frames for val"):
         zapbench.parts("gain", context=256, horizon=65)
     with pytest.raises(ConfigError, match="1 to 256"):
         zapbench.parts("gain", context=257)

@@ -188,6 +188,8 @@ def adapt(
         raise ConfigError(f"mode must be one of {', '.join(MODES)}, got '{mode}'")
     sizes = model.config
     cut = split([recording], protocol=protocol, context=sizes.context, horizon=sizes.horizon)
+    if frames is not None and frames >= sum(b - a for part in ("train", "val") for a, b in cut.segments[part][0]):
+        frames = None
     if frames is not None:
         cut = shorten(cut, frames)
     types: tuple[str, ...] = ()

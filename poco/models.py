@@ -31,6 +31,8 @@ def load(folder: str | Path) -> Forecaster:
 
     kinds: Mapping[str, Any] = {"POCO": POCO, "Grounded": Grounded, "Ensemble": Ensemble}
     folder = Path(folder)
+    if not (folder / "model.safetensors").exists() and (within := folder / "model").is_dir():
+        raise CheckpointError(f"{folder} holds more than a model: load the one in it, {within}")
     kind = str(read_config(folder).get("model"))
     if kind not in kinds:
         raise CheckpointError(f"{folder} holds a model of kind {kind!r}; this version knows {', '.join(kinds)}")

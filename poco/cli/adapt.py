@@ -97,11 +97,15 @@ def register(app: typer.Typer) -> None:
         session: Session = None,
         json: Json = False,
     ) -> None:
-        """Adapt the model of RUN to a session it has not seen; the sessions it knows stay as they are.
+        """Adapt the model of RUN to a session it has not seen.
+
+        What it has learnt of each session that it knows stays as it is; with 'mlp' and 'full' the weights that all
+        sessions share change, and with them the forecasts of the others.
 
         A forecaster on the ground solves for the new units. A POCO fits the session's embeddings, or more, in steps;
         every 20 steps a line shows the test score against the seconds it took, and where validation gets no better the
         steps end. The weights kept are the best on validation; if none are better than the start, the start.
+        With too few frames to keep some for validation, 20 steps are taken and the last weights kept.
         """
         from poco.adaptation import adapt as fit_to
         from poco.adaptation import is_solved
@@ -157,6 +161,13 @@ def register(app: typer.Typer) -> None:
             callbacks=[progress],
             **settings,
         )
+        if frames is not None and adapted.frames is None:
+            progress.message(f"note: there are no {frames} frames before the test part: all there are were learnt from")
+        if adapted.frames is not None and adapted.split.protocol == "leak-free":
+            progress.message("note: normalised by those frames, so scores with other numbers of frames do not compare")
+        segments = adapted.split.segments
+        if segments["val"] == segments["train"] and adapted.mode not in ("solve", "zero-shot"):
+            progress.message("note: too few frames to keep some for validation: the last weights are kept")
         out.mkdir(parents=True, exist_ok=True)
         adapted.model.save_pretrained(out / MODEL)
         write_json(
@@ -169,4 +180,6 @@ def register(app: typer.Typer) -> None:
                 f"session '{adapted.session}': test score {adapted.before:.3f} before, {adapted.after:.3f} after "
                 f"{adapted.seconds:.1f} s ({adapted.parameters:,} values fitted, {adapted.split.protocol} protocol)"
             )
+            if len(adapted.history) > 2:
+                say("These scores are over all windows of the test part, the lines above over about 128 of them.")
             say(f"model  {out / MODEL}")

@@ -83,7 +83,7 @@ def register(app: typer.Typer) -> None:
             note("The recordings have no labels of units: there is nothing to compare the embeddings with.")
         else:
             print_table(
-                f"Do embeddings tell '{chosen}'? ({neighbours} neighbours, {shuffles} shuffles)",
+                f"Do embeddings tell '{chosen}'? ({counted(neighbours, 'neighbour')}, {shuffles} shuffles)",
                 ["embeddings", "measure", "value", "shuffled", "p", "sessions"],
                 [
                     [kind, name, number(m.value), number(m.chance), number(m.p), str(m.sessions)]

@@ -20,14 +20,14 @@ from poco.data.recording import Recording
 from poco.data.splits import Split, shorten, split
 from poco.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from poco.evaluation import Evaluation, evaluate
-from poco.files import ADAPTATION, read_json
+from poco.files import ADAPTATION, read_json, write_json
 from poco.installation import info
 from poco.nn import POCO
 from poco.nn.files import reading_options
 from poco.reporting import embeddings, figures
 from poco.reporting.figures import Drawn
 from poco.reporting.units import UnitResults, examples, unit_results
-from poco.run import CONFIG, MODEL, Run
+from poco.run import CONFIG, EVALUATION, MODEL, Run
 from poco.training.callbacks import Callback
 from poco.training.config import TrainConfig
 from poco.training.recipes import recipe
@@ -131,7 +131,15 @@ def _adapted(folder: Path, data: Path | None, callbacks: Sequence[Callback]) -> 
     cut = split(own, protocol=found["protocol"], context=sizes.context, horizon=sizes.horizon)
     if found.get("frames") is not None:
         cut = shorten(cut, found["frames"])
-    return Subject(folder.resolve().name, folder, model, cut, evaluate(model, cut, callbacks=callbacks), None, found)
+    kept = folder / EVALUATION
+    if kept.exists():
+        evaluation = Evaluation.from_json(read_json(kept, "scores"))
+    else:
+        for callback in callbacks:
+            callback.message("scoring it beside simple forecasters, two of which are trained: this once")
+        evaluation = evaluate(model, cut, callbacks=callbacks)
+        write_json(kept, evaluation.to_json())
+    return Subject(folder.resolve().name, folder, model, cut, evaluation, None, found)
 
 
 def content(subject: Subject, key: str, label: str | None = None) -> Content:

@@ -59,13 +59,13 @@ class Progress(Callback):
         self._val = self._best = ""
 
     def member(self, seed: int, number: int, of: int) -> None:
-        """Name the seed, and forget the errors of the one before."""
+        """Name the seed."""
         self.title = f"{self._what}, seed {seed} ({number} of {of})"
-        self._val = self._best = ""
 
     def start(self, step: int, steps: int) -> None:
-        """Show the bar."""
+        """Show the bar, without the errors of what was trained before."""
         self._first_step, self._steps = step, steps
+        self._val = self._best = ""
         self._began = self._printed = time.monotonic()
         if not self._stream.isatty():
             return

@@ -179,7 +179,10 @@ def test_it_learns_from_the_last_frames_alone(model: POCO, recordings: list[Reco
     assert a.after == b.after
     assert a.to_json()["frames"] == 60
     assert torch.equal(a.model.normalisation("animal-3")[0], torch.from_numpy(a.split.mean[0]))
-    assert adapt(model, recordings[2], **{**options, "frames": None}).after != a.after
+    whole = adapt(model, recordings[2], **{**options, "frames": None})
+    assert whole.after != a.after
+    more = adapt(model, recordings[2], **{**options, "frames": 5000})  # than there are
+    assert (more.after, more.frames) == (whole.after, None)
     # 20 frames hold windows of 16, but not for training and validation: few steps, whatever came of them
     short = adapt(model, recordings[2], batch_size=8, learning_rate=1.0, frames=20)
     assert [point.step for point in short.history] == [0, 20]

@@ -68,6 +68,12 @@ def test_what_is_in_the_folder(run: Run) -> None:
     assert "done at step 12, best validation" in log
 
 
+def test_the_folder_of_a_run_is_no_model(run: Run) -> None:
+    assert run.folder is not None
+    with pytest.raises(CheckpointError, match="load the one in it"):
+        poco.load(run.folder)
+
+
 def test_a_loaded_run_is_the_same(run: Run) -> None:
     assert run.folder is not None
     loaded = Run.load(run.folder)

@@ -85,7 +85,7 @@ def test_same_run_same_figures(page: Path, run: Run, tmp_path: Path) -> None:
         assert file.read_bytes() == (again.parent / "figures" / file.name).read_bytes(), file.name
 
 
-def test_a_run_and_an_adapted_model_on_one_page(run: Run, tmp_path: Path) -> None:
+def test_a_run_and_an_adapted_model_on_one_page(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     new = simulate(3, UNITS, 300, seed=0)[2]
     np.save(tmp_path / "new.npy", new.activity)
     (tmp_path / "new.toml").write_text('[activity]\norientation = "units x frames"\nrate_hz = 20.0\n')
@@ -97,6 +97,8 @@ def test_a_run_and_an_adapted_model_on_one_page(run: Run, tmp_path: Path) -> Non
     adapted.model.save_pretrained(tmp_path / "adapted" / MODEL)
     write_json(tmp_path / "adapted" / ADAPTATION, {"recording": str(tmp_path / "new.npy"), **adapted.to_json()})
     text = report([run, tmp_path / "adapted"], tmp_path / "both").read_text()
+    monkeypatch.setattr("poco.reporting.content.evaluate", lambda *_, **__: pytest.fail("it is scored again"))
+    assert f"<b>{adapted.after:.3f}</b>" in report(tmp_path / "adapted", tmp_path / "again").read_text()
     assert "<h2>All runs</h2>" in text
     assert f"Adaptation to {recording.session}" in text
     assert f"<b>{adapted.after:.3f}</b>" in text

@@ -258,8 +258,7 @@ def _settings(
     patience: int | None,
 ) -> TrainConfig:
     """What the loop is told for the steps of a mode on a session; see :func:`adapt`."""
-    validated = cut.segments["val"] != cut.segments["train"]
-    steps = steps if validated else min(steps, UNVALIDATED_STEPS)
+    steps = steps if cut.validates else min(steps, UNVALIDATED_STEPS)
     if precision == "auto":
         precision = "bf16" if multiplies_bfloat16(TrainConfig().torch_device()) else "float32"
     if batch_size is None:
@@ -269,7 +268,7 @@ def _settings(
         learning_rate=learning_rate,
         batch_size=batch_size,
         val_every=min(score_every, steps) if steps > 0 else 1,
-        val_first=validated,
+        val_first=cut.validates,
         val_stride=_stride(cut, "val"),
         patience=patience,
         seed=seed,

@@ -165,8 +165,7 @@ def register(app: typer.Typer) -> None:
             progress.message(f"note: there are no {frames} frames before the test part: all there are were learnt from")
         if adapted.frames is not None and adapted.split.protocol == "leak-free":
             progress.message("note: normalised by those frames, so scores with other numbers of frames do not compare")
-        segments = adapted.split.segments
-        if segments["val"] == segments["train"] and adapted.mode not in ("solve", "zero-shot"):
+        if not adapted.split.validates and adapted.mode not in ("solve", "zero-shot"):
             progress.message("note: too few frames to keep some for validation: the last weights are kept")
         out.mkdir(parents=True, exist_ok=True)
         adapted.model.save_pretrained(out / MODEL)

@@ -108,6 +108,11 @@ class Split:
         return names.index(name)
 
     @property
+    def validates(self) -> bool:
+        """Whether validation has frames of its own, which :func:`shorten` may leave it without."""
+        return self.segments["val"] != self.segments["train"]
+
+    @property
     def datasets(self) -> tuple[str, ...]:
         """Names of the data sets, in order of first appearance."""
         return tuple(dict.fromkeys(recording.dataset for recording in self.recordings))

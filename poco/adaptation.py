@@ -7,12 +7,12 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 
 from poco._version import __version__
+from poco.adapted import Adapted, Point
 from poco.data.checks import RATE_TOLERANCE
 from poco.data.recording import Recording
 from poco.data.splits import Split, shorten, split
@@ -47,67 +47,6 @@ CURVE_WINDOWS = 128
 PATIENCE = 5
 
 
-@dataclass(frozen=True)
-class Point:
-    """Test score during adaptation.
-
-    Attributes:
-        step: steps done.
-        seconds: time spent adapting, scoring not counted.
-        score: 1 - MSE / MSE of copy on the test part.
-    """
-
-    step: int
-    seconds: float
-    score: float
-
-
-@dataclass(frozen=True, eq=False)
-class Adapted:
-    """A model that knows a new session, and what it took.
-
-    Attributes:
-        model: the adapted model; the one given is as it was. Its vocabulary ends with the new session
-            (``mode="scratch"``: holds nothing else).
-        session: name of the new session.
-        mode: what was fitted.
-        history: test score from before the first step to the last one, each of some :data:`CURVE_WINDOWS` windows
-            spaced evenly over the test part; of an ensemble, before and after alone, of all.
-        before: test score with fresh embeddings (``mode="scratch"``: of the untrained model).
-        after: test score of the weights with the lowest validation error, those of the start among them
-            (``mode="zero-shot"``: as before).
-        seconds: time spent adapting, scoring not counted.
-        parameters: number of values that were fitted.
-        split: the new session, cut into parts.
-        frames: the frames that it learnt from, where it was not all there are.
-    """
-
-    model: Forecaster
-    session: str
-    mode: str
-    history: tuple[Point, ...]
-    before: float
-    after: float
-    seconds: float
-    parameters: int
-    split: Split
-    frames: int | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Scores, times and the curve as plain values."""
-        return {
-            "session": self.session,
-            "mode": self.mode,
-            "protocol": self.split.protocol,
-            "before": self.before,
-            "after": self.after,
-            "seconds": round(self.seconds, 3),
-            "parameters": self.parameters,
-            "frames": self.frames,
-            "history": [vars(point) for point in self.history],
-        }
-
-
 def adapt(
     model: Forecaster,
     recording: Recording,
@@ -133,8 +72,8 @@ def adapt(
     is too short to learn from leaves the model as good as it came. The new session joins the vocabulary; parameters of
     the other sessions stay as they are, to the bit. Scores are on the test part of the new session, against the
     forecast that repeats the last frame. A parameter of the model that requires no gradient is not fitted. A recording
-    of another rate than those the model learnt from gives a warning. Of an ensemble each member is adapted in this way,
-    from ``seed`` and those after it; scores are of the mean.
+    whose rate is more than a quarter off all those the model learnt from gives a warning. Of an ensemble each member is
+    adapted in this way, from ``seed`` and those after it; scores are of the mean.
 
     Args:
         model: a trained model; it is left as it was.
@@ -162,7 +101,8 @@ def adapt(
             candidate.
         unit_types: label of the units for a model that embeds unit types; default the one it was trained with, or the
             only one there is.
-        source: how the recording was read (``options``), kept with the model so that it can be read that way again.
+        source: where model and recording came from (``run``, ``recording``), kept with the result, and how the
+            recording was read (``options``), kept with the model, so that it can be read that way again.
         callbacks: what may watch.
 
     Returns:
@@ -197,6 +137,7 @@ def adapt(
         label = unit_types or (model.metadata.get("training") or {}).get("unit_types")
         types = tuple(recording.labels[choose_label([recording], label)])
     _compare_rates(model, recording)
+    origin = {name: str(source[name]) for name in ("run", "recording") if source and name in source}
     found: list[Adapted] = []
     starts: list[Callable[[], Member]] = []
     configs: list[TrainConfig | None] = []
@@ -226,7 +167,7 @@ def adapt(
                 callback.member(own.seed, number + 1, len(members))
             adapted, start = _fit(member, recording, cut, types, mode, own, callbacks)
         configs.append(own)
-        adapted = dataclasses.replace(adapted, frames=frames)
+        adapted = dataclasses.replace(adapted, frames=frames, origin=origin)
         adapted.model.metadata = _metadata(member, recording, adapted.mode, protocol, own, source)
         found.append(adapted)
         starts.append(start)
@@ -303,7 +244,7 @@ def _fit(
     fitted = _choose_parameters(adapted, recording.session, mode)
     before = _score(adapted, cut)
     scorer = _Scorer(adapted, cut, callbacks)
-    fit(adapted, cut, config, callbacks=[scorer, *callbacks])
+    history = fit(adapted, cut, config, callbacks=[scorer, *callbacks])
     for parameter, flag in zip(adapted.parameters(), required, strict=True):
         parameter.requires_grad_(flag)
     result = Adapted(
@@ -316,6 +257,7 @@ def _fit(
         seconds=scorer.points[-1].seconds,  # there is always a validation after the last step
         parameters=fitted,
         split=cut,
+        kept_step=history.best_step,
     )
     return result, start
 
@@ -381,6 +323,7 @@ def _together(found: Sequence[Adapted], starts: Sequence[Callable[[], Member]]) 
         after=after,
         seconds=seconds,
         parameters=sum(one.parameters for one in found),
+        kept_step=None,
     )
 
 

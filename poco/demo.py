@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from poco.adaptation import Adapted, adapt
+from poco.adaptation import adapt
+from poco.adapted import Adapted
 from poco.baselines import NAMES, OF_SESSIONS
 from poco.data.read import read
 from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.errors import ConfigError, MissingExtraError
 from poco.evaluation import Evaluation, Scores, fit_baseline, score_forecasters
-from poco.files import ADAPTATION, write_atomically, write_json
+from poco.files import write_atomically, write_json
 from poco.nn import POCOConfig
 from poco.run import Run
 from poco.training import Progress, TrainConfig, train
@@ -149,9 +150,16 @@ def run_demo(out: str | Path = "poco-demo", *, quick: bool = False, seed: int = 
         source={"path": str(out / "recordings")},
     )
     evaluation = run.evaluate(known, baselines=size.baselines, callbacks=[Progress("baseline")])
-    adapted = adapt(run.model, new, steps=size.adapt_steps, batch_size=16, seed=seed, callbacks=[Progress("adapting")])
-    adapted.model.save_pretrained(out / "adapted" / "model")
-    write_json(out / "adapted" / ADAPTATION, adapted.to_json())
+    adapted = adapt(
+        run.model,
+        new,
+        steps=size.adapt_steps,
+        batch_size=16,
+        seed=seed,
+        source={"run": out / "run", "recording": out / "unseen"},
+        callbacks=[Progress("adapting")],
+    )
+    adapted.save(out / "adapted")
     cut = run.split(known)
     baselines = {name: fit_baseline(name, cut, seed=seed, folder=out / "run" / "baselines") for name in size.baselines}
     baselines |= {name + REFITTED: fit_baseline(name, adapted.split) for name in _REFIT}

@@ -11,9 +11,6 @@ from typing import Any
 
 from poco.errors import CheckpointError
 
-#: File of what adapting found, beside the adapted model.
-ADAPTATION = "adaptation.json"
-
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace a file in one step: write beside it, flush to the disk, rename over it.

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from poco.adapted import ADAPTATION, MODEL
 from poco.errors import ConfigError, DataError, PocoError
-from poco.files import ADAPTATION
 
 if TYPE_CHECKING:
     from poco.data.recording import Recording
     from poco.models import Member
 
-_REQUEST, _FRAMES, _BASE, _ADAPTED = "request.json", "frames.npz", "base", "model"
+_REQUEST, _FRAMES, _BASE = "request.json", "frames.npz", "base"
 
 
 class AdaptationFailedError(PocoError):
@@ -126,7 +126,7 @@ class OnlineAdaptation:
         return not self._thread.is_alive()
 
     def result(self, timeout: float | None = None) -> dict[str, Any]:
-        """What it found, as :meth:`poco.adaptation.Adapted.to_json` says it; waits for the end.
+        """What it found, as :meth:`poco.adapted.Adapted.to_json` says it; waits for the end.
 
         The adapted model is swapped in at the next frame that is pushed after the end.
 
@@ -184,7 +184,7 @@ class OnlineAdaptation:
             self._error = f"the adaptation failed: {last}"
         else:
             self._result = json.loads((folder / ADAPTATION).read_text())
-            self.opened = self._open(folder / _ADAPTED)
+            self.opened = self._open(folder / MODEL)
 
 
 def without(model: Member, session: str) -> Member:
@@ -227,8 +227,7 @@ def main(folder: Path) -> int:
     except (PocoError, TypeError) as error:
         print(error, file=sys.stderr)
         return 1
-    adapted.model.save_pretrained(folder / _ADAPTED)
-    (folder / ADAPTATION).write_text(json.dumps(adapted.to_json()))
+    adapted.save(folder)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -112,8 +113,7 @@ def register(app: typer.Typer) -> None:
         from poco.cli.runs import open_forecaster, source_of
         from poco.cli.torch_settings import set_threads
         from poco.data.read import read
-        from poco.files import ADAPTATION, write_json
-        from poco.run import MODEL, Run
+        from poco.run import Run
         from poco.training.callbacks import Progress
 
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -134,6 +134,7 @@ def register(app: typer.Typer) -> None:
             published=published,
         )
         chosen = choose_recording(read(recording, **options), session, recording)
+        again = [str(recording), *(["--session", chosen.session] if session is not None else [])]
         model = forecaster.model if isinstance(forecaster, Run) else forecaster
         given = {
             "steps": steps,
@@ -147,9 +148,13 @@ def register(app: typer.Typer) -> None:
         if patience == 0:
             settings["patience"] = None
         progress = Progress("adapting")
-        if settings and is_solved(model):
-            left = ", ".join(settings)
-            progress.message(f"note: a forecaster on the ground takes a session by a solve; {left} are left aside")
+        if settings and (is_solved(model) or mode == "zero-shot"):
+            why = (
+                "a forecaster on the ground takes a session by a solve"
+                if is_solved(model)
+                else "zero-shot fits nothing"
+            )
+            progress.message(f"note: {why}; {', '.join(settings)} left aside")
         adapted = fit_to(
             model,
             chosen,
@@ -157,7 +162,7 @@ def register(app: typer.Typer) -> None:
             frames=frames,
             protocol=protocol or (forecaster.protocol if isinstance(forecaster, Run) else "leak-free"),
             unit_types=unit_types,
-            source={"options": options},
+            source={"run": run.resolve(), "recording": recording.resolve(), "options": options},
             callbacks=[progress],
             **settings,
         )
@@ -167,13 +172,9 @@ def register(app: typer.Typer) -> None:
             progress.message("note: normalised by those frames, so scores with other numbers of frames do not compare")
         if not adapted.split.validates and adapted.mode not in ("solve", "zero-shot"):
             progress.message("note: too few frames to keep some for validation: the last weights are kept")
-        out.mkdir(parents=True, exist_ok=True)
-        adapted.model.save_pretrained(out / MODEL)
-        write_json(
-            out / ADAPTATION, {"run": str(run.resolve()), "recording": str(recording.resolve()), **adapted.to_json()}
-        )
+        saved = adapted.save(out)
         if json:
-            print_json({"model": out / MODEL, **adapted.to_json()})
+            print_json({"model": saved, **adapted.to_json()})
         else:
             say(
                 f"session '{adapted.session}': test score {adapted.before:.3f} before, {adapted.after:.3f} after "
@@ -181,4 +182,6 @@ def register(app: typer.Typer) -> None:
             )
             if len(adapted.history) > 2:
                 say("These scores are over all windows of the test part, the lines above over about 128 of them.")
-            say(f"model  {out / MODEL}")
+            say(f"model  {saved}")
+            say(f"next   {shlex.join(['poco', 'report', str(out)])}")
+            say(f"       {shlex.join(['poco', 'forecast', str(out), *again, '--out', 'forecasts.npz'])}")

@@ -27,7 +27,9 @@ def register(app: typer.Typer) -> None:
         ),
     )
     def embed(
-        run: Annotated[Path, typer.Argument(help="A run folder of 'poco train --recipe published'.")],
+        run: Annotated[
+            Path, typer.Argument(help="A folder that 'poco train --recipe published' or 'poco adapt' wrote.")
+        ],
         label: Annotated[
             str | None, typer.Option(help="Label of the units that says their region (default: the only one).")
         ] = None,
@@ -50,18 +52,22 @@ def register(app: typer.Typer) -> None:
         mean similarity of each two regions in each session.
         """
         from poco import unit_embeddings as of
+        from poco.adapted import ADAPTATION, Adapted
         from poco.cli.runs import open_run
 
-        loaded = open_run(run)
-        of.embeddings(loaded.model)  # is there anything to show?
-        recordings = loaded.read(data)
-        found = of.embeddings(loaded.model, recordings)
+        if (run / ADAPTATION).exists():
+            adapted = Adapted.load(run, data)
+            model, cut = adapted.model, adapted.split
+        else:
+            trained = open_run(run)
+            model, cut = trained.model, trained.split(trained.read(data))
+        found, recordings = of.embeddings(model, cut.recordings), cut.recordings
         chosen = of.choose(recordings, label)
         written = of.write(found, out) if out is not None else None
         if figures is not None:
             from poco.reporting.embeddings import draw
 
-            for drawn in draw(found, loaded.split(recordings), chosen, {}):
+            for drawn in draw(found, cut, chosen, {}):
                 drawn.save(figures)
         kinds = {"trained": found, "untrained": of.untrained(found, seed)}
         measured = (

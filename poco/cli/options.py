@@ -62,6 +62,10 @@ Sessions = Annotated[
     str | None,
     typer.Option(help="Use these sessions only: names separated by commas.", rich_help_panel=_READING),
 ]
+Without = Annotated[
+    str | None,
+    typer.Option(help="Leave these sessions out: names separated by commas.", rich_help_panel=_READING),
+]
 Session = Annotated[
     str | None, typer.Option(help="Which session, where RECORDING holds several.", rich_help_panel=_READING)
 ]
@@ -104,22 +108,30 @@ def reading_options(
     return {name: value for name, value in values.items() if value is not None}
 
 
-def pick_sessions(recordings: list[Recording], sessions: str | None) -> list[Recording]:
-    """The recordings whose names are listed, in the order of the recordings.
+def pick_sessions(recordings: list[Recording], sessions: str | None, without: str | None = None) -> list[Recording]:
+    """The recordings whose names are listed in ``sessions``, less those in ``without``, in the order they came in.
 
     Raises:
         DataError: if a listed session is not there; the message names those that are.
+        ConfigError: if a list is empty, or nothing is left.
     """
-    if sessions is None:
-        return recordings
-    wanted = _names(sessions)
     names = [recording.session for recording in recordings]
+    kept = names if sessions is None else _listed("--sessions", sessions, names)
+    dropped = [] if without is None else _listed("--without", without, names)
+    left = [r for r in recordings if r.session in kept and r.session not in dropped]
+    if not left:
+        raise ConfigError("--without leaves no session")
+    return left
+
+
+def _listed(option: str, text: str, names: list[str]) -> list[str]:
+    wanted = _names(text)
+    if not wanted:
+        raise ConfigError(f"{option} names no session")
     for name in wanted:
         if name not in names:
             raise DataError(f"there is no session '{name}' here: the sessions are {', '.join(names)}")
-    if not wanted:
-        raise ConfigError("--sessions names no session")
-    return [recording for recording in recordings if recording.session in wanted]
+    return wanted
 
 
 def choose_recording(recordings: list[Recording], session: str | None, path: Path) -> Recording:

@@ -25,6 +25,7 @@ from poco.cli.options import (
     Published,
     Rate,
     Sessions,
+    Without,
     examples,
     pick_sessions,
     reading_options,
@@ -51,6 +52,7 @@ def register(app: typer.Typer) -> None:
             "poco train fish.h5 --key dff --orientation 'units x frames' --rate 2.5",
             "poco train recordings/ --protocol published --recipe published --seed 1 --out runs/published",
             "poco train recordings/ --out runs/three --seeds 3",
+            "poco train recordings/ --without fish-5 --out runs/four",
             "poco train recordings/ --out runs/first --resume",
         ),
     )
@@ -138,6 +140,7 @@ def register(app: typer.Typer) -> None:
         cut_trials: CutTrials = None,
         published: Published = None,
         sessions: Sessions = None,
+        without: Without = None,
         json: Json = False,
     ) -> None:
         """Train a forecaster on all sessions in DATA, score it against simple forecasters, and save the run.
@@ -191,7 +194,9 @@ def register(app: typer.Typer) -> None:
         )
         set_threads(threads)
         folder = out if out is not None else default_folder((data or [Path("run")])[0])
-        run, recording = _train(folder, data or [], options, sessions, wanted, resume, overwrite, tensorboard)
+        run, recording = _train(
+            folder, data or [], options, (sessions, without), wanted, resume, overwrite, tensorboard
+        )
         evaluation = run.evaluate(
             baselines=("copy",) if no_baselines else baselines.NAMES, callbacks=[Progress("baseline")]
         )
@@ -230,13 +235,13 @@ def _train(
     folder: Path,
     data: list[Path],
     options: dict[str, Any],
-    sessions: str | None,
+    sessions: tuple[str | None, str | None],
     wanted: Wanted,
     resume: bool,
     overwrite: bool,
     tensorboard: bool,
 ) -> tuple[Run, list[str]]:
-    """Train; returns the run, and one of its recordings as arguments of ``poco forecast``."""
+    """Train on the sessions wanted (all; less these); returns the run and a recording as ``poco forecast`` takes it."""
     from poco.data.read import read
     from poco.run import CONFIG, read_config
     from poco.training import TensorBoard, TrainConfig, recipe, train
@@ -264,12 +269,12 @@ def _train(
         source: dict[str, Any] = {"path": [str(path) for path in data], "options": options}
     elif before is not None and before.get("source"):
         source = before["source"]
-        sessions = ",".join(entry["session"] for entry in before["sessions"])
+        sessions = (",".join(entry["session"] for entry in before["sessions"]), None)
     else:
         raise ConfigError(f"the run in {folder} does not say where its recordings are: give DATA")
     paths = [source["path"]] if isinstance(source["path"], str) else source["path"]
     found = [(path, recording) for path in paths for recording in read(path, **source.get("options", {}))]
-    recordings = pick_sessions([recording for _, recording in found], sessions)
+    recordings = pick_sessions([recording for _, recording in found], *sessions)
     run = train(
         recordings,
         model_config=sizes,

@@ -14,22 +14,19 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
-from poco import models
-from poco.data.read import read
+from poco.adapted import ADAPTATION, Adapted
 from poco.data.recording import Recording
-from poco.data.splits import Split, shorten, split
+from poco.data.splits import Split
 from poco.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from poco.evaluation import Evaluation, evaluate
-from poco.files import ADAPTATION, read_json, write_json
+from poco.files import read_json, write_json
 from poco.installation import info
 from poco.nn import POCO
-from poco.nn.files import reading_options
 from poco.reporting import embeddings, figures
 from poco.reporting.figures import Drawn
 from poco.reporting.units import UnitResults, examples, unit_results
-from poco.run import CONFIG, EVALUATION, MODEL, Run
+from poco.run import CONFIG, EVALUATION, Run
 from poco.training.callbacks import Callback
-from poco.training.config import TrainConfig
 from poco.training.recipes import recipe
 from poco.unit_embeddings import Measure, choose, measures, untrained
 from poco.unit_embeddings import embeddings as of_units
@@ -51,18 +48,16 @@ class Subject:
         folder: where it is; None for a run kept in memory.
         model: the forecaster.
         split: recordings and parts.
-        evaluation: its scores on the test part.
         run: where it was trained, or None for an adapted model.
-        adaptation: what adapting it found, or None for a run.
+        adapted: what adapting it found, or None for a run.
     """
 
     name: str
     folder: Path | None
     model: Forecaster
     split: Split
-    evaluation: Evaluation
     run: Run | None
-    adaptation: Mapping[str, Any] | None
+    adapted: Adapted | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +67,7 @@ class Content:
     Attributes:
         key: prefix of names, unique in a page.
         subject: what it is about.
+        evaluation: its scores on the test part.
         figures: by section.
         cost: sizes and times, lines of (what, value).
         measures: how far embeddings tell regions apart: label, and for trained and untrained ones each measure.
@@ -82,6 +78,7 @@ class Content:
 
     key: str
     subject: Subject
+    evaluation: Evaluation
     figures: Mapping[str, list[Drawn]]
     cost: list[tuple[str, str]]
     measures: tuple[str, Mapping[str, Mapping[str, Measure]]] | None
@@ -90,67 +87,60 @@ class Content:
     settings: str
 
 
-def open_subject(folder: Path | Run, data: Path | None = None, callbacks: Sequence[Callback] = ()) -> Subject:
-    """A run, or what ``poco adapt`` wrote, with its recordings; a run that has no scores yet is scored and keeps them.
+def open_subject(folder: Path | Run, data: Path | None = None) -> Subject:
+    """A run, or what ``poco adapt`` wrote, with its recordings.
 
     Args:
         folder: the folder, or the run itself.
         data: where the recordings are now; default where they were.
-        callbacks: what may watch the training of baselines, where there are no scores yet.
 
     Raises:
         CheckpointError: if the folder holds neither.
         DataError: if the recordings are not there.
     """
-    if isinstance(folder, Run):
-        return _of_run(folder, data, callbacks)
-    if (folder / ADAPTATION).exists():
-        return _adapted(folder, data, callbacks)
-    if not (folder / CONFIG).exists():
-        raise CheckpointError(f"{folder} holds neither a run ('poco train') nor an adapted model ('poco adapt')")
-    return _of_run(Run.load(folder), data, callbacks)
-
-
-def _of_run(run: Run, data: Path | None, callbacks: Sequence[Callback]) -> Subject:
+    if not isinstance(folder, Run):
+        if (folder / ADAPTATION).exists():
+            adapted = Adapted.load(folder, data)
+            return Subject(folder.resolve().name, folder, adapted.model, adapted.split, None, adapted)
+        if not (folder / CONFIG).exists():
+            raise CheckpointError(f"{folder} holds neither a run ('poco train') nor an adapted model ('poco adapt')")
+        folder = Run.load(folder)
+    run = folder
     recordings = run.recordings if data is None and run.recordings is not None else run.read(data)
-    evaluation = run.evaluation or run.evaluate(recordings, callbacks=callbacks)
     name = run.folder.resolve().name if run.folder is not None else "run"
-    return Subject(name, run.folder, run.model, run.split(recordings), evaluation, run, None)
+    return Subject(name, run.folder, run.model, run.split(recordings), run, None)
 
 
-def _adapted(folder: Path, data: Path | None, callbacks: Sequence[Callback]) -> Subject:
-    found = read_json(folder / ADAPTATION, "results of an adaptation")
-    model = models.load(folder / MODEL)
-    place = data if data is not None else found.get("recording")
-    if place is None:
-        raise DataError(f"{folder} does not say where the recording is that it was adapted to: give it (--data PATH)")
-    own = [r for r in read(place, **reading_options(model)) if r.session == found["session"]]
-    if not own:
-        raise DataError(f"{place} has no session '{found['session']}', which the model was adapted to")
-    sizes = model.config
-    cut = split(own, protocol=found["protocol"], context=sizes.context, horizon=sizes.horizon)
-    if found.get("frames") is not None:
-        cut = shorten(cut, found["frames"])
-    kept = folder / EVALUATION
+def score(subject: Subject, callbacks: Sequence[Callback] = ()) -> Evaluation:
+    """Scores of a subject on its test part; those that are not kept in its folder yet are made, and kept there.
+
+    Args:
+        subject: what to score.
+        callbacks: what may watch the training of baselines, where there are no scores yet.
+    """
+    if subject.run is not None:
+        return subject.run.evaluation or subject.run.evaluate(subject.split.recordings, callbacks=callbacks)
+    assert subject.folder is not None
+    kept = subject.folder / EVALUATION
     if kept.exists():
-        evaluation = Evaluation.from_json(read_json(kept, "scores"))
-    else:
-        for callback in callbacks:
-            callback.message("scoring it beside simple forecasters, two of which are trained: this once")
-        evaluation = evaluate(model, cut, callbacks=callbacks)
-        write_json(kept, evaluation.to_json())
-    return Subject(folder.resolve().name, folder, model, cut, evaluation, None, found)
+        return Evaluation.from_json(read_json(kept, "scores"))
+    for callback in callbacks:
+        callback.message("scoring it beside simple forecasters, two of which are trained: this once")
+    evaluation = evaluate(subject.model, subject.split, callbacks=callbacks)
+    write_json(kept, evaluation.to_json())
+    return evaluation
 
 
-def content(subject: Subject, key: str, label: str | None = None) -> Content:
+def content(subject: Subject, evaluation: Evaluation, key: str, label: str | None = None) -> Content:
     """All that is shown of a run.
 
     Args:
         subject: what to show.
+        evaluation: its scores.
         key: prefix of the names of its figures.
         label: which label of the units says their region; default the only one there is.
     """
-    cut, evaluation, model = subject.split, subject.evaluation, subject.model
+    cut, model = subject.split, subject.model
     results = unit_results(model, cut)
     rates = {recording.rate_hz for recording in cut.recordings}
     rate = rates.pop() if len(rates) == 1 else None
@@ -176,14 +166,16 @@ def content(subject: Subject, key: str, label: str | None = None) -> Content:
     learning = []
     if subject.run is not None and subject.run.history:
         learning.append(figures.training(subject.run, f"{key}training"))
-    if subject.adaptation is not None and len(subject.adaptation["history"]) > 1:
-        learning.append(figures.adaptation(subject.adaptation, f"{key}adaptation"))
+    if subject.adapted is not None and len(subject.adapted.history) > 1:
+        learning.append(figures.adaptation(subject.adapted, f"{key}adaptation"))
     drawn["training"] = learning
     notes = {} if learning else {"training": "This model was not trained in steps: there is no curve."}
+    if all(recording.coordinates is None for recording in cut.recordings):
+        notes["units"] = "No map of the units: the recordings do not say where they lie."
     measured = None
     try:
         label = choose(cut.recordings, label)
-    except ConfigError as error:
+    except (ConfigError, DataError) as error:
         notes["embeddings"] = f"No regions are compared: {error}."
         label = None
     try:
@@ -193,6 +185,7 @@ def content(subject: Subject, key: str, label: str | None = None) -> Content:
     return Content(
         key=key,
         subject=subject,
+        evaluation=evaluation,
         figures=drawn,
         cost=_cost(subject),
         measures=measured,
@@ -238,8 +231,8 @@ def _cost(subject: Subject) -> list[tuple[str, str]]:
         steps = max((int(record["step"]) for record in subject.run.history), default=0)
         if steps:
             facts.append(("training", f"{steps:,} steps in {max(seconds):.1f} s a seed"))
-    if subject.adaptation is not None:
-        facts.append(("adaptation", f"{subject.adaptation['seconds']:.1f} s"))
+    if subject.adapted is not None:
+        facts.append(("adaptation", f"{subject.adapted.seconds:.1f} s"))
     recording = subject.split.recordings[0]
     middle = _latency(model, recording, subject.split.context)
     threads = torch.get_num_threads()
@@ -274,27 +267,38 @@ def _settings(subject: Subject) -> Mapping[str, Any]:
 
 def _commands(subject: Subject) -> list[str]:
     """What to type to make it again; settings that no option has are in the settings."""
-    if subject.run is None:
-        adaptation = subject.adaptation or {}
-        given = [
-            str(adaptation.get("run", "RUN")),
-            str(adaptation.get("recording", "RECORDING")),
-            "--mode",
-            str(adaptation.get("mode")),
-        ]
-        return [shlex.join(["poco", "adapt", *given, "--out", str(subject.folder)])]
+    if subject.adapted is not None:
+        return [shlex.join(["poco", "adapt", *_adapting(subject.adapted), "--out", str(subject.folder)])]
+    assert subject.run is not None
     run, folder = subject.run, str(subject.folder or "RUN")
     place = run.source[0]
     paths = [place] if isinstance(place, str) else list(place or ["DATA"])
-    usual = recipe(run.config["recipe"])[1]
+    usual = dataclasses.asdict(recipe(run.config["recipe"])[1])
     given = ["--recipe", run.config["recipe"], "--protocol", run.protocol, "--seed", str(run.config["seed"])]
     if run.config.get("seeds", 1) > 1:
         given += ["--seeds", str(run.config["seeds"])]
-    options = {"steps": "steps", "batch_size": "batch-size", "learning_rate": "lr", "val_every": "val-every"}
-    options |= {name: name for name in ("warmup", "schedule", "ema", "patience", "precision")}
-    for field in dataclasses.fields(TrainConfig):
-        value = getattr(run.train_config, field.name)
-        if field.name in options and value != getattr(usual, field.name) and value is not None:
-            given += [f"--{options[field.name]}", str(value)]
-    train = ["poco", "train", *paths, *given, "--out", folder]
-    return [shlex.join(train), shlex.join(["poco", "report", folder])]
+    used = dataclasses.asdict(run.train_config)
+    names = ("steps", "val_every", "batch_size", "learning_rate", "precision", "warmup", "schedule", "ema", "patience")
+    given += _options({name: used[name] for name in names if used[name] != usual[name]})
+    return [shlex.join(["poco", "train", *paths, *given, "--out", folder]), shlex.join(["poco", "report", folder])]
+
+
+def _adapting(adapted: Adapted) -> list[str]:
+    """Arguments of ``poco adapt``, but for the folder."""
+    given = [adapted.origin.get("run", "RUN"), adapted.origin.get("recording", "RECORDING")]
+    given += ["--session", adapted.session, "--protocol", adapted.split.protocol]
+    if adapted.frames is not None:
+        given += ["--frames", str(adapted.frames)]
+    if adapted.mode == "solve":
+        return given
+    names = ("steps", "batch_size", "learning_rate", "seed", "patience", "precision")
+    settings = {name: adapted.settings.get(name) for name in names}
+    if adapted.settings and settings["patience"] is None:
+        settings["patience"] = 0
+    return [*given, "--mode", adapted.mode, *_options(settings)]
+
+
+def _options(settings: Mapping[str, Any]) -> list[str]:
+    """Settings of training as options of the command line."""
+    pairs = [(name, value) for name, value in settings.items() if value is not None]
+    return [part for n, v in pairs for part in (f"--{n.replace('learning_rate', 'lr').replace('_', '-')}", str(v))]

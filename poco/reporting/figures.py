@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, ParamSpec
 
 import numpy as np
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from poco.adapted import Adapted
     from poco.data.recording import Recording
     from poco.evaluation import Evaluation
 
@@ -266,17 +267,18 @@ def training(run: Run, name: str) -> Drawn:
 
 
 @_styled
-def adaptation(values: Mapping[str, Any], name: str) -> Drawn:
+def adaptation(adapted: Adapted, name: str) -> Drawn:
     """The test score while a model is adapted."""
     figure, axes = _figure()
-    points = [(p["step"], p["seconds"], p["score"]) for p in values["history"]]
-    draw_adaptation(axes, points, title="", references={}, after=values["after"])
+    points = [(point.step, point.seconds, point.score) for point in adapted.history]
+    draw_adaptation(axes, points, title="", references={}, after=adapted.after)
     axes.set_xlabel("steps")
+    kept = "" if adapted.kept_step is None else f" (those of step {adapted.kept_step}, the best on validation)"
     caption = (
-        f"Mode {values['mode']}: {values['before']:.3f} before, {values['after']:.3f} with the weights that were best "
-        f"on validation, {values['seconds']:.1f} s, {values['parameters']:,} values fitted."
+        f"Mode {adapted.mode}: {adapted.before:.3f} before, {adapted.after:.3f} with the weights that were kept{kept}, "
+        f"{adapted.seconds:.1f} s, {adapted.parameters:,} values fitted."
     )
-    return Drawn(figure, name, f"Adaptation to {values['session']}", caption)
+    return Drawn(figure, name, f"Adaptation to {adapted.session}", caption)
 
 
 @_styled

@@ -13,9 +13,10 @@ from poco.errors import ConfigError, MissingExtraError
 from poco.evaluation import Scores
 from poco.files import write_atomically
 from poco.plots.style import label as shown_name
-from poco.reporting.content import Content, content, open_subject
+from poco.reporting.content import Content, content, open_subject, score
 from poco.run import Run
 from poco.training.callbacks import Callback
+from poco.unit_embeddings import choose
 
 PAGE = "report.html"
 _TEMPLATE = Path(__file__).parent / "template"
@@ -46,7 +47,7 @@ def report(
 
     Raises:
         CheckpointError: if a folder holds neither a run nor an adapted model.
-        DataError: if recordings are not where they were.
+        DataError: if recordings are not where they were, or none has units with that label.
         ConfigError: if no run is given, or one twice, or there is no place for the page.
         MissingExtraError: if Jinja or matplotlib is missing.
     """
@@ -63,15 +64,19 @@ def report(
         raise ConfigError("a run kept in memory has no folder to write a report into: say where (out=)")
     target = Path(out) if out is not None else Path(folders[0] or "") / "report"
     place = Path(data) if data is not None else None
+    subjects = []
+    for run, folder in zip(given, folders, strict=True):
+        for callback in callbacks:
+            callback.message(f"reading {folder or 'the run'} and its recordings")
+        subjects.append(open_subject(run, place))
+    if label is not None:
+        choose([recording for subject in subjects for recording in subject.split.recordings], label)
     found = []
-    for number, run in enumerate(given, 1):
-        key = f"{number}-" if len(given) > 1 else ""
+    for number, subject in enumerate(subjects, 1):
+        evaluation = score(subject, callbacks)
         for callback in callbacks:
-            callback.message(f"reading {folders[number - 1] or 'the run'} and its recordings")
-        subject = open_subject(run, place, callbacks)
-        for callback in callbacks:
-            callback.message("looking at every unit, drawing")
-        found.append(content(subject, key, label))
+            callback.message(f"looking at every unit of {subject.name}, drawing")
+        found.append(content(subject, evaluation, f"{number}-" if len(given) > 1 else "", label))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
@@ -99,7 +104,7 @@ def _several(runs: str | Path | Run | Sequence[str | Path | Run]) -> Sequence[st
 
 def _forecasters(one: Content) -> list[tuple[str, Scores]]:
     """Every forecaster, best first."""
-    return sorted(one.subject.evaluation.forecasters.items(), key=lambda item: item[1].score, reverse=True)
+    return sorted(one.evaluation.forecasters.items(), key=lambda item: item[1].score, reverse=True)
 
 
 def _number(value: float | None, digits: int = 3) -> str:

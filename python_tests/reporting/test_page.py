@@ -16,9 +16,8 @@ import pytest
 from poco.adaptation import adapt
 from poco.data.simulate import simulate
 from poco.errors import CheckpointError, ConfigError
-from poco.files import ADAPTATION, write_json
 from poco.nn import POCOConfig
-from poco.run import MODEL, Run
+from poco.run import Run
 from poco.training import TrainConfig, train
 
 pytest.importorskip("jinja2", reason="needs the extra 'report'")
@@ -92,10 +91,9 @@ def test_a_run_and_an_adapted_model_on_one_page(run: Run, tmp_path: Path, monkey
     from poco import read
 
     recording = read(tmp_path / "new.npy", description=tmp_path / "new.toml")[0]
-    options = {"options": {"description": str(tmp_path / "new.toml")}}
-    adapted = adapt(run.model, recording, steps=10, batch_size=8, score_every=5, source=options)
-    adapted.model.save_pretrained(tmp_path / "adapted" / MODEL)
-    write_json(tmp_path / "adapted" / ADAPTATION, {"recording": str(tmp_path / "new.npy"), **adapted.to_json()})
+    source = {"recording": tmp_path / "new.npy", "options": {"description": str(tmp_path / "new.toml")}}
+    adapted = adapt(run.model, recording, steps=10, batch_size=8, score_every=5, source=source)
+    adapted.save(tmp_path / "adapted")
     text = report([run, tmp_path / "adapted"], tmp_path / "both").read_text()
     monkeypatch.setattr("poco.reporting.content.evaluate", lambda *_, **__: pytest.fail("it is scored again"))
     assert f"<b>{adapted.after:.3f}</b>" in report(tmp_path / "adapted", tmp_path / "again").read_text()

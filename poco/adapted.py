@@ -1,0 +1,145 @@
+"""An adapted model and what adapting it took, as a value and as a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from poco.data.splits import Split, shorten, split
+from poco.errors import CheckpointError, DataError
+from poco.files import read_json, write_json
+from poco.nn.files import reading_options
+
+if TYPE_CHECKING:
+    from poco.models import Forecaster
+
+#: File of scores and times, beside the folder of the model.
+ADAPTATION = "adaptation.json"
+#: Folder of the model.
+MODEL = "model"
+
+
+@dataclass(frozen=True)
+class Point:
+    """Test score during adaptation.
+
+    Attributes:
+        step: steps done.
+        seconds: time spent adapting, scoring not counted.
+        score: 1 - MSE / MSE of copy on the test part.
+    """
+
+    step: int
+    seconds: float
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class Adapted:
+    """A model that knows a new session, and what it took.
+
+    Attributes:
+        model: the adapted model; the one given is as it was. Its vocabulary ends with the new session
+            (``mode="scratch"``: holds nothing else).
+        session: name of the new session.
+        mode: what was fitted.
+        history: test score from before the first step to the last one, each of some 128 windows spaced evenly over the
+            test part; of an ensemble, before and after alone, of all.
+        before: test score with fresh embeddings (``mode="scratch"``: of the untrained model).
+        after: test score of the weights that were kept (``mode="zero-shot"``: as before).
+        seconds: time spent adapting, scoring not counted.
+        parameters: number of values that were fitted.
+        split: the new session, cut into parts.
+        frames: the frames that it learnt from, where it was not all there are.
+        kept_step: the step whose weights were kept, those with the lowest validation error; 0 is the start. None where
+            there were no steps, or several members.
+        origin: where model and recording came from (``run``, ``recording``), where that is known.
+    """
+
+    model: Forecaster
+    session: str
+    mode: str
+    history: tuple[Point, ...]
+    before: float
+    after: float
+    seconds: float
+    parameters: int
+    split: Split
+    frames: int | None = None
+    kept_step: int | None = None
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Settings of the steps, as plain values; of an ensemble, of its first member. Empty where there were none."""
+        return dict((self.model.metadata.get("adaptations") or [{}])[-1].get("settings", {}))
+
+    def to_json(self) -> dict[str, Any]:
+        """Scores, times, settings and the curve as plain values."""
+        return {
+            **self.origin,
+            "session": self.session,
+            "mode": self.mode,
+            "protocol": self.split.protocol,
+            "before": self.before,
+            "after": self.after,
+            "seconds": round(self.seconds, 3),
+            "parameters": self.parameters,
+            "frames": self.frames,
+            "kept_step": self.kept_step,
+            "settings": self.settings,
+            "history": [vars(point) for point in self.history],
+        }
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the model (a folder ``model``) and ``adaptation.json`` into a folder; returns that of the model.
+
+        Raises:
+            CheckpointError: if they cannot be written.
+        """
+        place = Path(folder) / MODEL
+        place.mkdir(parents=True, exist_ok=True)
+        self.model.save_pretrained(place)
+        write_json(Path(folder) / ADAPTATION, self.to_json())
+        return place
+
+    @classmethod
+    def load(cls, folder: str | Path, data: str | Path | None = None) -> Adapted:
+        """What :meth:`save` or ``poco adapt`` wrote, with the recording it was adapted to.
+
+        Args:
+            folder: the folder.
+            data: where the recording is now; default where it was.
+
+        Raises:
+            CheckpointError: if the folder does not hold an adapted model, or a damaged one.
+            DataError: if the recording is not there.
+        """
+        from poco import models
+        from poco.data.read import read
+
+        folder = Path(folder)
+        known = read_json(folder / ADAPTATION, "results of an adaptation")
+        model = models.load(folder / MODEL)
+        origin: dict[str, str] = {name: known[name] for name in ("run", "recording") if name in known}
+        place = data if data is not None else origin.get("recording")
+        if place is None:
+            raise DataError(
+                f"{folder} does not say where the recording is that it was adapted to: give it (--data PATH)"
+            )
+        try:
+            names = ("session", "mode", "before", "after", "seconds", "parameters", "frames", "kept_step")
+            values = {name: known[name] for name in names}
+            history = tuple(Point(**point) for point in known["history"])
+            protocol = known["protocol"]
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{folder / ADAPTATION} is damaged or of another version: {error}") from error
+        own = [r for r in read(place, **reading_options(model)) if r.session == values["session"]]
+        if not own:
+            raise DataError(f"{place} has no session '{values['session']}', which the model was adapted to")
+        cut = split(own, protocol=protocol, context=model.config.context, horizon=model.config.horizon)
+        if values["frames"] is not None:
+            cut = shorten(cut, values["frames"])
+        return cls(model, history=history, split=cut, origin=origin, **values)

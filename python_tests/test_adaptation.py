@@ -8,15 +8,18 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from poco.adaptation import MODES, PATIENCE, adapt
+from poco.adapted import Adapted
+from poco.data.read import read
 from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.data.splits import split
 from poco.ensemble import Ensemble
-from poco.errors import ConfigError, DataError, VocabularyError
+from poco.errors import CheckpointError, ConfigError, DataError, VocabularyError
 from poco.evaluation import evaluate
 from poco.forecasting import forecast
 from poco.nn import POCO, POCOConfig, SessionSpec, files
@@ -250,3 +253,27 @@ def test_another_rate_than_in_training_is_told(model: POCO, recordings: list[Rec
     known.metadata = {"rate_hz": {"animal-1": 10.0, "animal-2": 10.0}}
     with pytest.warns(RuntimeWarning, match="'animal-3' has 20 frames a second, the model learnt from 10: resample"):
         adapt(known, dataclasses.replace(recordings[2], rate_hz=20.0), steps=1, batch_size=8)
+
+
+def test_an_adaptation_is_read_as_it_was_saved(model: POCO, recordings: list[Recording], tmp_path: Path) -> None:
+    new = recordings[2]
+    np.save(tmp_path / "new.npy", new.activity)
+    rate = new.rate_hz
+    (tmp_path / "new.toml").write_text(f'[activity]\norientation = "units x frames"\nrate_hz = {rate}\n')
+    recording = read(tmp_path / "new.npy")[0]
+    source = {"recording": tmp_path / "new.npy"}
+    adapted = adapt(model, recording, steps=8, score_every=4, batch_size=8, frames=120, source=source)
+    assert adapted.kept_step in (0, 4, 8)
+    adapted.save(tmp_path / "adapted")
+    again = Adapted.load(tmp_path / "adapted")
+    assert again.to_json() == adapted.to_json()
+    assert again.split.segments == adapted.split.segments
+    assert same(own(again.model, recording.session), own(adapted.model, recording.session))
+    file = tmp_path / "adapted" / "adaptation.json"
+    (tmp_path / "new.npy").rename(tmp_path / "moved.npy")
+    (tmp_path / "new.toml").rename(tmp_path / "moved.toml")
+    with pytest.raises(DataError, match=r"new\.npy"):
+        Adapted.load(tmp_path / "adapted")
+    file.write_text(file.read_text().replace("kept_step", "keptstep"))
+    with pytest.raises(CheckpointError, match="damaged or of another version: 'kept_step'"):
+        Adapted.load(tmp_path / "adapted", tmp_path / "moved.npy")

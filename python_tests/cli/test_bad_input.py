@@ -118,6 +118,8 @@ def test_unknown_session(poco: Callable, trained: Path, recordings: Path, tmp_pa
     refused(poco("forecast", trained, recordings, "--out", out), "--session", "animal-2")
     refused(poco("forecast", trained, recordings, "--session", "nobody", "--out", out), "nobody")
     refused(poco("train", recordings, "--sessions", "nobody", *SHORT), "nobody", "animal-1")
+    refused(poco("train", recordings, "--without", "nobody", *SHORT), "nobody", "animal-1")
+    refused(poco("train", recordings, "--without", "animal-1,animal-2", *SHORT), "--without leaves no session")
 
 
 def test_forecasts_to_an_unknown_format(poco: Callable, trained: Path, recordings: Path, tmp_path: Path) -> None:

@@ -141,11 +141,24 @@ def test_adapt_then_forecast(poco: Callable, trained: Path, recordings: Path, tm
     result = poco("adapt", trained, new / "stranger.npz", "--out", out, "--steps", "4", "--batch-size", "4", "--json")
     assert result.code == 0, result.err
     assert result.json["session"] == "stranger"
-    assert {"before", "after", "seconds", "history"} <= set(result.json)
+    assert {"before", "after", "seconds", "history", "kept_step", "settings"} <= set(result.json)
     forecast = poco("forecast", out, new / "stranger.npz", "--out", tmp_path / "f.npz", "--json")
     assert forecast.code == 0, forecast.err
     assert forecast.json["units"] == 5
     assert poco("adapt", trained, new / "stranger.npz", "--out", out).code == 2
+    result = poco(
+        "adapt", trained, new / "stranger.npz", "--out", tmp_path / "as-is", "--mode", "zero-shot", "--steps", 3
+    )
+    assert result.code == 0, result.err
+    assert "zero-shot fits nothing; steps left aside" in result.err
+    assert f"poco report {tmp_path / 'as-is'}" in result.out
+
+
+def test_train_without_an_animal(poco: Callable, recordings: Path, tmp_path: Path) -> None:
+    options = [*FEW_STEPS, "--no-baselines", "--json"]
+    result = poco("train", recordings, "--out", tmp_path / "run", "--without", "animal-1", *options)
+    assert result.code == 0, result.err
+    assert [session["session"] for session in result.json["sessions"]] == ["animal-2"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from poco.data.simulate import simulate
 
 pytest.importorskip("sklearn", reason="needs the extra 'embed'")
 pytest.importorskip("matplotlib", reason="needs the extra 'plots'")
@@ -55,3 +58,13 @@ def test_what_has_no_embeddings_or_no_labels_says_so(poco, recordings: Path, tra
     done = poco("embed", run)
     assert done.code == 2
     assert "Grounded learns no embeddings of units" in done.err
+
+
+def test_an_adapted_model_has_embeddings_too(poco, trained: Path, recordings: Path, tmp_path: Path) -> None:
+    new, adapted, table = tmp_path / "stranger.npz", tmp_path / "adapted", tmp_path / "embeddings.csv"
+    np.savez(new, activity=simulate(1, 5, 400, seed=9)[0].activity)
+    (tmp_path / "dataset.toml").write_text((recordings / "dataset.toml").read_text())
+    assert poco("adapt", trained, new, "--out", adapted, "--steps", 2).code == 0
+    done = poco("embed", adapted, "--out", table)
+    assert done.code == 0, done.err
+    assert [line.split(",")[0] for line in table.read_text().splitlines()].count("stranger") == 5

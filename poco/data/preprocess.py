@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -86,19 +87,23 @@ def butterworth(
         else:
             activity[:, start:stop] = signal.sosfiltfilt(sections, piece)
     way = "forwards" if causal else "forwards and backwards"
+    later = (*recording.warnings, "filtered backwards too: each frame holds some of what came after it")
     return dataclasses.replace(
-        recording, activity=activity, provenance=_done(recording, f"{kind} {given} cycles a frame, {way}")
+        recording,
+        activity=activity,
+        provenance=_done(recording, f"{kind} {given} cycles a frame, {way}"),
+        warnings=recording.warnings if causal else later,
     )
 
 
-def components(recording: Recording, count: int, *, frames: tuple[int, int] | None = None) -> Recording:
+def components(recording: Recording, count: int, *, frames: Sequence[tuple[int, int]] | None = None) -> Recording:
     """The first principal components of the z-scored units, in place of the units.
 
     Args:
         recording: what to take them of.
         count: how many; the published ones are 512, and 100 for worms.
-        frames: range that mean, deviation and components are fitted to; None: all, as published, which is to know
-            the frames that will be forecast. The range of the training part keeps them apart.
+        frames: ranges that mean, deviation and components are fitted to, such as those of a training part; None: all,
+            as published, which is to know the frames that will be forecast.
 
     Returns:
         A recording whose units are named ``pc0``, ``pc1``, ...; labels and places of units are gone, the share of the
@@ -108,7 +113,8 @@ def components(recording: Recording, count: int, *, frames: tuple[int, int] | No
         ConfigError: if there are fewer units or frames than components.
         DataError: if a unit is constant or has NaN.
     """
-    fitted = recording.activity if frames is None else recording.activity[:, slice(*frames)]
+    ranges = [(0, recording.frames)] if frames is None else frames
+    fitted = np.concatenate([recording.activity[:, start:stop] for start, stop in ranges], 1)
     if not 1 <= count <= min(fitted.shape):
         units, length = fitted.shape
         raise ConfigError(f"session '{recording.session}': {units} units in {length} frames have no {count} components")
@@ -119,13 +125,17 @@ def components(recording: Recording, count: int, *, frames: tuple[int, int] | No
     scores = (fitted - mean) / std
     vectors, singular = _leading(scores, count)
     held = float(np.square(singular).sum() / np.square(scores).sum())
+    what = f"{count} principal components, {held:.1%} of the variance"
+    what += " of all frames" if frames is None else " of " + " and ".join(f"frames {a} to {b}" for a, b in ranges)
+    all_known = (*recording.warnings, "components of all frames: they know those that will be forecast")
     return dataclasses.replace(
         recording,
         activity=vectors.T @ ((recording.activity - mean) / std),
         unit_ids=tuple(f"pc{number}" for number in range(count)),
         labels={},
         coordinates=None,
-        provenance=_done(recording, f"{count} principal components, {held:.1%} of the variance"),
+        provenance=_done(recording, what),
+        warnings=all_known if frames is None else recording.warnings,
     )
 
 

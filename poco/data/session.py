@@ -87,7 +87,7 @@ def load(plan: Plan, description: Description, opener: sources.Opener) -> Loaded
         warnings.insert(0, "not neural activity: a control, by its description; never count its scores")
     rate = _rate(description, own, times, warnings)
     labels, coordinates, channels = _extras(plan, description, own, opener, units, frames, warnings)
-    stretches = _stretches(description, times, frames, warnings)
+    stretches = _stretches(description, own.stretches or ((0, frames),), times, frames, warnings)
 
     finite = np.isfinite(activity)
     nan_units = np.flatnonzero(~finite.all(axis=1))
@@ -115,7 +115,7 @@ def load(plan: Plan, description: Description, opener: sources.Opener) -> Loaded
         rate_hz=rate,
         unit_ids=tuple(ids[i] for i in index),
         subject=plan.subject or own.subject,
-        dataset=description.name or "default",
+        dataset=description.name or own.dataset or "default",
         labels={label: tuple(values[i] for i in index) for label, values in labels.items()},
         coordinates=None if coordinates is None else coordinates[index],
         channels=channels,
@@ -329,10 +329,14 @@ def _extras(
 
 
 def _stretches(
-    description: Description, times: np.ndarray | None, frames: int, warnings: list[str]
+    description: Description,
+    known: tuple[tuple[int, int], ...],
+    times: np.ndarray | None,
+    frames: int,
+    warnings: list[str],
 ) -> tuple[tuple[int, int], ...]:
-    """Contiguous ranges: cut at gaps in time and, if the description says so, at trial borders."""
-    borders = {0, frames}
+    """Contiguous ranges: those known, cut at gaps in time and, if the description says so, at trial borders."""
+    borders: set[int] = set()
     if times is not None and frames > 2:
         steps = np.diff(times)
         usual = float(np.median(steps))
@@ -354,8 +358,10 @@ def _stretches(
                 f"the record is {trial.frames}-frame trials one after another; windows cross their borders "
                 "(--cut-trials, or cut_trials = true, ends stretches there)"
             )
-    ordered = sorted(borders)
-    return tuple(itertools.pairwise(ordered))
+    found: list[tuple[int, int]] = []
+    for start, stop in known:
+        found += itertools.pairwise(sorted({start, stop} | {border for border in borders if start < border < stop}))
+    return tuple(found)
 
 
 def _unit_ids(plan: Plan, description: Description, own: Contents, units: int) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from poco.data.readers import caiman, csv, hdf5, matlab, npy, nwb, pickles, suite2p, zarr
+from poco.data.readers import caiman, csv, hdf5, matlab, npy, nwb, own, pickles, suite2p, zarr
 from poco.data.readers.base import Contents, guard
 from poco.errors import DataError
 
@@ -37,6 +37,11 @@ def _hdf5(path: Path, key: str | None, rois: str, neuropil: float, header: bool)
     return caiman.read(path, rois=rois, contents=contents) if caiman.is_caiman(contents) else contents
 
 
+def _npz(path: Path, key: str | None, rois: str, neuropil: float, header: bool) -> Contents:
+    contents = npy.read_npz(path)
+    return own.read(contents) if own.is_own(contents) else contents
+
+
 FORMATS: dict[str, _Reader] = {
     "nwb": lambda path, key, rois, neuropil, header: nwb.read(path, key=key, rois=rois),
     "suite2p": lambda path, key, rois, neuropil, header: suite2p.read(path, rois=rois, neuropil=neuropil),
@@ -44,7 +49,7 @@ FORMATS: dict[str, _Reader] = {
     "hdf5": _hdf5,
     "matlab": lambda path, key, rois, neuropil, header: matlab.read(path),
     "npy": lambda path, key, rois, neuropil, header: npy.read(path),
-    "npz": lambda path, key, rois, neuropil, header: npy.read_npz(path),
+    "npz": _npz,
     "csv": lambda path, key, rois, neuropil, header: csv.read(path, header=header),
     "pickle": lambda path, key, rois, neuropil, header: pickles.read(path),
     "zarr": lambda path, key, rois, neuropil, header: zarr.read(path),

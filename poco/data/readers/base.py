@@ -71,6 +71,8 @@ class Contents:
         keep: ``[N]`` bool, the units to use; the others are dropped for ``keep_reason``.
         title: name that fits the session better than the file name.
         subject: name of the animal.
+        dataset: name of the data set.
+        stretches: contiguous frame ranges.
         neural: False where the file's metadata say that this is not neural activity.
         provenance: further facts, all text.
         warnings: what a person should know, one line each.
@@ -92,6 +94,8 @@ class Contents:
     keep_reason: str = ""
     title: str = ""
     subject: str = ""
+    dataset: str = ""
+    stretches: tuple[tuple[int, int], ...] = ()
     neural: bool = True
     provenance: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)

@@ -1,0 +1,136 @@
+"""``poco preprocess``: filtered, downsampled recordings, or their components, as files of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from poco.cli.options import (
+    Constant,
+    CutTrials,
+    Description,
+    Header,
+    Json,
+    Key,
+    LeaveOut,
+    Nan,
+    Orientation,
+    Published,
+    Rate,
+    Sessions,
+    Without,
+    examples,
+    pick_sessions,
+    reading_options,
+)
+from poco.cli.output import counted, print_json, say
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command(
+        short_help="Filter, downsample or reduce recordings; write what comes out.",
+        epilog=examples(
+            "poco preprocess recordings/ --out components --components 512",
+            "poco preprocess recordings/ --out slower --high 0.1 --downsample 2",
+            "poco preprocess session.mat --key dF --orientation 'frames x units' --rate 30 --out converted",
+            "poco train components/",
+        ),
+    )
+    def preprocess(
+        data: Annotated[list[Path], typer.Argument(help="Files or folders of recordings.")],
+        out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write the recordings to.")],
+        low: Annotated[
+            float | None, typer.Option(help="Take away frequencies below this, in cycles a frame (0 to 0.5).")
+        ] = None,
+        high: Annotated[
+            float | None, typer.Option(help="Take away frequencies above this, in cycles a frame (0 to 0.5).")
+        ] = None,
+        causal: Annotated[
+            bool, typer.Option("--causal", help="Filter forwards alone, as a rig can: delayed, nothing from later.")
+        ] = False,
+        downsample: Annotated[int | None, typer.Option(help="Average so many frames each.")] = None,
+        components: Annotated[
+            int | None, typer.Option(help="So many principal components in place of the units.")
+        ] = None,
+        all_frames: Annotated[
+            bool,
+            typer.Option(
+                "--all-frames",
+                help="Take components from all frames, as published, not from the first 60% (the training part) alone.",
+            ),
+        ] = False,
+        description: Description = None,
+        key: Key = None,
+        orientation: Orientation = None,
+        rate: Rate = None,
+        nan: Nan = None,
+        constant: Constant = None,
+        leave_out: LeaveOut = None,
+        header: Header = None,
+        cut_trials: CutTrials = None,
+        published: Published = None,
+        sessions: Sessions = None,
+        without: Without = None,
+        json: Json = False,
+    ) -> None:
+        """Filter the recordings in DATA, then downsample them, then take components, each where asked for.
+
+        Every session becomes an NPZ file in OUT that needs no description: names, labels, places, channels, rate and
+        what was done to it are in it. Without any of the three the recordings are only converted. A filter is a
+        Butterworth filter of order 4, run forwards and backwards unless --causal: then each frame holds some of what
+        came after it, which no rig can have, and a warning stays with the recording.
+        """
+        from poco.data import preprocess as by
+        from poco.data.read import read
+        from poco.data.splits import split
+        from poco.data.write import write
+        from poco.errors import ConfigError
+
+        if components is None and all_frames:
+            raise ConfigError("--all-frames is about --components: give both")
+        if low is None and high is None and causal:
+            raise ConfigError("--causal is about a filter: give --low, --high or both")
+        options = reading_options(
+            description=description,
+            key=key,
+            orientation=orientation,
+            rate=rate,
+            nan=nan,
+            constant=constant,
+            leave_out=leave_out,
+            header=header,
+            cut_trials=cut_trials,
+            published=published,
+        )
+        found = pick_sessions(read([str(path) for path in data], **options), sessions, without)
+        if low is not None or high is not None:
+            found = [by.butterworth(recording, low=low, high=high, causal=causal) for recording in found]
+        if downsample is not None:
+            found = [by.downsample(recording, downsample) for recording in found]
+        if components is not None:
+            parts = [None] * len(found) if all_frames else split(found, context=1, horizon=1).segments["train"]
+            found = [by.components(one, components, frames=frames) for one, frames in zip(found, parts, strict=True)]
+        files = write(found, out)
+        if json:
+            done = [
+                {
+                    "session": one.session,
+                    "file": file,
+                    "units": one.units,
+                    "frames": one.frames,
+                    "rate_hz": one.rate_hz,
+                    "preprocessing": one.provenance.get("preprocessing", ""),
+                }
+                for one, file in zip(found, files, strict=True)
+            ]
+            print_json({"recordings": done})
+            return
+        for one, file in zip(found, files, strict=True):
+            size = f"{counted(one.units, 'unit')}, {counted(one.frames, 'frame')}"
+            say(f"{file}: {size}; {one.provenance.get('preprocessing', 'as it was')}")
+        for line in dict.fromkeys(line for one in found for line in one.warnings):
+            say(f"warning: {line}")

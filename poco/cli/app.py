@@ -6,7 +6,21 @@ from typing import Annotated
 
 import typer
 
-from poco.cli import adapt, bench_data, demo, embed, evaluate, forecast, info, inspect, report, stream, study, train
+from poco.cli import (
+    adapt,
+    bench_data,
+    demo,
+    download,
+    embed,
+    evaluate,
+    forecast,
+    info,
+    inspect,
+    report,
+    stream,
+    study,
+    train,
+)
 
 app = typer.Typer(
     name="poco",
@@ -18,7 +32,21 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for _module in (demo, inspect, train, evaluate, forecast, stream, adapt, embed, report, bench_data, study, info):
+for _module in (
+    demo,
+    download,
+    inspect,
+    train,
+    evaluate,
+    forecast,
+    stream,
+    adapt,
+    embed,
+    report,
+    bench_data,
+    study,
+    info,
+):
     _module.register(app)
 
 

@@ -41,7 +41,9 @@ def read(name: str, path: str | Path | Sequence[str | Path]) -> list[Recording]:
             raise DataError(f"{place}: no such file or folder")
         within = sorted(place.rglob(module.PATTERN)) if place.is_dir() and not place.match(module.PATTERN) else [place]
         if not within:
-            raise DataError(f"{place} holds no file of {name} ({module.PATTERN})")
+            raise DataError(
+                f"{place} holds no file of {name} ({module.PATTERN}): 'poco download {name}' fetches it or says how"
+            )
         files += within
     if getattr(module, "SESSION_A_FOLDER", False):
         files = list({file.parent.resolve(): file for file in files}.values())

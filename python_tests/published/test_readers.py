@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import json
 from pathlib import Path
 
@@ -200,6 +201,23 @@ def test_atanas(tmp_path: Path) -> None:
     assert found[0].labels["neuron"] == ("", "AVAL", "")
     assert list(found[0].channels) == ["velocity"]
     assert np.isnan(found[0].channels["velocity"][0])
+    grouped = {
+        "gcamp": {"trace_array": np.array(traces).T.tolist()},  # the other way round
+        "timing": {"timestamp_confocal": worm["timestamp_confocal"]},
+        "behavior": {"velocity": worm["velocity"]},
+        "label": {"2": {"label": "AVAL"}},
+    }
+    packed = tmp_path / "2022-06-14-07.json.bz2"
+    packed.write_bytes(bz2.compress(json.dumps(grouped).encode()))
+    later = read_published("atanas2023", packed)[0]
+    np.testing.assert_allclose(later.activity, traces, rtol=1e-6)
+    assert (later.session, list(later.channels)) == ("2022-06-14-07", ["velocity"])
+    assert later.labels == {}
+    assert "names are left out" in later.warnings[0]
+    packed.write_bytes(b"no bzip2")
+    with pytest.raises(DataError, match="is not JSON in bzip2"):
+        read_published("atanas2023", packed)
+    packed.unlink()
     for key, value, message in (
         ("labeled", {"4": {"label": "X"}}, "no unit from 1 to 3"),
         ("timestamp_confocal", [1.0], "a number for each of 20 frames"),

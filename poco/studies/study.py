@@ -31,8 +31,11 @@ if TYPE_CHECKING:
     from poco.nn import POCO
 
 FOLDER = Path(__file__).parent
-#: Cut-offs of the published filters, in cycles a frame, run forwards and backwards.
-FILTERS: Mapping[str, Mapping[str, Any]] = {"low": {"high": 0.1}, "band": {"low": 0.0005, "high": 0.1}}
+#: The published filters: cut-offs in cycles a frame; forwards and backwards, not padded.
+FILTERS: Mapping[str, Mapping[str, Any]] = {
+    "low": {"high": 0.1, "padded": False},
+    "band": {"low": 0.0005, "high": 0.1, "padded": False},
+}
 #: Sizes of a study made small, to see that it runs: of its simulation, and of the rest.
 REDUCED = {"animals": 2, "units": 8, "frames": 400}
 REDUCED_STEPS = 3

@@ -37,11 +37,15 @@ def register(app: typer.Typer) -> None:
         ] = None,
         threads: Annotated[int | None, typer.Option(help="Threads on the CPU.")] = None,
     ) -> None:
-        """Fit and score forecasters on each data set in FOLDER; write scores.csv and scores.md into the folder OUT."""
+        """Fit and score forecasters on each data set in FOLDER.
+
+        Scores are written into the folder OUT: scores.csv, scores.md, and of each step ahead steps.csv.
+        """
         from poco import scoreboard
         from poco.cli.torch_settings import set_threads
         from poco.data.splits import PROTOCOLS
         from poco.published import NAMES
+        from poco.studies import steps as by_step
 
         set_threads(threads)
         if not folder.is_dir():
@@ -70,5 +74,7 @@ def register(app: typer.Typer) -> None:
             report=typer.echo,
         )
         scoreboard.write_csv(cells, out / "scores.csv")
+        if cells:
+            by_step.write_csv(cells, out / "steps.csv")
         (out / "scores.md").write_text(scoreboard.table(cells) + "\n")
         typer.echo(scoreboard.table(cells))

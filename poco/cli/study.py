@@ -73,6 +73,9 @@ def register(app: typer.Typer) -> None:
     def show_table(
         out: Annotated[Path, typer.Argument(help="Folder that 'poco study run' wrote.")],
         to_csv: Annotated[Path | None, typer.Option("--csv", help="Write a row for each cell here.")] = None,
+        steps_csv: Annotated[
+            Path | None, typer.Option("--steps-csv", help="Write a row for each cell and step ahead here.")
+        ] = None,
     ) -> None:
         """Print the table of all results in the folder OUT."""
         from poco import studies
@@ -80,17 +83,21 @@ def register(app: typer.Typer) -> None:
         cells = _cells(out)
         if to_csv is not None:
             studies.write_csv(cells, to_csv)
+        if steps_csv is not None:
+            studies.steps.write_csv(cells, steps_csv)
         typer.echo(studies.table(cells))
 
     @study.command("plot")
     def plot(
         out: Annotated[Path, typer.Argument(help="Folder that 'poco study run' wrote.")],
         figure: Annotated[Path, typer.Argument(help="Image to write (.png, .svg, .pdf).")],
+        per_step: Annotated[bool, typer.Option("--per-step", help="Against the step ahead instead.")] = False,
     ) -> None:
         """Draw the score against what was varied, mean over seeds with 95% intervals."""
         from poco import studies
 
-        studies.plot(_cells(out), figure)
+        draw = studies.steps.plot if per_step else studies.plot
+        draw(_cells(out), figure)
 
 
 def _recordings(data: list[Path], published: list[str]) -> list[Recording]:

@@ -21,7 +21,7 @@ from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.data.splits import Split, shorten, split
 from poco.errors import ConfigError, MissingExtraError
-from poco.evaluation import fit_baseline, score_forecasters
+from poco.evaluation import Scores, SessionScore, fit_baseline, score_forecasters
 from poco.files import write_json
 from poco.scoreboard import mean_interval, mean_text
 from poco.studies import adaptation
@@ -247,7 +247,8 @@ def _make(job: Job) -> str:
     if vary == "filter" and value != "none":
         recordings = [butterworth(recording, **FILTERS[value]) for recording in recordings]
     context = value if vary == "context" else 48
-    began, scores = time.process_time(), []
+    began = time.process_time()
+    scores: list[SessionScore] = []
     model: nn.Module
     for group in _groups(recordings, cell["training"]):
         data = split(group, protocol=cell["protocol"], context=context)
@@ -257,9 +258,12 @@ def _make(job: Job) -> str:
             model = _poco(study, data, value, seed, cell["steps"])
         else:
             model = fit_baseline(cell["forecaster"], data, seed=seed, steps=cell["steps"])
-        scores += [s.score for s in score_forecasters({"": model}, data)[""].sessions]
-    score = sum(scores) / len(scores)
-    write_json(file, {**cell, "score": score, "seconds": round(time.process_time() - began, 2)})
+        scores += score_forecasters({"": model}, data)[""].sessions
+    found = Scores(sum(s.score for s in scores) / len(scores), tuple(scores))
+    score, steps = found.score, list(found.score_per_step)
+    write_json(
+        file, {**cell, "score": score, "score_per_step": steps, "seconds": round(time.process_time() - began, 2)}
+    )
     return f"{file.stem}: {score:.4f}"
 
 

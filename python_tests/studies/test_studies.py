@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import math
@@ -14,7 +15,9 @@ from poco import models, scoreboard, studies
 from poco.data.read import read
 from poco.data.recording import Recording
 from poco.data.simulate import simulate
-from poco.errors import ConfigError
+from poco.data.splits import split
+from poco.errors import ConfigError, DataError
+from poco.evaluation import fit_baseline, score_forecasters
 from poco.training import recipe, train
 
 RECORDINGS = simulate(2, units=4, frames=400)
@@ -158,11 +161,55 @@ def test_table_and_figure(tmp_path: Path) -> None:
     assert (tmp_path / "s.png").stat().st_size > 1000
 
 
+def test_scores_of_single_steps(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="figures need the extra 'plots'")
+    study = dataclasses.replace(studies.load("context"), forecasters=("ridge",), values=(4, 12))
+    cells = studies.run(study, tmp_path / "s", RECORDINGS, seeds=1, steps=1)
+    for cell in cells:
+        assert len(cell["score_per_step"]) == 16
+        model = fit_baseline("ridge", cut := split(RECORDINGS, protocol="published", context=cell["value"]))
+        assert cell["score_per_step"] == list(score_forecasters({"": model}, cut)[""].score_per_step)
+    studies.steps.write_csv(cells, tmp_path / "steps.csv")
+    with (tmp_path / "steps.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["study", "protocol", "value", "training", "forecaster", "seed", "step", "score"]
+    assert [(row["value"], row["step"]) for row in rows] == [(v, str(h)) for v in ("12", "4") for h in range(1, 17)]
+    assert float(rows[2]["score"]) == cells[0]["score_per_step"][2]
+    studies.steps.plot(cells, tmp_path / "s.png")
+    assert (tmp_path / "s.png").stat().st_size > 1000
+    pytest.importorskip("typer", reason="the command line needs the extra 'cli'")
+    from poco.__main__ import run
+
+    assert run(["study", "table", str(tmp_path / "s"), "--steps-csv", str(tmp_path / "again.csv")]) == 0
+    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "steps.csv").read_bytes()
+    assert run(["study", "plot", str(tmp_path / "s"), str(tmp_path / "s.svg"), "--per-step"]) == 0
+    assert "frames ahead" in (tmp_path / "s.svg").read_text()
+    older = [{name: value for name, value in cell.items() if name != "score_per_step"} for cell in cells]
+    for make in (studies.steps.plot, studies.steps.write_csv):
+        with pytest.raises(DataError, match="no scores of single steps"):
+            make(older, tmp_path / "nothing")
+
+
 def test_interval_is_students() -> None:
     mean, half = scoreboard.mean_interval([1.0, 2.0, 3.0])
     assert mean == 2
     assert half == pytest.approx(4.303 / math.sqrt(3))
     assert scoreboard.mean_interval([1.0]) == (1.0, None)
+
+
+def test_the_scoreboard_writes_scores_of_single_steps(tmp_path: Path) -> None:
+    pytest.importorskip("typer", reason="the command line needs the extra 'cli'")
+    from poco.__main__ import run
+
+    folder = tmp_path / "data" / "some"
+    folder.mkdir(parents=True)
+    np.save(folder / "a.npy", RECORDINGS[0].activity)
+    (folder / "dataset.toml").write_text('[activity]\norientation = "units x frames"\nrate_hz = 20.0\n')
+    assert run(["bench-data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--only", "copy,ridge"]) == 0
+    with (tmp_path / "out" / "steps.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 2 * 16  # protocols, forecasters, steps
+    assert {row["score"] for row in rows if row["forecaster"] == "copy"} == {"0.0"}
 
 
 def test_scoreboard_makes_each_cell_once(tmp_path: Path) -> None:

@@ -158,12 +158,12 @@ def table(cells: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def mean_text(values: Sequence[float]) -> str:
+def mean_text(values: Sequence[float], digits: int = 3) -> str:
     """Mean of the seeds and half its interval as a table shows them; nothing of none."""
     if not values:
         return ""
     mean, half = mean_interval(values)
-    return f"{mean:.3f}" + (f" ± {half:.3f}" if half is not None else "")
+    return f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if half is not None else "")
 
 
 def _weights(model: nn.Module) -> Iterator[Any]:

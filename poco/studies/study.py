@@ -24,7 +24,7 @@ from poco.errors import ConfigError, MissingExtraError
 from poco.evaluation import Scores, SessionScore, fit_baseline, score_forecasters
 from poco.files import write_json
 from poco.scoreboard import mean_interval, mean_text
-from poco.studies import adaptation
+from poco.studies import adaptation, zapbench
 from poco.studies.adaptation import animals, curve, others
 
 if TYPE_CHECKING:
@@ -63,6 +63,9 @@ class Study:
         frames: how many frames of an animal left out are adapted to, each in turn; None for all.
         base_steps: most gradient steps of the model of the other animals.
         simulate: arguments of :func:`poco.data.simulate.simulate`, for a study of simulated recordings.
+        form: ``"zapbench"`` for that benchmark's own cut and error, see :mod:`poco.studies.zapbench`; each value is
+            then one of :attr:`options`, with a ``context``.
+        epochs: passes over the windows for training, in place of steps, of that form.
     """
 
     name: str
@@ -77,6 +80,8 @@ class Study:
     frames: tuple[int | None, ...] = (None,)
     base_steps: int | None = None
     simulate: Mapping[str, Any] | None = None
+    form: str = ""
+    epochs: int | None = None
 
     def option(self, name: Any) -> Mapping[str, Any]:
         """The options of POCO by their name."""
@@ -144,6 +149,15 @@ def run(
     study = dataclasses.replace(study, unit_types=label)
     if study.vary == "model":
         study = dataclasses.replace(study, values=tuple(option["name"] for option in study.options))
+    if study.form == zapbench.PROTOCOL:
+        protocol = zapbench.PROTOCOL
+        why = {value: zapbench.misfit(recordings, study.option(value)["context"]) for value in study.values}
+        for value, reason in why.items():
+            if reason:
+                report(f"{study.name}, {value}: left out, {reason}")
+        study = dataclasses.replace(study, values=tuple(value for value in study.values if not why[value]))
+        if not study.values:
+            raise ConfigError(f"the study '{study.name}' does not fit these recordings: {next(iter(why.values()))}")
     if study.vary == "animal":
         study = dataclasses.replace(study, values=animals(recordings))
     if study.simulate is not None and simulation:
@@ -156,7 +170,8 @@ def run(
     most = {"sessions": len(recordings), "frames": max((r.frames for r in recordings), default=0)}
     if study.vary in most:
         study = dataclasses.replace(study, values=tuple(v for v in study.values if v <= most[study.vary]))
-    steps = REDUCED_STEPS if reduced and steps is None else steps or study.steps
+    if steps is None:
+        steps = REDUCED_STEPS if reduced else study.steps if study.epochs is None else None
     out.mkdir(parents=True, exist_ok=True)
     left = []
     for seed in range(seeds):
@@ -199,6 +214,8 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: a row for each forecaster, training and value; mean over seeds and half the 95% t-interval."""
     if "curves" in cells[0]:
         return adaptation.table(cells)
+    if "mae_per_step" in cells[0]:
+        return zapbench.table(cells)
     groups: dict[tuple[str, ...], list[float]] = {}
     for cell in cells:
         key = tuple(str(cell[name]) for name in ("study", "value", "training", "forecaster"))
@@ -233,11 +250,23 @@ def _left_out(job: Job) -> str:
     return f"{file.stem}: {score:.4f}"
 
 
+def _zapbench(job: Job) -> str:
+    """One cell of the benchmark."""
+    study, cell, recordings, file = job
+    assert study.epochs is not None
+    began, option = time.process_time(), study.option(cell["value"])
+    found = zapbench.score(cell["forecaster"], recordings, option, cell["seed"], cell["steps"], study.epochs)
+    write_json(file, {**cell, **found, "seconds": round(time.process_time() - began, 2)})
+    return f"{file.stem}: mean absolute error {sum(found['mae_per_step']) / len(found['mae_per_step']):.4g}"
+
+
 def _make(job: Job) -> str:
     """One cell: fit, score, write."""
     study, cell, recordings, file = job
     if cell["base_steps"]:
         return _left_out(job)
+    if study.form == zapbench.PROTOCOL:
+        return _zapbench(job)
     value, seed, vary = cell["value"], cell["seed"], study.vary
     if study.simulate is not None:
         varied = {vary.removeprefix("simulate."): value} if vary.startswith("simulate.") else {}

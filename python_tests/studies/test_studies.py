@@ -55,7 +55,8 @@ def test_every_study_runs_at_reduced_size(name: str, tmp_path: Path) -> None:
     # the big ones of the study's own sizes are tested with their definitions
     cheap = tuple(f for f in study.forecasters if f not in ("ar-transformer", "mlp-large"))
     study = dataclasses.replace(study, forecasters=cheap)
-    cells = studies.run(study, tmp_path, RECORDINGS, reduced=True)
+    longer = {"zapbench": simulate(2, units=4, frames=900)}
+    cells = studies.run(study, tmp_path, longer.get(name, RECORDINGS), reduced=True)
     # two animals; recordings of 400 frames have a single one of the lengths
     values = {"animal": 2, "frames": 1, "model": 2}.get(study.vary, min(2, len(study.values)))
     assert len(cells) == len(cheap) * len(study.training) * values * len(study.frames)

@@ -25,7 +25,7 @@ from poco.evaluation import Scores, SessionScore, fit_baseline, score_forecaster
 from poco.files import write_json
 from poco.scoreboard import mean_interval, mean_text
 from poco.studies import adaptation, zapbench
-from poco.studies.adaptation import animals, curve, others
+from poco.studies.adaptation import animals, curve, learnt_from, others
 
 if TYPE_CHECKING:
     from poco.nn import POCO
@@ -62,6 +62,8 @@ class Study:
         unit_types: label of the units that a POCO embeds, where it embeds any.
         frames: how many frames of an animal left out are adapted to, each in turn; None for all.
         base_steps: most gradient steps of the model of the other animals.
+        sources: which data sets that model learns from, each in turn: that of the animal left out (``"same"``), the
+            ``"other"`` ones, or ``"both"``; None for all there are.
         simulate: arguments of :func:`poco.data.simulate.simulate`, for a study of simulated recordings.
         form: ``"zapbench"`` for that benchmark's own cut and error, see :mod:`poco.studies.zapbench`; each value is
             then one of :attr:`options`, with a ``context``.
@@ -79,6 +81,7 @@ class Study:
     unit_types: str | None = None
     frames: tuple[int | None, ...] = (None,)
     base_steps: int | None = None
+    sources: tuple[str | None, ...] = (None,)
     simulate: Mapping[str, Any] | None = None
     form: str = ""
     epochs: int | None = None
@@ -160,6 +163,8 @@ def run(
             raise ConfigError(f"the study '{study.name}' does not fit these recordings: {next(iter(why.values()))}")
     if study.vary == "animal":
         study = dataclasses.replace(study, values=animals(recordings))
+        for animal, source in itertools.product(study.values, study.sources):
+            learnt_from(recordings, animal, source)  # or an error, before anything is trained
     if study.simulate is not None and simulation:
         study = dataclasses.replace(study, simulate={**study.simulate, **simulation})
     if reduced:
@@ -177,7 +182,7 @@ def run(
     for seed in range(seeds):
         for value in study.values:
             for training in study.training:
-                for forecaster, frames in itertools.product(study.forecasters, study.frames):
+                for forecaster, frames, source in itertools.product(study.forecasters, study.frames, study.sources):
                     cell = {
                         "study": study.name,
                         "forecaster": forecaster,
@@ -190,15 +195,18 @@ def run(
                         "simulate": study.simulate,
                         "base_steps": study.base_steps,
                         "frames": frames,
+                        "source": source,
                         "label": label,
                     }
-                    shown = training if frames is None else f"{training} {frames}"
+                    shown = " ".join(str(what) for what in (training, frames, source) if what is not None)
                     file = out / f"{study.name}--{value}--{shown}--{forecaster}--{seed}.json"
                     if not file.exists():
                         left.append((study, cell, recordings, file))
                     elif any(json.loads(file.read_text()).get(key) != cell[key] for key in cell):
                         raise ConfigError(f"{file} was made with other settings: take another folder for --out")
-    bases = list({(cell["value"], cell["seed"]): job for job in left if (cell := job[1])["base_steps"]}.values())
+    bases = list(
+        {(cell["value"], cell["seed"], cell["source"]): job for job in left if (cell := job[1])["base_steps"]}.values()
+    )
     with ExitStack() as stack:
         each: Callable[..., Iterable[str]] = map
         if processes > 1:  # spawned: a fork of a process with threads may hang
@@ -230,19 +238,25 @@ def _base(job: Job) -> str:
     """The model of the animals that are not left out, kept beside the cells."""
     _, cell, recordings, file = job
     folder = _folder(cell, file)
-    others(recordings, cell["value"], cell["seed"], cell["base_steps"], cell["protocol"], folder)
+    _others(cell, recordings, file)
     return f"{folder.name}: trained"
 
 
 def _folder(cell: Mapping[str, Any], file: Path) -> Path:
-    return file.parent / "models" / f"without-{cell['value']}-{cell['seed']}"
+    source = "" if cell["source"] is None else f"-{cell['source']}"
+    return file.parent / "models" / f"without-{cell['value']}-{cell['seed']}{source}"
+
+
+def _others(cell: Mapping[str, Any], recordings: Sequence[Recording], file: Path) -> POCO:
+    settings = (cell["value"], cell["seed"], cell["base_steps"], cell["protocol"])
+    return others(recordings, *settings, _folder(cell, file), cell["source"])
 
 
 def _left_out(job: Job) -> str:
     """One cell of an animal left out: adapt to each of its recordings."""
     _, cell, recordings, file = job
     options = (cell["training"], cell["seed"], cell["steps"], cell["protocol"], cell["frames"])
-    model = others(recordings, cell["value"], cell["seed"], cell["base_steps"], cell["protocol"], _folder(cell, file))
+    model = _others(cell, recordings, file)
     curves = [curve(model, recording, *options) for recording in recordings if recording.subject == cell["value"]]
     score = sum(c["after"] for c in curves) / len(curves)
     seconds = sum(c["history"][-1][1] for c in curves)
@@ -335,7 +349,19 @@ def cells(out: Path) -> list[dict[str, Any]]:
 
 def write_csv(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
     """One tidy table, a row for each cell."""
-    columns = ("study", "value", "training", "forecaster", "frames", "seed", "score", "seconds", "steps", "protocol")
+    columns = (
+        "study",
+        "value",
+        "training",
+        "forecaster",
+        "frames",
+        "source",
+        "seed",
+        "score",
+        "seconds",
+        "steps",
+        "protocol",
+    )
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()

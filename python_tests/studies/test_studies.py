@@ -21,6 +21,13 @@ from poco.evaluation import fit_baseline, score_forecasters
 from poco.training import recipe, train
 
 RECORDINGS = simulate(2, units=4, frames=400)
+TWO_DATA_SETS = [
+    *RECORDINGS,
+    *(
+        dataclasses.replace(r, session=f"other-{r.session}", subject=f"other-{r.subject}", dataset="other")
+        for r in simulate(2, units=3, frames=400, seed=5)
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +62,11 @@ def test_every_study_runs_at_reduced_size(name: str, tmp_path: Path) -> None:
     # the big ones of the study's own sizes are tested with their definitions
     cheap = tuple(f for f in study.forecasters if f not in ("ar-transformer", "mlp-large"))
     study = dataclasses.replace(study, forecasters=cheap)
-    longer = {"zapbench": simulate(2, units=4, frames=900)}
-    cells = studies.run(study, tmp_path, longer.get(name, RECORDINGS), reduced=True)
+    of_its_own = {"zapbench": simulate(2, units=4, frames=900), "pretraining-source": TWO_DATA_SETS}
+    cells = studies.run(study, tmp_path, of_its_own.get(name, RECORDINGS), reduced=True)
     # two animals; recordings of 400 frames have a single one of the lengths
     values = {"animal": 2, "frames": 1, "model": 2}.get(study.vary, min(2, len(study.values)))
-    assert len(cells) == len(cheap) * len(study.training) * values * len(study.frames)
+    assert len(cells) == len(cheap) * len(study.training) * values * len(study.frames) * len(study.sources)
     assert studies.table(cells).count("\n") > 1
     assert all(math.isfinite(cell["score"]) for cell in cells)
 
@@ -104,6 +111,33 @@ def test_an_animal_is_left_out_and_adapted_to(tmp_path: Path) -> None:
     assert rows["embeddings"][-2:] == ["2", "1 |"]
     with pytest.raises(ConfigError, match="needs recordings of two"):
         studies.run(study, tmp_path, RECORDINGS[:1], reduced=True)
+
+
+def test_models_of_one_data_set_the_other_and_both(tmp_path: Path) -> None:
+    study = dataclasses.replace(studies.load("pretraining-source"), training=("zero-shot", "embeddings"))
+    cells = studies.run(study, tmp_path, TWO_DATA_SETS, reduced=True)
+    learnt = {
+        source: [s.name for s in models.load(tmp_path / "models" / f"without-animal-1-0-{source}").sessions]
+        for source in study.sources
+    }
+    assert learnt == {
+        "same": ["animal-2"],
+        "other": ["other-animal-1", "other-animal-2"],
+        "both": ["animal-2", "other-animal-1", "other-animal-2"],
+    }
+    table = studies.table(cells).splitlines()
+    assert table[0].startswith("| frames | learnt from | mode | kept | gain |")
+    assert [row.split(" | ")[1:3] for row in table[2:]] == [[s, m] for s in study.sources for m in study.training]
+    of_same = [c["score"] for c in cells if (c["source"], c["training"]) == ("same", "embeddings")]
+    assert f" {np.mean(of_same):.3f} ±" in table[3]
+    studies.write_csv(cells, tmp_path / "cells.csv")
+    assert (tmp_path / "cells.csv").read_text().count(",other,") == 4
+    pytest.importorskip("matplotlib", reason="figures need the extra 'plots'")
+    studies.plot(cells, tmp_path / "s.png")
+    with pytest.raises(ConfigError, match="'animal-1' is to learn from 'other' data: give a recording of another data"):
+        studies.run(study, tmp_path / "one", RECORDINGS, reduced=True)
+    with pytest.raises(ConfigError, match="'animal-1' is to learn from 'same' data: give another animal of its data"):
+        studies.run(study, tmp_path / "two", TWO_DATA_SETS[::2], reduced=True)
 
 
 def test_the_poco_of_a_study_is_that_of_training(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def _listed(source: Source) -> tuple[File, ...]:
 
     answer = requests.get(_FIGSHARE.format(source.figshare), headers=_HEADERS, timeout=_SECONDS)
     answer.raise_for_status()
-    there: dict[str, Any] = {entry["name"]: entry for entry in answer.json()["files"]}
+    there: dict[str, Any] = {entry["name"]: entry for entry in answer.json().get("files", [])}
     missing = [name for name in source.archives if name not in there]
     if missing:
         raise DataError(f"{source.page} has no {missing[0]}: it has {', '.join(there)}")

@@ -124,7 +124,7 @@ SOURCES: dict[str, Source] = {
         licence="not known",
         size="one file",
         by_hand="take NoStim_Data.mat from that repository (the original, https://osf.io/2395t, has WT_NoStim.mat, "
-        "which is laid out otherwise and not read)",
+        "which holds another variable and is not read)",
     ),
     "zapbench": Source(
         "one larval zebrafish, whole brain under nine stimulus conditions (ZAPBench)",

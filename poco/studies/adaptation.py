@@ -129,7 +129,7 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
             row = [mean_text(list(kept.values())), mean_text(gain), mean_text(list(last.values()))]
             seeds = len({cell["seed"] for cell in some if cell["training"] == mode})
             row += [f"{sum(seconds.values()) / len(seconds):.1f}", str(len(kept)), str(seeds)]
-            what = ["all" if frames is None else str(frames), *([source] if source else []), mode]
+            what = ["all" if frames is None else str(frames), *([source or "all"] if sources != [None] else []), mode]
             lines.append(f"| {' | '.join([*what, *row])} |")
     return "\n".join(lines)
 

@@ -219,11 +219,18 @@ def run(
 
 
 def table(cells: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: a row for each forecaster, training and value; mean over seeds and half the 95% t-interval."""
-    if "curves" in cells[0]:
-        return adaptation.table(cells)
-    if "mae_per_step" in cells[0]:
-        return zapbench.table(cells)
+    """Markdown: a row for each forecaster, training and value; mean over seeds and half the 95% t-interval.
+
+    Cells of adaptation and of ZAPBench have tables of their own, below one another.
+    """
+    kinds: dict[Callable[[Sequence[Mapping[str, Any]]], str], list[Mapping[str, Any]]] = {}
+    for cell in cells:
+        kind = adaptation.table if "curves" in cell else zapbench.table if "mae_per_step" in cell else _scores
+        kinds.setdefault(kind, []).append(cell)
+    return "\n\n".join(kind(some) for kind, some in kinds.items())
+
+
+def _scores(cells: Sequence[Mapping[str, Any]]) -> str:
     groups: dict[tuple[str, ...], list[float]] = {}
     for cell in cells:
         key = tuple(str(cell[name]) for name in ("study", "value", "training", "forecaster"))

@@ -192,6 +192,10 @@ def test_table_and_figure(tmp_path: Path) -> None:
     base = {"study": "s", "forecaster": "poco", "training": "multi"}
     cells = [{**base, "value": v, "seed": i, "score": v + i} for v in (0.0, 0.5) for i in (0, 1)]
     assert "| s | 0.5 | multi | poco | 1.000 ± 6.353 | 2 |" in studies.table(cells)
+    errors = [{**base, "study": "z", "value": "v", "seed": 0, "score": 0.0, "mae_per_step": [0.01] * 4}]
+    both = studies.table([*cells, *errors])
+    assert both == f"{studies.table(cells)}\n\n{studies.table(errors)}"
+    assert "| v | poco | 0.0100 | 0.0100 | 1 |" in both
     studies.plot(cells, tmp_path / "s.png")
     assert (tmp_path / "s.png").stat().st_size > 1000
 

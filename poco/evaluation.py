@@ -329,6 +329,7 @@ def fit_baseline(
     *,
     seed: int = 0,
     steps: int = BASELINE_STEPS,
+    config: TrainConfig | None = None,
     folder: Path | None = None,
     callbacks: Iterable[Callback] = (),
 ) -> nn.Module:
@@ -339,13 +340,14 @@ def fit_baseline(
         split: recordings and parts.
         seed: seed of initial weights and order of windows.
         steps: gradient steps at most of one that is trained.
+        config: all settings of one that is trained, seed and steps too.
         folder: where fitted baselines are kept; one fitted to the same split in the same way is taken from there.
         callbacks: what may watch the training.
     """
-    config = TrainConfig(steps=steps, patience=BASELINE_PATIENCE, seed=seed)
+    config = config or TrainConfig(steps=steps, patience=BASELINE_PATIENCE, seed=seed)
     sessions = [SessionSpec(r.session, r.unit_ids, r.dataset) for r in split.recordings]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream(seed, "weights"))
+        torch.manual_seed(stream(config.seed, "weights"))
         model = build(name, split.context, split.horizon, sessions)
     if name not in TRAINED + FITTED:
         return model

@@ -26,6 +26,7 @@ EXTRAS: dict[str, tuple[tuple[str, str], ...]] = {
     "stream": (("pylsl", "pylsl"), ("pyzmq", "zmq")),
     "gpu": (("triton", "triton"),),
     "hub": (("huggingface_hub", "huggingface_hub"),),
+    "download": (("pooch", "pooch"),),
     "benchmarks": (("onnx", "onnx"), ("onnxscript", "onnxscript"), ("onnxruntime", "onnxruntime")),
 }
 

@@ -58,6 +58,7 @@ def run(
     protocols: Sequence[str] = PROTOCOLS,
     seeds: int = 3,
     steps: int = BASELINE_STEPS,
+    published: Sequence[str] = (),
     report: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
     """Fit and score what is not in ``out`` yet; returns all cells that are there.
@@ -69,6 +70,7 @@ def run(
         protocols: names out of :data:`poco.data.splits.PROTOCOLS`.
         seeds: seeds 0, 1, ... of those that are trained.
         steps: most gradient steps of each.
+        published: names of folders with the files of the published data set of that name.
         report: called with a line for each cell.
 
     Raises:
@@ -83,7 +85,7 @@ def run(
     def prepared(folder: Path, protocol: str) -> tuple[list[Recording], Split]:
         from poco.data.read import read
 
-        recordings = read(folder)
+        recordings = read(folder, published=folder.name if folder.name in published else None)
         return recordings, split(recordings, protocol=protocol)  # type: ignore[arg-type]
 
     for name, folder, protocol, seed in _cells(forecasters, folders, protocols, seeds):
@@ -156,12 +158,12 @@ def table(cells: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def mean_text(values: Sequence[float]) -> str:
+def mean_text(values: Sequence[float], digits: int = 3) -> str:
     """Mean of the seeds and half its interval as a table shows them; nothing of none."""
     if not values:
         return ""
     mean, half = mean_interval(values)
-    return f"{mean:.3f}" + (f" ± {half:.3f}" if half is not None else "")
+    return f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if half is not None else "")
 
 
 def _weights(model: nn.Module) -> Iterator[Any]:

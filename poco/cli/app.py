@@ -10,6 +10,7 @@ from poco.cli import (
     adapt,
     bench_data,
     demo,
+    download,
     embed,
     evaluate,
     forecast,
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 for _module in (
     demo,
+    download,
     inspect,
     preprocess,
     train,

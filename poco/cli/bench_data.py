@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             "poco bench-data recordings --out scores",
             "poco bench-data recordings --out scores --only nlinear,mlp,poco --seeds 1",
+            "poco bench-data published --published chen2018,kato2015 --out scores",
         ),
     )
     def bench_data(
@@ -30,12 +31,21 @@ def register(app: typer.Typer) -> None:
         protocols: Annotated[str, typer.Option(help="Protocols, comma between them.")] = "leak-free,published",
         seeds: Annotated[int, typer.Option(help="Seeds of those that are trained.")] = 3,
         steps: Annotated[int, typer.Option(help="Most gradient steps of a forecaster.")] = 1000,
+        published: Annotated[
+            str | None,
+            typer.Option(help="Folders with the files of the published data set of their name, comma between them."),
+        ] = None,
         threads: Annotated[int | None, typer.Option(help="Threads on the CPU.")] = None,
     ) -> None:
-        """Fit and score forecasters on each data set in FOLDER; write scores.csv and scores.md into the folder OUT."""
+        """Fit and score forecasters on each data set in FOLDER.
+
+        Scores are written into the folder OUT: scores.csv, scores.md, and of each step ahead steps.csv.
+        """
         from poco import scoreboard
         from poco.cli.torch_settings import set_threads
         from poco.data.splits import PROTOCOLS
+        from poco.published import NAMES
+        from poco.studies import steps as by_step
 
         set_threads(threads)
         if not folder.is_dir():
@@ -45,6 +55,10 @@ def register(app: typer.Typer) -> None:
         for name in names:
             if name not in found:
                 raise DataError(f"{folder} has no data set '{name}': it has {', '.join(found) or 'none'}")
+        as_published = published.split(",") if published else []
+        for name in as_published:
+            if name not in names or name not in NAMES:
+                raise ConfigError(f"--published: '{name}' is not both in {folder} and one of {', '.join(NAMES)}")
         wanted = protocols.split(",")
         for name in wanted:
             if name not in PROTOCOLS:
@@ -56,8 +70,11 @@ def register(app: typer.Typer) -> None:
             protocols=wanted,
             seeds=seeds,
             steps=steps,
+            published=as_published,
             report=typer.echo,
         )
         scoreboard.write_csv(cells, out / "scores.csv")
+        if cells:
+            by_step.write_csv(cells, out / "steps.csv")
         (out / "scores.md").write_text(scoreboard.table(cells) + "\n")
         typer.echo(scoreboard.table(cells))

@@ -17,6 +17,7 @@ from poco.cli.options import (
     LeaveOut,
     Nan,
     Orientation,
+    Published,
     Rate,
     examples,
     reading_options,
@@ -34,6 +35,7 @@ def register(app: typer.Typer) -> None:
             "poco inspect recordings/",
             "poco inspect traces.h5 --key dff --orientation 'units x frames' --rate 30",
             "poco inspect recordings/ --json",
+            "poco inspect chen2018/ --published chen2018",
         ),
     )
     def inspect(
@@ -47,6 +49,7 @@ def register(app: typer.Typer) -> None:
         leave_out: LeaveOut = None,
         header: Header = None,
         cut_trials: CutTrials = None,
+        published: Published = None,
         json: Json = False,
     ) -> None:
         """Show what is read from PATH: sessions, units, frames, rate, gaps, labels, stimuli and warnings.
@@ -65,6 +68,7 @@ def register(app: typer.Typer) -> None:
             leave_out=leave_out,
             header=header,
             cut_trials=cut_trials,
+            published=published,
         )
         seen = [look(one, **options) for one in path]
         reports = [report for inspection in seen for report in inspection.sessions]

@@ -52,6 +52,13 @@ def register(app: typer.Typer) -> None:
         causal: Annotated[
             bool, typer.Option("--causal", help="Filter forwards alone, as a rig can: delayed, nothing from later.")
         ] = False,
+        from_rest: Annotated[
+            bool,
+            typer.Option(
+                "--from-rest",
+                help="Begin each pass of a filter at the unit's mean, as published, not settled on mirrored ends.",
+            ),
+        ] = False,
         downsample: Annotated[int | None, typer.Option(help="Average so many frames each.")] = None,
         components: Annotated[
             int | None, typer.Option(help="So many principal components in place of the units.")
@@ -92,8 +99,10 @@ def register(app: typer.Typer) -> None:
 
         if components is None and all_frames:
             raise ConfigError("--all-frames is about --components: give both")
-        if low is None and high is None and causal:
-            raise ConfigError("--causal is about a filter: give --low, --high or both")
+        if low is None and high is None and (causal or from_rest):
+            raise ConfigError(f"--{'causal' if causal else 'from-rest'} is about a filter: give --low, --high or both")
+        if causal and from_rest:
+            raise ConfigError("--causal and --from-rest exclude each other: from rest is forwards and backwards")
         options = reading_options(
             description=description,
             key=key,
@@ -108,7 +117,8 @@ def register(app: typer.Typer) -> None:
         )
         found = pick_sessions(read([str(path) for path in data], **options), sessions, without)
         if low is not None or high is not None:
-            found = [by.butterworth(recording, low=low, high=high, causal=causal) for recording in found]
+            how = {"low": low, "high": high, "causal": causal, "padded": not from_rest}
+            found = [by.butterworth(recording, **how) for recording in found]
         if downsample is not None:
             found = [by.downsample(recording, downsample) for recording in found]
         if components is not None:

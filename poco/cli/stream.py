@@ -14,6 +14,7 @@ from poco.cli.options import (
     Key,
     Nan,
     Orientation,
+    Published,
     Rate,
     Session,
     choose_recording,
@@ -70,6 +71,7 @@ def register(app: typer.Typer) -> None:
         orientation: Orientation = None,
         rate: Rate = None,
         nan: Nan = "keep",
+        published: Published = None,
         session: Session = None,
         json: Json = False,
     ) -> None:
@@ -95,7 +97,9 @@ def register(app: typer.Typer) -> None:
             "deadline_ms": deadline_ms,
         }
         if replay is not None:
-            reading = reading_options(description=description, key=key, orientation=orientation, rate=rate, nan=nan)
+            reading = reading_options(
+                description=description, key=key, orientation=orientation, rate=rate, nan=nan, published=published
+            )
             _replay(run, replay, sink, as_session, session, options, reading, speed, frames, silent=json)
         elif source is not None:
             _listen(run, source, sink, as_session, options, rate, frames, silence, silent=json)

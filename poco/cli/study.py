@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from poco.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from poco.data.recording import Recording
 
 
 def register(app: typer.Typer) -> None:
@@ -28,6 +31,10 @@ def register(app: typer.Typer) -> None:
         name: Annotated[str, typer.Argument(help="One that 'poco study list' lists.")],
         out: Annotated[Path, typer.Option(help="Folder of the results; what is there is not made again.")],
         data: Annotated[list[Path] | None, typer.Option(help="Recordings; may be given several times.")] = None,
+        published: Annotated[
+            list[str] | None,
+            typer.Option(help="The files of --data are those of this data set, as published; once for all or each."),
+        ] = None,
         protocol: Annotated[str, typer.Option(help="'published' or 'leak-free'.")] = "published",
         seeds: Annotated[int, typer.Option(help="Seeds.")] = 3,
         steps: Annotated[int | None, typer.Option(help="Gradient steps (default: the study's).")] = None,
@@ -42,7 +49,6 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Run the study NAME and print its table."""
         from poco import studies
-        from poco.data.read import read
 
         sizes = {key: value for key, _, value in (pair.partition("=") for pair in simulation.split(",") if pair)}
         for key, value in sizes.items():
@@ -51,7 +57,7 @@ def register(app: typer.Typer) -> None:
         cells = studies.run(
             studies.load(name),
             out,
-            read(list(data)) if data else (),
+            _recordings(data or [], published or []),
             protocol=protocol,
             seeds=seeds,
             steps=steps,
@@ -67,6 +73,9 @@ def register(app: typer.Typer) -> None:
     def show_table(
         out: Annotated[Path, typer.Argument(help="Folder that 'poco study run' wrote.")],
         to_csv: Annotated[Path | None, typer.Option("--csv", help="Write a row for each cell here.")] = None,
+        steps_csv: Annotated[
+            Path | None, typer.Option("--steps-csv", help="Write a row for each cell and step ahead here.")
+        ] = None,
     ) -> None:
         """Print the table of all results in the folder OUT."""
         from poco import studies
@@ -74,17 +83,31 @@ def register(app: typer.Typer) -> None:
         cells = _cells(out)
         if to_csv is not None:
             studies.write_csv(cells, to_csv)
+        if steps_csv is not None:
+            studies.steps.write_csv(cells, steps_csv)
         typer.echo(studies.table(cells))
 
     @study.command("plot")
     def plot(
         out: Annotated[Path, typer.Argument(help="Folder that 'poco study run' wrote.")],
         figure: Annotated[Path, typer.Argument(help="Image to write (.png, .svg, .pdf).")],
+        per_step: Annotated[bool, typer.Option("--per-step", help="Against the step ahead instead.")] = False,
     ) -> None:
         """Draw the score against what was varied, mean over seeds with 95% intervals."""
         from poco import studies
 
-        studies.plot(_cells(out), figure)
+        draw = studies.steps.plot if per_step else studies.plot
+        draw(_cells(out), figure)
+
+
+def _recordings(data: list[Path], published: list[str]) -> list[Recording]:
+    """All recordings, each path read as the published data set in its place, or as the only one."""
+    from poco.data.read import read
+
+    if len(published) not in (0, 1, len(data)):
+        raise ConfigError(f"--published is given {len(published)} times for {len(data)} --data: once, or once for each")
+    names = published if len(published) > 1 else [*published, None][:1] * len(data)
+    return [one for path, name in zip(data, names, strict=True) for one in read(path, published=name)]
 
 
 def _cells(out: Path) -> list[dict[str, object]]:

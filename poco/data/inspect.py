@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from poco.data import session as sessions
-from poco.data.read import Job
+from poco.data.read import Job, read
 from poco.data.recording import Recording
-from poco.errors import PocoError
+from poco.errors import DataError, PocoError
 
 WINDOW = 48 + 16
 """Frames of a default window, context and horizon together."""
@@ -158,6 +158,7 @@ def inspect(
     path: str | Path,
     *,
     description: str | Path | Mapping[str, Any] | None = None,
+    published: str | None = None,
     **options: Any,
 ) -> Inspection:
     """Look at all sessions in a file or folder; a session that cannot be read is reported, the others still are.
@@ -165,11 +166,14 @@ def inspect(
     Args:
         path: a file or folder.
         description: as in ``poco.data.read.read``.
+        published: as in ``poco.data.read.read``.
         **options: as in ``poco.data.read.read``.
 
     Raises:
         DataError: if the path or its description cannot be used at all, or the only session cannot be read.
     """
+    if published is not None:
+        return _inspect_published(published, path, {**options, "description": description})
     job = Job(Path(path), description, options)
     reports = [_try(job, plan) for plan in job.plans]
     found = job.description
@@ -182,6 +186,25 @@ def inspect(
         sessions=tuple(reports),
         warnings=tuple(_across(reports)),
     )
+
+
+def _inspect_published(name: str, path: str | Path, options: Mapping[str, Any]) -> Inspection:
+    from poco.published.registry import files
+
+    found = files(name, path)
+    reports = [report for file in found for report in _try_published(name, file, options, alone=len(found) == 1)]
+    description = f"the published files of {name}"
+    return Inspection(str(path), name, description, {}, (), tuple(reports), tuple(_across(reports)))
+
+
+def _try_published(name: str, file: Path, options: Mapping[str, Any], *, alone: bool) -> list[SessionReport]:
+    """Reports of the sessions of a published file, or of why it cannot be read if it is not alone."""
+    try:
+        return [_report(sessions.as_loaded(one)) for one in read(file, published=name, **options)]
+    except DataError as error:
+        if alone:
+            raise
+        return [SessionReport(file.stem, file=str(file), error=str(error))]
 
 
 def _try(job: Job, plan: sessions.Plan) -> SessionReport:

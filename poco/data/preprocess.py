@@ -47,7 +47,12 @@ def downsample(recording: Recording, factor: int) -> Recording:
 
 
 def butterworth(
-    recording: Recording, *, low: float | None = None, high: float | None = None, causal: bool = False
+    recording: Recording,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    causal: bool = False,
+    padded: bool = True,
 ) -> Recording:
     """A Butterworth filter of order 4 over each stretch: low-pass, high-pass or band-pass.
 
@@ -59,10 +64,14 @@ def butterworth(
         causal: forwards alone, as at a rig: each frame knows of earlier ones only, and is delayed. Otherwise forwards
             and backwards, as published: nothing is delayed, but each frame holds some of what came **after** it, so
             that scores of forecasts are better than they can be in an experiment.
+        padded: forwards and backwards over a stretch with both its ends mirrored beyond them, so that the filter is
+            settled where the stretch begins. False as in the published code, which filters z-scores from rest: each
+            pass begins as if all before it had been the unit's mean, which draws both ends towards it. Of no effect
+            where ``causal``, whose filter begins as if all before had been the first frame.
 
     Raises:
         ConfigError: if there is no cut-off, or they are not in order between 0 and .5.
-        DataError: if a stretch is too short.
+        DataError: if a stretch is too short to be padded.
         MissingExtraError: if scipy is missing.
     """
     try:
@@ -76,17 +85,25 @@ def butterworth(
     sections = signal.butter(ORDER, given if len(given) == 2 else given[0], kind, fs=1.0, output="sos")
     shortest = min(stop - start for start, stop in recording.stretches)
     padding = 3 * (2 * len(sections) + 1)
-    if shortest <= padding:
+    if shortest <= padding and padded and not causal:
         raise DataError(f"session '{recording.session}': a stretch of {shortest} frames is too short to filter")
     activity = recording.activity.astype(np.float64)
+    mean = activity.mean(1, keepdims=True)
+
+    def forwards(piece: npt.NDArray[np.float64], before: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """One pass, begun as if all before it had been ``before`` ``[N, 1]``."""
+        return signal.sosfilt(sections, piece, zi=signal.sosfilt_zi(sections)[:, None, :] * before)[0]
+
     for start, stop in recording.stretches:
         piece = activity[:, start:stop]
         if causal:
-            settled = signal.sosfilt_zi(sections)[:, None, :] * piece[None, :, :1]
-            activity[:, start:stop] = signal.sosfilt(sections, piece, zi=settled)[0]
-        else:
+            activity[:, start:stop] = forwards(piece, piece[:, :1])
+        elif padded:
             activity[:, start:stop] = signal.sosfiltfilt(sections, piece)
-    way = "forwards" if causal else "forwards and backwards"
+        else:
+            kept = mean if low is None else np.zeros_like(mean)  # only a low-pass filter lets the mean through
+            activity[:, start:stop] = forwards(forwards(piece, mean)[:, ::-1], kept)[:, ::-1]
+    way = "forwards" if causal else "forwards and backwards" + (", padded" if padded else ", from the mean")
     later = (*recording.warnings, "filtered backwards too: each frame holds some of what came after it")
     return dataclasses.replace(
         recording,

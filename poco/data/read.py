@@ -56,7 +56,8 @@ def read(
         from poco.published import read as read_published
 
         rate = options.pop("rate_hz", None)
-        given = [name for name, value in {**options, "description": description}.items() if value is not None]
+        wanted = {**options, "description": description}
+        given = [name for name, value in wanted.items() if value is not None and value != "keep"]  # they keep all units
         if given:
             raise ConfigError(f"files of the published data set {published} leave no '{given[0]}' open: leave it out")
         found = read_published(published, paths)

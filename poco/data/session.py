@@ -89,12 +89,7 @@ def load(plan: Plan, description: Description, opener: sources.Opener) -> Loaded
     labels, coordinates, channels = _extras(plan, description, own, opener, units, frames, warnings)
     stretches = _stretches(description, own.stretches or ((0, frames),), times, frames, warnings)
 
-    finite = np.isfinite(activity)
-    nan_units = np.flatnonzero(~finite.all(axis=1))
-    with np.errstate(invalid="ignore"):
-        low = np.where(finite, activity, np.inf).min(axis=1)
-        high = np.where(finite, activity, -np.inf).max(axis=1)
-    constant = np.flatnonzero(finite.any(axis=1) & (low == high))
+    nan_units, constant = _bad_units(activity)
     ids = _unit_ids(plan, description, own, units)
     provenance = {
         "file": str(plan.parts[0].path if len(plan.parts) == 1 else plan.parts[0].path.parent),
@@ -123,16 +118,36 @@ def load(plan: Plan, description: Description, opener: sources.Opener) -> Loaded
         provenance=provenance,
         warnings=tuple(dict.fromkeys(warnings)),
     )
+    return _loaded(recording, activity, nan_units, constant, times)
+
+
+def as_loaded(recording: Recording) -> Loaded:
+    """A recording that another reader read, with the same facts about it."""
+    return _loaded(recording, recording.activity, *_bad_units(recording.activity), None)
+
+
+def _loaded(
+    recording: Recording, activity: np.ndarray, nan_units: np.ndarray, constant: np.ndarray, times: np.ndarray | None
+) -> Loaded:
     return Loaded(
         recording=recording,
-        source_units=units,
-        source_frames=frames,
+        source_units=activity.shape[0],
+        source_frames=activity.shape[1],
         nan_values=int(np.isnan(activity).sum()),
         infinite_values=int(np.isinf(activity).sum()),
         nan_units=tuple(map(int, nan_units)),
         constant_units=tuple(map(int, constant)),
         times=times,
     )
+
+
+def _bad_units(activity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the units with NaN or infinite values, and of those that never change."""
+    finite = np.isfinite(activity)
+    with np.errstate(invalid="ignore"):
+        low = np.where(finite, activity, np.inf).min(axis=1)
+        high = np.where(finite, activity, -np.inf).max(axis=1)
+    return np.flatnonzero(~finite.all(axis=1)), np.flatnonzero(finite.any(axis=1) & (low == high))
 
 
 def _activity(

@@ -1,7 +1,11 @@
-"""Worms of Atanas and Kim et al. 2023 (WormWideWeb): one JSON file a worm, ``DATE-NN.json``."""
+"""Worms of Atanas and Kim et al. 2023 (WormWideWeb): one JSON file a worm, ``DATE-NN.json``, or the same in bzip2.
+
+The site has laid its files out in two ways: flat at first, later in groups (``gcamp``, ``timing``, ``behavior``, ...).
+"""
 
 from __future__ import annotations
 
+import bz2
 import json
 from pathlib import Path
 from typing import Any
@@ -11,21 +15,28 @@ import numpy as np
 from poco.data.recording import Recording
 from poco.errors import DataError
 
-PATTERN = "????-??-??-??.json"
+PATTERN = "????-??-??-??.json*"
+_GROUPS = ("gcamp", "timing", "behavior")
 
 
 def sessions(path: Path) -> list[Recording]:
     """One worm: activity, names of the neurons that were identified, rate, and behaviour in step with the frames."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON: {error}") from error
+        content = json.loads(bz2.decompress(path.read_bytes()) if path.suffix == ".bz2" else path.read_bytes())
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path} is not JSON{' in bzip2' * (path.suffix == '.bz2')}: {error}") from error
+    grouped = "gcamp" in content
+    if grouped:
+        # How its 'label' counts the units is not known, so names are left out.
+        content = {"labeled": {}} | {k: v for group in _GROUPS for k, v in content.get(group, {}).items()}
     for key in ("trace_array", "labeled", "timestamp_confocal"):
         if key not in content:
             raise DataError(f"{path} has no '{key}': it has {', '.join(list(content)[:12])}")
     activity = _numbers(content["trace_array"])
     if activity is None or activity.ndim != 2:
         raise DataError(f"{path}: 'trace_array' is not a list of traces of one length")
+    if grouped and len(content["timestamp_confocal"]) == activity.shape[0] != activity.shape[1]:
+        activity = activity.T
     units, frames = activity.shape
     times = _numbers(content["timestamp_confocal"])
     if times is None or times.shape != (frames,):
@@ -39,12 +50,13 @@ def sessions(path: Path) -> list[Recording]:
     return [
         Recording(
             activity,
-            path.stem,
+            path.name.split(".")[0],
             rate_hz=float(1 / np.median(np.diff(times))),
             dataset="atanas2023",
-            labels={"neuron": tuple(names)},
+            labels={} if grouped else {"neuron": tuple(names)},
             channels=_channels(content, frames),
             provenance={"file": str(path), "reader": "atanas2023"},
+            warnings=("how the file numbers its named neurons is not known: names are left out",) if grouped else (),
         )
     ]
 
@@ -53,7 +65,7 @@ def _channels(content: dict[str, Any], frames: int) -> dict[str, np.ndarray]:
     """All other lists of numbers that are as long as the recording."""
     found = {}
     for key, value in content.items():
-        if key in ("trace_array", "trace_original", "timestamp_confocal") or not isinstance(value, list):
+        if key.startswith("trace_") or key == "timestamp_confocal" or not isinstance(value, list):
             continue
         values = _numbers(value)
         if values is not None and values.shape == (frames,):

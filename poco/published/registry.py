@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import cast
 
 from poco.data.recording import Recording
@@ -30,19 +31,35 @@ def read(name: str, path: str | Path | Sequence[str | Path]) -> list[Recording]:
         DataError: if there is no such file, or one is not as it was published; the message names file and key.
         MissingExtraError: if a package that reads the format is missing.
     """
-    if name not in NAMES:
-        raise ConfigError(f"there is no published data set '{name}': there are {', '.join(NAMES)}")
-    module = importlib.import_module(f"poco.published.{name}")
-    sessions = cast("Callable[[Path], list[Recording]]", module.sessions)
+    return [recording for file in files(name, path) for recording in sessions(name, file)]
+
+
+def sessions(name: str, file: Path) -> list[Recording]:
+    """The sessions of one file that :func:`files` found, and of those that belong with it; raises as :func:`read`."""
+    found = cast("Callable[[Path], list[Recording]]", _module(name).sessions)
+    return found(file)
+
+
+def files(name: str, path: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The files of a published data set, one for each session that has several; raises as :func:`read`."""
+    module = _module(name)
     places = [Path(path)] if isinstance(path, str | Path) else [Path(one) for one in path]
-    files: list[Path] = []
+    found: list[Path] = []
     for place in places:
         if not place.exists():
             raise DataError(f"{place}: no such file or folder")
         within = sorted(place.rglob(module.PATTERN)) if place.is_dir() and not place.match(module.PATTERN) else [place]
         if not within:
-            raise DataError(f"{place} holds no file of {name} ({module.PATTERN})")
-        files += within
+            raise DataError(
+                f"{place} holds no file of {name} ({module.PATTERN}): 'poco download {name}' fetches it or says how"
+            )
+        found += within
     if getattr(module, "SESSION_A_FOLDER", False):
-        files = list({file.parent.resolve(): file for file in files}.values())
-    return [recording for file in files for recording in sessions(file)]
+        found = list({file.parent.resolve(): file for file in found}.values())
+    return found
+
+
+def _module(name: str) -> ModuleType:
+    if name not in NAMES:
+        raise ConfigError(f"there is no published data set '{name}': there are {', '.join(NAMES)}")
+    return importlib.import_module(f"poco.published.{name}")

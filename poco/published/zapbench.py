@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,11 +73,22 @@ def parts(condition: str, context: int, horizon: int = HORIZON) -> dict[str, tup
     """
     if condition not in CONDITIONS:
         raise DataError(f"there is no condition '{condition}': there are {', '.join(CONDITIONS)}")
+    place = CONDITIONS.index(condition)
+    return cut(BORDERS[place], BORDERS[place + 1], context, horizon, condition, held_out=condition == HELD_OUT)
+
+
+def cut(
+    start: int, stop: int, context: int, horizon: int, name: str, *, held_out: bool = False
+) -> dict[str, tuple[int, int]]:
+    """What :func:`parts` says of any condition: the frames ``start`` to ``stop``, called ``name``.
+
+    Raises:
+        ConfigError: if the context is not between 1 and :data:`LONGEST_CONTEXT`, or no window fits.
+    """
     if not 1 <= context <= LONGEST_CONTEXT:
         raise ConfigError(f"the context must be 1 to {LONGEST_CONTEXT} frames, got {context}")
-    place = CONDITIONS.index(condition)
-    start, stop = BORDERS[place] + 1, BORDERS[place + 1] - 1
-    if condition == HELD_OUT:
+    start, stop = start + 1, stop - 1
+    if held_out:
         found = {"test": (start + LONGEST_CONTEXT - context, stop)}
     else:
         length = stop - start
@@ -85,14 +96,14 @@ def parts(condition: str, context: int, horizon: int = HORIZON) -> dict[str, tup
         val = test - int(0.1 * length)
         found = {"train": (start, val), "val": (val - context, test), "test": (test - context, stop)}
     for part, (first, last) in found.items():
-        if last - first < context + horizon:
+        if first < start or last - first < context + horizon:
             raise ConfigError(
-                f"'{condition}' has no window of {context} + {horizon} frames for {part}: take a shorter horizon"
+                f"'{name}' has no window of {context} + {horizon} frames for {part}: take a shorter context or horizon"
             )
     return found
 
 
-def mean_errors(by_condition: dict[str, Sequence[float]]) -> list[float]:
+def mean_errors(by_condition: Mapping[str, Sequence[float]]) -> list[float]:
     """The benchmark's average of mean absolute errors by step ahead: over conditions, without the held-out one."""
     kept = [np.asarray(errors, dtype=float) for name, errors in by_condition.items() if name != HELD_OUT]
     return list(np.mean(kept, axis=0))

@@ -1,5 +1,6 @@
 """Experiments as data: each TOML file here says which forecasters are fitted to what, and which option is varied."""
 
+from poco.studies import steps
 from poco.studies.study import Study, cells, load, names, plot, run, table, write_csv
 
-__all__ = ["Study", "cells", "load", "names", "plot", "run", "table", "write_csv"]
+__all__ = ["Study", "cells", "load", "names", "plot", "run", "steps", "table", "write_csv"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,14 +36,41 @@ def animals(recordings: Sequence[Recording]) -> tuple[str, ...]:
     return found
 
 
-def others(recordings: Sequence[Recording], animal: str, seed: int, steps: int, protocol: str, folder: Path) -> POCO:
+def learnt_from(recordings: Sequence[Recording], animal: str, source: str | None) -> list[Recording]:
+    """Recordings of the other animals: of the data set of the one left out (``"same"``), of others, or all.
+
+    Raises:
+        ConfigError: if there are none.
+    """
+    own = {recording.dataset for recording in recordings if recording.subject == animal}
+    kept = [
+        recording
+        for recording in recordings
+        if recording.subject != animal
+        and (source in (None, "both") or (recording.dataset in own) == (source == "same"))
+    ]
+    if not kept:
+        more = "another animal of its data set" if source == "same" else "a recording of another data set"
+        raise ConfigError(f"a model for '{animal}' is to learn from '{source}' data: give {more} too")
+    return kept
+
+
+def others(
+    recordings: Sequence[Recording],
+    animal: str,
+    seed: int,
+    steps: int,
+    protocol: str,
+    folder: Path,
+    source: str | None = None,
+) -> POCO:
     """The published POCO of all animals but one, from ``folder`` if it is there, else trained and saved there."""
     from poco.training import train
 
     if not folder.exists():
         sizes, settings = recipe("published")
         settings = dataclasses.replace(settings, seed=seed, steps=steps, val_every=min(EVERY, steps), patience=PATIENCE)
-        some = [recording for recording in recordings if recording.subject != animal]
+        some = learnt_from(recordings, animal, source)
         run = train(some, model_config=sizes, train_config=settings, protocol=protocol, progress=False)
         part = folder.with_name(folder.name + ".part")
         run.model.save_pretrained(part)
@@ -80,17 +108,18 @@ def curve(
 
 
 def table(cells: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: a row for each number of frames and mode, means over animals with half the 95% t-interval.
+    """Markdown: a row for each number of frames, source and mode, means over animals with half the 95% t-interval.
 
     ``kept`` is the score of the weights that validation chose, ``gain`` what it adds to zero-shot, animal by animal,
     ``last`` the score of the weights of the last step. Seeds and recordings of an animal are averaged first.
     """
-    lines = [
-        "| frames | mode | kept | gain | last step | seconds | animals | seeds |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for frames in sorted({c["frames"] for c in cells}, key=lambda f: (f is None, f)):
-        some = [cell for cell in cells if cell["frames"] == frames]
+    columns = ["frames", "mode", "kept", "gain", "last step", "seconds", "animals", "seeds"]
+    sources = _sources(cells)
+    columns[1:1] = ["learnt from"] if sources != [None] else []
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    every = sorted({c["frames"] for c in cells}, key=lambda f: (f is None, f))
+    for frames, source in itertools.product(every, sources):
+        some = [cell for cell in cells if cell["frames"] == frames and cell.get("source") == source]
         start = _by_animal(some, "zero-shot", lambda c: c["after"])
         for mode in (m for m in _MODES if any(cell["training"] == m for cell in some)):
             kept = _by_animal(some, mode, lambda c: c["after"])
@@ -100,14 +129,16 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
             row = [mean_text(list(kept.values())), mean_text(gain), mean_text(list(last.values()))]
             seeds = len({cell["seed"] for cell in some if cell["training"] == mode})
             row += [f"{sum(seconds.values()) / len(seconds):.1f}", str(len(kept)), str(seeds)]
-            lines.append(f"| {'all' if frames is None else frames} | {mode} | {' | '.join(row)} |")
+            what = ["all" if frames is None else str(frames), *([source or "all"] if sources != [None] else []), mode]
+            lines.append(f"| {' | '.join([*what, *row])} |")
     return "\n".join(lines)
 
 
 def plot(cells: Sequence[Mapping[str, Any]], figure: Figure) -> None:
     """Test score against steps and against seconds, or, with several numbers of frames, against these.
 
-    Lines are means over animals, shades 95% t-intervals.
+    Where models learnt from several sources, against steps alone, a panel for each source. Lines are means over
+    animals, shades 95% t-intervals.
     """
     every = sorted({c["frames"] for c in cells if c["frames"] is not None})
     if len(every) > 1:
@@ -122,24 +153,47 @@ def plot(cells: Sequence[Mapping[str, Any]], figure: Figure) -> None:
         axes.minorticks_off()
         axes.legend(fontsize="small")
         return
-    left, right = figure.subplots(1, 2, sharey=True)
+    sources = _sources(cells)
+    if sources == [None]:
+        left, right = figure.subplots(1, 2, sharey=True)
+        _curves(cells, left, right)
+        left.set_title(cells[0]["study"])
+        right.set(xlabel="seconds")
+    else:
+        left, *more = figure.subplots(1, len(sources), sharey=True)
+        for axes, source in zip([left, *more], sources, strict=True):
+            _curves([cell for cell in cells if cell.get("source") == source], axes)
+            axes.set_title(f"learnt from {source}", fontsize="small")
+            axes.set(xlabel="steps")
+        figure.suptitle(cells[0]["study"])
+    left.set_ylim(bottom=-0.3)  # an untrained model begins far below
+    left.set(xlabel="steps", ylabel="test score")
+    left.legend(fontsize="small")
+
+
+def _sources(cells: Sequence[Mapping[str, Any]]) -> list[str | None]:
+    """What the models learnt from, in the order of the study; [None] where it does not matter."""
+    there = {cell.get("source") for cell in cells}
+    return [source for source in (None, "same", "other", "both") if source in there]
+
+
+def _curves(cells: Sequence[Mapping[str, Any]], by_steps: Axes, by_seconds: Axes | None = None) -> None:
+    """A line for each mode."""
     for mode in _MODES:
         steps = sorted({p[0] for c in cells if c["training"] == mode for one in c["curves"] for p in one["history"]})
         if not steps:
             continue
         if mode == "zero-shot":
             mean, _ = mean_interval(_points(cells, mode, 0, 2))
-            for axes in (left, right):
-                axes.axhline(mean, color=_COLOURS[mode], linestyle="--", label=mode)
+            for axes in (by_steps, by_seconds):
+                if axes is not None:
+                    axes.axhline(mean, color=_COLOURS[mode], linestyle="--", label=mode)
             continue
         at = [_points(cells, mode, place, 2) for place in range(len(steps))]
-        seconds = [mean_interval(_points(cells, mode, place, 1))[0] for place in range(len(steps))]
-        _line(left, steps, at, mode)
-        _line(right, seconds, at, mode)
-    left.set_ylim(bottom=-0.3)  # an untrained model begins far below
-    left.set(xlabel="steps", ylabel="test score", title=cells[0]["study"])
-    right.set(xlabel="seconds")
-    left.legend(fontsize="small")
+        _line(by_steps, steps, at, mode)
+        if by_seconds is not None:
+            seconds = [mean_interval(_points(cells, mode, place, 1))[0] for place in range(len(steps))]
+            _line(by_seconds, seconds, at, mode)
 
 
 _MODES = ("zero-shot", "embeddings", "mlp", "full", "scratch")

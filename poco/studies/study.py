@@ -21,18 +21,21 @@ from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.data.splits import Split, shorten, split
 from poco.errors import ConfigError, MissingExtraError
-from poco.evaluation import fit_baseline, score_forecasters
+from poco.evaluation import Scores, SessionScore, fit_baseline, score_forecasters
 from poco.files import write_json
 from poco.scoreboard import mean_interval, mean_text
-from poco.studies import adaptation
-from poco.studies.adaptation import animals, curve, others
+from poco.studies import adaptation, zapbench
+from poco.studies.adaptation import animals, curve, learnt_from, others
 
 if TYPE_CHECKING:
     from poco.nn import POCO
 
 FOLDER = Path(__file__).parent
-#: Cut-offs of the published filters, in cycles a frame, run forwards and backwards.
-FILTERS: Mapping[str, Mapping[str, Any]] = {"low": {"high": 0.1}, "band": {"low": 0.0005, "high": 0.1}}
+#: The published filters: cut-offs in cycles a frame; forwards and backwards, not padded.
+FILTERS: Mapping[str, Mapping[str, Any]] = {
+    "low": {"high": 0.1, "padded": False},
+    "band": {"low": 0.0005, "high": 0.1, "padded": False},
+}
 #: Sizes of a study made small, to see that it runs: of its simulation, and of the rest.
 REDUCED = {"animals": 2, "units": 8, "frames": 400}
 REDUCED_STEPS = 3
@@ -59,7 +62,12 @@ class Study:
         unit_types: label of the units that a POCO embeds, where it embeds any.
         frames: how many frames of an animal left out are adapted to, each in turn; None for all.
         base_steps: most gradient steps of the model of the other animals.
+        sources: which data sets that model learns from, each in turn: that of the animal left out (``"same"``), the
+            ``"other"`` ones, or ``"both"``; None for all there are.
         simulate: arguments of :func:`poco.data.simulate.simulate`, for a study of simulated recordings.
+        form: ``"zapbench"`` for that benchmark's own cut and error, see :mod:`poco.studies.zapbench`; each value is
+            then one of :attr:`options`, with a ``context``.
+        epochs: passes over the windows for training, in place of steps, of that form.
     """
 
     name: str
@@ -73,7 +81,10 @@ class Study:
     unit_types: str | None = None
     frames: tuple[int | None, ...] = (None,)
     base_steps: int | None = None
+    sources: tuple[str | None, ...] = (None,)
     simulate: Mapping[str, Any] | None = None
+    form: str = ""
+    epochs: int | None = None
 
     def option(self, name: Any) -> Mapping[str, Any]:
         """The options of POCO by their name."""
@@ -141,8 +152,19 @@ def run(
     study = dataclasses.replace(study, unit_types=label)
     if study.vary == "model":
         study = dataclasses.replace(study, values=tuple(option["name"] for option in study.options))
+    if study.form == zapbench.PROTOCOL:
+        protocol = zapbench.PROTOCOL
+        why = {value: zapbench.misfit(recordings, study.option(value)["context"]) for value in study.values}
+        for value, reason in why.items():
+            if reason:
+                report(f"{study.name}, {value}: left out, {reason}")
+        study = dataclasses.replace(study, values=tuple(value for value in study.values if not why[value]))
+        if not study.values:
+            raise ConfigError(f"the study '{study.name}' does not fit these recordings: {next(iter(why.values()))}")
     if study.vary == "animal":
         study = dataclasses.replace(study, values=animals(recordings))
+        for animal, source in itertools.product(study.values, study.sources):
+            learnt_from(recordings, animal, source)  # or an error, before anything is trained
     if study.simulate is not None and simulation:
         study = dataclasses.replace(study, simulate={**study.simulate, **simulation})
     if reduced:
@@ -153,13 +175,14 @@ def run(
     most = {"sessions": len(recordings), "frames": max((r.frames for r in recordings), default=0)}
     if study.vary in most:
         study = dataclasses.replace(study, values=tuple(v for v in study.values if v <= most[study.vary]))
-    steps = REDUCED_STEPS if reduced and steps is None else steps or study.steps
+    if steps is None:
+        steps = REDUCED_STEPS if reduced else study.steps if study.epochs is None else None
     out.mkdir(parents=True, exist_ok=True)
     left = []
     for seed in range(seeds):
         for value in study.values:
             for training in study.training:
-                for forecaster, frames in itertools.product(study.forecasters, study.frames):
+                for forecaster, frames, source in itertools.product(study.forecasters, study.frames, study.sources):
                     cell = {
                         "study": study.name,
                         "forecaster": forecaster,
@@ -172,15 +195,18 @@ def run(
                         "simulate": study.simulate,
                         "base_steps": study.base_steps,
                         "frames": frames,
+                        "source": source,
                         "label": label,
                     }
-                    shown = training if frames is None else f"{training} {frames}"
+                    shown = " ".join(str(what) for what in (training, frames, source) if what is not None)
                     file = out / f"{study.name}--{value}--{shown}--{forecaster}--{seed}.json"
                     if not file.exists():
                         left.append((study, cell, recordings, file))
                     elif any(json.loads(file.read_text()).get(key) != cell[key] for key in cell):
                         raise ConfigError(f"{file} was made with other settings: take another folder for --out")
-    bases = list({(cell["value"], cell["seed"]): job for job in left if (cell := job[1])["base_steps"]}.values())
+    bases = list(
+        {(cell["value"], cell["seed"], cell["source"]): job for job in left if (cell := job[1])["base_steps"]}.values()
+    )
     with ExitStack() as stack:
         each: Callable[..., Iterable[str]] = map
         if processes > 1:  # spawned: a fork of a process with threads may hang
@@ -193,9 +219,18 @@ def run(
 
 
 def table(cells: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: a row for each forecaster, training and value; mean over seeds and half the 95% t-interval."""
-    if "curves" in cells[0]:
-        return adaptation.table(cells)
+    """Markdown: a row for each forecaster, training and value; mean over seeds and half the 95% t-interval.
+
+    Cells of adaptation and of ZAPBench have tables of their own, below one another.
+    """
+    kinds: dict[Callable[[Sequence[Mapping[str, Any]]], str], list[Mapping[str, Any]]] = {}
+    for cell in cells:
+        kind = adaptation.table if "curves" in cell else zapbench.table if "mae_per_step" in cell else _scores
+        kinds.setdefault(kind, []).append(cell)
+    return "\n\n".join(kind(some) for kind, some in kinds.items())
+
+
+def _scores(cells: Sequence[Mapping[str, Any]]) -> str:
     groups: dict[tuple[str, ...], list[float]] = {}
     for cell in cells:
         key = tuple(str(cell[name]) for name in ("study", "value", "training", "forecaster"))
@@ -210,19 +245,25 @@ def _base(job: Job) -> str:
     """The model of the animals that are not left out, kept beside the cells."""
     _, cell, recordings, file = job
     folder = _folder(cell, file)
-    others(recordings, cell["value"], cell["seed"], cell["base_steps"], cell["protocol"], folder)
+    _others(cell, recordings, file)
     return f"{folder.name}: trained"
 
 
 def _folder(cell: Mapping[str, Any], file: Path) -> Path:
-    return file.parent / "models" / f"without-{cell['value']}-{cell['seed']}"
+    source = "" if cell["source"] is None else f"-{cell['source']}"
+    return file.parent / "models" / f"without-{cell['value']}-{cell['seed']}{source}"
+
+
+def _others(cell: Mapping[str, Any], recordings: Sequence[Recording], file: Path) -> POCO:
+    settings = (cell["value"], cell["seed"], cell["base_steps"], cell["protocol"])
+    return others(recordings, *settings, _folder(cell, file), cell["source"])
 
 
 def _left_out(job: Job) -> str:
     """One cell of an animal left out: adapt to each of its recordings."""
     _, cell, recordings, file = job
     options = (cell["training"], cell["seed"], cell["steps"], cell["protocol"], cell["frames"])
-    model = others(recordings, cell["value"], cell["seed"], cell["base_steps"], cell["protocol"], _folder(cell, file))
+    model = _others(cell, recordings, file)
     curves = [curve(model, recording, *options) for recording in recordings if recording.subject == cell["value"]]
     score = sum(c["after"] for c in curves) / len(curves)
     seconds = sum(c["history"][-1][1] for c in curves)
@@ -230,11 +271,23 @@ def _left_out(job: Job) -> str:
     return f"{file.stem}: {score:.4f}"
 
 
+def _zapbench(job: Job) -> str:
+    """One cell of the benchmark."""
+    study, cell, recordings, file = job
+    assert study.epochs is not None
+    began, option = time.process_time(), study.option(cell["value"])
+    found = zapbench.score(cell["forecaster"], recordings, option, cell["seed"], cell["steps"], study.epochs)
+    write_json(file, {**cell, **found, "seconds": round(time.process_time() - began, 2)})
+    return f"{file.stem}: mean absolute error {sum(found['mae_per_step']) / len(found['mae_per_step']):.4g}"
+
+
 def _make(job: Job) -> str:
     """One cell: fit, score, write."""
     study, cell, recordings, file = job
     if cell["base_steps"]:
         return _left_out(job)
+    if study.form == zapbench.PROTOCOL:
+        return _zapbench(job)
     value, seed, vary = cell["value"], cell["seed"], study.vary
     if study.simulate is not None:
         varied = {vary.removeprefix("simulate."): value} if vary.startswith("simulate.") else {}
@@ -244,7 +297,8 @@ def _make(job: Job) -> str:
     if vary == "filter" and value != "none":
         recordings = [butterworth(recording, **FILTERS[value]) for recording in recordings]
     context = value if vary == "context" else 48
-    began, scores = time.process_time(), []
+    began = time.process_time()
+    scores: list[SessionScore] = []
     model: nn.Module
     for group in _groups(recordings, cell["training"]):
         data = split(group, protocol=cell["protocol"], context=context)
@@ -254,9 +308,12 @@ def _make(job: Job) -> str:
             model = _poco(study, data, value, seed, cell["steps"])
         else:
             model = fit_baseline(cell["forecaster"], data, seed=seed, steps=cell["steps"])
-        scores += [s.score for s in score_forecasters({"": model}, data)[""].sessions]
-    score = sum(scores) / len(scores)
-    write_json(file, {**cell, "score": score, "seconds": round(time.process_time() - began, 2)})
+        scores += score_forecasters({"": model}, data)[""].sessions
+    found = Scores(sum(s.score for s in scores) / len(scores), tuple(scores))
+    score, steps = found.score, list(found.score_per_step)
+    write_json(
+        file, {**cell, "score": score, "score_per_step": steps, "seconds": round(time.process_time() - began, 2)}
+    )
     return f"{file.stem}: {score:.4f}"
 
 
@@ -299,7 +356,19 @@ def cells(out: Path) -> list[dict[str, Any]]:
 
 def write_csv(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
     """One tidy table, a row for each cell."""
-    columns = ("study", "value", "training", "forecaster", "frames", "seed", "score", "seconds", "steps", "protocol")
+    columns = (
+        "study",
+        "value",
+        "training",
+        "forecaster",
+        "frames",
+        "source",
+        "seed",
+        "score",
+        "seconds",
+        "steps",
+        "protocol",
+    )
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()

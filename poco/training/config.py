@@ -14,6 +14,8 @@ from poco.errors import ConfigError
 
 Precision = Literal["float32", "bf16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
+Loss = Literal["mse", "mae"]
+LOSSES: tuple[str, ...] = get_args(Loss)
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class TrainConfig:
         clip: largest gradient norm; None for no clipping.
         warmup: steps over which the learning rate rises linearly from zero.
         schedule: ``"constant"`` after warm-up, or ``"cosine"`` down to zero at the last step.
+        loss: what is made small: ``"mse"``, mean squared error, or ``"mae"``, mean absolute error. Which weights are
+            kept is decided by the squared error of validation in any case.
         precision: ``"float32"``, or ``"bf16"`` for autocast to bfloat16.
         ema: decay of an exponential moving average of the weights, which is then what is validated and kept; or None.
         val_every: steps from one validation to the next; there is always one after the last step.
@@ -52,6 +56,7 @@ class TrainConfig:
     clip: float | None = 5.0
     warmup: int = 0
     schedule: Literal["constant", "cosine"] = "constant"
+    loss: Loss = "mse"
     precision: Precision = "float32"
     ema: float | None = None
     val_every: int = 100
@@ -84,6 +89,7 @@ class TrainConfig:
         _require(self.ema is None or 0 < self.ema < 1, "ema", "between 0 and 1, or none", self.ema)
         _require(self.checkpoint_seconds > 0, "checkpoint_seconds", "> 0", self.checkpoint_seconds)
         _require(self.schedule in ("constant", "cosine"), "schedule", "'constant' or 'cosine'", self.schedule)
+        _require(self.loss in LOSSES, "loss", "'mse' or 'mae'", self.loss)
         _require(self.precision in PRECISIONS, "precision", "'float32' or 'bf16'", self.precision)
 
     def for_sessions(self, sessions: int) -> TrainConfig:

@@ -30,7 +30,7 @@ from poco.training.config import TrainConfig
 from poco.training.interrupt import Interrupted, SignalWatch
 from poco.training.schedule import learning_rate
 from poco.training.seeds import stream
-from poco.training.validation import pooled_mse, squared_error
+from poco.training.validation import pooled_mse, training_loss
 
 
 class DivergedError(PocoError):
@@ -137,7 +137,7 @@ class _Loop:
         )
         self.packer = Packer(split, vocabulary(model))
         self.graph: GradientGraph | None = None
-        if isinstance(model, POCO) and GradientGraph.serves(model):
+        if config.loss == "mse" and isinstance(model, POCO) and GradientGraph.serves(model):
             most = config.batch_size * int(self.packer.units.max())
             self.graph = GradientGraph(model, most, config.batch_size, config.precision)
         self.sampler = ShuffledWindows(split, config.batch_size, config.seed)
@@ -197,7 +197,7 @@ class _Loop:
                 loss = self.graph.loss(self.packer.pack(windows))
             else:
                 batch = self.packer.pack(windows).to(self.device)
-                loss = squared_error(self.model, batch, self.config.precision)
+                loss = training_loss(self.model, batch, self.config.precision, self.config.loss)
                 loss.backward()  # type: ignore[no-untyped-call]
             self.loss_sum += loss.detach() / len(batches)
         if self.config.clip is not None:

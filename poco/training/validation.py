@@ -52,11 +52,20 @@ def predict(model: nn.Module, batch: PackedBatch, precision: str) -> torch.Tenso
     return out.float()
 
 
-def squared_error(model: nn.Module, batch: PackedBatch, precision: str) -> torch.Tensor:
-    """Mean squared error of the forecast, a scalar to differentiate; by the model's ``loss_packed`` if it has one."""
+def training_loss(model: nn.Module, batch: PackedBatch, precision: str, loss: str = "mse") -> torch.Tensor:
+    """Error of the forecast, a scalar to differentiate.
+
+    Args:
+        model: the forecaster; its ``loss_packed``, if it has one, is the mean squared error.
+        batch: windows with targets.
+        precision: ``"float32"`` or ``"bf16"`` (autocast).
+        loss: ``"mse"`` or ``"mae"``, mean squared or absolute error.
+    """
     assert batch.target is not None
+    if loss == "mae":
+        return (predict(model, batch, precision) - batch.target).abs().mean()
     if not hasattr(model, "loss_packed"):
         return (predict(model, batch, precision) - batch.target).square().mean()
     with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        loss: torch.Tensor = model.loss_packed(batch)  # type: ignore[operator]
-    return loss
+        error: torch.Tensor = model.loss_packed(batch)  # type: ignore[operator]
+    return error

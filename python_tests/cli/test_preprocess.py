@@ -54,6 +54,8 @@ def test_without_anything_to_do_it_converts(poco: Callable, recordings: Path, tm
     ("options", "message"),
     [
         (["--causal"], "--causal is about a filter"),
+        (["--from-rest"], "--from-rest is about a filter"),
+        (["--high", "0.1", "--causal", "--from-rest"], "exclude each other"),
         (["--all-frames"], "--all-frames is about --components"),
         (["--low", "0.7"], "0 < low < high < 0.5"),
         (["--components", "9"], "have no 9 components"),

@@ -10,6 +10,8 @@ from poco.data.preprocess import butterworth, components, downsample
 from poco.data.recording import Recording
 from poco.errors import ConfigError, DataError
 
+signal = pytest.importorskip("scipy.signal", reason="needs the extra 'formats'")
+
 
 def test_downsampling_by_hand() -> None:
     recording = Recording(
@@ -46,6 +48,26 @@ def test_filters_let_through_what_they_should(causal: bool, half: float) -> None
     np.testing.assert_allclose(kept(high=0.1), [1, half, 0], atol=0.02)
     np.testing.assert_allclose(kept(low=0.1), [0, half, 1], atol=0.02)
     np.testing.assert_allclose(kept(low=0.05, high=0.2), [0, 1, 0], atol=0.06)
+
+
+@pytest.mark.parametrize("cuts", [{"high": 0.1}, {"low": 0.0005, "high": 0.1}, {"low": 0.05}])
+def test_filters_as_published(cuts: dict[str, float]) -> None:
+    recording = Recording(waves("a", units=3, frames=200).activity * 5 + 7, "a")
+    values = recording.activity.astype(float)
+    mean, std = values.mean(1, keepdims=True), values.std(1, keepdims=True)
+    # z-scores, twice through second-order sections from rest
+    kind = "bandpass" if len(cuts) == 2 else {"high": "lowpass", "low": "highpass"}[next(iter(cuts))]
+    sections = signal.butter(4, np.squeeze(list(cuts.values())), kind, fs=1, output="sos")
+    once = signal.sosfilt(sections, (values - mean) / std)
+    expected = signal.sosfilt(sections, once[:, ::-1])[:, ::-1]
+    found = butterworth(recording, padded=False, **cuts)
+    through = mean if "low" not in cuts else 0
+    np.testing.assert_allclose((found.activity - through) / std, expected, rtol=1e-4, atol=1e-5)
+    other = butterworth(recording, **cuts)
+    assert not np.allclose(found.activity[:, :10], other.activity[:, :10], atol=0.05)
+    assert found.provenance["preprocessing"].endswith("forwards and backwards, from the mean")
+    assert other.provenance["preprocessing"].endswith("forwards and backwards, padded")
+    butterworth(waves("a", frames=20), padded=False, **cuts)  # nothing has to be padded
 
 
 def test_causal_filters_do_not_see_the_future_and_others_do() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import json
 from pathlib import Path
 
@@ -200,6 +201,23 @@ def test_atanas(tmp_path: Path) -> None:
     assert found[0].labels["neuron"] == ("", "AVAL", "")
     assert list(found[0].channels) == ["velocity"]
     assert np.isnan(found[0].channels["velocity"][0])
+    grouped = {
+        "gcamp": {"trace_array": np.array(traces).T.tolist()},  # the other way round
+        "timing": {"timestamp_confocal": worm["timestamp_confocal"]},
+        "behavior": {"velocity": worm["velocity"]},
+        "label": {"2": {"label": "AVAL"}},
+    }
+    packed = tmp_path / "2022-06-14-07.json.bz2"
+    packed.write_bytes(bz2.compress(json.dumps(grouped).encode()))
+    later = read_published("atanas2023", packed)[0]
+    np.testing.assert_allclose(later.activity, traces, rtol=1e-6)
+    assert (later.session, list(later.channels)) == ("2022-06-14-07", ["velocity"])
+    assert later.labels == {}
+    assert "names are left out" in later.warnings[0]
+    packed.write_bytes(b"no bzip2")
+    with pytest.raises(DataError, match="is not JSON in bzip2"):
+        read_published("atanas2023", packed)
+    packed.unlink()
     for key, value, message in (
         ("labeled", {"4": {"label": "X"}}, "no unit from 1 to 3"),
         ("timestamp_confocal", [1.0], "a number for each of 20 frames"),
@@ -257,6 +275,38 @@ def test_parts_of_zapbench() -> None:
 # --- all of them ------------------------------------------------------------------------------------------------------
 
 
+def test_on_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from poco.__main__ import run
+
+    folder = tmp_path / "andalman2019"
+    folder.mkdir()
+    write_andalman(folder / "a_CNMF_compressed.h5")
+    (folder / "b_CNMF_compressed.h5").write_bytes(b"no file")
+    as_published = ["--published", "andalman2019"]
+    assert run(["inspect", str(folder), *as_published, "--rate", "2", "--json"]) == 2
+    shown = capfd.readouterr()
+    assert "1 of 2 sessions cannot be read" in shown.err
+    good, bad = json.loads(shown.out)["sessions"]
+    assert (good["session"], good["units"], good["frames"], good["rate_hz"]) == ("a", 5, 30, 2.0)
+    assert good["labels"]["area"] == {"labelled": 4, "classes": 4}
+    assert "cannot be read as HDF5" in bad["error"]
+    (folder / "b_CNMF_compressed.h5").unlink()
+    assert run(["inspect", str(folder), *as_published]) == 0
+    assert "5 x 30" in capfd.readouterr().out
+    assert run(["inspect", str(folder), *as_published, "--key", "M"]) == 2
+    assert "leave no 'key' open" in capfd.readouterr().err
+    out = ["--out", str(tmp_path / "out")]
+    bench = ["bench-data", str(tmp_path), *as_published, "--data", "andalman2019", *out, "--only", "copy"]
+    assert run([*bench, "--protocols", "published"]) == 0  # too short for a window: left out, after it was read
+    assert "30 frames" in capfd.readouterr().out
+    assert run(["bench-data", str(tmp_path), "--published", "kato2015", *out]) == 2
+    assert "'kato2015' is not both in" in capfd.readouterr().err
+    assert run(["study", "run", "single-session", "--data", str(folder), *as_published, *out, "--reduced"]) == 2
+    assert "30 frames" in capfd.readouterr().err
+    assert run(["study", "run", "single-session", "--data", str(folder), *as_published * 2, *out]) == 2
+    assert "2 times for 1 --data" in capfd.readouterr().err
+
+
 def test_through_read(tmp_path: Path) -> None:
     write_andalman(tmp_path / "a_CNMF_compressed.h5")
     found = read(tmp_path, published="andalman2019", rate_hz=2.0)
@@ -266,6 +316,7 @@ def test_through_read(tmp_path: Path) -> None:
     options = ["--published", "andalman2019", "--rate", "2", "--steps", "2", "--context", "4", "--horizon", "2"]
     assert run(["train", str(tmp_path), *options, "--no-baselines", "--out", str(tmp_path / "run")]) == 0
     assert run(["eval", str(tmp_path / "run"), "--no-baselines"]) == 0  # reads them again in the same way
+    assert run(["stream", str(tmp_path / "run"), "--replay", str(tmp_path), "--speed", "0", "--json"]) == 0
     with pytest.raises(ConfigError, match="leave no 'key' open"):
         read(tmp_path, published="andalman2019", key="M")
     with pytest.raises(ConfigError, match="no published data set 'x'"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import math
@@ -14,10 +15,19 @@ from poco import models, scoreboard, studies
 from poco.data.read import read
 from poco.data.recording import Recording
 from poco.data.simulate import simulate
-from poco.errors import ConfigError
+from poco.data.splits import split
+from poco.errors import ConfigError, DataError
+from poco.evaluation import fit_baseline, score_forecasters
 from poco.training import recipe, train
 
 RECORDINGS = simulate(2, units=4, frames=400)
+TWO_DATA_SETS = [
+    *RECORDINGS,
+    *(
+        dataclasses.replace(r, session=f"other-{r.session}", subject=f"other-{r.subject}", dataset="other")
+        for r in simulate(2, units=3, frames=400, seed=5)
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +62,11 @@ def test_every_study_runs_at_reduced_size(name: str, tmp_path: Path) -> None:
     # the big ones of the study's own sizes are tested with their definitions
     cheap = tuple(f for f in study.forecasters if f not in ("ar-transformer", "mlp-large"))
     study = dataclasses.replace(study, forecasters=cheap)
-    cells = studies.run(study, tmp_path, RECORDINGS, reduced=True)
+    of_its_own = {"zapbench": simulate(2, units=4, frames=900), "pretraining-source": TWO_DATA_SETS}
+    cells = studies.run(study, tmp_path, of_its_own.get(name, RECORDINGS), reduced=True)
     # two animals; recordings of 400 frames have a single one of the lengths
     values = {"animal": 2, "frames": 1, "model": 2}.get(study.vary, min(2, len(study.values)))
-    assert len(cells) == len(cheap) * len(study.training) * values * len(study.frames)
+    assert len(cells) == len(cheap) * len(study.training) * values * len(study.frames) * len(study.sources)
     assert studies.table(cells).count("\n") > 1
     assert all(math.isfinite(cell["score"]) for cell in cells)
 
@@ -100,6 +111,33 @@ def test_an_animal_is_left_out_and_adapted_to(tmp_path: Path) -> None:
     assert rows["embeddings"][-2:] == ["2", "1 |"]
     with pytest.raises(ConfigError, match="needs recordings of two"):
         studies.run(study, tmp_path, RECORDINGS[:1], reduced=True)
+
+
+def test_models_of_one_data_set_the_other_and_both(tmp_path: Path) -> None:
+    study = dataclasses.replace(studies.load("pretraining-source"), training=("zero-shot", "embeddings"))
+    cells = studies.run(study, tmp_path, TWO_DATA_SETS, reduced=True)
+    learnt = {
+        source: [s.name for s in models.load(tmp_path / "models" / f"without-animal-1-0-{source}").sessions]
+        for source in study.sources
+    }
+    assert learnt == {
+        "same": ["animal-2"],
+        "other": ["other-animal-1", "other-animal-2"],
+        "both": ["animal-2", "other-animal-1", "other-animal-2"],
+    }
+    table = studies.table(cells).splitlines()
+    assert table[0].startswith("| frames | learnt from | mode | kept | gain |")
+    assert [row.split(" | ")[1:3] for row in table[2:]] == [[s, m] for s in study.sources for m in study.training]
+    of_same = [c["score"] for c in cells if (c["source"], c["training"]) == ("same", "embeddings")]
+    assert f" {np.mean(of_same):.3f} ±" in table[3]
+    studies.write_csv(cells, tmp_path / "cells.csv")
+    assert (tmp_path / "cells.csv").read_text().count(",other,") == 4
+    pytest.importorskip("matplotlib", reason="figures need the extra 'plots'")
+    studies.plot(cells, tmp_path / "s.png")
+    with pytest.raises(ConfigError, match="'animal-1' is to learn from 'other' data: give a recording of another data"):
+        studies.run(study, tmp_path / "one", RECORDINGS, reduced=True)
+    with pytest.raises(ConfigError, match="'animal-1' is to learn from 'same' data: give another animal of its data"):
+        studies.run(study, tmp_path / "two", TWO_DATA_SETS[::2], reduced=True)
 
 
 def test_the_poco_of_a_study_is_that_of_training(tmp_path: Path) -> None:
@@ -154,8 +192,41 @@ def test_table_and_figure(tmp_path: Path) -> None:
     base = {"study": "s", "forecaster": "poco", "training": "multi"}
     cells = [{**base, "value": v, "seed": i, "score": v + i} for v in (0.0, 0.5) for i in (0, 1)]
     assert "| s | 0.5 | multi | poco | 1.000 ± 6.353 | 2 |" in studies.table(cells)
+    errors = [{**base, "study": "z", "value": "v", "seed": 0, "score": 0.0, "mae_per_step": [0.01] * 4}]
+    both = studies.table([*cells, *errors])
+    assert both == f"{studies.table(cells)}\n\n{studies.table(errors)}"
+    assert "| v | poco | 0.0100 | 0.0100 | 1 |" in both
     studies.plot(cells, tmp_path / "s.png")
     assert (tmp_path / "s.png").stat().st_size > 1000
+
+
+def test_scores_of_single_steps(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="figures need the extra 'plots'")
+    study = dataclasses.replace(studies.load("context"), forecasters=("ridge",), values=(4, 12))
+    cells = studies.run(study, tmp_path / "s", RECORDINGS, seeds=1, steps=1)
+    for cell in cells:
+        assert len(cell["score_per_step"]) == 16
+        model = fit_baseline("ridge", cut := split(RECORDINGS, protocol="published", context=cell["value"]))
+        assert cell["score_per_step"] == list(score_forecasters({"": model}, cut)[""].score_per_step)
+    studies.steps.write_csv(cells, tmp_path / "steps.csv")
+    with (tmp_path / "steps.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["study", "protocol", "value", "training", "forecaster", "seed", "step", "score"]
+    assert [(row["value"], row["step"]) for row in rows] == [(v, str(h)) for v in ("12", "4") for h in range(1, 17)]
+    assert float(rows[2]["score"]) == cells[0]["score_per_step"][2]
+    studies.steps.plot(cells, tmp_path / "s.png")
+    assert (tmp_path / "s.png").stat().st_size > 1000
+    pytest.importorskip("typer", reason="the command line needs the extra 'cli'")
+    from poco.__main__ import run
+
+    assert run(["study", "table", str(tmp_path / "s"), "--steps-csv", str(tmp_path / "again.csv")]) == 0
+    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "steps.csv").read_bytes()
+    assert run(["study", "plot", str(tmp_path / "s"), str(tmp_path / "s.svg"), "--per-step"]) == 0
+    assert "frames ahead" in (tmp_path / "s.svg").read_text()
+    older = [{name: value for name, value in cell.items() if name != "score_per_step"} for cell in cells]
+    for make in (studies.steps.plot, studies.steps.write_csv):
+        with pytest.raises(DataError, match="no scores of single steps"):
+            make(older, tmp_path / "nothing")
 
 
 def test_interval_is_students() -> None:
@@ -163,6 +234,21 @@ def test_interval_is_students() -> None:
     assert mean == 2
     assert half == pytest.approx(4.303 / math.sqrt(3))
     assert scoreboard.mean_interval([1.0]) == (1.0, None)
+
+
+def test_the_scoreboard_writes_scores_of_single_steps(tmp_path: Path) -> None:
+    pytest.importorskip("typer", reason="the command line needs the extra 'cli'")
+    from poco.__main__ import run
+
+    folder = tmp_path / "data" / "some"
+    folder.mkdir(parents=True)
+    np.save(folder / "a.npy", RECORDINGS[0].activity)
+    (folder / "dataset.toml").write_text('[activity]\norientation = "units x frames"\nrate_hz = 20.0\n')
+    assert run(["bench-data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--only", "copy,ridge"]) == 0
+    with (tmp_path / "out" / "steps.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 2 * 16  # protocols, forecasters, steps
+    assert {row["score"] for row in rows if row["forecaster"] == "copy"} == {"0.0"}
 
 
 def test_scoreboard_makes_each_cell_once(tmp_path: Path) -> None:

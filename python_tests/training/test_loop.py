@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -122,6 +123,24 @@ def test_the_loss_of_a_model_trains_like_its_forecast(cut: Split, monkeypatch: p
     for key in ("loss", "val_mse"):
         ours, theirs = ([r[key] for r in history.records if key in r] for history in (found, expected))
         assert ours == pytest.approx(theirs, rel=1e-3)
+
+
+def test_absolute_errors_can_be_what_is_made_small(cut: Split) -> None:
+    (windows,) = ShuffledWindows(cut, 16, 0).next()
+    batch = Packer(cut).pack(windows)
+    config = TrainConfig(steps=1, batch_size=16, loss="mae", device="cpu")
+    for build in (mlp, lambda: small_poco(cut)):
+        model = build()
+        loss = (model.eval().forward_packed(batch) - batch.target).abs().mean()
+        found = fit(build(), cut, config).records[0]["loss"]
+        assert found == pytest.approx(loss.item(), rel=0.05)  # dropout of a POCO
+    settings = TrainConfig(steps=200, batch_size=16, learning_rate=1e-2, device="cpu", val_every=200, patience=None)
+    errors = {}
+    for loss in ("mse", "mae"):
+        fit(model := mlp(), cut, dataclasses.replace(settings, loss=loss))
+        all_windows = Packer(cut).pack(cut.windows("train"))
+        errors[loss] = (model.forward_packed(all_windows) - all_windows.target).abs().mean().item()
+    assert errors["mae"] < errors["mse"]
 
 
 def test_validation_is_pooled_over_sessions(cut: Split) -> None:

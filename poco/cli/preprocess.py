@@ -117,8 +117,10 @@ def register(app: typer.Typer) -> None:
         )
         found = pick_sessions(read([str(path) for path in data], **options), sessions, without)
         if low is not None or high is not None:
-            how = {"low": low, "high": high, "causal": causal, "padded": not from_rest}
-            found = [by.butterworth(recording, **how) for recording in found]
+            found = [
+                by.butterworth(recording, low=low, high=high, causal=causal, padded=not from_rest)
+                for recording in found
+            ]
         if downsample is not None:
             found = [by.downsample(recording, downsample) for recording in found]
         if components is not None:

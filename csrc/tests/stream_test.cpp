@@ -123,7 +123,8 @@ void damaged_files(const std::string& folder, int mutations) {
         poco_model_close(model);
         if (stream == nullptr) continue;
         for (int n = 0; n < kContext + 2; ++n) {
-            poco_forecast forecast;
+            poco_forecast forecast{};
+            forecast.size = sizeof forecast;
             const std::vector<float> frame = frame_of(n);
             poco_stream_push(stream, frame.data(), kUnits, NAN, &forecast, nullptr);
         }
@@ -160,8 +161,9 @@ void two_streams_of_one_model(const std::string& folder) {
 void faults(const std::string& folder, int64_t frames) {
     for (const int32_t missing : {POCO_HOLD, POCO_DROP}) {
         for (const int32_t gap : {POCO_FILL, POCO_RESTART, POCO_REFUSE}) {
-            poco_stream_options options;
-            poco_stream_default_options(&options);
+            poco_stream_options options{};
+            options.size = sizeof options;
+            poco_stream_default_options(&options, nullptr);
             options.missing = missing;
             options.gap = gap;
             options.interval = 0.5;
@@ -192,7 +194,8 @@ void faults(const std::string& folder, int64_t frames) {
                 if (fault == 3) now = NAN;
                 const int64_t length = fault == 4 ? static_cast<int64_t>(random() % kUnits) : kUnits;
                 poco_status status;
-                poco_forecast made;
+                poco_forecast made{};
+                made.size = sizeof made;
                 const int32_t code = poco_stream_push(stream, frame.data(), length, now, &made, &status);
                 if (code < 0) {
                     ++refused;
@@ -220,8 +223,9 @@ void faults(const std::string& folder, int64_t frames) {
                     finite_marked += made.valid[u] == 0 && finite;
                 }
             }
-            poco_stats stats;
-            poco_stream_stats(stream, &stats);
+            poco_stats stats{};
+            stats.size = sizeof stats;
+            poco_stream_stats(stream, &stats, nullptr);
             CHECK(unmarked == 0 && wrong == 0);
             CHECK(stats.refused == refused && stats.frames - stats.filled == taken && stats.forecasts == forecasts);
             CHECK(refused > 0 && forecasts > frames / 20 && stats.held_values > 0);

@@ -3,8 +3,13 @@
  *
  * Plain C99, no torch and no Python behind it. Every function states its thread-safety. Nothing here throws,
  * and nothing that is in this header changes its meaning while POCO_API_VERSION stays the same: functions are
- * added, never altered. Compare poco_api_version() of the library with POCO_API_VERSION of the header before
- * anything else; they must be equal.
+ * added, and so are fields at the end of structs that begin with `size`; nothing is altered. Compare
+ * poco_api_version() of the library with POCO_API_VERSION of the header before anything else; they must be equal.
+ *
+ * In a struct that begins with `size` the caller sets that to the struct's sizeof, once, before the first use. The
+ * library reads and writes no more than so many bytes, so a program goes on with a newer library as it is. With an
+ * older library, fields that it does not know are answered with zeros, and asking for them (by anything but zeros)
+ * is an error. A size that cannot be is an error with a message. All other structs keep their size.
  */
 #ifndef POCO_POCO_H
 #define POCO_POCO_H
@@ -106,7 +111,7 @@ typedef enum poco_gap {
 } poco_gap;
 
 typedef struct poco_stream_options {
-    size_t size;        /* sizeof(poco_stream_options): set by poco_stream_default_options */
+    size_t size;        /* sizeof(poco_stream_options) */
     int32_t precision;  /* of poco_precision; default POCO_FLOAT32 */
     int32_t threads;    /* default 1 */
     int32_t missing;    /* of poco_missing; default POCO_HOLD */
@@ -116,8 +121,9 @@ typedef struct poco_stream_options {
     double deadline_ms; /* for a forecast, default 0: none. Later ones are marked and counted */
 } poco_stream_options;
 
-/* The defaults. Thread-safe. */
-POCO_API void poco_stream_default_options(poco_stream_options* options);
+/* Writes the defaults into options whose size is set; a field that is left out of an initialiser is 0, which is not the
+   default of all. Returns a poco_code. `status` may be NULL. Thread-safe. */
+POCO_API int32_t poco_stream_default_options(poco_stream_options* options, poco_status* status);
 
 /* A stream of one session of a model; `options` NULL: the defaults; `status` may be NULL. NULL on failure. Makes a
    forecast of its own, so that no later one allocates memory. Thread-safe. */
@@ -131,6 +137,7 @@ typedef struct poco_realtime {
     int32_t cpu_count;   /* how many; 0: as it is */
     int32_t priority;    /* of SCHED_FIFO, 1 to 99; 0: as it is */
     int32_t lock_memory; /* 1: nothing of the process, now or later, is paged out; 0: as it is */
+    int32_t reserved;    /* 0 */
 } poco_realtime;
 
 /* Asks the operating system (Linux alone) for a real-time set-up of the calling thread and of those that it makes
@@ -150,6 +157,7 @@ POCO_API void poco_stream_close(poco_stream* stream);
 #define POCO_MARK_OVERFLOWED 16u /* of some units it is not finite: they are marked as invalid */
 
 typedef struct poco_forecast {
+    size_t size;          /* sizeof(poco_forecast), set by the caller */
     int32_t code;         /* POCO_OK or POCO_WARMING */
     uint32_t marks;       /* of POCO_MARK_... */
     int64_t frame;        /* number of the frame, from 0; those that were filled in count */
@@ -162,20 +170,22 @@ typedef struct poco_forecast {
 } poco_forecast;
 
 /* Pushes a frame of `units` values in the recording's own units, taken at `time` seconds (NaN: not known), and
-   forecasts. What `forecast` points to is overwritten by the next call. Returns a poco_code; after an error the stream
-   is as it was. `status` may be NULL. No memory is allocated, no lock taken by this call itself; with more than one
-   thread it wakes its helpers. */
+   forecasts into `forecast`, whose size is set. What that points to is overwritten by the next call. Returns a
+   poco_code; after an error the stream is as it was. `status` may be NULL. No memory is allocated, no lock taken by
+   this call itself; with more than one thread it wakes its helpers. For one thread at a time. */
 POCO_API int32_t poco_stream_push(poco_stream* stream, const float* frame, int64_t units, double time,
                                   poco_forecast* forecast, poco_status* status);
 
-/* Forgets all frames; counters stay. */
+/* Forgets all frames; counters stay. Not while another call with the stream is running. */
 POCO_API void poco_stream_reset(poco_stream* stream);
 
 /* Goes on with another model, between two frames: one that knows the session by its name with as many units, and has
-   the same context and horizon. Returns a poco_code; after an error the stream is as it was. */
+   the same context and horizon. Returns a poco_code; after an error the stream is as it was. `status` may be NULL. Not
+   while another call with the stream is running. */
 POCO_API int32_t poco_stream_swap(poco_stream* stream, const poco_model* model, poco_status* status);
 
 typedef struct poco_stats {
+    size_t size;                                /* sizeof(poco_stats), set by the caller */
     int64_t frames;                             /* taken, filled ones included */
     int64_t forecasts;                          /* made */
     int64_t late;                               /* of them, past the deadline */
@@ -187,8 +197,9 @@ typedef struct poco_stats {
     double p50_ms, p99_ms, p999_ms, longest_ms; /* latency of forecasts, quantiles to 9 % */
 } poco_stats;
 
-/* Counters since the stream was opened. */
-POCO_API void poco_stream_stats(const poco_stream* stream, poco_stats* stats);
+/* Counters since the stream was opened. Returns a poco_code. `status` may be NULL. Not while another call with the
+   stream is running. */
+POCO_API int32_t poco_stream_stats(const poco_stream* stream, poco_stats* stats, poco_status* status);
 
 #ifdef __cplusplus
 } /* extern "C" */

@@ -5,6 +5,9 @@
 #include <new>
 
 #include "core/errors.h"
+#include "core/log.h"
+#include "core/memory.h"
+#include "core/workspace.h"
 #include "poco/poco.h"
 #include "stream/realtime.h"
 #include "stream/sized.h"
@@ -21,6 +24,7 @@ struct poco_stream {
 static_assert(POCO_MARK_HELD == poco::kHeld && POCO_MARK_FILLED == poco::kFilled, "marks are those of the engine");
 static_assert(POCO_MARK_RESTARTED == poco::kRestarted && POCO_MARK_LATE == poco::kLate,
               "marks are those of the engine");
+static_assert(POCO_LOG_SETUP == poco::kLogSetup && POCO_LOG_FRAMES == poco::kLogFrames, "kinds are those of the core");
 static_assert(POCO_MARK_OVERFLOWED == poco::kOverflowed, "marks are those of the engine");
 
 namespace poco {
@@ -47,7 +51,7 @@ int32_t guarded(poco_status* status, Run&& run) {
         const int32_t code = run();
         return say(status, code, "");
     } catch (const std::bad_alloc&) {
-        return say(status, POCO_NO_MEMORY, "there is not enough memory");
+        return say(status, POCO_NO_MEMORY, "there is not enough memory: free some, or take a smaller model");
     } catch (const std::exception& error) {
         return say(status, POCO_ERROR, error.what());
     } catch (...) {
@@ -162,6 +166,23 @@ int32_t poco_set_realtime(const poco_realtime* wanted, poco_status* status) {
         set.priority = given.priority;
         set.lock_memory = given.lock_memory != 0;
         poco::set_realtime(set);
+        return POCO_OK;
+    });
+}
+
+int32_t poco_set_allocator(poco_allocate allocate, poco_release release, void* user, poco_status* status) {
+    return guarded(status, [&]() -> int32_t {
+        poco::Workspace::give_up_spares();
+        poco::set_memory_hooks({allocate, release, user});
+        return POCO_OK;
+    });
+}
+
+int32_t poco_set_log(poco_log log, void* user, uint32_t kinds, poco_status* status) {
+    return guarded(status, [&]() -> int32_t {
+        constexpr uint32_t known = POCO_LOG_SETUP | POCO_LOG_FRAMES;
+        if ((kinds & ~known) != 0) poco::fail("there are no messages of kind ", kinds & ~known, ": see POCO_LOG_");
+        poco::set_log_hook({log, user, kinds});
         return POCO_OK;
     });
 }

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "core/memory.h"
+
 namespace poco {
 
 // The settings of a forecaster's arithmetic.
@@ -28,8 +30,8 @@ public:
 struct Session {
     std::string name;
     int64_t units = 0;
-    std::vector<float> mean, std;  // [N], of the normalisation
-    double rate_hz = 0;            // of the recording it was learnt from; 0: not known
+    Floats mean, std;    // [N], of the normalisation
+    double rate_hz = 0;  // of the recording it was learnt from; 0: not known
 };
 
 class Model {

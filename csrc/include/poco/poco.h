@@ -56,10 +56,10 @@ POCO_API const char* poco_cpu_features(void);
 
 /* What a call came to. Below 0: an error, with a message in the poco_status, and everything is as it was. */
 typedef enum poco_code {
-    POCO_OK = 0,      /* done; of a pushed frame: there is a forecast */
-    POCO_WARMING = 1, /* the frame was taken; there is no forecast until the context is full */
-    POCO_ERROR = -1,  /* an argument, a file or a frame that cannot be used: the message says which and why */
-    POCO_NO_MEMORY = -2
+    POCO_OK = 0,        /* done; of a pushed frame: there is a forecast */
+    POCO_WARMING = 1,   /* the frame was taken; there is no forecast until the context is full */
+    POCO_ERROR = -1,    /* an argument, a file or a frame that cannot be used: the message says which and why */
+    POCO_NO_MEMORY = -2 /* there is not enough memory */
 } poco_code;
 
 typedef struct poco_status {
@@ -146,6 +146,37 @@ typedef struct poco_realtime {
    Thread-safe. */
 POCO_API int32_t poco_set_realtime(const poco_realtime* wanted, poco_status* status);
 
+/* Where large memory comes from: `bytes` of it, beginning at a multiple of `alignment`, or NULL if there is none; and
+   where it goes back to. They are called in any thread, several at once, must not call this library, and not throw. */
+typedef void* (*poco_allocate)(size_t bytes, size_t alignment, void* user);
+typedef void (*poco_release)(void* block, size_t bytes, void* user);
+
+/* Takes large memory from the program's own functions; both NULL: from C++'s operator new, as before. Through them go
+   the bytes of a model file while it is read, the weights and embeddings of models, the frames, weights in the
+   stream's own precision and results of streams, and the scratch of forecasts, of which the library keeps up to eight
+   blocks for later calls. Not through them go objects of a fixed size, names, texts and what is read out of JSON, the
+   threads and their stacks, and messages of errors: none of that is on the way of a frame. Where they give NULL, a call
+   returns POCO_NO_MEMORY (NULL where it opens something), and has let go of what it had taken. Returns a poco_code; an
+   error, and nothing has changed, while a model or stream is open. `status` may be NULL. For the whole process; not
+   while another call of this library is running. */
+POCO_API int32_t poco_set_allocator(poco_allocate allocate, poco_release release, void* user, poco_status* status);
+
+/* Kinds of messages of a log. SETUP: a stream was opened, and what for and with, or goes on with another model; the
+   system gives fewer threads than wanted. FRAMES, out of poco_stream_push: frames that were missing, and a forecast
+   that is late. */
+#define POCO_LOG_SETUP 1u
+#define POCO_LOG_FRAMES 2u
+
+/* Takes one message, a line without its end, in the thread of the call that it is about; it is gone afterwards. It must
+   not call this library, and not throw. */
+typedef void (*poco_log)(uint32_t kind, const char* message, void* user);
+
+/* Has messages of `kinds` (POCO_LOG_... added up) written by `log`; NULL: none, as before. What goes wrong is in the
+   poco_status of a call and never in a log, and what is in a log of frames is in marks and counters too: it is for
+   people. No memory is allocated for a message; those of POCO_LOG_FRAMES cost the frame as long as `log` takes. Returns
+   a poco_code. `status` may be NULL. For the whole process; not while another call of this library is running. */
+POCO_API int32_t poco_set_log(poco_log log, void* user, uint32_t kinds, poco_status* status);
+
 /* Ends the stream. NULL is ignored. Not while another call with it is running. */
 POCO_API void poco_stream_close(poco_stream* stream);
 
@@ -172,7 +203,9 @@ typedef struct poco_forecast {
 /* Pushes a frame of `units` values in the recording's own units, taken at `time` seconds (NaN: not known), and
    forecasts into `forecast`, whose size is set. What that points to is overwritten by the next call. Returns a
    poco_code; after an error the stream is as it was. `status` may be NULL. No memory is allocated, no lock taken by
-   this call itself; with more than one thread it wakes its helpers. For one thread at a time. */
+   this call itself, but for a block of scratch when more calls run side by side than ever before; should there be none
+   (POCO_NO_MEMORY), the frame was taken and has no forecast. With more than one thread it wakes its helpers. For one
+   thread at a time. */
 POCO_API int32_t poco_stream_push(poco_stream* stream, const float* frame, int64_t units, double time,
                                   poco_forecast* forecast, poco_status* status);
 

@@ -107,17 +107,20 @@ void read_normalisation(const SafeTensors& tensors, const std::string& prefix, S
 
 std::shared_ptr<const Model> Model::load(const std::string& folder) {
     const Buffer<uint8_t> text = read_file(folder + "/config.json", kLargestConfig);
-    const std::string_view view(reinterpret_cast<const char*>(text.data()), text.size());
-    const Json description = Json::parse(view, folder + "/config.json");
+    const std::string_view config(reinterpret_cast<const char*>(text.data()), text.size());
+    return read(config, read_file(folder + "/model.safetensors", kLargestTensors), folder);
+}
+
+std::shared_ptr<const Model> Model::read(std::string_view config, Buffer<uint8_t> tensors, const std::string& folder) {
+    const Json description = Json::parse(config, folder + "/config.json");
     if (description.at("format").integer() != kFormat) {
         fail(folder, "/config.json is of format ", description.at("format").integer(), "; this version reads ",
              kFormat);
     }
-    const std::string path = folder + "/model.safetensors";
-    const SafeTensors tensors(read_file(path, kLargestTensors), path);
+    const SafeTensors read(std::move(tensors), folder + "/model.safetensors");
     const std::string& kind = description.at("model").string();
-    if (kind == "POCO") return std::make_shared<Poco>(description, tensors);
-    if (kind == "Grounded") return load_grounded(description, tensors);
+    if (kind == "POCO") return std::make_shared<Poco>(description, read);
+    if (kind == "Grounded") return load_grounded(description, read);
     fail(folder, " holds a model of kind '", kind, "'; what can be streamed is POCO and Grounded");
 }
 

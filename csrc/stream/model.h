@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/memory.h"
@@ -48,6 +49,10 @@ public:
     // The model in a folder that holds config.json and model.safetensors. Throws Error for anything that is missing,
     // damaged, or not a model that can be streamed.
     static std::shared_ptr<const Model> load(const std::string& folder);
+
+    // The same out of what these two files hold; `folder` is for messages.
+    static std::shared_ptr<const Model> read(std::string_view config, Buffer<uint8_t> tensors,
+                                             const std::string& folder);
 
 protected:
     int64_t context_ = 0, horizon_ = 0;

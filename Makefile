@@ -14,7 +14,7 @@ SOURCES := pyproject.toml CMakeLists.txt constraints.txt \
 	$(shell find poco kernels csrc examples/datasets -type f \( -name '*.py' -o -name '*.toml' -o -name '*.h' \
 	-o -name '*.c' -o -name '*.cpp' -o -name '*.cu' -o -name '*.txt' -o -name '*.json' -o -name '*.html' -o -name '*.css' -o -name '*.js' -o -name 'py.typed' \) 2>/dev/null)
 PYTHON_PATHS := $(wildcard poco kernels python_tests benchmarks docs examples)
-CSRC := $(shell find csrc -name '*.h' -o -name '*.c' -o -name '*.cpp' -o -name '*.cu')
+CSRC := $(shell find csrc examples -name '*.h' -o -name '*.c' -o -name '*.cpp' -o -name '*.cu')
 
 .PHONY: demo test lint format ctest pytest inplace clean
 .DELETE_ON_ERROR:

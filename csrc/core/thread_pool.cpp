@@ -10,6 +10,8 @@
 #include <thread>
 #include <vector>
 
+#include "core/log.h"
+
 #if !defined(_WIN32)
 #include <pthread.h>
 #include <signal.h>
@@ -161,7 +163,16 @@ private:
 #if !defined(_WIN32)
             pthread_sigmask(SIG_SETMASK, &before, nullptr);
 #endif
-            if (!started) break;
+            if (!started) {
+                if (!short_of_workers_) {
+                    log_line(kLogSetup,
+                             "the system gives %d of %d helper threads: raise the limit of processes "
+                             "(ulimit -u), or ask for fewer threads",
+                             workers_, wanted);
+                }
+                short_of_workers_ = true;
+                break;
+            }
             ++workers_;
         }
         return std::min(wanted, workers_);
@@ -210,6 +221,7 @@ private:
 
     std::atomic<bool> busy_{false};  // one loop at a time
     int workers_ = 0;                // changed only by whoever holds busy_
+    bool short_of_workers_ = false;  // likewise
 
     std::mutex mutex_;
     std::condition_variable wake_;

@@ -3,10 +3,10 @@
 #include <atomic>
 #include <new>
 
+#include "core/memory.h"
+
 namespace poco {
 namespace {
-
-constexpr size_t kLine = 64;
 
 // Blocks that nobody uses at the moment: fresh memory of a few megabytes costs as much as the work in it, as the system
 // hands it out page by page. As many as calls that are likely to be in each other or side by side. The size of each is
@@ -25,7 +25,7 @@ size_t size_of(void* block) {
 }
 
 void give_back(void* block) {
-    if (block != nullptr) ::operator delete(block, std::align_val_t{kLine});
+    if (block != nullptr) release(block, size_of(block));
 }
 
 // Makes a block a spare one, if there is a place for it.
@@ -57,9 +57,10 @@ void* take_spare(size_t bytes) {
 }  // namespace
 
 Workspace::Workspace(size_t bytes) {
+    static_assert(kLine <= kAlignment, "blocks begin on a cache line");
     block_ = take_spare(bytes + kLine);
     if (block_ == nullptr) {
-        block_ = ::operator new(bytes + kLine, std::align_val_t{kLine});
+        block_ = allocate(bytes + kLine);
         *static_cast<size_t*>(block_) = bytes + kLine;
     }
     size_ = size_of(block_);
@@ -71,6 +72,10 @@ Workspace::~Workspace() {
     } else {
         give_back(block_);
     }
+}
+
+void Workspace::give_up_spares() {
+    for (std::atomic<void*>& spare : spares) give_back(spare.exchange(nullptr, std::memory_order_acquire));
 }
 
 void* Workspace::take(size_t bytes) {

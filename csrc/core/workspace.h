@@ -20,6 +20,9 @@ public:
         return (static_cast<size_t>(count) * size + kLine - 1) / kLine * kLine;
     }
 
+    // Lets go of the blocks that are kept for later calls. Thread-safe.
+    static void give_up_spares();
+
     // The next `bytes` bytes (whole cache lines). The sum of all pieces must not pass the size of the workspace.
     void* take(size_t bytes);
 

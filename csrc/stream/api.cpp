@@ -5,8 +5,12 @@
 #include <new>
 
 #include "core/errors.h"
+#include "core/log.h"
+#include "core/memory.h"
+#include "core/workspace.h"
 #include "poco/poco.h"
 #include "stream/realtime.h"
+#include "stream/sized.h"
 #include "stream/stream.h"
 
 struct poco_model {
@@ -20,7 +24,15 @@ struct poco_stream {
 static_assert(POCO_MARK_HELD == poco::kHeld && POCO_MARK_FILLED == poco::kFilled, "marks are those of the engine");
 static_assert(POCO_MARK_RESTARTED == poco::kRestarted && POCO_MARK_LATE == poco::kLate,
               "marks are those of the engine");
+static_assert(POCO_LOG_SETUP == poco::kLogSetup && POCO_LOG_FRAMES == poco::kLogFrames, "kinds are those of the core");
 static_assert(POCO_MARK_OVERFLOWED == poco::kOverflowed, "marks are those of the engine");
+
+namespace poco {
+POCO_FIRST_VERSION(poco_stream_options, deadline_ms);
+POCO_FIRST_VERSION(poco_realtime, reserved);
+POCO_FIRST_VERSION(poco_forecast, valid);
+POCO_FIRST_VERSION(poco_stats, longest_ms);
+}  // namespace poco
 
 namespace {
 
@@ -39,7 +51,7 @@ int32_t guarded(poco_status* status, Run&& run) {
         const int32_t code = run();
         return say(status, code, "");
     } catch (const std::bad_alloc&) {
-        return say(status, POCO_NO_MEMORY, "there is not enough memory");
+        return say(status, POCO_NO_MEMORY, "there is not enough memory: free some, or take a smaller model");
     } catch (const std::exception& error) {
         return say(status, POCO_ERROR, error.what());
     } catch (...) {
@@ -52,11 +64,13 @@ const poco::Session* session_of(const poco_model* model, int64_t index) {
     return &model->model->sessions()[static_cast<size_t>(index)];
 }
 
+poco_stream_options default_options() {
+    const poco::StreamOptions defaults;
+    return {sizeof(poco_stream_options), POCO_FLOAT32,       defaults.arithmetic.threads, POCO_HOLD, POCO_FILL,
+            defaults.interval,           defaults.tolerance, defaults.deadline_ms};
+}
+
 poco::StreamOptions options_of(const poco_stream_options& given) {
-    if (given.size != sizeof given) {
-        poco::fail("the options have ", given.size, " bytes, not ", sizeof given,
-                   ": begin with poco_stream_default_options");
-    }
     if (given.precision != POCO_FLOAT32 && given.precision != POCO_BFLOAT16)
         poco::fail("unknown precision ", given.precision);
     if (given.missing != POCO_HOLD && given.missing != POCO_DROP)
@@ -120,10 +134,12 @@ int64_t poco_model_find_session(const poco_model* model, const char* name) {
     return -1;
 }
 
-void poco_stream_default_options(poco_stream_options* options) {
-    const poco::StreamOptions defaults;
-    *options = {sizeof *options, POCO_FLOAT32,      defaults.arithmetic.threads, POCO_HOLD,
-                POCO_FILL,       defaults.interval, defaults.tolerance,          defaults.deadline_ms};
+int32_t poco_stream_default_options(poco_stream_options* options, poco_status* status) {
+    return guarded(status, [&]() -> int32_t {
+        poco::check_size(options);
+        poco::write_sized(default_options(), options);
+        return POCO_OK;
+    });
 }
 
 poco_stream* poco_stream_open(const poco_model* model, int64_t session, const poco_stream_options* options,
@@ -131,10 +147,9 @@ poco_stream* poco_stream_open(const poco_model* model, int64_t session, const po
     poco_stream* opened = nullptr;
     guarded(status, [&] {
         if (model == nullptr) poco::fail("no model was given");
-        poco_stream_options defaults;
-        poco_stream_default_options(&defaults);
-        opened =
-            new poco_stream{poco::Stream(model->model, session, options_of(options == nullptr ? defaults : *options))};
+        poco_stream_options wanted = default_options();
+        if (options != nullptr) wanted = poco::read_sized(options, wanted);
+        opened = new poco_stream{poco::Stream(model->model, session, options_of(wanted))};
         return POCO_OK;
     });
     return opened;
@@ -142,15 +157,32 @@ poco_stream* poco_stream_open(const poco_model* model, int64_t session, const po
 
 int32_t poco_set_realtime(const poco_realtime* wanted, poco_status* status) {
     return guarded(status, [&]() -> int32_t {
-        if (wanted == nullptr || wanted->size != sizeof *wanted)
-            poco::fail("a poco_realtime is needed, with its own sizeof as its size");
-        if (wanted->cpu_count < 0 || (wanted->cpu_count > 0 && wanted->cpus == nullptr))
-            poco::fail("cpus has not ", wanted->cpu_count, " numbers");
+        const poco_realtime given = poco::read_sized(wanted, poco_realtime{});
+        if (given.cpu_count < 0 || (given.cpu_count > 0 && given.cpus == nullptr))
+            poco::fail("cpus has not ", given.cpu_count, " numbers");
+        if (given.reserved != 0) poco::fail("reserved of a poco_realtime must be 0, and is ", given.reserved);
         poco::Realtime set;
-        if (wanted->cpu_count > 0) set.cpus.assign(wanted->cpus, wanted->cpus + wanted->cpu_count);
-        set.priority = wanted->priority;
-        set.lock_memory = wanted->lock_memory != 0;
+        if (given.cpu_count > 0) set.cpus.assign(given.cpus, given.cpus + given.cpu_count);
+        set.priority = given.priority;
+        set.lock_memory = given.lock_memory != 0;
         poco::set_realtime(set);
+        return POCO_OK;
+    });
+}
+
+int32_t poco_set_allocator(poco_allocate allocate, poco_release release, void* user, poco_status* status) {
+    return guarded(status, [&]() -> int32_t {
+        poco::Workspace::give_up_spares();
+        poco::set_memory_hooks({allocate, release, user});
+        return POCO_OK;
+    });
+}
+
+int32_t poco_set_log(poco_log log, void* user, uint32_t kinds, poco_status* status) {
+    return guarded(status, [&]() -> int32_t {
+        constexpr uint32_t known = POCO_LOG_SETUP | POCO_LOG_FRAMES;
+        if ((kinds & ~known) != 0) poco::fail("there are no messages of kind ", kinds & ~known, ": see POCO_LOG_");
+        poco::set_log_hook({log, user, kinds});
         return POCO_OK;
     });
 }
@@ -162,11 +194,14 @@ void poco_stream_close(poco_stream* stream) {
 int32_t poco_stream_push(poco_stream* stream, const float* frame, int64_t units, double time, poco_forecast* forecast,
                          poco_status* status) {
     return guarded(status, [&]() -> int32_t {
-        if (stream == nullptr || frame == nullptr || forecast == nullptr)
-            poco::fail("a stream, a frame and a forecast are needed");
+        if (stream == nullptr || frame == nullptr)
+            poco::fail("a stream and a frame are needed, and one of them is NULL");
+        poco::check_size(forecast);
         const poco::StreamForecast made = stream->stream.push(frame, units, time);
         const int32_t code = made.outcome == poco::Outcome::forecast ? POCO_OK : POCO_WARMING;
-        *forecast = {code, made.flags, made.frame, made.missing, made.time, made.latency_ms, made.values, made.valid};
+        const poco_forecast answer{sizeof answer,   code,        made.flags, made.frame, made.missing, made.time,
+                                   made.latency_ms, made.values, made.valid};
+        poco::write_sized(answer, forecast);
         return code;
     });
 }
@@ -183,18 +218,25 @@ int32_t poco_stream_swap(poco_stream* stream, const poco_model* model, poco_stat
     });
 }
 
-void poco_stream_stats(const poco_stream* stream, poco_stats* stats) {
-    const poco::StreamStats& s = stream->stream.stats();
-    *stats = {s.frames,
-              s.forecasts,
-              s.late,
-              s.gaps,
-              s.filled,
-              s.restarts,
-              s.held_values,
-              s.refused,
-              s.latencies.quantile(0.5),
-              s.latencies.quantile(0.99),
-              s.latencies.quantile(0.999),
-              s.latencies.longest()};
+int32_t poco_stream_stats(const poco_stream* stream, poco_stats* stats, poco_status* status) {
+    return guarded(status, [&]() -> int32_t {
+        if (stream == nullptr) poco::fail("a stream is needed, and NULL was given");
+        poco::check_size(stats);
+        const poco::StreamStats& s = stream->stream.stats();
+        const poco_stats answer{sizeof answer,
+                                s.frames,
+                                s.forecasts,
+                                s.late,
+                                s.gaps,
+                                s.filled,
+                                s.restarts,
+                                s.held_values,
+                                s.refused,
+                                s.latencies.quantile(0.5),
+                                s.latencies.quantile(0.99),
+                                s.latencies.quantile(0.999),
+                                s.latencies.longest()};
+        poco::write_sized(answer, stats);
+        return POCO_OK;
+    });
 }

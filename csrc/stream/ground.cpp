@@ -21,8 +21,8 @@ float clipped(float value, float most) {
 }
 
 // [rows, columns] -> [columns, rows]: products then run along what they write.
-std::vector<float> turned(const std::vector<float>& from, int64_t rows, int64_t columns) {
-    std::vector<float> to(from.size());
+Floats turned(const Floats& from, int64_t rows, int64_t columns) {
+    Floats to(from.size());
     for (int64_t i = 0; i < rows; ++i) {
         for (int64_t j = 0; j < columns; ++j) {
             to[static_cast<size_t>(j * rows + i)] = from[static_cast<size_t>(i * columns + j)];
@@ -60,7 +60,7 @@ std::vector<int64_t> lengths(const Json& means, int64_t context, bool centred) {
 
 // poco.ground.residual.Residual, its weights turned.
 struct Residual {
-    std::vector<float> condition_scale, input, input_bias, shift, scale, output, output_bias, skip;
+    Floats condition_scale, input, input_bias, shift, scale, output, output_bias, skip;
 
     Residual(const SafeTensors& tensors, const std::string& prefix, const Sizes& s) {
         const int64_t conditions = 2 * s.horizon;
@@ -105,20 +105,20 @@ struct Residual {
 
 // What all units share of one form.
 struct Form {
-    std::vector<float> weight;  // [C, H], turned
-    std::vector<float> own_scale;
+    Floats weight;  // [C, H], turned
+    Floats own_scale;
     float share = 0, gain = 0;  // of the form, and of its units' terms
 };
 
 // What belongs to one session in one form.
 struct Terms {
-    std::vector<float> scale;         // [Fp]
-    std::vector<float> coefficients;  // [N, F, H]
+    Floats scale;         // [Fp]
+    Floats coefficients;  // [N, F, H]
 };
 
 struct SessionTerms {
     int64_t latents = 0;
-    std::vector<float> loadings;  // [N, K]
+    Floats loadings;  // [N, K]
     std::array<Terms, kForms> forms;
 };
 
@@ -140,8 +140,8 @@ public:
             s.own_means[static_cast<size_t>(f)] = lengths(config.at("own_means"), s.context, f == 1);
             s.population_means[static_cast<size_t>(f)] = lengths(config.at("population_means"), s.context, f == 1);
         }
-        const std::vector<float> shares = tensors.floats("ground.shares", {kForms});
-        const std::vector<float> gains = tensors.floats("ground.gains", {kForms});
+        const Floats shares = tensors.floats("ground.shares", {kForms});
+        const Floats gains = tensors.floats("ground.gains", {kForms});
         for (size_t f = 0; f < kForms; ++f) {
             const std::string prefix = "ground.forms." + std::to_string(f) + ".";
             forms_[f].weight = turned(tensors.floats(prefix + "weight", {s.horizon, s.context}), s.horizon, s.context);
@@ -151,7 +151,7 @@ public:
         }
         sessions_ = read_vocabulary(tensors.text("ground.vocabulary"), description);
         for (size_t i = 0; i < sessions_.size(); ++i) read_session(tensors, i);
-        const std::vector<float> of_residuals = tensors.floats("gains", {-1});
+        const Floats of_residuals = tensors.floats("gains", {-1});
         residuals_.emplace_back(tensors, "residual.", s);
         const Json* const population = config.find("population");
         const bool reads = population != nullptr && !population->is_null() && population->boolean();
@@ -168,11 +168,11 @@ public:
     std::unique_ptr<Forecaster> forecaster(int64_t session, const Arithmetic& arithmetic) const override;
 
     // The embeddings of a session's units that the network takes, [N, d]: a linear map of their correlations.
-    std::vector<float> table(int64_t session) const {
+    Floats table(int64_t session) const {
         const SessionTerms& own = terms_[static_cast<size_t>(session)];
         const int64_t units = sessions_[static_cast<size_t>(session)].units, d = network_->width;
         const size_t means = sizes_.population_means[0].size();
-        std::vector<float> found(static_cast<size_t>(units * d));
+        Floats found(static_cast<size_t>(units * d));
         for (int64_t u = 0; u < units; ++u) {
             float* const to = found.data() + u * d;
             std::copy(embedding_bias_.begin(), embedding_bias_.end(), to);
@@ -191,9 +191,9 @@ public:
     std::array<Form, kForms> forms_;
     std::vector<SessionTerms> terms_;
     std::vector<Residual> residuals_;
-    std::vector<float> residual_gains_;
+    Floats residual_gains_;
     std::optional<Network> network_;
-    std::vector<float> embedding_, embedding_bias_;
+    Floats embedding_, embedding_bias_;
 
 private:
     void read_session(const SafeTensors& tensors, size_t index) {
@@ -367,8 +367,8 @@ private:
     int64_t units_;
     int threads_;
     size_t most_features_ = 0, room_size_ = 0;
-    std::vector<float> latents_, room_, centred_, of_network_;
-    std::array<std::vector<float>, kForms> features_;
+    Floats latents_, room_, centred_, of_network_;
+    std::array<Floats, kForms> features_;
     std::unique_ptr<Forecaster> network_;
 };
 

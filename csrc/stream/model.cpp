@@ -39,8 +39,8 @@ public:
             const std::string prefix = "session_embeddings." + std::to_string(i) + ".";
             const Json& entry = entries.array()[i];
             const int64_t units = sessions_[i].units, d = network_.width;
-            std::vector<float> table = tensors.floats(prefix + "units", {units, d});
-            std::vector<float> shift = tensors.floats(prefix + "session", {d});
+            Floats table = tensors.floats(prefix + "units", {units, d});
+            Floats shift = tensors.floats(prefix + "session", {d});
             const std::string dataset = "datasets." + place(datasets, entry.at("dataset").string());
             add(shift, tensors.floats(dataset, {d}));
             if (shared) add(table, shift);
@@ -50,14 +50,14 @@ public:
                 for (const Json& type : of_units) place(types, type.string());
                 for (int64_t u = 0; u < units; ++u) {
                     const std::string name = "unit_types." + place(types, of_units[static_cast<size_t>(u)].string());
-                    const std::vector<float> of_type = tensors.floats(name, {d});
+                    const Floats of_type = tensors.floats(name, {d});
                     for (int64_t j = 0; j < d; ++j)
                         table[static_cast<size_t>(u * d + j)] += of_type[static_cast<size_t>(j)];
                 }
             }
             read_normalisation(tensors, prefix, sessions_[i]);
             tables_.push_back(std::move(table));
-            latent_shifts_.push_back(in_latents ? shift : std::vector<float>());
+            latent_shifts_.push_back(in_latents ? shift : Floats());
         }
     }
 
@@ -68,12 +68,12 @@ public:
 
 private:
     // Adds a row to every row.
-    static void add(std::vector<float>& rows, const std::vector<float>& row) {
+    static void add(Floats& rows, const Floats& row) {
         for (size_t i = 0; i < rows.size(); ++i) rows[i] += row[i % row.size()];
     }
 
     Network network_;
-    std::vector<std::vector<float>> tables_, latent_shifts_;
+    std::vector<Floats> tables_, latent_shifts_;
 };
 
 }  // namespace
@@ -106,18 +106,21 @@ void read_normalisation(const SafeTensors& tensors, const std::string& prefix, S
 }
 
 std::shared_ptr<const Model> Model::load(const std::string& folder) {
-    const std::vector<uint8_t> text = read_file(folder + "/config.json", kLargestConfig);
-    const std::string_view view(reinterpret_cast<const char*>(text.data()), text.size());
-    const Json description = Json::parse(view, folder + "/config.json");
+    const Buffer<uint8_t> text = read_file(folder + "/config.json", kLargestConfig);
+    const std::string_view config(reinterpret_cast<const char*>(text.data()), text.size());
+    return read(config, read_file(folder + "/model.safetensors", kLargestTensors), folder);
+}
+
+std::shared_ptr<const Model> Model::read(std::string_view config, Buffer<uint8_t> tensors, const std::string& folder) {
+    const Json description = Json::parse(config, folder + "/config.json");
     if (description.at("format").integer() != kFormat) {
         fail(folder, "/config.json is of format ", description.at("format").integer(), "; this version reads ",
              kFormat);
     }
-    const std::string path = folder + "/model.safetensors";
-    const SafeTensors tensors(read_file(path, kLargestTensors), path);
+    const SafeTensors read(std::move(tensors), folder + "/model.safetensors");
     const std::string& kind = description.at("model").string();
-    if (kind == "POCO") return std::make_shared<Poco>(description, tensors);
-    if (kind == "Grounded") return load_grounded(description, tensors);
+    if (kind == "POCO") return std::make_shared<Poco>(description, read);
+    if (kind == "Grounded") return load_grounded(description, read);
     fail(folder, " holds a model of kind '", kind, "'; what can be streamed is POCO and Grounded");
 }
 

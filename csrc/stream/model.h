@@ -4,7 +4,10 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
+
+#include "core/memory.h"
 
 namespace poco {
 
@@ -28,8 +31,8 @@ public:
 struct Session {
     std::string name;
     int64_t units = 0;
-    std::vector<float> mean, std;  // [N], of the normalisation
-    double rate_hz = 0;            // of the recording it was learnt from; 0: not known
+    Floats mean, std;    // [N], of the normalisation
+    double rate_hz = 0;  // of the recording it was learnt from; 0: not known
 };
 
 class Model {
@@ -46,6 +49,10 @@ public:
     // The model in a folder that holds config.json and model.safetensors. Throws Error for anything that is missing,
     // damaged, or not a model that can be streamed.
     static std::shared_ptr<const Model> load(const std::string& folder);
+
+    // The same out of what these two files hold; `folder` is for messages.
+    static std::shared_ptr<const Model> read(std::string_view config, Buffer<uint8_t> tensors,
+                                             const std::string& folder);
 
 protected:
     int64_t context_ = 0, horizon_ = 0;

@@ -22,16 +22,16 @@ int64_t size_or(const Json& config, const std::string& name, int64_t otherwise, 
 }
 
 template <typename T>
-std::vector<T> in_type(const std::vector<float>& values);
+Buffer<T> in_type(const Floats& values);
 
 template <>
-std::vector<float> in_type<float>(const std::vector<float>& values) {
+Floats in_type<float>(const Floats& values) {
     return values;
 }
 
 template <>
-std::vector<Bfloat16> in_type<Bfloat16>(const std::vector<float>& values) {
-    std::vector<Bfloat16> low(values.size());
+Buffer<Bfloat16> in_type<Bfloat16>(const Floats& values) {
+    Buffer<Bfloat16> low(values.size());
     std::transform(values.begin(), values.end(), low.begin(), to_bfloat16);
     return low;
 }
@@ -47,7 +47,7 @@ inline void store(float value, Bfloat16& to) {
 template <typename T>
 class Next {
 public:
-    explicit Next(const std::vector<std::vector<T>>& from) : from_(from) {}
+    explicit Next(const std::vector<Buffer<T>>& from) : from_(from) {}
 
     template <typename... To>
     void into(To&... to) {
@@ -56,23 +56,22 @@ public:
     void into(FeedForward<T>& p) { into(p.norm_weight, p.norm_bias, p.in_weight, p.in_bias, p.out_weight, p.out_bias); }
 
 private:
-    const std::vector<std::vector<T>>& from_;
+    const std::vector<Buffer<T>>& from_;
     size_t at_ = 0;
 };
 
 template <typename T>
 class NetworkForecaster : public Forecaster {
 public:
-    NetworkForecaster(const Network& n, const std::vector<float>& table, const std::vector<float>& latent_shift,
-                      const Arithmetic& arithmetic)
+    NetworkForecaster(const Network& n, const Floats& table, const Floats& latent_shift, const Arithmetic& arithmetic)
         : kernels_(cpu_kernels().passes<T>()),
           units_(static_cast<int64_t>(table.size()) / n.width),
           context_(n.context),
           seen_(n.seen),
           frequencies_(n.frequencies),
           table_(in_type<T>(table)) {
-        for (const std::vector<float>& parameter : n.parameters) parameters_.push_back(in_type<T>(parameter));
-        std::vector<float> initial = n.initial;
+        for (const Floats& parameter : n.parameters) parameters_.push_back(in_type<T>(parameter));
+        Floats initial = n.initial;
         for (size_t i = 0; i < initial.size() && !latent_shift.empty(); ++i) {
             initial[i] += latent_shift[i % static_cast<size_t>(n.width)];
         }
@@ -217,13 +216,13 @@ private:
 
     const Passes<T>& kernels_;
     int64_t units_, context_, seen_;
-    std::vector<float> frequencies_;
-    std::vector<T> table_, initial_, x_, part_, forecast_, keys_, values_, queries_, shift_weight_, shift_bias_;
-    std::vector<std::vector<T>> parameters_;
+    Floats frequencies_;
+    Buffer<T> table_, initial_, x_, part_, forecast_, keys_, values_, queries_, shift_weight_, shift_bias_;
+    std::vector<Buffer<T>> parameters_;
     std::vector<LatentLayer<T>> layers_;
-    std::vector<int32_t> index_, part_index_;
+    Buffer<int32_t> index_, part_index_;
     int32_t offsets_[2] = {0, 0}, pool_offsets_[2] = {0, 0};
-    std::vector<float> pooled_, logsumexp_;
+    Floats pooled_, logsumexp_;
     LatentPool<T> pool_;
     LatentTransformer<T> between_;
     FilmForecast<T> film_;
@@ -295,8 +294,8 @@ Network::Network(const Json& config, const SafeTensors& tensors, const std::stri
     affine("film.output", {horizon, k});
 }
 
-std::unique_ptr<Forecaster> network_forecaster(const Network& network, const std::vector<float>& table,
-                                               const std::vector<float>& latent_shift, const Arithmetic& arithmetic) {
+std::unique_ptr<Forecaster> network_forecaster(const Network& network, const Floats& table, const Floats& latent_shift,
+                                               const Arithmetic& arithmetic) {
     if (arithmetic.bfloat16) {
         return std::make_unique<NetworkForecaster<Bfloat16>>(network, table, latent_shift, arithmetic);
     }

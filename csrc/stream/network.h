@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/memory.h"
 #include "stream/json.h"
 #include "stream/model.h"
 #include "stream/safetensors.h"
@@ -17,10 +18,10 @@ struct Network {
     int64_t context = 0, seen = 0, horizon = 0;  // `seen`: the last frames of the context, which it looks at
     int64_t segments = 0, segment_length = 0, width = 0, latents = 0, head_width = 0, heads = 0;
     int64_t ffn_width = 0, film_width = 0, layers = 0;
-    float eps = 1e-5f;                           // of torch's layer normalisation
-    std::vector<float> initial;                  // [Q, d] the latents before they read
-    std::vector<float> frequencies;              // [dh / 4]
-    std::vector<std::vector<float>> parameters;  // in the order of poco.ops.ModelParameters
+    float eps = 1e-5f;               // of torch's layer normalisation
+    Floats initial;                  // [Q, d] the latents before they read
+    Floats frequencies;              // [dh / 4]
+    std::vector<Floats> parameters;  // in the order of poco.ops.ModelParameters
 
     // Throws Error if a size is out of range or a tensor is missing or of another shape.
     Network(const Json& config, const SafeTensors& tensors, const std::string& prefix);
@@ -28,7 +29,7 @@ struct Network {
 
 // Forecasts by a network of a session whose units have these embeddings, table [N, d].
 // `latent_shift` [d] is added to the initial latents, empty: nothing. The network outlives the forecaster.
-std::unique_ptr<Forecaster> network_forecaster(const Network& network, const std::vector<float>& table,
-                                               const std::vector<float>& latent_shift, const Arithmetic& arithmetic);
+std::unique_ptr<Forecaster> network_forecaster(const Network& network, const Floats& table, const Floats& latent_shift,
+                                               const Arithmetic& arithmetic);
 
 }  // namespace poco

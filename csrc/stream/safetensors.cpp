@@ -62,7 +62,7 @@ float as_float(const SafeTensors::Entry& entry, int64_t index) {
 
 }  // namespace
 
-SafeTensors::SafeTensors(std::vector<uint8_t> bytes, const std::string& name) : bytes_(std::move(bytes)), name_(name) {
+SafeTensors::SafeTensors(Buffer<uint8_t> bytes, const std::string& name) : bytes_(std::move(bytes)), name_(name) {
     if (bytes_.size() < 8) fail(name, " is no safetensors file: it has ", bytes_.size(), " bytes");
     uint64_t length = 0;
     for (int i = 7; i >= 0; --i) length = length << 8 | bytes_[static_cast<size_t>(i)];
@@ -121,7 +121,7 @@ const SafeTensors::Entry& SafeTensors::at(const std::string& name) const {
     return found->second;
 }
 
-std::vector<float> SafeTensors::floats(const std::string& name, const std::vector<int64_t>& shape) const {
+Floats SafeTensors::floats(const std::string& name, const std::vector<int64_t>& shape) const {
     const Entry& entry = at(name);
     bool fits = entry.shape.size() == shape.size();
     for (size_t i = 0; fits && i < shape.size(); ++i) fits = shape[i] < 0 || shape[i] == entry.shape[i];
@@ -133,7 +133,7 @@ std::vector<float> SafeTensors::floats(const std::string& name, const std::vecto
         fail(name_, ": '", name, "' is [", found, "] and should be [", wanted, "]");
     }
     if (entry.type == Type::uint8 || entry.type == Type::other) fail(name_, ": '", name, "' is not of floating point");
-    std::vector<float> values(static_cast<size_t>(entry.count));
+    Floats values(static_cast<size_t>(entry.count));
     for (int64_t i = 0; i < entry.count; ++i) {
         const float value = as_float(entry, i);
         if (!std::isfinite(value)) {
@@ -150,10 +150,10 @@ std::string SafeTensors::text(const std::string& name) const {
     return std::string(reinterpret_cast<const char*>(entry.data), static_cast<size_t>(entry.count));
 }
 
-std::vector<uint8_t> read_file(const std::string& path, uint64_t most) {
+Buffer<uint8_t> read_file(const std::string& path, uint64_t most) {
     const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
     if (file == nullptr) fail("cannot read ", path, ": ", std::strerror(errno));
-    std::vector<uint8_t> bytes;
+    Buffer<uint8_t> bytes;
     uint8_t part[1 << 16];
     size_t got;
     while ((got = std::fread(part, 1, sizeof part, file.get())) > 0) {

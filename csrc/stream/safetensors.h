@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/memory.h"
 #include "cpu/bfloat16.h"
 
 namespace poco {
@@ -23,7 +24,7 @@ public:
 
     // Takes the bytes of a file over. Throws Error, `name` in its message, unless every byte of the data belongs to
     // just one tensor, sizes fit shapes, and the header is what the format says.
-    SafeTensors(std::vector<uint8_t> bytes, const std::string& name);
+    SafeTensors(Buffer<uint8_t> bytes, const std::string& name);
 
     // Whether there is a tensor of this name.
     bool has(const std::string& name) const { return entries_.count(name) != 0; }
@@ -34,18 +35,18 @@ public:
 
     // The values of a tensor as float32; throws Error if there is none, it is not of `shape` (-1: any size) or of a
     // floating-point type, or a value is not finite.
-    std::vector<float> floats(const std::string& name, const std::vector<int64_t>& shape) const;
+    Floats floats(const std::string& name, const std::vector<int64_t>& shape) const;
 
     // The bytes of a uint8 vector as text.
     std::string text(const std::string& name) const;
 
 private:
-    std::vector<uint8_t> bytes_;
+    Buffer<uint8_t> bytes_;
     std::map<std::string, Entry> entries_;
     std::string name_;
 };
 
 // The bytes of a file. Throws Error if it cannot be read or is larger than `most` bytes.
-std::vector<uint8_t> read_file(const std::string& path, uint64_t most);
+Buffer<uint8_t> read_file(const std::string& path, uint64_t most);
 
 }  // namespace poco

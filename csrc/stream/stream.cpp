@@ -7,12 +7,21 @@
 #include <limits>
 
 #include "core/errors.h"
+#include "core/log.h"
 
 namespace poco {
 
 namespace {
 // Deviations from the mean. Squares of larger ones, and sums of them, would soon be beyond float32; no activity is.
 constexpr float kLargest = 1e6f;
+
+// Says what a stream is made of.
+void log_session(const char* what, const Model& model, const Session& session, const Arithmetic& arithmetic) {
+    if (!logs(kLogSetup)) return;
+    log_line(kLogSetup, "%s session '%s': %lld units, %lld frames to forecast %lld, %s, threads: %d", what,
+             session.name.c_str(), static_cast<long long>(session.units), static_cast<long long>(model.context()),
+             static_cast<long long>(model.horizon()), arithmetic.bfloat16 ? "bfloat16" : "float32", arithmetic.threads);
+}
 }  // namespace
 
 void Latencies::add(double ms) {
@@ -55,6 +64,7 @@ Stream::Stream(std::shared_ptr<const Model> model, int64_t session, const Stream
     reset();
     forecaster_ = model_->forecaster(session_, options_.arithmetic);
     forecaster_->forecast(x_.data(), everyone_.data(), values_.data());
+    log_session("a stream of", *model_, this->session(), options_.arithmetic);
 }
 
 void Stream::restart() {
@@ -127,7 +137,12 @@ StreamForecast Stream::push(const float* frame, int64_t length, double time) {
         if (options_.gap == Gap::fill && missing < context_ && collected_ > 0) {
             for (int64_t i = 0; i < missing; ++i) shift_in(nullptr);
             stats_.filled += missing;
+            log_line(kLogFrames, "frame %lld: %lld frames are missing before it, the last one stands in for them",
+                     static_cast<long long>(stats_.frames), static_cast<long long>(missing));
         } else {
+            log_line(kLogFrames, "frame %lld: %lld frames%s are missing before it, the context begins anew",
+                     static_cast<long long>(stats_.frames), static_cast<long long>(missing),
+                     missing < context_ ? "" : " or more");
             restart();
             ++stats_.restarts;
             result.flags |= kRestarted;
@@ -176,6 +191,8 @@ StreamForecast Stream::push(const float* frame, int64_t length, double time) {
     if (options_.deadline_ms > 0 && result.latency_ms > options_.deadline_ms) {
         result.flags |= kLate;
         ++stats_.late;
+        log_line(kLogFrames, "frame %lld: its forecast took %.3f ms and the deadline is %.3f ms",
+                 static_cast<long long>(result.frame), result.latency_ms, options_.deadline_ms);
     }
     return result;
 }
@@ -207,6 +224,7 @@ void Stream::swap(std::shared_ptr<const Model> model) {
     forecaster_ = std::move(forecaster);
     model_ = std::move(model);
     session_ = place;
+    log_session("another model for", *model_, session(), options_.arithmetic);
 }
 
 }  // namespace poco

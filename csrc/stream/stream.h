@@ -4,8 +4,8 @@
 #include <array>
 #include <cstdint>
 #include <memory>
-#include <vector>
 
+#include "core/memory.h"
 #include "stream/model.h"
 
 namespace poco {
@@ -102,10 +102,10 @@ private:
     int64_t session_, units_, context_;
     StreamOptions options_;
     std::unique_ptr<Forecaster> forecaster_;
-    std::vector<float> x_;         // [N, C] normalised
-    std::vector<int32_t> unseen_;  // [N] frames that came since the unit was last missing, at most C
-    std::vector<uint8_t> valid_, everyone_;
-    std::vector<float> values_;
+    Floats x_;                // [N, C] normalised
+    Buffer<int32_t> unseen_;  // [N] frames that came since the unit was last missing, at most C
+    Buffer<uint8_t> valid_, everyone_;
+    Floats values_;
     int64_t collected_ = 0;     // frames of the context that are there
     int64_t since_filled_ = 0;  // frames since one was filled in, at most C
     double last_time_ = 0, interval_ = 0;

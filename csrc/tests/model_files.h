@@ -1,4 +1,4 @@
-// A small POCO on disk, for the tests of streaming.
+// Small models on disk, for the tests of streaming.
 #pragma once
 
 #include <cmath>
@@ -15,6 +15,13 @@ constexpr int64_t kUnits = 7, kContext = 12, kHorizon = 4;
 struct ModelFiles {
     std::string config, tensors;
 };
+
+// Eight bytes, the lowest first.
+inline std::string little_endian(uint64_t number) {
+    std::string bytes(8, '\0');
+    for (size_t i = 0; i < 8; ++i) bytes[i] = static_cast<char>(number >> (8 * i) & 255);
+    return bytes;
+}
 
 class TensorWriter {
 public:
@@ -39,9 +46,7 @@ public:
     }
     std::string file() const {
         const std::string header = header_ + "}";
-        std::string length(8, '\0');
-        for (size_t i = 0; i < 8; ++i) length[i] = static_cast<char>(header.size() >> (8 * i) & 255);
-        return length + header + data_;
+        return little_endian(header.size()) + header + data_;
     }
 
 private:
@@ -49,52 +54,127 @@ private:
     uint64_t state_ = 1;
 };
 
-inline ModelFiles small_model() {
-    constexpr int64_t L = 4, d = 10, dh = 8, heads = 2, f = 15, k = 18, q = 3;
-    TensorWriter w;
-    const auto affine = [&](const std::string& name, const std::vector<int64_t>& shape, float around = 0.0f) {
-        w.floats(name + ".weight", shape, around, 0.3f);
-        w.floats(name + ".bias", {shape[0]}, 0.0f, 0.3f);
-    };
-    const auto feed_forward = [&](const std::string& name) {
-        affine(name + ".norm", {d}, 1.0f);
+// Adds tensors of several shapes, weights of 0.3 at most.
+class Layers {
+public:
+    Layers(TensorWriter& to, const std::string& prefix) : to_(to), prefix_(prefix) {}
+
+    void weight(const std::string& name, const std::vector<int64_t>& shape) const {
+        to_.floats(prefix_ + name + ".weight", shape, 0, 0.3f);
+    }
+    void affine(const std::string& name, const std::vector<int64_t>& shape) const {
+        weight(name, shape);
+        to_.floats(prefix_ + name + ".bias", {shape[0]}, 0, 0.3f);
+    }
+    void norm(const std::string& name, int64_t d) const {
+        to_.floats(prefix_ + name + ".weight", {d}, 1, 0.3f);
+        to_.floats(prefix_ + name + ".bias", {d}, 0, 0.3f);
+    }
+    void feed_forward(const std::string& name, int64_t d, int64_t f) const {
+        norm(name + ".norm", d);
         affine(name + ".input", {2 * f, d});
         affine(name + ".output", {d, f});
-    };
-    w.floats("latents", {q, d}, 0, 1);
+    }
+
+private:
+    TensorWriter& to_;
+    std::string prefix_;
+};
+
+struct NetworkSizes {
+    int64_t segment_length, width, head_width, heads, ffn_width, film_width, latents;
+};
+
+// The tensors of a network of one layer.
+inline void add_network(TensorWriter& w, const std::string& prefix, const NetworkSizes& s) {
+    const int64_t d = s.width, dh = s.head_width, f = s.ffn_width, k = s.film_width, inner = s.heads * dh;
+    const Layers to(w, prefix);
+    w.floats(prefix + "latents", {s.latents, d}, 0, 1);
+    to.affine("token", {d, s.segment_length});
+    w.floats(prefix + "rotary.frequencies", {dh / 4}, 1.0f, 0.5f);
+    for (const char* const side : {"encoder", "decoder"}) {
+        const std::string name = side;
+        to.norm(name + ".query_norm", d);
+        to.norm(name + ".context_norm", d);
+        for (const char* const part : {".query", ".key", ".value"}) to.weight(name + part, {dh, d});
+        to.affine(name + ".output", {d, dh});
+        to.feed_forward(name + "_ffn", d, f);
+    }
+    to.norm("layers.0.attention.norm", d);
+    to.weight("layers.0.attention.query_key_value", {3 * inner, d});
+    to.affine("layers.0.attention.output", {d, inner});
+    to.feed_forward("layers.0.ffn", d, f);
+    to.affine("film.scale", {k, d});
+    to.affine("film.shift", {k, d});
+    to.affine("film.input", {k, kContext});
+    to.affine("film.output", {kHorizon, k});
+}
+
+inline void add_vocabulary(TensorWriter& w, const std::string& name) {
     const std::string vocabulary =
         "[{\"name\": \"fish\", \"units\": [\"0\", \"1\", \"2\", \"3\", \"4\", \"5\", \"6\"], \"dataset\": \"x\", "
         "\"unit_types\": []}]";
-    w.add("vocabulary", "U8", {static_cast<int64_t>(vocabulary.size())}, vocabulary);
-    affine("token", {d, L});
-    w.floats("rotary.frequencies", {dh / 4}, 1.0f, 0.5f);
-    for (const char* const side : {"encoder", "decoder"}) {
-        const std::string name = side;
-        affine(name + ".query_norm", {d}, 1.0f);
-        affine(name + ".context_norm", {d}, 1.0f);
-        for (const char* const part : {".query", ".key", ".value"}) w.floats(name + part + ".weight", {dh, d}, 0, 0.3f);
-        affine(name + ".output", {d, dh});
-        feed_forward(name + "_ffn");
-    }
-    affine("layers.0.attention.norm", {d}, 1.0f);
-    w.floats("layers.0.attention.query_key_value.weight", {3 * heads * dh, d}, 0, 0.3f);
-    affine("layers.0.attention.output", {d, heads * dh});
-    feed_forward("layers.0.ffn");
-    affine("film.scale", {k, d});
-    affine("film.shift", {k, d});
-    affine("film.input", {k, kContext});
-    affine("film.output", {kHorizon, k});
-    w.floats("session_embeddings.0.units", {kUnits, d}, 0, 1);
-    w.floats("session_embeddings.0.session", {d}, 0, 1);
-    w.floats("session_embeddings.0.mean", {kUnits}, 0, 1);
-    w.floats("session_embeddings.0.std", {kUnits}, 1.0f, 0.5f);
-    w.floats("datasets.0", {d}, 0, 1);
+    w.add(name, "U8", {static_cast<int64_t>(vocabulary.size())}, vocabulary);
+}
+
+inline void add_normalisation(TensorWriter& w, const std::string& prefix) {
+    w.floats(prefix + "mean", {kUnits}, 0, 1);
+    w.floats(prefix + "std", {kUnits}, 1.0f, 0.5f);
+}
+
+// A POCO with units' embeddings of its own.
+inline ModelFiles small_model() {
+    TensorWriter w;
+    add_network(w, "", {4, 10, 8, 2, 15, 18, 3});
+    add_vocabulary(w, "vocabulary");
+    w.floats("session_embeddings.0.units", {kUnits, 10}, 0, 1);
+    w.floats("session_embeddings.0.session", {10}, 0, 1);
+    add_normalisation(w, "session_embeddings.0.");
+    w.floats("datasets.0", {10}, 0, 1);
     const std::string config =
         "{\"format\": 1, \"model\": \"POCO\", \"rate_hz\": {\"fish\": 2.0}, \"config\": {\"context\": 12, "
-        "\"horizon\": 4, \"segment_length\": 4, \"decoder_context\": null, \"latents\": 3, \"width\": 10, \"layers\": "
-        "1, "
-        "\"heads\": 2, \"head_width\": 8, \"ffn_width\": 15, \"film_width\": 18, \"film_depth\": 1, "
+        "\"horizon\": 4, \"segment_length\": 4, \"decoder_context\": null, \"latents\": 3, \"width\": 10, "
+        "\"layers\": 1, \"heads\": 2, \"head_width\": 8, \"ffn_width\": 15, \"film_width\": 18, \"film_depth\": 1, "
         "\"session_embedding\": true, \"unit_type_embedding\": false, \"latent_session_embedding\": false}}";
+    return {config, w.file()};
+}
+
+inline void add_residual(TensorWriter& w, const std::string& prefix, int64_t width) {
+    const Layers to(w, prefix);
+    w.floats(prefix + "condition_scale", {2 * kHorizon}, 1.0f, 0.5f);
+    to.affine("input", {width, kContext});
+    to.weight("shift", {width, 2 * kHorizon});
+    to.weight("scale", {width, 2 * kHorizon});
+    to.affine("output", {kHorizon, width});
+    to.weight("skip", {kHorizon, 2 * kHorizon});
+}
+
+// A forecaster on the ground with both of its residuals.
+inline ModelFiles small_grounded() {
+    constexpr int64_t width = 16, latents = 3;
+    constexpr int64_t own[] = {3, 2}, population[] = {2, 1};  // means of each form, those over a whole context once
+    TensorWriter w;
+    w.floats("ground.shares", {2}, 0.5f, 0.2f);
+    w.floats("ground.gains", {2}, 0.5f, 0.2f);
+    add_vocabulary(w, "ground.vocabulary");
+    add_normalisation(w, "ground.session_terms.0.");
+    w.floats("ground.session_terms.0.loadings", {kUnits, latents}, 0, 0.3f);
+    for (size_t f = 0; f < 2; ++f) {
+        const std::string form = "forms." + std::to_string(f) + ".", of_session = "ground.session_terms.0." + form;
+        w.floats("ground." + form + "weight", {kHorizon, kContext}, 0, 0.3f);
+        w.floats("ground." + form + "own_scale", {own[f]}, 1.0f, 0.5f);
+        w.floats(of_session + "scale", {latents * population[f]}, 1.0f, 0.5f);
+        w.floats(of_session + "coefficients", {kUnits, own[f] + latents * population[f], kHorizon}, 0, 0.3f);
+    }
+    w.floats("gains", {2}, 0.5f, 0.2f);
+    add_residual(w, "residual.", width);
+    add_residual(w, "population.own.", width);
+    add_network(w, "population.poco.", {4, 8, 32, 4, 8, width, 8});
+    Layers(w, "population.").affine("embedding", {8, latents});
+    const std::string config =
+        "{\"format\": 1, \"model\": \"Grounded\", \"rate_hz\": {\"fish\": 2.0}, \"config\": {\"context\": 12, "
+        "\"horizon\": 4, \"own_means\": [1, 4, 0], \"population_means\": [1, 0], \"latents\": 3, \"width\": 16, "
+        "\"clip\": 5.0, \"population\": true}}";
     return {config, w.file()};
 }
 

@@ -7,9 +7,9 @@
 
 int main(int count, char** arguments) {
     poco_status status;
-    poco_stream_options options;
-    poco_forecast forecast;
-    poco_stats stats;
+    poco_stream_options options = {.size = sizeof options};
+    poco_forecast forecast = {.size = sizeof forecast};
+    poco_stats stats = {.size = sizeof stats};
     float frame[7];
     int i, n;
     poco_model* model;
@@ -26,11 +26,7 @@ int main(int count, char** arguments) {
     if (strcmp(poco_model_session_name(model, 0), "fish") != 0 || poco_model_session_name(model, 1) != NULL) return 5;
     if (poco_model_find_session(model, "fish") != 0 || poco_model_find_session(model, "mouse") != -1) return 6;
     if (poco_model_session_units(model, 0) != 7 || poco_model_session_units(model, -1) != -1) return 7;
-    poco_stream_default_options(&options);
-    options.size = 3;
-    if (poco_stream_open(model, 0, &options, &status) != NULL || strstr(status.message, "default_options") == NULL)
-        return 8;
-    poco_stream_default_options(&options);
+    if (poco_stream_default_options(&options, &status) != POCO_OK || options.size != sizeof options) return 8;
     options.deadline_ms = 1e-9;
     if (poco_stream_open(model, 1, &options, &status) != NULL) return 9;
     stream = poco_stream_open(model, 0, &options, &status);
@@ -50,14 +46,14 @@ int main(int count, char** arguments) {
         return 16;
     if (poco_stream_push(stream, frame, 7, 1, &forecast, &status) != POCO_ERROR) return 17;
     if (poco_stream_push(NULL, frame, 7, 1, &forecast, NULL) != POCO_ERROR) return 18;
-    poco_stream_stats(stream, &stats);
+    if (poco_stream_stats(stream, &stats, &status) != POCO_OK || stats.size != sizeof stats) return 19;
     if (stats.frames != 20 || stats.forecasts != 9 || stats.late != 9 || stats.refused != 2 || stats.held_values != 1)
         return 19;
     poco_stream_reset(stream);
     if (poco_stream_push(stream, frame, 7, 1, &forecast, NULL) != POCO_WARMING) return 20;
     {
         const int32_t nowhere[1] = {100000};
-        poco_realtime wanted = {sizeof wanted, nowhere, 1, 0, 0};
+        poco_realtime wanted = {.size = sizeof wanted, .cpus = nowhere, .cpu_count = 1};
         if (poco_set_realtime(&wanted, &status) != POCO_ERROR || strstr(status.message, "100000") == NULL) return 21;
         wanted.cpu_count = 0;
         if (poco_set_realtime(&wanted, &status) != POCO_OK) return 22; /* nothing is asked for */

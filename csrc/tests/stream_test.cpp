@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
+#include <memory>
 #include <new>
 #include <random>
 #include <string>
@@ -62,13 +63,17 @@ std::vector<float> frame_of(int number) {
     return frame;
 }
 
-void nothing_is_allocated(const std::string& folder, int64_t frames) {
+std::shared_ptr<const poco::Model> model_of(const ModelFiles& files) {
+    return poco::Model::read(files.config, poco::Buffer<uint8_t>(files.tensors.begin(), files.tensors.end()), "memory");
+}
+
+void nothing_is_allocated(const std::shared_ptr<const poco::Model>& model, int64_t frames) {
     for (const bool low : {false, true}) {
         for (const int threads : {1, 2}) {
             poco::StreamOptions options;
             options.arithmetic.bfloat16 = low;
             options.arithmetic.threads = threads;
-            poco::Stream stream(poco::Model::load(folder), 0, options);
+            poco::Stream stream(model, 0, options);
             std::vector<float> frame = frame_of(0);
             for (int i = 0; i < 2 * kContext; ++i) stream.push(frame.data(), kUnits, NAN);
             const int64_t before = allocations;
@@ -83,59 +88,18 @@ void nothing_is_allocated(const std::string& folder, int64_t frames) {
     }
 }
 
-// Every byte of what changes here may be anything: an Error or a model, never more.
-void damaged_files(const std::string& folder, int mutations) {
-    const ModelFiles whole = small_model();
-    std::mt19937_64 random(1);
-    int refused = 0;
-    for (int i = 0; i < mutations; ++i) {
-        ModelFiles files = whole;
-        std::string& text = i % 3 == 0 ? files.config : files.tensors;
-        const size_t most = i % 3 == 1 ? 3000 : text.size();  // the header, or all of it
-        for (uint64_t changes = 1 + random() % 4; changes > 0; --changes) {
-            const size_t at = random() % std::min(most, text.size());
-            switch (random() % 5) {
-                case 0:
-                    text[at] = static_cast<char>(random());
-                    break;
-                case 1:
-                    text.erase(at, 1 + random() % 8);
-                    break;
-                case 2:
-                    text.insert(at, 1 + random() % 8, static_cast<char>(random()));
-                    break;
-                case 3:
-                    text[at] = static_cast<char>('0' + random() % 10);
-                    break;
-                default:
-                    text.resize(at + 1);
-            }
-        }
-        CHECK(write_model(folder, files));
-        poco_status status;
-        poco_model* const model = poco_model_open(folder.c_str(), &status);
-        if (model == nullptr) {
-            ++refused;
-            CHECK(status.code < 0 && status.message[0] != '\0');
-            continue;
-        }
-        poco_stream* const stream = poco_stream_open(model, 0, nullptr, &status);
-        poco_model_close(model);
-        if (stream == nullptr) continue;
-        for (int n = 0; n < kContext + 2; ++n) {
-            poco_forecast forecast;
-            const std::vector<float> frame = frame_of(n);
-            poco_stream_push(stream, frame.data(), kUnits, NAN, &forecast, nullptr);
-        }
-        poco_stream_close(stream);
-    }
-    std::printf("%d of %d damaged models were refused\n", refused, mutations);
-    CHECK(refused > mutations / 3);
-    CHECK(write_model(folder, whole));
+// A damaged file through the C interface; poco_fuzz_replay has many more.
+void damaged_file(const std::string& folder) {
+    ModelFiles files = small_model();
+    files.tensors.resize(files.tensors.size() / 2);
+    CHECK(write_model(folder, files));
+    poco_status status;
+    CHECK(poco_model_open(folder.c_str(), &status) == nullptr);
+    CHECK(status.code == POCO_ERROR && std::string(status.message).find("lies outside the file") != std::string::npos);
+    CHECK(write_model(folder, small_model()));
 }
 
-void two_streams_of_one_model(const std::string& folder) {
-    const std::shared_ptr<const poco::Model> model = poco::Model::load(folder);
+void two_streams_of_one_model(const std::shared_ptr<const poco::Model>& model) {
     std::vector<float> found[2];
     const auto run = [&](int which) {
         poco::StreamOptions options;
@@ -160,8 +124,9 @@ void two_streams_of_one_model(const std::string& folder) {
 void faults(const std::string& folder, int64_t frames) {
     for (const int32_t missing : {POCO_HOLD, POCO_DROP}) {
         for (const int32_t gap : {POCO_FILL, POCO_RESTART, POCO_REFUSE}) {
-            poco_stream_options options;
-            poco_stream_default_options(&options);
+            poco_stream_options options{};
+            options.size = sizeof options;
+            poco_stream_default_options(&options, nullptr);
             options.missing = missing;
             options.gap = gap;
             options.interval = 0.5;
@@ -192,7 +157,8 @@ void faults(const std::string& folder, int64_t frames) {
                 if (fault == 3) now = NAN;
                 const int64_t length = fault == 4 ? static_cast<int64_t>(random() % kUnits) : kUnits;
                 poco_status status;
-                poco_forecast made;
+                poco_forecast made{};
+                made.size = sizeof made;
                 const int32_t code = poco_stream_push(stream, frame.data(), length, now, &made, &status);
                 if (code < 0) {
                     ++refused;
@@ -220,8 +186,9 @@ void faults(const std::string& folder, int64_t frames) {
                     finite_marked += made.valid[u] == 0 && finite;
                 }
             }
-            poco_stats stats;
-            poco_stream_stats(stream, &stats);
+            poco_stats stats{};
+            stats.size = sizeof stats;
+            poco_stream_stats(stream, &stats, nullptr);
             CHECK(unmarked == 0 && wrong == 0);
             CHECK(stats.refused == refused && stats.frames - stats.filled == taken && stats.forecasts == forecasts);
             CHECK(refused > 0 && forecasts > frames / 20 && stats.held_values > 0);
@@ -266,14 +233,15 @@ void quantiles() {
 int main(int count, char** arguments) {
     if (count < 2) return 1;
     const std::string folder = arguments[1];
-    const int mutations = count > 2 ? std::atoi(arguments[2]) : 2000;
-    const int64_t frames = count > 3 ? std::atoll(arguments[3]) : 20'000;
+    const int64_t frames = count > 2 ? std::atoll(arguments[2]) : 20'000;
     CHECK(write_model(folder, small_model()));
     strict_json();
     quantiles();
-    nothing_is_allocated(folder, frames);
-    two_streams_of_one_model(folder);
+    for (const ModelFiles& files : {small_model(), small_grounded()}) {
+        nothing_is_allocated(model_of(files), frames);
+        two_streams_of_one_model(model_of(files));
+    }
     faults(folder, frames);
-    damaged_files(folder, mutations);
+    damaged_file(folder);
     return failures == 0 ? 0 : 1;
 }

@@ -39,8 +39,8 @@ int main(int count, char** arguments) {
     poco_status status;
     poco_model* model;
     poco_stream* stream;
-    poco_forecast forecast;
-    poco_stats stats;
+    poco_forecast forecast = {.size = sizeof forecast};
+    poco_stats stats = {.size = sizeof stats};
     int64_t session, units, horizon;
     size_t room;
     float* frame;
@@ -112,7 +112,7 @@ int main(int count, char** arguments) {
         }
         above = crossed;
     }
-    poco_stream_stats(stream, &stats);
+    poco_stream_stats(stream, &stats, NULL);
     fprintf(stderr, "%lld frames, %lld forecasts, median %.3f ms, 99%% within %.3f ms\n", (long long)stats.frames,
             (long long)stats.forecasts, stats.p50_ms, stats.p99_ms);
     poco_stream_close(stream);

@@ -3,8 +3,13 @@
  *
  * Plain C99, no torch and no Python behind it. Every function states its thread-safety. Nothing here throws,
  * and nothing that is in this header changes its meaning while POCO_API_VERSION stays the same: functions are
- * added, never altered. Compare poco_api_version() of the library with POCO_API_VERSION of the header before
- * anything else; they must be equal.
+ * added, and so are fields at the end of structs that begin with `size`; nothing is altered. Compare
+ * poco_api_version() of the library with POCO_API_VERSION of the header before anything else; they must be equal.
+ *
+ * In a struct that begins with `size` the caller sets that to the struct's sizeof, once, before the first use. The
+ * library reads and writes no more than so many bytes, so a program goes on with a newer library as it is. With an
+ * older library, fields that it does not know are answered with zeros, and asking for them (by anything but zeros)
+ * is an error. A size that cannot be is an error with a message. All other structs keep their size.
  */
 #ifndef POCO_POCO_H
 #define POCO_POCO_H
@@ -51,10 +56,10 @@ POCO_API const char* poco_cpu_features(void);
 
 /* What a call came to. Below 0: an error, with a message in the poco_status, and everything is as it was. */
 typedef enum poco_code {
-    POCO_OK = 0,      /* done; of a pushed frame: there is a forecast */
-    POCO_WARMING = 1, /* the frame was taken; there is no forecast until the context is full */
-    POCO_ERROR = -1,  /* an argument, a file or a frame that cannot be used: the message says which and why */
-    POCO_NO_MEMORY = -2
+    POCO_OK = 0,        /* done; of a pushed frame: there is a forecast */
+    POCO_WARMING = 1,   /* the frame was taken; there is no forecast until the context is full */
+    POCO_ERROR = -1,    /* an argument, a file or a frame that cannot be used: the message says which and why */
+    POCO_NO_MEMORY = -2 /* there is not enough memory */
 } poco_code;
 
 typedef struct poco_status {
@@ -106,7 +111,7 @@ typedef enum poco_gap {
 } poco_gap;
 
 typedef struct poco_stream_options {
-    size_t size;        /* sizeof(poco_stream_options): set by poco_stream_default_options */
+    size_t size;        /* sizeof(poco_stream_options) */
     int32_t precision;  /* of poco_precision; default POCO_FLOAT32 */
     int32_t threads;    /* default 1 */
     int32_t missing;    /* of poco_missing; default POCO_HOLD */
@@ -116,8 +121,9 @@ typedef struct poco_stream_options {
     double deadline_ms; /* for a forecast, default 0: none. Later ones are marked and counted */
 } poco_stream_options;
 
-/* The defaults. Thread-safe. */
-POCO_API void poco_stream_default_options(poco_stream_options* options);
+/* Writes the defaults into options whose size is set; a field that is left out of an initialiser is 0, which is not the
+   default of all. Returns a poco_code. `status` may be NULL. Thread-safe. */
+POCO_API int32_t poco_stream_default_options(poco_stream_options* options, poco_status* status);
 
 /* A stream of one session of a model; `options` NULL: the defaults; `status` may be NULL. NULL on failure. Makes a
    forecast of its own, so that no later one allocates memory. Thread-safe. */
@@ -131,6 +137,7 @@ typedef struct poco_realtime {
     int32_t cpu_count;   /* how many; 0: as it is */
     int32_t priority;    /* of SCHED_FIFO, 1 to 99; 0: as it is */
     int32_t lock_memory; /* 1: nothing of the process, now or later, is paged out; 0: as it is */
+    int32_t reserved;    /* 0 */
 } poco_realtime;
 
 /* Asks the operating system (Linux alone) for a real-time set-up of the calling thread and of those that it makes
@@ -138,6 +145,37 @@ typedef struct poco_realtime {
    error, which says what is not permitted and how to get it, everything is as it was. `status` may be NULL.
    Thread-safe. */
 POCO_API int32_t poco_set_realtime(const poco_realtime* wanted, poco_status* status);
+
+/* Where large memory comes from: `bytes` of it, beginning at a multiple of `alignment`, or NULL if there is none; and
+   where it goes back to. They are called in any thread, several at once, must not call this library, and not throw. */
+typedef void* (*poco_allocate)(size_t bytes, size_t alignment, void* user);
+typedef void (*poco_release)(void* block, size_t bytes, void* user);
+
+/* Takes large memory from the program's own functions; both NULL: from C++'s operator new, as before. Through them go
+   the bytes of a model file while it is read, the weights and embeddings of models, the frames, weights in the
+   stream's own precision and results of streams, and the scratch of forecasts, of which the library keeps up to eight
+   blocks for later calls. Not through them go objects of a fixed size, names, texts and what is read out of JSON, the
+   threads and their stacks, and messages of errors: none of that is on the way of a frame. Where they give NULL, a call
+   returns POCO_NO_MEMORY (NULL where it opens something), and has let go of what it had taken. Returns a poco_code; an
+   error, and nothing has changed, while a model or stream is open. `status` may be NULL. For the whole process; not
+   while another call of this library is running. */
+POCO_API int32_t poco_set_allocator(poco_allocate allocate, poco_release release, void* user, poco_status* status);
+
+/* Kinds of messages of a log. SETUP: a stream was opened, and what for and with, or goes on with another model; the
+   system gives fewer threads than wanted. FRAMES, out of poco_stream_push: frames that were missing, and a forecast
+   that is late. */
+#define POCO_LOG_SETUP 1u
+#define POCO_LOG_FRAMES 2u
+
+/* Takes one message, a line without its end, in the thread of the call that it is about; it is gone afterwards. It must
+   not call this library, and not throw. */
+typedef void (*poco_log)(uint32_t kind, const char* message, void* user);
+
+/* Has messages of `kinds` (POCO_LOG_... added up) written by `log`; NULL: none, as before. What goes wrong is in the
+   poco_status of a call and never in a log, and what is in a log of frames is in marks and counters too: it is for
+   people. No memory is allocated for a message; those of POCO_LOG_FRAMES cost the frame as long as `log` takes. Returns
+   a poco_code. `status` may be NULL. For the whole process; not while another call of this library is running. */
+POCO_API int32_t poco_set_log(poco_log log, void* user, uint32_t kinds, poco_status* status);
 
 /* Ends the stream. NULL is ignored. Not while another call with it is running. */
 POCO_API void poco_stream_close(poco_stream* stream);
@@ -150,6 +188,7 @@ POCO_API void poco_stream_close(poco_stream* stream);
 #define POCO_MARK_OVERFLOWED 16u /* of some units it is not finite: they are marked as invalid */
 
 typedef struct poco_forecast {
+    size_t size;          /* sizeof(poco_forecast), set by the caller */
     int32_t code;         /* POCO_OK or POCO_WARMING */
     uint32_t marks;       /* of POCO_MARK_... */
     int64_t frame;        /* number of the frame, from 0; those that were filled in count */
@@ -162,20 +201,24 @@ typedef struct poco_forecast {
 } poco_forecast;
 
 /* Pushes a frame of `units` values in the recording's own units, taken at `time` seconds (NaN: not known), and
-   forecasts. What `forecast` points to is overwritten by the next call. Returns a poco_code; after an error the stream
-   is as it was. `status` may be NULL. No memory is allocated, no lock taken by this call itself; with more than one
-   thread it wakes its helpers. */
+   forecasts into `forecast`, whose size is set. What that points to is overwritten by the next call. Returns a
+   poco_code; after an error the stream is as it was. `status` may be NULL. No memory is allocated, no lock taken by
+   this call itself, but for a block of scratch when more calls run side by side than ever before; should there be none
+   (POCO_NO_MEMORY), the frame was taken and has no forecast. With more than one thread it wakes its helpers. For one
+   thread at a time. */
 POCO_API int32_t poco_stream_push(poco_stream* stream, const float* frame, int64_t units, double time,
                                   poco_forecast* forecast, poco_status* status);
 
-/* Forgets all frames; counters stay. */
+/* Forgets all frames; counters stay. Not while another call with the stream is running. */
 POCO_API void poco_stream_reset(poco_stream* stream);
 
 /* Goes on with another model, between two frames: one that knows the session by its name with as many units, and has
-   the same context and horizon. Returns a poco_code; after an error the stream is as it was. */
+   the same context and horizon. Returns a poco_code; after an error the stream is as it was. `status` may be NULL. Not
+   while another call with the stream is running. */
 POCO_API int32_t poco_stream_swap(poco_stream* stream, const poco_model* model, poco_status* status);
 
 typedef struct poco_stats {
+    size_t size;                                /* sizeof(poco_stats), set by the caller */
     int64_t frames;                             /* taken, filled ones included */
     int64_t forecasts;                          /* made */
     int64_t late;                               /* of them, past the deadline */
@@ -187,8 +230,9 @@ typedef struct poco_stats {
     double p50_ms, p99_ms, p999_ms, longest_ms; /* latency of forecasts, quantiles to 9 % */
 } poco_stats;
 
-/* Counters since the stream was opened. */
-POCO_API void poco_stream_stats(const poco_stream* stream, poco_stats* stats);
+/* Counters since the stream was opened. Returns a poco_code. `status` may be NULL. Not while another call with the
+   stream is running. */
+POCO_API int32_t poco_stream_stats(const poco_stream* stream, poco_stats* stats, poco_status* status);
 
 #ifdef __cplusplus
 } /* extern "C" */

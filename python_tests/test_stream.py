@@ -14,6 +14,7 @@ from helpers.models import randomise
 
 import poco
 from poco import core
+from poco.ensemble import Ensemble
 from poco.errors import CheckpointError, ConfigError, DataError, VocabularyError
 from poco.ground.grounded import Grounded, GroundedConfig
 from poco.ops import use_backend
@@ -60,6 +61,15 @@ def small_grounded(population: bool) -> Grounded:
     return randomised(Grounded(GroundedConfig(**sizes, population=population), specs)).float()
 
 
+def small_ensemble(member: Any, *seeds: int) -> Ensemble:
+    """Members whose parameters differ, with the normalisation of the first."""
+    found = []
+    for seed in seeds:
+        found.append(member())
+        randomise(found[-1], seed).float()
+    return Ensemble(found).eval()
+
+
 def activity(units: int = 7, frames: int = 40) -> np.ndarray:
     return np.random.default_rng(1).normal(2.0, 1.5, (frames, units)).astype(np.float32)
 
@@ -68,7 +78,8 @@ def batch_forecast(model: Any, window: np.ndarray, session: str) -> np.ndarray:
     """``[N, H]`` of frames ``[C, N]``, by the model as torch runs it, in the recording's own units."""
     mean, std = (t.double().numpy()[:, None] for t in model.normalisation(session))
     x = torch.from_numpy((window.T - mean) / std)[None]
-    wide = getattr(model, "population", None) is None  # the ground's correlations stay in float32
+    first = next(iter(model)) if isinstance(model, Ensemble) else model
+    wide = getattr(first, "population", None) is None  # the ground's correlations stay in float32
     model, x = (model.double(), x) if wide else (model, x.float())
     with torch.no_grad(), use_backend("reference"):
         return model(x, session)[0].double().numpy() * std + mean
@@ -80,6 +91,8 @@ MODELS = {
     "without a session": lambda: small_poco(session_embedding=False, layers=2),
     "grounded": lambda: small_grounded(False),
     "grounded, population": lambda: small_grounded(True),
+    "three pocos": lambda: small_ensemble(small_poco, 1, 2, 3),
+    "two grounded": lambda: small_ensemble(lambda: small_grounded(True), 1, 2),
 }
 
 
@@ -298,7 +311,8 @@ def test_what_cannot_be_streamed_says_why(tmp_path: Path) -> None:
         poco.Stream(small_poco(film_depth=2), "b")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     for change, says in (
-        ({"model": "Ensemble"}, "what can be streamed is POCO and Grounded"),
+        ({"model": "Oracle"}, "what can be streamed is POCO and Grounded, and ensembles of them"),
+        ({"model": "Ensemble"}, "lacks 'members'"),
         ({"format": 9}, "is of format 9"),
         ({"config": {**config["config"], "width": 11}}, "'latents' is \\[3, 10\\] and should be \\[3, 11\\]"),
     ):

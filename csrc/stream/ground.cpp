@@ -124,8 +124,7 @@ struct SessionTerms {
 
 class Grounded : public Model {
 public:
-    Grounded(const Json& description, const SafeTensors& tensors) {
-        const Json& config = description.at("config");
+    Grounded(const Json& config, const Json& description, const SafeTensors& tensors) {
         Sizes& s = sizes_;
         s.context = context_ = config.at("context").integer();
         s.horizon = horizon_ = config.at("horizon").integer();
@@ -378,8 +377,8 @@ std::unique_ptr<Forecaster> Grounded::forecaster(int64_t session, const Arithmet
 
 }  // namespace
 
-std::shared_ptr<const Model> load_grounded(const Json& description, const SafeTensors& tensors) {
-    return std::make_shared<Grounded>(description, tensors);
+std::shared_ptr<const Model> load_grounded(const Json& config, const Json& description, const SafeTensors& tensors) {
+    return std::make_shared<Grounded>(config, description, tensors);
 }
 
 }  // namespace poco

@@ -10,7 +10,8 @@
 
 namespace poco {
 
-// The model of class Grounded with this description and these tensors. Throws Error if something does not fit.
-std::shared_ptr<const Model> load_grounded(const Json& description, const SafeTensors& tensors);
+// The model of class Grounded with these sizes, rates (of the description) and tensors. Throws Error if something does
+// not fit.
+std::shared_ptr<const Model> load_grounded(const Json& config, const Json& description, const SafeTensors& tensors);
 
 }  // namespace poco

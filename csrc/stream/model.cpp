@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/errors.h"
+#include "stream/ensemble.h"
 #include "stream/ground.h"
 #include "stream/json.h"
 #include "stream/network.h"
@@ -18,8 +19,7 @@ constexpr uint64_t kLargestConfig = 64'000'000, kLargestTensors = 1ull << 40;
 // A POCO whose units have embeddings of their own.
 class Poco : public Model {
 public:
-    Poco(const Json& description, const SafeTensors& tensors) : network_(description.at("config"), tensors, "") {
-        const Json& config = description.at("config");
+    Poco(const Json& config, const Json& description, const SafeTensors& tensors) : network_(config, tensors, "") {
         context_ = network_.context;
         horizon_ = network_.horizon;
         const std::string vocabulary = tensors.text("vocabulary");
@@ -76,6 +76,28 @@ private:
     std::vector<Floats> tables_, latent_shifts_;
 };
 
+constexpr size_t kMostMembers = 64;
+
+// The model of a kind with these sizes. Throws Error if there is none of that kind.
+std::shared_ptr<const Model> build(const std::string& kind, const Json& config, const Json& description,
+                                   const SafeTensors& tensors) {
+    if (kind == "POCO") return std::make_shared<Poco>(config, description, tensors);
+    if (kind == "Grounded") return load_grounded(config, description, tensors);
+    fail("a model of kind '", kind, "'; what can be streamed is POCO and Grounded, and ensembles of them");
+}
+
+// Members whose tensors are named members.0. ..., members.1. ..., and shared. ... for what all have alike.
+std::shared_ptr<const Model> build_ensemble(const Json& config, const Json& description, const SafeTensors& tensors) {
+    const size_t count = config.at("members").array().size();
+    if (count > kMostMembers) fail("an ensemble of ", count, " members; this version reads ", kMostMembers);
+    std::vector<std::shared_ptr<const Model>> members;
+    for (size_t k = 0; k < count; ++k) {
+        const SafeTensors own = tensors.behind({"shared.", "members." + std::to_string(k) + "."});
+        members.push_back(build(config.at("kind").string(), config.at("sizes"), description, own));
+    }
+    return ensemble_of(std::move(members));
+}
+
 }  // namespace
 
 std::vector<Session> read_vocabulary(const std::string& text, const Json& description) {
@@ -119,9 +141,8 @@ std::shared_ptr<const Model> Model::read(std::string_view config, Buffer<uint8_t
     }
     const SafeTensors read(std::move(tensors), folder + "/model.safetensors");
     const std::string& kind = description.at("model").string();
-    if (kind == "POCO") return std::make_shared<Poco>(description, read);
-    if (kind == "Grounded") return load_grounded(description, read);
-    fail(folder, " holds a model of kind '", kind, "'; what can be streamed is POCO and Grounded");
+    const Json& sizes = description.at("config");
+    return kind == "Ensemble" ? build_ensemble(sizes, description, read) : build(kind, sizes, description, read);
 }
 
 }  // namespace poco

@@ -115,6 +115,19 @@ SafeTensors::SafeTensors(Buffer<uint8_t> bytes, const std::string& name) : bytes
     if (used != size) fail(name, ": ", size - used, " bytes at its end belong to no tensor");
 }
 
+SafeTensors SafeTensors::behind(const std::vector<std::string>& prefixes) const {
+    SafeTensors found;
+    found.name_ = name_;
+    for (const auto& [name, entry] : entries_) {
+        for (const std::string& prefix : prefixes) {
+            if (name.compare(0, prefix.size(), prefix) != 0) continue;
+            const auto [place, fresh] = found.entries_.emplace(name.substr(prefix.size()), entry);
+            if (!fresh) fail(name_, ": the tensor '", place->first, "' is there twice");
+        }
+    }
+    return found;
+}
+
 const SafeTensors::Entry& SafeTensors::at(const std::string& name) const {
     const auto found = entries_.find(name);
     if (found == entries_.end()) fail(name_, " lacks the tensor '", name, "'");

@@ -26,6 +26,10 @@ public:
     // just one tensor, sizes fit shapes, and the header is what the format says.
     SafeTensors(Buffer<uint8_t> bytes, const std::string& name);
 
+    // The tensors whose names begin with one of the prefixes, without it, while this is there. Throws Error if two
+    // would have one name.
+    SafeTensors behind(const std::vector<std::string>& prefixes) const;
+
     // Whether there is a tensor of this name.
     bool has(const std::string& name) const { return entries_.count(name) != 0; }
     const std::map<std::string, Entry>& entries() const { return entries_; }
@@ -41,6 +45,8 @@ public:
     std::string text(const std::string& name) const;
 
 private:
+    SafeTensors() = default;
+
     Buffer<uint8_t> bytes_;
     std::map<std::string, Entry> entries_;
     std::string name_;

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <vector>
 
 #include "core/memory.h"
 #include "model_files.h"
@@ -58,12 +59,14 @@ int main(int count, char** arguments) {
         std::fprintf(stderr, "usage: poco_fuzz_replay RUNS [FIRST] | FILE... | --seeds FOLDER\n");
         return 2;
     }
-    const ModelFiles seeds[] = {small_model(), small_grounded()};
+    const std::vector<ModelFiles> seeds{small_model(), small_grounded(), small_ensemble()};
+    const char* const names[] = {"/poco", "/ground", "/ensemble"};
     if (std::strcmp(arguments[1], "--seeds") == 0) {
         const std::string folder = count > 2 ? arguments[2] : ".";
-        return write_text(folder + "/poco", input_of(seeds[0])) && write_text(folder + "/ground", input_of(seeds[1]))
-                   ? 0
-                   : 1;
+        bool written = true;
+        for (size_t i = 0; i < seeds.size(); ++i)
+            written = written && write_text(folder + names[i], input_of(seeds[i]));
+        return written ? 0 : 1;
     }
     char* end = nullptr;
     const uint64_t runs = std::strtoull(arguments[1], &end, 10);
@@ -81,7 +84,7 @@ int main(int count, char** arguments) {
         return 1;
     }
     const uint64_t first = count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 0;
-    for (number = first; number < first + runs; ++number) run(input_of(damaged(seeds[number % 2], number)));
+    for (number = first; number < first + runs; ++number) run(input_of(damaged(seeds[number % seeds.size()], number)));
     std::printf("%lld of %llu damaged models were refused\n", static_cast<long long>(refused_models),
                 static_cast<unsigned long long>(runs));
     return runs < 100 || refused_models > static_cast<int64_t>(runs / 3) ? 0 : 1;

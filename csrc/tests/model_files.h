@@ -37,20 +37,22 @@ public:
         add(name, "F32", shape, data);
     }
     void add(const std::string& name, const char* type, const std::vector<int64_t>& shape, const std::string& data) {
-        header_ +=
-            std::string(header_.empty() ? "{" : ",") + "\"" + name + "\":{\"dtype\":\"" + type + "\",\"shape\":[";
+        header_ += std::string(header_.empty() ? "{" : ",") + "\"" + begin_ + name + "\":{\"dtype\":\"" + type +
+                   "\",\"shape\":[";
         for (size_t i = 0; i < shape.size(); ++i) header_ += (i > 0 ? "," : "") + std::to_string(shape[i]);
         header_ += "],\"data_offsets\":[" + std::to_string(data_.size()) + "," +
                    std::to_string(data_.size() + data.size()) + "]}";
         data_ += data;
     }
+    // What the names of tensors begin with from now on.
+    void begin(const std::string& name) { begin_ = name; }
     std::string file() const {
         const std::string header = header_ + "}";
         return little_endian(header.size()) + header + data_;
     }
 
 private:
-    std::string header_, data_;
+    std::string header_, data_, begin_;
     uint64_t state_ = 1;
 };
 
@@ -122,21 +124,47 @@ inline void add_normalisation(TensorWriter& w, const std::string& prefix) {
     w.floats(prefix + "std", {kUnits}, 1.0f, 0.5f);
 }
 
-// A POCO with units' embeddings of its own.
-inline ModelFiles small_model() {
-    TensorWriter w;
+// A POCO with units' embeddings of its own, but for what add_session adds.
+inline void add_poco(TensorWriter& w) {
     add_network(w, "", {4, 10, 8, 2, 15, 18, 3});
-    add_vocabulary(w, "vocabulary");
     w.floats("session_embeddings.0.units", {kUnits, 10}, 0, 1);
     w.floats("session_embeddings.0.session", {10}, 0, 1);
-    add_normalisation(w, "session_embeddings.0.");
     w.floats("datasets.0", {10}, 0, 1);
-    const std::string config =
-        "{\"format\": 1, \"model\": \"POCO\", \"rate_hz\": {\"fish\": 2.0}, \"config\": {\"context\": 12, "
-        "\"horizon\": 4, \"segment_length\": 4, \"decoder_context\": null, \"latents\": 3, \"width\": 10, "
-        "\"layers\": 1, \"heads\": 2, \"head_width\": 8, \"ffn_width\": 15, \"film_width\": 18, \"film_depth\": 1, "
-        "\"session_embedding\": true, \"unit_type_embedding\": false, \"latent_session_embedding\": false}}";
-    return {config, w.file()};
+}
+
+inline void add_session(TensorWriter& w) {
+    add_vocabulary(w, "vocabulary");
+    add_normalisation(w, "session_embeddings.0.");
+}
+
+constexpr char kPocoSizes[] =
+    "{\"context\": 12, \"horizon\": 4, \"segment_length\": 4, \"decoder_context\": null, \"latents\": 3, "
+    "\"width\": 10, \"layers\": 1, \"heads\": 2, \"head_width\": 8, \"ffn_width\": 15, \"film_width\": 18, "
+    "\"film_depth\": 1, \"session_embedding\": true, \"unit_type_embedding\": false, "
+    "\"latent_session_embedding\": false}";
+
+inline std::string config_of(const std::string& kind, const std::string& sizes) {
+    return "{\"format\": 1, \"model\": \"" + kind + "\", \"rate_hz\": {\"fish\": 2.0}, \"config\": " + sizes + "}";
+}
+
+inline ModelFiles small_model() {
+    TensorWriter w;
+    add_poco(w);
+    add_session(w);
+    return {config_of("POCO", kPocoSizes), w.file()};
+}
+
+// Two of them that forecast as one.
+inline ModelFiles small_ensemble() {
+    TensorWriter w;
+    for (const char* const member : {"members.0.", "members.1."}) {
+        w.begin(member);
+        add_poco(w);
+    }
+    w.begin("shared.");
+    add_session(w);
+    const std::string sizes = "{\"kind\": \"POCO\", \"members\": [{}, {}], \"sizes\": " + std::string(kPocoSizes) + "}";
+    return {config_of("Ensemble", sizes), w.file()};
 }
 
 inline void add_residual(TensorWriter& w, const std::string& prefix, int64_t width) {
@@ -171,11 +199,10 @@ inline ModelFiles small_grounded() {
     add_residual(w, "population.own.", width);
     add_network(w, "population.poco.", {4, 8, 32, 4, 8, width, 8});
     Layers(w, "population.").affine("embedding", {8, latents});
-    const std::string config =
-        "{\"format\": 1, \"model\": \"Grounded\", \"rate_hz\": {\"fish\": 2.0}, \"config\": {\"context\": 12, "
-        "\"horizon\": 4, \"own_means\": [1, 4, 0], \"population_means\": [1, 0], \"latents\": 3, \"width\": 16, "
-        "\"clip\": 5.0, \"population\": true}}";
-    return {config, w.file()};
+    const std::string sizes =
+        "{\"context\": 12, \"horizon\": 4, \"own_means\": [1, 4, 0], \"population_means\": [1, 0], \"latents\": 3, "
+        "\"width\": 16, \"clip\": 5.0, \"population\": true}";
+    return {config_of("Grounded", sizes), w.file()};
 }
 
 inline bool write_text(const std::string& path, const std::string& bytes) {

@@ -237,7 +237,7 @@ int main(int count, char** arguments) {
     CHECK(write_model(folder, small_model()));
     strict_json();
     quantiles();
-    for (const ModelFiles& files : {small_model(), small_grounded()}) {
+    for (const ModelFiles& files : {small_model(), small_grounded(), small_ensemble()}) {
         nothing_is_allocated(model_of(files), frames);
         two_streams_of_one_model(model_of(files));
     }

@@ -17,9 +17,10 @@ from poco.data.checks import RATE_TOLERANCE
 from poco.data.recording import Recording
 from poco.data.splits import Split, shorten, split
 from poco.errors import ConfigError, DataError
+from poco.evaluation import Scores, ahead, score_forecasters
 from poco.ops.backends import multiplies_bfloat16
 from poco.training.callbacks import Callback
-from poco.training.config import Precision, TrainConfig
+from poco.training.config import PRECISIONS, Precision, TrainConfig
 from poco.training.job import choose_label
 from poco.training.loop import fit
 from poco.training.seeds import stream
@@ -136,6 +137,8 @@ def adapt(
     if getattr(sizes, "unit_type_embedding", False):
         label = unit_types or (model.metadata.get("training") or {}).get("unit_types")
         types = tuple(recording.labels[choose_label([recording], label)])
+    elif unit_types is not None:
+        raise ConfigError(f"the model embeds no types of units: leave out unit_types ('{unit_types}')")
     _compare_rates(model, recording)
     origin = {name: str(source[name]) for name in ("run", "recording") if source and name in source}
     found: list[Adapted] = []
@@ -200,6 +203,8 @@ def _settings(
 ) -> TrainConfig:
     """What the loop is told for the steps of a mode on a session; see :func:`adapt`."""
     steps = steps if cut.validates else min(steps, UNVALIDATED_STEPS)
+    if precision not in (*PRECISIONS, "auto"):
+        raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)} or auto, got '{precision}'")
     if precision == "auto":
         precision = "bf16" if multiplies_bfloat16(TrainConfig().torch_device()) else "float32"
     if batch_size is None:
@@ -242,18 +247,20 @@ def _fit(
     adapted = start()
     required = [parameter.requires_grad for parameter in adapted.parameters()]
     fitted = _choose_parameters(adapted, recording.session, mode)
-    before = _score(adapted, cut)
+    before = _scores(adapted, cut)
     scorer = _Scorer(adapted, cut, callbacks)
     history = fit(adapted, cut, config, callbacks=[scorer, *callbacks])
     for parameter, flag in zip(adapted.parameters(), required, strict=True):
         parameter.requires_grad_(flag)
+    after = _scores(adapted, cut)
     result = Adapted(
         model=adapted,
         session=recording.session,
         mode=mode,
         history=tuple(scorer.points),
-        before=before,
-        after=_score(adapted, cut),
+        before=before.score,
+        after=after.score,
+        gain=ahead(after, before, cut),
         seconds=scorer.points[-1].seconds,  # there is always a validation after the last step
         parameters=fitted,
         split=cut,
@@ -271,7 +278,7 @@ def _join(
         return _prepare(model, recording, cut, unit_types, "zero-shot", seed).eval()
 
     adapted = start()
-    score = _score(adapted, cut)
+    score = _scores(adapted, cut).score
     result = Adapted(adapted, recording.session, "zero-shot", (Point(0, 0.0, score),), score, score, 0.0, 0, cut)
     return result, start
 
@@ -291,15 +298,16 @@ def _solve(model: Grounded, recording: Recording, cut: Split) -> tuple[Adapted, 
     began = time.monotonic()
     index = add_session(adapted.ground, cut, adapted.penalties)
     seconds = time.monotonic() - began
-    before, after = _score(bare(), cut), _score(adapted, cut)
+    before, after = _scores(bare(), cut), _scores(adapted, cut)
     terms = [adapted.ground.terms(index).form(form) for form in range(len(adapted.ground.forms))]
     result = Adapted(
         model=adapted,
         session=recording.session,
         mode="solve",
-        history=(Point(0, 0.0, before), Point(1, round(seconds, 3), after)),
-        before=before,
-        after=after,
+        history=(Point(0, 0.0, before.score), Point(1, round(seconds, 3), after.score)),
+        before=before.score,
+        after=after.score,
+        gain=ahead(after, before, cut),
         seconds=seconds,
         parameters=sum(term.coefficients.numel() for term in terms),
         split=cut,
@@ -313,14 +321,15 @@ def _together(found: Sequence[Adapted], starts: Sequence[Callable[[], Member]]) 
 
     first, seconds = found[0], sum(one.seconds for one in found)
     model = Ensemble([cast("Member", one.model) for one in found]).eval()
-    before, after = _score(Ensemble([start() for start in starts]), first.split), _score(model, first.split)
+    before, after = _scores(Ensemble([start() for start in starts]), first.split), _scores(model, first.split)
     steps = max(one.history[-1].step for one in found)
     return dataclasses.replace(
         first,
         model=model,
-        history=(Point(0, 0.0, before), Point(steps, round(seconds, 3), after)),
-        before=before,
-        after=after,
+        history=(Point(0, 0.0, before.score), Point(steps, round(seconds, 3), after.score)),
+        before=before.score,
+        after=after.score,
+        gain=None if first.gain is None else ahead(after, before, first.split),
         seconds=seconds,
         parameters=sum(one.parameters for one in found),
         kept_step=None,
@@ -406,13 +415,12 @@ def _stride(cut: Split, part: str) -> int:
     return max(1, len(cut.windows(part)) // CURVE_WINDOWS)
 
 
-def _score(model: Forecaster, cut: Split, stride: int = 1) -> float:
-    from poco.evaluation import evaluate
-
+def _scores(model: Forecaster, cut: Split, stride: int = 1) -> Scores:
+    """Scores over the test part; the model's mode is left as it was."""
     was_training = model.training
-    score = evaluate(model, cut, part="test", baselines=(), stride=stride).score
+    scores = score_forecasters({"": model}, cut, stride=stride)[""]
     model.train(was_training)
-    return float(score)
+    return scores
 
 
 class _Scorer(Callback):
@@ -421,7 +429,7 @@ class _Scorer(Callback):
     def __init__(self, model: POCO, cut: Split, callbacks: Sequence[Callback]) -> None:
         self.model, self.cut, self.callbacks = model, cut, callbacks
         self._stride = _stride(cut, "test")
-        self.points = [Point(0, 0.0, _score(model, cut, self._stride))]
+        self.points = [Point(0, 0.0, _scores(model, cut, self._stride).score)]
         self._scoring = 0.0
 
     def validated(self, record: Mapping[str, Any]) -> None:
@@ -429,7 +437,7 @@ class _Scorer(Callback):
             return
         began = time.monotonic()
         step, seconds = int(record["step"]), round(float(record["seconds"]) - self._scoring, 3)
-        score = _score(self.model, self.cut, self._stride)
+        score = _scores(self.model, self.cut, self._stride).score
         self.points.append(Point(step, seconds, score))
         self._scoring += time.monotonic() - began
         for callback in self.callbacks:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from poco.data.splits import Split, shorten, split
 from poco.errors import CheckpointError, DataError
 from poco.files import read_json, write_json
+from poco.intervals import Ahead
 from poco.nn.files import reading_options
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Adapted:
         seconds: time spent adapting, scoring not counted.
         parameters: number of values that were fitted.
         split: the new session, cut into parts.
+        gain: how far it is ahead of the start, with a 95% interval; None for ``mode="zero-shot"``.
         frames: the frames that it learnt from, where it was not all there are.
         kept_step: the step whose weights were kept, those with the lowest validation error; 0 is the start. None where
             there were no steps, or several members.
@@ -67,6 +69,7 @@ class Adapted:
     seconds: float
     parameters: int
     split: Split
+    gain: Ahead | None = None
     frames: int | None = None
     kept_step: int | None = None
     origin: Mapping[str, str] = field(default_factory=dict)
@@ -85,6 +88,7 @@ class Adapted:
             "protocol": self.split.protocol,
             "before": self.before,
             "after": self.after,
+            "gain": None if self.gain is None else self.gain.to_json(),
             "seconds": round(self.seconds, 3),
             "parameters": self.parameters,
             "frames": self.frames,
@@ -92,6 +96,19 @@ class Adapted:
             "settings": self.settings,
             "history": [vars(point) for point in self.history],
         }
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of it, one line each."""
+        found = []
+        stepped = self.mode not in ("solve", "zero-shot")
+        if self.frames is not None and self.split.protocol == "leak-free":
+            found.append("normalised by the frames it learnt from: scores with other numbers of frames do not compare")
+        if stepped and not self.split.validates:
+            found.append("too few frames to keep some for validation: the last weights are kept")
+        if self.gain is not None and self.gain.difference < 0:
+            found.append("the test part does not confirm what was learnt: compare with --mode zero-shot")
+        return tuple(found)
 
     def save(self, folder: str | Path) -> Path:
         """Write the model (a folder ``model``) and ``adaptation.json`` into a folder; returns that of the model.
@@ -132,6 +149,7 @@ class Adapted:
         try:
             names = ("session", "mode", "before", "after", "seconds", "parameters", "frames", "kept_step")
             values = {name: known[name] for name in names}
+            gain = None if known["gain"] is None else Ahead.from_json(known["gain"])
             history = tuple(Point(**point) for point in known["history"])
             protocol = known["protocol"]
         except (KeyError, TypeError) as error:
@@ -142,4 +160,4 @@ class Adapted:
         cut = split(own, protocol=protocol, context=model.config.context, horizon=model.config.horizon)
         if values["frames"] is not None:
             cut = shorten(cut, values["frames"])
-        return cls(model, history=history, split=cut, origin=origin, **values)
+        return cls(model, history=history, gain=gain, split=cut, origin=origin, **values)

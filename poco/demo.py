@@ -229,6 +229,7 @@ def _draw(
             references={name: scores.score for name, scores in unseen.items() if name not in ("copy", "mean")},
             session=adapted.session,
             after=adapted.after,
+            kept_step=adapted.kept_step,
         ),
         title="POCO forecasts a simulated population, and adapts to an animal it has not seen",
         subtitle=f"{len(cut.recordings)} animals x {first.units} units x {first.frames} frames at {first.rate_hz:g} Hz"

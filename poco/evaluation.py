@@ -24,7 +24,7 @@ from poco.baselines import FITTED, NAMES, TRAINED, build
 from poco.data.splits import Split, fingerprint
 from poco.data.windows import Packer, vocabulary
 from poco.errors import CheckpointError, ConfigError, DataError
-from poco.intervals import Ahead, Interval, block_length, interval, resampled_scores
+from poco.intervals import FEW_BLOCKS, Ahead, Interval, block_length, interval, interval_from_json, resampled_scores
 from poco.nn import SessionSpec
 from poco.training.callbacks import Callback
 from poco.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -36,6 +36,8 @@ from poco.training.validation import predict
 if TYPE_CHECKING:
     from poco.run import Run
 
+#: Folder of fitted baselines, in that of a run or an adapted model.
+BASELINES = "baselines"
 #: Gradient steps of the trained baselines; everything else is as published.
 BASELINE_STEPS = 1000
 #: Validations of the trained baselines without a new best before they stop; there is one every 100 steps.
@@ -138,6 +140,12 @@ class Evaluation:
         """``H`` scores, one for each step ahead, averaged over sessions."""
         return self.forecasters[self.forecaster].score_per_step
 
+    @property
+    def few_blocks(self) -> bool:
+        """Whether a session has room for so few blocks that the intervals are too narrow."""
+        block = block_length(self.context, self.horizon, self.stride)
+        return self.interval is not None and any(one.windows < FEW_BLOCKS * block for one in self.sessions)
+
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values; ``split`` is the part."""
         return {
@@ -156,12 +164,7 @@ class Evaluation:
                 name: {
                     "score": scores.score,
                     "interval": _interval_json(scores.interval),
-                    "ahead": None
-                    if scores.ahead is None
-                    else {
-                        "difference": scores.ahead.difference,
-                        "interval": _interval_json(scores.ahead.interval),
-                    },
+                    "ahead": None if scores.ahead is None else scores.ahead.to_json(),
                     "score_per_step": list(scores.score_per_step),
                     "sessions": [_session_json(session) for session in scores.sessions],
                 }
@@ -182,8 +185,8 @@ class Evaluation:
                     name: Scores(
                         scores["score"],
                         _sessions_from_json(scores["sessions"]),
-                        _interval_from_json(scores.get("interval")),
-                        _ahead_from_json(scores.get("ahead")),
+                        interval_from_json(scores.get("interval")),
+                        Ahead.from_json(scores["ahead"]) if scores.get("ahead") else None,
                     )
                     for name, scores in values["baselines"].items()
                 },
@@ -196,7 +199,7 @@ class Evaluation:
                 windows=values["windows"],
                 warnings=tuple(values.get("warnings", ())),
                 forecaster=values.get("forecaster", "poco"),
-                interval=_interval_from_json(values.get("interval")),
+                interval=interval_from_json(values.get("interval")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"the stored evaluation is incomplete ({error}): evaluate the run again") from error
@@ -210,6 +213,7 @@ def evaluate(
     *,
     stride: int = 1,
     precision: str = "float32",
+    folder: Path | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Evaluation:
     """Score a forecaster and its baselines over the same windows, in one pass.
@@ -226,6 +230,7 @@ def evaluate(
         baselines: names of the baselines to score, see :data:`poco.baselines.NAMES`.
         stride: frames from one window to the next.
         precision: what the forecaster computes in, ``"float32"`` or ``"bf16"`` (autocast); baselines take float32.
+        folder: where fitted baselines are kept; default for a run that is in a folder: in there.
         callbacks: what may watch the training of the baselines.
 
     Returns:
@@ -249,7 +254,8 @@ def evaluate(
         split = run.split()
     _check_sizes(model, split)
     config = getattr(run, "train_config", None) or TrainConfig()
-    folder = run.folder / "baselines" if run is not None and run.folder is not None else None
+    if folder is None and run is not None and run.folder is not None:
+        folder = run.folder / BASELINES
     forecasters: dict[str, nn.Module] = {"": model}
     for name in dict.fromkeys(baselines):
         ground = _own_ground(model, split) if name == "ground" else None
@@ -321,6 +327,14 @@ def score_forecasters(
             forecast = predict(model, own, (precision or {}).get(name, "float32"))
             errors[name].add(forecast - own.target, some.session, rows)
     return {name: _scores(split, error, copy_errors, count) for name, error in errors.items()}
+
+
+def ahead(one: Scores, other: Scores, split: Split) -> Ahead:
+    """How far one forecaster is ahead of another that was scored over the same windows, with its 95% interval."""
+    scores = _with_intervals({"": one, "other": other}, block_length(split.context, split.horizon, 1))
+    found = scores["other"].ahead
+    assert found is not None
+    return found
 
 
 def fit_baseline(
@@ -515,14 +529,3 @@ def _sessions_from_json(values: Iterable[Mapping[str, Any]]) -> tuple[SessionSco
 
 def _interval_json(value: Interval | None) -> list[float] | None:
     return None if value is None else list(value)
-
-
-def _interval_from_json(value: Sequence[float] | None) -> Interval | None:
-    if value is None:
-        return None
-    low, high = value
-    return float(low), float(high)
-
-
-def _ahead_from_json(value: Mapping[str, Any] | None) -> Ahead | None:
-    return None if value is None else Ahead(value["difference"], _interval_from_json(value["interval"]))

@@ -17,9 +17,10 @@ often: Politis and Romano 1992, "A circular block-resampling procedure for stati
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
@@ -46,6 +47,26 @@ class Ahead:
 
     difference: float
     interval: Interval | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"difference": self.difference, "interval": None if self.interval is None else list(self.interval)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Ahead:
+        """What :meth:`to_json` gave."""
+        return cls(values["difference"], interval_from_json(values["interval"]))
+
+    def __str__(self) -> str:
+        return f"{self.difference:+.3f}" + (" [{:+.3f}, {:+.3f}]".format(*self.interval) if self.interval else "")
+
+
+def interval_from_json(value: Sequence[float] | None) -> Interval | None:
+    """An interval as JSON has it, a list of its ends."""
+    if value is None:
+        return None
+    low, high = value
+    return float(low), float(high)
 
 
 def block_length(context: int, horizon: int, stride: int = 1) -> int:

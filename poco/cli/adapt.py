@@ -154,7 +154,8 @@ def register(app: typer.Typer) -> None:
                 if is_solved(model)
                 else "zero-shot fits nothing"
             )
-            progress.message(f"note: {why}; {', '.join(settings)} left aside")
+            left = [f"--{name.replace('learning_rate', 'lr').replace('_', '-')}" for name in settings]
+            progress.message(f"note: {why}; {', '.join(left)} left aside")
         adapted = fit_to(
             model,
             chosen,
@@ -168,18 +169,20 @@ def register(app: typer.Typer) -> None:
         )
         if frames is not None and adapted.frames is None:
             progress.message(f"note: there are no {frames} frames before the test part: all there are were learnt from")
-        if adapted.frames is not None and adapted.split.protocol == "leak-free":
-            progress.message("note: normalised by those frames, so scores with other numbers of frames do not compare")
-        if not adapted.split.validates and adapted.mode not in ("solve", "zero-shot"):
-            progress.message("note: too few frames to keep some for validation: the last weights are kept")
+        for line in adapted.notes:
+            progress.message(f"note: {line}")
         saved = adapted.save(out)
         if json:
             print_json({"model": saved, **adapted.to_json()})
         else:
             say(
-                f"session '{adapted.session}': test score {adapted.before:.3f} before, {adapted.after:.3f} after "
-                f"{adapted.seconds:.1f} s ({adapted.parameters:,} values fitted, {adapted.split.protocol} protocol)"
+                f"session '{adapted.session}', {adapted.mode}: test score {adapted.before:.3f} before, "
+                f"{adapted.after:.3f} after {adapted.seconds:.1f} s ({adapted.parameters:,} values fitted, "
+                f"{adapted.split.protocol} protocol)"
             )
+            if adapted.gain is not None:
+                kept = "" if adapted.kept_step is None else f"; the weights of step {adapted.kept_step} are kept"
+                say(f"That is {adapted.gain} (95% interval of the difference){kept}.")
             if len(adapted.history) > 2:
                 say("These scores are over all windows of the test part, the lines above over about 128 of them.")
             say(f"model  {saved}")

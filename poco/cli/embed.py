@@ -9,6 +9,7 @@ import typer
 
 from poco.cli.options import Json, examples
 from poco.cli.output import counted, note, number, print_json, print_table, say
+from poco.errors import ConfigError
 
 if TYPE_CHECKING:
     from poco.unit_embeddings import SessionEmbeddings
@@ -55,6 +56,10 @@ def register(app: typer.Typer) -> None:
         from poco.adapted import ADAPTATION, Adapted
         from poco.cli.runs import open_run
 
+        if out is not None and out.exists():
+            raise ConfigError(f"{out} is there already: choose another file with --out")
+        if figures is not None and figures.exists() and (not figures.is_dir() or any(figures.iterdir())):
+            raise ConfigError(f"{figures} exists and is not an empty folder: choose another one with --figures")
         if (run / ADAPTATION).exists():
             adapted = Adapted.load(run, data)
             model, cut = adapted.model, adapted.split
@@ -97,6 +102,11 @@ def register(app: typer.Typer) -> None:
                     for name, m in own.items()
                 ],
             )
+        unread = len(found) - len(cut.recordings)
+        if chosen is not None and unread > 0:
+            note(f"Measured in {counted(len(recordings), 'session')}; labels of {unread} others are not read here.")
+        if figures is not None and all(recording.coordinates is None for recording in recordings):
+            note("No map of the brain: the recordings do not say where the units lie.")
         for place in filter(None, (written, figures)):
             note(f"Written to {place}")
 

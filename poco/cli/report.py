@@ -35,6 +35,10 @@ def register(app: typer.Typer) -> None:
         label: Annotated[
             str | None, typer.Option(help="Label of the units that says their region (default: the only one).")
         ] = None,
+        no_baselines: Annotated[
+            bool,
+            typer.Option("--no-baselines", help="Train no baselines to compare what has no scores yet with."),
+        ] = False,
         threads: Annotated[int | None, typer.Option(help="Threads on the CPU.")] = None,
         json: Json = False,
     ) -> None:
@@ -48,7 +52,7 @@ def register(app: typer.Typer) -> None:
         from poco.training.callbacks import Progress
 
         set_threads(threads)
-        page = write(runs, out, data=data, label=label, callbacks=[Progress("baseline")])
+        page = write(runs, out, data=data, label=label, baselines=not no_baselines, callbacks=[Progress("baseline")])
         figures = page.parent / "figures"
         if json:
             print_json({"report": page, "figures": figures})

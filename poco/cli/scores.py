@@ -18,7 +18,7 @@ _MOST_SESSIONS = 8
 
 def print_scores(evaluation: Evaluation, title: str | None = None) -> None:
     """Print the score of every forecaster, best first, over all sessions with intervals, then session by session."""
-    from poco.intervals import FEW_BLOCKS, block_length
+    from poco.intervals import FEW_BLOCKS
     from poco.plots.style import label
 
     own, scores = evaluation.forecaster, evaluation.forecasters
@@ -40,8 +40,7 @@ def print_scores(evaluation: Evaluation, title: str | None = None) -> None:
     )
     if evaluation.interval is not None:
         say("Intervals: block bootstrap over time; they speak of these recordings, not of other animals.")
-        block = block_length(evaluation.context, evaluation.horizon, evaluation.stride)
-        if any(entry.windows < FEW_BLOCKS * block for entry in evaluation.sessions):
+        if evaluation.few_blocks:
             say(f"Some sessions have room for less than {FEW_BLOCKS} blocks: take the intervals for too narrow.")
     if len(evaluation.sessions) > 1:
         _print_sessions({label(name): _by_session(scores[name].sessions) for name in order}, order.index(own))

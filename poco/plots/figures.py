@@ -47,12 +47,14 @@ class AdaptationCurve:
         references: score of other forecasters on the same windows, by name.
         session: name of the animal's session.
         after: score of the weights that were kept.
+        kept_step: the step of those, None where that is not known.
     """
 
     points: Sequence[tuple[int, float, float]]
     references: Mapping[str, float]
     session: str
     after: float
+    kept_step: int | None = None
 
 
 def run_figure(
@@ -131,6 +133,7 @@ def demo_figure(
             title=f"Adapting to an unseen animal ({adaptation.session})",
             references=adaptation.references,
             after=adaptation.after,
+            kept_step=adaptation.kept_step,
         )
         grid = right.subgridspec(3, 1, hspace=0.42, height_ratios=(0.85, 1.1, 1.0))
         draw_scores(figure.add_subplot(grid[0]), scores, "Score on the test part, training animals")

@@ -185,7 +185,7 @@ def draw_training(
     axes.set_ylabel("MSE of z-scores")
     axes.set_title("Training")
     axes.grid(axis="y", color=PALE, linewidth=0.8)
-    axes.legend(loc="upper right")
+    axes.legend(loc="best")
 
 
 def draw_adaptation(
@@ -195,8 +195,9 @@ def draw_adaptation(
     title: str,
     references: Mapping[str, float],
     after: float,
+    kept_step: int | None = None,
 ) -> None:
-    """Score of the new animal against adaptation steps, other forecasters as lines, the final score in words."""
+    """Score of the new animal against adaptation steps, other forecasters as lines, the score kept in words."""
     steps = np.array([row[0] for row in curve])
     seconds = np.array([row[1] for row in curve])
     scores = np.array([row[2] for row in curve])
@@ -224,12 +225,14 @@ def draw_adaptation(
             color=colour(name),
             annotation_clip=False,
         )
+    kept = next((place for place, step in enumerate(steps) if step == kept_step), len(steps) - 1)
+    axes.plot(steps[kept], scores[kept], marker="o", markersize=8, color=BLUE, markeredgecolor="white", zorder=5)
     axes.annotate(
-        f"{after:.3f} after {seconds[-1]:.0f} s",
-        (steps[-1], scores[-1]),
-        xytext=(-4, 7),
+        f"{after:.3f} after {seconds[kept]:.0f} s{' (kept)' * (kept_step is not None)}",
+        (steps[kept], scores[kept]),
+        xytext=(4 if kept < len(steps) / 2 else -4, 7),
         textcoords="offset points",
-        ha="right",
+        ha="left" if kept < len(steps) / 2 else "right",
         va="bottom",
         fontsize=9,
         fontweight="bold",

@@ -12,16 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from poco.adapted import ADAPTATION, Adapted
+from poco.baselines import NAMES, TRAINED
 from poco.data.recording import Recording
 from poco.data.splits import Split
 from poco.errors import CheckpointError, ConfigError, DataError, MissingExtraError
-from poco.evaluation import Evaluation, evaluate
+from poco.evaluation import BASELINES, Evaluation, evaluate
 from poco.files import read_json, write_json
 from poco.installation import info
 from poco.nn import POCO
+from poco.nn.files import reading_options
+from poco.plots.style import label as shown_name
 from poco.reporting import embeddings, figures
 from poco.reporting.figures import Drawn
 from poco.reporting.units import UnitResults, examples, unit_results
@@ -68,6 +72,7 @@ class Content:
         key: prefix of names, unique in a page.
         subject: what it is about.
         evaluation: its scores on the test part.
+        verdict: whether it is ahead of what it is compared with, in words.
         figures: by section.
         cost: sizes and times, lines of (what, value).
         measures: how far embeddings tell regions apart: label, and for trained and untrained ones each measure.
@@ -79,6 +84,7 @@ class Content:
     key: str
     subject: Subject
     evaluation: Evaluation
+    verdict: str
     figures: Mapping[str, list[Drawn]]
     cost: list[tuple[str, str]]
     measures: tuple[str, Mapping[str, Mapping[str, Measure]]] | None
@@ -111,22 +117,29 @@ def open_subject(folder: Path | Run, data: Path | None = None) -> Subject:
     return Subject(name, run.folder, run.model, run.split(recordings), run, None)
 
 
-def score(subject: Subject, callbacks: Sequence[Callback] = ()) -> Evaluation:
+def score(subject: Subject, callbacks: Sequence[Callback] = (), *, trained: bool = True) -> Evaluation:
     """Scores of a subject on its test part; those that are not kept in its folder yet are made, and kept there.
 
     Args:
         subject: what to score.
         callbacks: what may watch the training of baselines, where there are no scores yet.
+        trained: whether baselines that have to be trained are wanted too.
     """
+    if subject.run is not None and subject.run.evaluation is not None:
+        return subject.run.evaluation
+    names = [name for name in NAMES if trained or name not in TRAINED]
     if subject.run is not None:
-        return subject.run.evaluation or subject.run.evaluate(subject.split.recordings, callbacks=callbacks)
+        return subject.run.evaluate(subject.split.recordings, baselines=names, callbacks=callbacks)
     assert subject.folder is not None
     kept = subject.folder / EVALUATION
     if kept.exists():
-        return Evaluation.from_json(read_json(kept, "scores"))
-    for callback in callbacks:
-        callback.message("scoring it beside simple forecasters, two of which are trained: this once")
-    evaluation = evaluate(subject.model, subject.split, callbacks=callbacks)
+        evaluation = Evaluation.from_json(read_json(kept, "scores"))
+        if set(names) <= set(evaluation.baselines):
+            return evaluation
+    for callback in callbacks if trained else ():
+        callback.message(f"scoring it; {' and '.join(TRAINED)} to compare with are trained, this once (--no-baselines)")
+    folder = subject.folder / BASELINES
+    evaluation = evaluate(subject.model, subject.split, baselines=names, folder=folder, callbacks=callbacks)
     write_json(kept, evaluation.to_json())
     return evaluation
 
@@ -166,10 +179,14 @@ def content(subject: Subject, evaluation: Evaluation, key: str, label: str | Non
     learning = []
     if subject.run is not None and subject.run.history:
         learning.append(figures.training(subject.run, f"{key}training"))
-    if subject.adapted is not None and len(subject.adapted.history) > 1:
-        learning.append(figures.adaptation(subject.adapted, f"{key}adaptation"))
+    notes = {}
+    if subject.adapted is not None:
+        if subject.adapted.history[-1].step > 1:
+            learning.append(figures.adaptation(subject.adapted, f"{key}adaptation"))
+        notes["training"] = " ".join((_adaptation(subject.adapted), *(f"{n}." for n in subject.adapted.notes)))
+    elif not learning:
+        notes["training"] = "This model was not trained in steps: there is no curve."
     drawn["training"] = learning
-    notes = {} if learning else {"training": "This model was not trained in steps: there is no curve."}
     if all(recording.coordinates is None for recording in cut.recordings):
         notes["units"] = "No map of the units: the recordings do not say where they lie."
     measured = None
@@ -186,6 +203,7 @@ def content(subject: Subject, evaluation: Evaluation, key: str, label: str | Non
         key=key,
         subject=subject,
         evaluation=evaluation,
+        verdict=_verdict(evaluation),
         figures=drawn,
         cost=_cost(subject),
         measures=measured,
@@ -193,6 +211,28 @@ def content(subject: Subject, evaluation: Evaluation, key: str, label: str | Non
         commands=_commands(subject),
         settings=json.dumps(_settings(subject), indent=2),
     )
+
+
+def _verdict(evaluation: Evaluation) -> str:
+    """Whether the forecaster is ahead of the best of the others, as far as the interval tells."""
+    others = evaluation.baselines
+    if not others:
+        return ""
+    best = max(others, key=lambda name: others[name].score)
+    ahead, own, other = others[best].ahead, shown_name(evaluation.forecaster), shown_name(best)
+    if ahead is None or ahead.interval is None:
+        return f"The best of the others is {other}, {others[best].score:.3f}."
+    low, high = ahead.interval
+    how = "is ahead of" if low > 0 else "is behind" if high < 0 else "cannot be told from"
+    return f"{own} {how} the best of the others, {other}: {ahead} (95% interval of the difference)."
+
+
+def _adaptation(adapted: Adapted) -> str:
+    """What adapting brought, in words."""
+    values = f"{adapted.parameters:,} values fitted in {adapted.seconds:.1f} s"
+    scores = f"test score {adapted.before:.3f} before, {adapted.after:.3f} after"
+    gain = "" if adapted.gain is None else f", {adapted.gain} (95% interval of the difference)"
+    return f"Adapted to {adapted.session}, mode {adapted.mode}: {values}, {scores}{gain}."
 
 
 def _maps(cut: Split, results: list[UnitResults], key: str) -> list[Drawn]:
@@ -226,6 +266,9 @@ def _cost(subject: Subject) -> list[tuple[str, str]]:
     """Sizes and times, as measured."""
     model = subject.model
     facts = [("parameters", f"{sum(p.numel() for p in model.parameters()):,}")]
+    solved = sum(b.numel() for n, b in model.named_buffers() if n.rpartition(".")[2] in ("weight", "coefficients"))
+    if solved:
+        facts.append(("solved for, in closed form", f"{solved:,}"))
     if subject.run is not None:
         seconds = [float(record.get("seconds", 0)) for record in subject.run.history]
         steps = max((int(record["step"]) for record in subject.run.history), default=0)
@@ -234,29 +277,27 @@ def _cost(subject: Subject) -> list[tuple[str, str]]:
     if subject.adapted is not None:
         facts.append(("adaptation", f"{subject.adapted.seconds:.1f} s"))
     recording = subject.split.recordings[0]
-    middle = _latency(model, recording, subject.split.context)
+    taken = 1e3 * _latencies(model, recording, subject.split.context)
     threads = torch.get_num_threads()
-    facts.append(
-        (
-            "one forecast",
-            f"{middle * 1e3:.2f} ms, median of 30, {recording.units:,} units, float32, on the CPU, {threads} thread"
-            + "s" * (threads > 1),
-        )
-    )
+    middle, least = (f"{ms:.2f}" if ms < 10 else f"{ms:.0f}" for ms in (float(np.median(taken)), taken.min()))
+    how = f"{recording.units:,} units, float32, on the CPU, {threads} thread{'s' * (threads > 1)}"
+    while_written = "measured while this page was written"
+    facts.append(("one forecast", f"{middle} ms, median of {len(taken)} (least {least}), {how}, {while_written}"))
     versions = info()["versions"]
     facts.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
     return facts
 
 
 @torch.no_grad()
-def _latency(model: Forecaster, recording: Recording, context: int) -> float:
+def _latencies(model: Forecaster, recording: Recording, context: int) -> npt.NDArray[np.float64]:
+    """Seconds that each of some forecasts took."""
     x = torch.zeros(1, recording.units, context, device=next(iter(model.parameters())).device)
     taken = []
     for _ in range(35):
         began = time.perf_counter()
         model(x, session=recording.session)
         taken.append(time.perf_counter() - began)
-    return float(np.median(taken[5:]))
+    return np.array(taken[5:])
 
 
 def _settings(subject: Subject) -> Mapping[str, Any]:
@@ -266,27 +307,39 @@ def _settings(subject: Subject) -> Mapping[str, Any]:
 
 
 def _commands(subject: Subject) -> list[str]:
-    """What to type to make it again; settings that no option has are in the settings."""
+    """What to type to make it again."""
     if subject.adapted is not None:
         return [shlex.join(["poco", "adapt", *_adapting(subject.adapted), "--out", str(subject.folder)])]
     assert subject.run is not None
-    run, folder = subject.run, str(subject.folder or "RUN")
-    place = run.source[0]
+    return [shlex.join(["poco", "train", *_training(subject.run), "--out", str(subject.folder or "RUN")])]
+
+
+def _training(run: Run) -> list[str]:
+    """Arguments of ``poco train``, but for the folder."""
+    place, reading = run.source
     paths = [place] if isinstance(place, str) else list(place or ["DATA"])
-    usual = dataclasses.asdict(recipe(run.config["recipe"])[1])
+    usual_sizes, usual = (dataclasses.asdict(one) for one in recipe(run.config["recipe"]))
     given = ["--recipe", run.config["recipe"], "--protocol", run.protocol, "--seed", str(run.config["seed"])]
     if run.config.get("seeds", 1) > 1:
         given += ["--seeds", str(run.config["seeds"])]
     used = dataclasses.asdict(run.train_config)
     names = ("steps", "val_every", "batch_size", "learning_rate", "precision", "warmup", "schedule", "ema", "patience")
-    given += _options({name: used[name] for name in names if used[name] != usual[name]})
-    return [shlex.join(["poco", "train", *paths, *given, "--out", folder]), shlex.join(["poco", "report", folder])]
+    settings = {name: used[name] for name in names if used[name] != usual[name]}
+    if used["clip"] != usual["clip"]:
+        settings["clip"] = 0 if used["clip"] is None else used["clip"]
+    sizes = dataclasses.asdict(run.model.config)
+    for name in ("context", "horizon", "segment_length"):
+        if name in sizes and sizes[name] != usual_sizes[name]:
+            settings[name] = sizes[name]
+    sessions = ["--sessions", ",".join(entry["session"] for entry in run.config["sessions"])]
+    return [*paths, *sessions, *_options(reading), *given, *_options(settings)]
 
 
 def _adapting(adapted: Adapted) -> list[str]:
     """Arguments of ``poco adapt``, but for the folder."""
     given = [adapted.origin.get("run", "RUN"), adapted.origin.get("recording", "RECORDING")]
-    given += ["--session", adapted.session, "--protocol", adapted.split.protocol]
+    given += ["--session", adapted.session, *_options(reading_options(adapted.model))]
+    given += ["--protocol", adapted.split.protocol]
     if adapted.frames is not None:
         given += ["--frames", str(adapted.frames)]
     if adapted.mode == "solve":
@@ -298,7 +351,17 @@ def _adapting(adapted: Adapted) -> list[str]:
     return [*given, "--mode", adapted.mode, *_options(settings)]
 
 
+#: Options of the command line whose names are not those of the settings.
+_NAMES = {"learning_rate": "lr", "rate_hz": "rate"}
+
+
 def _options(settings: Mapping[str, Any]) -> list[str]:
-    """Settings of training as options of the command line."""
-    pairs = [(name, value) for name, value in settings.items() if value is not None]
-    return [part for n, v in pairs for part in (f"--{n.replace('learning_rate', 'lr').replace('_', '-')}", str(v))]
+    """Settings as options of the command line."""
+    given = []
+    for name, value in settings.items():
+        option = f"--{_NAMES.get(name, name).replace('_', '-')}"
+        if value is True:
+            given.append(option)
+        elif value is not None and value is not False:
+            given += [option, ",".join(value) if isinstance(value, list | tuple) else str(value)]
+    return given

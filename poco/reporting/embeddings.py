@@ -141,7 +141,11 @@ def draw(
     rows = figures.drawn_rows(len(vectors))
     some = [names[row] for row in rows], [tips[row] for row in rows]
     what = f"by {label}, the most frequent ones" if label else "by session"
-    caption = f"Units of all sessions, coloured {what}; point at one." + (
+    unread = [entry.session for entry in found if entry.session not in {r.session for r in split.recordings}]
+    grey = (
+        f" Grey too: {len(unread)} other sessions of the model, whose recordings are not read here." if unread else ""
+    )
+    caption = f"Units of all sessions, coloured {what}; point at one.{grey if label else ''}" + (
         "" if len(rows) == len(vectors) else f" {len(rows):,} of {len(vectors):,}, drawn at random."
     )
     components = plane(vectors, "pca")

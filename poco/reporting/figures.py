@@ -231,7 +231,7 @@ def example(one: Example, which: str, name: str) -> Drawn:
     caption = f"Unit {one.unit} of {one.session}, score {one.score:.3f} over the test part; a window of median error."
     for text in list(axes.texts):
         text.remove()
-    return Drawn(figure, name, f"The {which} unit", caption)
+    return Drawn(figure, name, f"{one.session}: the {which} unit", caption)
 
 
 @_styled
@@ -253,7 +253,7 @@ def autocorrelation(results: Sequence[UnitResults], rate_hz: float | None, name:
     axes.set(xlabel=x_label.replace("time", "lag"), ylabel="autocorrelation")
     caption = (
         "Errors one step ahead: median unit and the middle 80% of units. Dashed: where 95% of values lie if nothing "
-        "is left to forecast."
+        "is left to forecast, in the session with fewest windows; in others they lie closer to 0."
     )
     return Drawn(figure, name, "What the errors still hold", caption)
 
@@ -268,16 +268,18 @@ def training(run: Run, name: str) -> Drawn:
 
 @_styled
 def adaptation(adapted: Adapted, name: str) -> Drawn:
-    """The test score while a model is adapted."""
+    """The test score while a model is adapted, the step whose weights were kept marked."""
     figure, axes = _figure()
     points = [(point.step, point.seconds, point.score) for point in adapted.history]
-    draw_adaptation(axes, points, title="", references={}, after=adapted.after)
+    draw_adaptation(axes, points, title="", references={}, after=adapted.after, kept_step=adapted.kept_step)
     axes.set_xlabel("steps")
-    kept = "" if adapted.kept_step is None else f" (those of step {adapted.kept_step}, the best on validation)"
-    caption = (
-        f"Mode {adapted.mode}: {adapted.before:.3f} before, {adapted.after:.3f} with the weights that were kept{kept}, "
-        f"{adapted.seconds:.1f} s, {adapted.parameters:,} values fitted."
-    )
+    if adapted.kept_step is None:
+        kept = "Before the first step and after the last, all members together."
+    elif adapted.split.validates:
+        kept = f"The weights of step {adapted.kept_step} had the lowest validation error and were kept."
+    else:
+        kept = "The last weights were kept."
+    caption = f"{kept} The curve is over about 128 windows of the test part, {adapted.after:.3f} is over all of them."
     return Drawn(figure, name, f"Adaptation to {adapted.session}", caption)
 
 
@@ -301,12 +303,14 @@ def embedding_map(
     )
     for group, colour in colours.items():
         axes.scatter([], [], s=20, color=colour, label=group)
+    if colours and any(n not in colours for n in names):
+        axes.scatter([], [], s=20, color=GREY, label="other or not known")
     if colours:
         axes.legend(
             loc="upper left", bbox_to_anchor=(0, 1.18), ncols=3, handletextpad=0.1, columnspacing=0.8, fontsize=7
         )
     axes.set(xlabel=f"{axes_label} 1", ylabel=f"{axes_label} 2")
-    return Drawn(figure, name, f"Unit embeddings, {axes_label}", caption, tips)
+    return Drawn(figure, name, f"Unit embeddings, {axes_label}{'s' * axes_label.endswith('component')}", caption, tips)
 
 
 @_styled
@@ -332,7 +336,9 @@ def similarity(regions: Sequence[str], values: np.ndarray, caption: str, name: s
     axes.set_xticks(range(len(regions)), [_short(region, 12) for region in regions], fontsize=size, rotation=90)
     bar = figure.colorbar(image, ax=axes, orientation="horizontal", fraction=0.04)
     bar.set_label("relative similarity")
-    return Drawn(figure, name, "Similarity of regions", caption)
+    return Drawn(
+        figure, name, "Similarity of regions", f"{caption} Blank: a region of one unit, or two never together."
+    )
 
 
 @_styled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ def report(
     *,
     data: str | Path | None = None,
     label: str | None = None,
+    baselines: bool = True,
     callbacks: Sequence[Callback] = (),
 ) -> Path:
     """Write a page of all that runs found, and its figures as PNG and SVG beside it.
@@ -40,6 +42,7 @@ def report(
         out: folder of the page; default ``report`` in the folder of the first run, which a run kept in memory lacks.
         data: where the recordings are now; default where they were.
         label: which label of the units says their region; default the only one there is.
+        baselines: whether what has no scores yet is compared with baselines that have to be trained too.
         callbacks: what may watch: told of each run, and of the training of baselines where there are no scores yet.
 
     Returns:
@@ -73,7 +76,7 @@ def report(
         choose([recording for subject in subjects for recording in subject.split.recordings], label)
     found = []
     for number, subject in enumerate(subjects, 1):
-        evaluation = score(subject, callbacks)
+        evaluation = score(subject, callbacks, trained=baselines)
         for callback in callbacks:
             callback.message(f"looking at every unit of {subject.name}, drawing")
         found.append(content(subject, evaluation, f"{number}-" if len(given) > 1 else "", label))
@@ -87,6 +90,7 @@ def report(
         tips={d.name: d.tips for one in found for own in one.figures.values() for d in own if d.tips},
         css=(_TEMPLATE / "report.css").read_text(encoding="utf-8"),
         script=(_TEMPLATE / "report.js").read_text(encoding="utf-8"),
+        again=_again(folders, target, label),
         version=__version__,
         date=datetime.date.today().isoformat(),
     )
@@ -96,6 +100,12 @@ def report(
             drawn.save(target / "figures")
     write_atomically(target / PAGE, page.encode())
     return target / PAGE
+
+
+def _again(folders: Sequence[Path | None], target: Path, label: str | None) -> str:
+    """The command that writes the page."""
+    named = ["--label", label] if label is not None else []
+    return shlex.join(["poco", "report", *(str(folder or "RUN") for folder in folders), *named, "--out", str(target)])
 
 
 def _several(runs: str | Path | Run | Sequence[str | Path | Run]) -> Sequence[str | Path | Run]:

@@ -150,7 +150,7 @@ def test_adapt_then_forecast(poco: Callable, trained: Path, recordings: Path, tm
         "adapt", trained, new / "stranger.npz", "--out", tmp_path / "as-is", "--mode", "zero-shot", "--steps", 3
     )
     assert result.code == 0, result.err
-    assert "zero-shot fits nothing; steps left aside" in result.err
+    assert "zero-shot fits nothing; --steps left aside" in result.err
     assert f"poco report {tmp_path / 'as-is'}" in result.out
 
 

@@ -46,7 +46,7 @@ def test_a_new_session_is_a_solve(poco: Callable, recordings: Path, tmp_path: Pa
     assert forecast.code == 0, forecast.err
     steps = poco("adapt", out, new, "--out", tmp_path / "same", "--steps", "7", "--lr", "0.5", "--json")
     assert steps.json["after"] == adapted.json["after"]
-    assert "takes a session by a solve; steps, learning_rate are left aside" in steps.err
+    assert "takes a session by a solve; --steps, --lr left aside" in steps.err
     full = poco("adapt", out, new, "--out", tmp_path / "other", "--mode", "full")
     assert full.code == 2
     assert "takes a session by a solve (mode 'embeddings'), not 'full'" in full.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 import shlex
 import shutil
@@ -40,6 +41,7 @@ def test_a_trained_and_an_adapted_model(poco, trained: Path, recordings: Path, t
     assert done.json["report"] == str(out / "report.html")
     text = (out / "report.html").read_text()
     assert "2-adaptation" in text
+    assert "cannot be told from" in text or "is ahead of" in text or "is behind" in text
     assert "No map of the units" in text
     given = next(line for line in commands(out / "report.html") if line[1] == "adapt")
     shutil.rmtree(adapted)
@@ -47,6 +49,23 @@ def test_a_trained_and_an_adapted_model(poco, trained: Path, recordings: Path, t
     assert done.code == 0, done.err
     again = done.json
     assert {**again, "seconds": 0, "history": []} == {**before, "seconds": 0, "history": []}
+
+
+def test_what_a_page_says_trains_the_same_run_again(poco, recordings: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    options = ("--recipe", "published", "--context", 12, "--horizon", 4, "--segment-length", 6, "--clip", 0)
+    more = ("--steps", 3, "--val-every", 2, "--lr", 0.002, "--seeds", 2, "--seed", 4, "--leave-out", "animal-2/3")
+    done = poco("train", recordings, "--without", "animal-1", *options, *more, "--no-baselines", "--out", first)
+    assert done.code == 0, done.err
+    assert poco("report", first, "--out", tmp_path / "page").code == 0
+    ((program, *given),) = commands(tmp_path / "page" / "report.html")
+    assert program == "poco"
+    assert given[-2:] == ["--out", str(first)]
+    assert poco(*given[:-1], second, "--no-baselines").code == 0
+    configs = [json.loads((folder / "config.json").read_text()) for folder in (first, second)]
+    assert configs[0] == configs[1]
+    text = (tmp_path / "page" / "report.html").read_text()
+    assert f"poco report {first} --out {tmp_path / 'page'}" in text
 
 
 def test_a_label_that_no_unit_has_is_told_before_anything_is_scored(

@@ -229,10 +229,9 @@ def draw_adaptation(
     axes.plot(steps[kept], scores[kept], marker="o", markersize=8, color=BLUE, markeredgecolor="white", zorder=5)
     axes.annotate(
         f"{after:.3f} after {seconds[kept]:.0f} s{' (kept)' * (kept_step is not None)}",
-        (steps[kept], scores[kept]),
-        xytext=(4 if kept < len(steps) / 2 else -4, 7),
-        textcoords="offset points",
-        ha="left" if kept < len(steps) / 2 else "right",
+        (0.98, 0.04),
+        xycoords="axes fraction",
+        ha="right",
         va="bottom",
         fontsize=9,
         fontweight="bold",

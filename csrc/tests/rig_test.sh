@@ -8,7 +8,7 @@ rm -rf "$place"
 PKG_CONFIG_PATH=$(dirname "$(find "$place" -name poco.pc)")
 export PKG_CONFIG_PATH
 cd "$place"
-cp "$source/examples/rig/trigger.c" .
+cp "$source/examples/rig/trigger.c" "$source/examples/rig/text_frames.h" .
 sed -i.bak "s|^prefix=.*|prefix=$place|" "$PKG_CONFIG_PATH/poco.pc"
 "$cc" -Wall -Wextra -Werror trigger.c $(pkg-config --cflags --libs poco) -o trigger
 LD_LIBRARY_PATH=$(pkg-config --variable=libdir poco)

@@ -238,7 +238,7 @@ int main(int count, char** arguments) {
     strict_json();
     quantiles();
     for (const ModelFiles& files : {small_model(), small_grounded(), small_ensemble()}) {
-        nothing_is_allocated(model_of(files), frames);
+        nothing_is_allocated(model_of(files), frames / 4);
         two_streams_of_one_model(model_of(files));
     }
     faults(folder, frames);

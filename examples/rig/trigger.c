@@ -9,31 +9,11 @@
  * "TRIGGER frame step value" is printed, once for each crossing, when the forecast mean of the chosen units rises above
  * the threshold at some step; units that are not valid have no say.
  */
-#include <errno.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "poco/poco.h"
-
-/* Reads numbers of a line into frame; returns how many there were, or -1 if one is none or there are too many. */
-static int64_t read_frame(char* line, float* frame, int64_t most, double* time) {
-    int64_t count = 0;
-    char* word = strtok(line, " \t,\r\n");
-    *time = NAN;
-    if (word != NULL && strncmp(word, "t=", 2) == 0) {
-        *time = atof(word + 2);
-        word = strtok(NULL, " \t,\r\n");
-    }
-    for (; word != NULL; word = strtok(NULL, " \t,\r\n")) {
-        char* end;
-        const double value = strtod(word, &end);
-        if (*end != '\0' || count == most) return -1;
-        frame[count++] = (float)value;
-    }
-    return count;
-}
+#include "text_frames.h"
 
 int main(int count, char** arguments) {
     poco_status status;

@@ -10,7 +10,7 @@ export PKG_CONFIG_PATH
 cd "$place"
 cp "$source/examples/rig/trigger.c" "$source/examples/rig/text_frames.h" .
 sed -i.bak "s|^prefix=.*|prefix=$place|" "$PKG_CONFIG_PATH/poco.pc"
-"$cc" -Wall -Wextra -Werror trigger.c $(pkg-config --cflags --libs poco) -o trigger
+"$cc" ${CFLAGS:-} -Wall -Wextra -Werror trigger.c $(pkg-config --cflags --libs poco) -o trigger
 LD_LIBRARY_PATH=$(pkg-config --variable=libdir poco)
 export LD_LIBRARY_PATH
 i=0

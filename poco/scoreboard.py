@@ -158,6 +158,26 @@ def table(cells: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def draw(cells: Sequence[dict[str, Any]], out: Path) -> list[Path]:
+    """A figure for each protocol, ``scores-PROTOCOL.png`` in a folder.
+
+    Raises:
+        MissingExtraError: if matplotlib is missing.
+    """
+    from poco.plots.board import board_figure
+    from poco.plots.figures import save
+
+    written = []
+    for protocol in sorted({c["protocol"] for c in cells}):
+        scores: dict[str, dict[str, list[float]]] = {}
+        for cell in (c for c in cells if c["protocol"] == protocol):
+            scores.setdefault(cell["data"], {}).setdefault(cell["forecaster"], []).append(cell["score"])
+        means = {data: {name: mean_interval(values) for name, values in own.items()} for data, own in scores.items()}
+        title = f"Score on the test part, {protocol} protocol; mean over seeds and its 95% interval"
+        written.append(save(board_figure(means, FORECASTERS, title), out / f"scores-{protocol}.png"))
+    return written
+
+
 def mean_text(values: Sequence[float], digits: int = 3) -> str:
     """Mean of the seeds and half its interval as a table shows them; nothing of none."""
     if not values:

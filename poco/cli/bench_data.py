@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from poco.cli.options import examples
-from poco.errors import ConfigError, DataError
+from poco.cli.output import note
+from poco.errors import ConfigError, DataError, MissingExtraError
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +40,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Fit and score forecasters on each data set in FOLDER.
 
-        Scores are written into the folder OUT: scores.csv, scores.md, and of each step ahead steps.csv.
+        Scores are written into the folder OUT: scores.csv, scores.md, a figure for each protocol, and steps.csv for each
+        step ahead.
         """
         from poco import scoreboard
         from poco.cli.torch_settings import set_threads
@@ -76,5 +78,9 @@ def register(app: typer.Typer) -> None:
         scoreboard.write_csv(cells, out / "scores.csv")
         if cells:
             by_step.write_csv(cells, out / "steps.csv")
+            try:
+                scoreboard.draw(cells, out)
+            except MissingExtraError as error:
+                note(f"no figures: {error}")
         (out / "scores.md").write_text(scoreboard.table(cells) + "\n")
         typer.echo(scoreboard.table(cells))

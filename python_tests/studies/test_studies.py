@@ -238,6 +238,7 @@ def test_interval_is_students() -> None:
 
 def test_the_scoreboard_writes_scores_of_single_steps(tmp_path: Path) -> None:
     pytest.importorskip("typer", reason="the command line needs the extra 'cli'")
+    pytest.importorskip("matplotlib", reason="needs the extra 'plots'")
     from poco.__main__ import run
 
     folder = tmp_path / "data" / "some"
@@ -249,6 +250,8 @@ def test_the_scoreboard_writes_scores_of_single_steps(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 2 * 16  # protocols, forecasters, steps
     assert {row["score"] for row in rows if row["forecaster"] == "copy"} == {"0.0"}
+    for protocol in ("leak-free", "published"):
+        assert (tmp_path / "out" / f"scores-{protocol}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_scoreboard_makes_each_cell_once(tmp_path: Path) -> None:

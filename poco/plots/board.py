@@ -1,0 +1,63 @@
+"""Figure of a scoreboard: one panel for each data set, one row for each forecaster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from poco.plots.figures import matplotlib_figure
+from poco.plots.style import BLUE, GREY, INK, PALE, is_own, label
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Panels beside each other.
+COLUMNS = 4
+#: Scores below are drawn here, as a triangle.
+LEAST = -0.3
+
+
+def board_figure(
+    scores: Mapping[str, Mapping[str, tuple[float, float | None]]], forecasters: Sequence[str], title: str
+) -> Figure:
+    """Scores with the interval over seeds, best at the top.
+
+    Args:
+        scores: by data set and forecaster: mean over seeds and half its interval, None where there is one seed.
+        forecasters: order of those that score alike.
+        title: of the figure.
+
+    Raises:
+        MissingExtraError: if matplotlib is missing.
+    """
+    make, style = matplotlib_figure()
+    with style:
+        columns = min(COLUMNS, len(scores))
+        rows, most = -(-len(scores) // columns), max(map(len, scores.values()))
+        figure = make(figsize=(3.1 * columns, rows * (0.9 + 0.17 * most)), layout="constrained")
+        figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+        for place, (data, own) in enumerate(sorted(scores.items()), 1):
+            _panel(figure.add_subplot(rows, columns, place), own, forecasters, data)
+    return figure
+
+
+def _panel(axes: Axes, own: Mapping[str, tuple[float, float | None]], forecasters: Sequence[str], title: str) -> None:
+    order = sorted(own, key=lambda name: (own[name][0], -forecasters.index(name)))
+    for row, name in enumerate(order):
+        mean, half = own[name]
+        colour = BLUE if is_own(name) else GREY
+        if mean < LEAST:
+            axes.plot(LEAST, row, marker="<", color=colour, markersize=4)
+            continue
+        if half:
+            axes.plot([max(mean - half, LEAST), mean + half], [row, row], color=colour, linewidth=1.2)
+        axes.plot(mean, row, marker="o", color=colour, markersize=4)
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.set_yticks(range(len(order)), [label(name) for name in order], fontsize=6.5)
+    for text, name in zip(axes.get_yticklabels(), order, strict=True):
+        text.set_color(BLUE if is_own(name) else INK)
+    axes.set_title(title, fontsize=8)
+    axes.set_xlabel("score", fontsize=7)
+    axes.set_xlim(left=LEAST - 0.03)
+    axes.grid(axis="x", color=PALE, linewidth=0.8)

@@ -40,8 +40,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Fit and score forecasters on each data set in FOLDER.
 
-        Scores are written into the folder OUT: scores.csv, scores.md, a figure for each protocol, and steps.csv for each
-        step ahead.
+        Scores are written into the folder OUT: scores.csv, of each step ahead steps.csv, scores.md and a figure for each
+        protocol.
         """
         from poco import scoreboard
         from poco.cli.torch_settings import set_threads

@@ -9,21 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from poco.cli.options import (
-    Constant,
-    CutTrials,
-    Description,
-    Header,
     Json,
-    Key,
-    LeaveOut,
-    Nan,
-    Orientation,
-    Published,
-    Rate,
     Session,
     choose_recording,
     examples,
-    reading_options,
+    reads,
 )
 from poco.cli.output import print_json, say
 from poco.errors import ConfigError
@@ -42,6 +32,7 @@ def register(app: typer.Typer) -> None:
             "poco forecast adapted new-animal.h5 --out forecasts.npz",
         ),
     )
+    @reads
     def adapt(
         run: Annotated[Path, typer.Argument(help="A run folder, or a model folder.")],
         recording: Annotated[Path, typer.Argument(help="The recording of the new session.")],
@@ -85,18 +76,10 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Option(help="Label of the units, for a model that embeds unit types.")
         ] = None,
         threads: Annotated[int | None, typer.Option(help="Threads on the CPU.")] = None,
-        description: Description = None,
-        key: Key = None,
-        orientation: Orientation = None,
-        rate: Rate = None,
-        nan: Nan = None,
-        constant: Constant = None,
-        leave_out: LeaveOut = None,
-        header: Header = None,
-        cut_trials: CutTrials = None,
-        published: Published = None,
         session: Session = None,
         json: Json = False,
+        *,
+        reading: dict[str, Any],
     ) -> None:
         """Adapt the model of RUN to a session it has not seen.
 
@@ -121,18 +104,7 @@ def register(app: typer.Typer) -> None:
         set_threads(threads)
         forecaster = open_forecaster(run)
         options = source_of(forecaster)[1]
-        options |= reading_options(
-            description=description,
-            key=key,
-            orientation=orientation,
-            rate=rate,
-            nan=nan,
-            constant=constant,
-            leave_out=leave_out,
-            header=header,
-            cut_trials=cut_trials,
-            published=published,
-        )
+        options |= reading
         chosen = choose_recording(read(recording, **options), session, recording)
         again = [str(recording), *(["--session", chosen.session] if session is not None else [])]
         model = forecaster.model if isinstance(forecaster, Run) else forecaster

@@ -40,8 +40,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Fit and score forecasters on each data set in FOLDER.
 
-        Scores are written into the folder OUT: scores.csv, of each step ahead steps.csv, scores.md and a figure for each
-        protocol.
+        Into the folder OUT go scores.csv, scores.md, a figure for each protocol, and of each step ahead steps.csv.
         """
         from poco import scoreboard
         from poco.cli.torch_settings import set_threads

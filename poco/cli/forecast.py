@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from poco.cli.options import (
-    Constant,
-    CutTrials,
-    Description,
-    Header,
     Json,
-    Key,
-    LeaveOut,
-    Nan,
-    Orientation,
-    Published,
-    Rate,
     Session,
     choose_recording,
     examples,
-    reading_options,
+    reads,
 )
 from poco.cli.output import counted, print_json, say
 
@@ -38,6 +28,7 @@ def register(app: typer.Typer) -> None:
             "poco forecast runs/first today.npy --as fish1 --latest --out next.npz",
         ),
     )
+    @reads
     def forecast(
         run: Annotated[Path, typer.Argument(help="A run folder, or a model folder.")],
         recording: Annotated[Path, typer.Argument(help="The recording to forecast.")],
@@ -51,18 +42,10 @@ def register(app: typer.Typer) -> None:
         overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier forecasts in --out.")] = False,
         stride: Annotated[int, typer.Option(help="Frames from one forecast to the next.")] = 1,
         threads: Annotated[int | None, typer.Option(help="Threads on the CPU.")] = None,
-        description: Description = None,
-        key: Key = None,
-        orientation: Orientation = None,
-        rate: Rate = None,
-        nan: Nan = None,
-        constant: Constant = None,
-        leave_out: LeaveOut = None,
-        header: Header = None,
-        cut_trials: CutTrials = None,
-        published: Published = None,
         session: Session = None,
         json: Json = False,
+        *,
+        reading: dict[str, Any],
     ) -> None:
         """Forecast RECORDING with the model of RUN, wherever a whole context precedes, in the recording's own units.
 
@@ -79,18 +62,7 @@ def register(app: typer.Typer) -> None:
         set_threads(threads)
         forecaster = open_forecaster(run)
         options = source_of(forecaster)[1]
-        options |= reading_options(
-            description=description,
-            key=key,
-            orientation=orientation,
-            rate=rate,
-            nan=nan,
-            constant=constant,
-            leave_out=leave_out,
-            header=header,
-            cut_trials=cut_trials,
-            published=published,
-        )
+        options |= reading
         chosen = choose_recording(read(recording, **options), session, recording)
         forecasts = make(forecaster, chosen, session=as_session, stride=stride, latest=latest)
         forecasts.save(out, overwrite=overwrite)

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from poco.cli.options import (
-    Constant,
-    CutTrials,
-    Description,
-    Header,
     Json,
-    Key,
-    LeaveOut,
-    Nan,
-    Orientation,
-    Published,
-    Rate,
     examples,
-    reading_options,
+    reads,
 )
 from poco.cli.output import print_json, say
 from poco.errors import DataError
@@ -38,19 +28,12 @@ def register(app: typer.Typer) -> None:
             "poco inspect chen2018/ --published chen2018",
         ),
     )
+    @reads
     def inspect(
         path: Annotated[list[Path], typer.Argument(help="Files or folders of recordings.")],
-        description: Description = None,
-        key: Key = None,
-        orientation: Orientation = None,
-        rate: Rate = None,
-        nan: Nan = None,
-        constant: Constant = None,
-        leave_out: LeaveOut = None,
-        header: Header = None,
-        cut_trials: CutTrials = None,
-        published: Published = None,
         json: Json = False,
+        *,
+        reading: dict[str, Any],
     ) -> None:
         """Show what is read from PATH: sessions, units, frames, rate, gaps, labels, stimuli and warnings.
 
@@ -58,19 +41,7 @@ def register(app: typer.Typer) -> None:
         """
         from poco.data.inspect import inspect as look
 
-        options = reading_options(
-            description=description,
-            key=key,
-            orientation=orientation,
-            rate=rate,
-            nan=nan,
-            constant=constant,
-            leave_out=leave_out,
-            header=header,
-            cut_trials=cut_trials,
-            published=published,
-        )
-        seen = [look(one, **options) for one in path]
+        seen = [look(one, **reading) for one in path]
         reports = [report for inspection in seen for report in inspection.sessions]
         unreadable = [report for report in reports if report.error]
         if len(unreadable) == 1 == len(reports):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -74,6 +76,38 @@ Session = Annotated[
 def examples(*lines: str) -> str:
     """Text that shows example commands below a command's help, one a line."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+#: Options of every command that reads recordings, by their names.
+_READS = {
+    "description": Description,
+    "key": Key,
+    "orientation": Orientation,
+    "rate": Rate,
+    "nan": Nan,
+    "constant": Constant,
+    "leave_out": LeaveOut,
+    "header": Header,
+    "cut_trials": CutTrials,
+    "published": Published,
+}
+
+
+def reads(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with the options of reading; it gets those that were given as ``reading``, see ``reading_options``."""
+    hints = get_type_hints(command, include_extras=True)
+    parameters = [p.replace(annotation=hints[p.name]) for p in signature(command).parameters.values()]
+    parameters = [p for p in parameters if p.name != "reading"]
+    parameters += [Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=a) for name, a in _READS.items()]
+
+    def reading_command(**given: Any) -> None:
+        options = {name: given.pop(name) for name in _READS}
+        command(**given, reading=reading_options(**options))
+
+    reading_command.__name__, reading_command.__doc__ = command.__name__, command.__doc__
+    reading_command.__annotations__ = {p.name: p.annotation for p in parameters}
+    reading_command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    return reading_command
 
 
 def reading_options(

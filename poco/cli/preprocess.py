@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from poco.cli.options import (
-    Constant,
-    CutTrials,
-    Description,
-    Header,
     Json,
-    Key,
-    LeaveOut,
-    Nan,
-    Orientation,
-    Published,
-    Rate,
     Sessions,
     Without,
     examples,
     pick_sessions,
-    reading_options,
+    reads,
 )
 from poco.cli.output import counted, print_json, say
 
@@ -40,6 +30,7 @@ def register(app: typer.Typer) -> None:
             "poco train components/",
         ),
     )
+    @reads
     def preprocess(
         data: Annotated[list[Path], typer.Argument(help="Files or folders of recordings.")],
         out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write the recordings to.")],
@@ -70,19 +61,11 @@ def register(app: typer.Typer) -> None:
                 help="Take components from all frames, as published, not from the first 60% (the training part) alone.",
             ),
         ] = False,
-        description: Description = None,
-        key: Key = None,
-        orientation: Orientation = None,
-        rate: Rate = None,
-        nan: Nan = None,
-        constant: Constant = None,
-        leave_out: LeaveOut = None,
-        header: Header = None,
-        cut_trials: CutTrials = None,
-        published: Published = None,
         sessions: Sessions = None,
         without: Without = None,
         json: Json = False,
+        *,
+        reading: dict[str, Any],
     ) -> None:
         """Filter the recordings in DATA, then downsample them, then take components, each where asked for.
 
@@ -103,19 +86,7 @@ def register(app: typer.Typer) -> None:
             raise ConfigError(f"--{'causal' if causal else 'from-rest'} is about a filter: give --low, --high or both")
         if causal and from_rest:
             raise ConfigError("--causal and --from-rest exclude each other: from rest is forwards and backwards")
-        options = reading_options(
-            description=description,
-            key=key,
-            orientation=orientation,
-            rate=rate,
-            nan=nan,
-            constant=constant,
-            leave_out=leave_out,
-            header=header,
-            cut_trials=cut_trials,
-            published=published,
-        )
-        found = pick_sessions(read([str(path) for path in data], **options), sessions, without)
+        found = pick_sessions(read([str(path) for path in data], **reading), sessions, without)
         if low is not None or high is not None:
             found = [
                 by.butterworth(recording, low=low, high=high, causal=causal, padded=not from_rest)

@@ -13,22 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from poco.cli.options import (
-    Constant,
-    CutTrials,
-    Description,
-    Header,
     Json,
-    Key,
-    LeaveOut,
-    Nan,
-    Orientation,
-    Published,
-    Rate,
     Sessions,
     Without,
     examples,
     pick_sessions,
-    reading_options,
+    reads,
 )
 from poco.cli.output import print_json, say
 from poco.cli.scores import print_scores
@@ -56,6 +46,7 @@ def register(app: typer.Typer) -> None:
             "poco train recordings/ --out runs/first --resume",
         ),
     )
+    @reads
     def train(
         data: Annotated[
             list[Path] | None, typer.Argument(help="Files or folders of recordings (with --resume: the run's own).")
@@ -129,19 +120,11 @@ def register(app: typer.Typer) -> None:
         tensorboard: Annotated[
             bool, typer.Option("--tensorboard", help="Also write logs for TensorBoard into the run folder.")
         ] = False,
-        description: Description = None,
-        key: Key = None,
-        orientation: Orientation = None,
-        rate: Rate = None,
-        nan: Nan = None,
-        constant: Constant = None,
-        leave_out: LeaveOut = None,
-        header: Header = None,
-        cut_trials: CutTrials = None,
-        published: Published = None,
         sessions: Sessions = None,
         without: Without = None,
         json: Json = False,
+        *,
+        reading: dict[str, Any],
     ) -> None:
         """Train a forecaster on all sessions in DATA, score it against simple forecasters, and save the run.
 
@@ -173,18 +156,6 @@ def register(app: typer.Typer) -> None:
             "device": device,
         }
         sizes = {"context": context, "horizon": horizon, "segment_length": segment_length}
-        options = reading_options(
-            description=description,
-            key=key,
-            orientation=orientation,
-            rate=rate,
-            nan=nan,
-            constant=constant,
-            leave_out=leave_out,
-            header=header,
-            cut_trials=cut_trials,
-            published=published,
-        )
         wanted = Wanted(
             recipe=recipe,
             protocol=protocol,
@@ -195,7 +166,7 @@ def register(app: typer.Typer) -> None:
         set_threads(threads)
         folder = out if out is not None else default_folder((data or [Path("run")])[0])
         run, recording = _train(
-            folder, data or [], options, (sessions, without), wanted, resume, overwrite, tensorboard
+            folder, data or [], reading, (sessions, without), wanted, resume, overwrite, tensorboard
         )
         evaluation = run.evaluate(
             baselines=("copy",) if no_baselines else baselines.NAMES, callbacks=[Progress("baseline")]

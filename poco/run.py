@@ -84,6 +84,12 @@ class Run:
         return cls(folder, config, models.load(folder / MODEL), read_metrics(folder / METRICS))
 
     @property
+    def finished(self) -> bool:
+        """Whether training came to its end; a run that was stopped has the best model so far, and can be resumed."""
+        training, seeds = self.model.metadata.get("training") or {}, self.config.get("seeds", 1)
+        return bool(training.get("finished", True)) and (seeds == 1 or len(training.get("seeds", ())) == seeds)
+
+    @property
     def protocol(self) -> str:
         """How the recordings were cut and normalised."""
         return str(self.config["protocol"])

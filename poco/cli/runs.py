@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from poco.cli.output import note
 from poco.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -28,10 +29,20 @@ def open_forecaster(folder: Path) -> Run | Forecaster:
         raise CheckpointError(f"{folder} is a file: give the run folder")
     if (folder / CONFIG).exists():
         of_model = "config" in read_json(folder / CONFIG, "settings")
-        return models.load(folder) if of_model else Run.load(folder)
+        return models.load(folder) if of_model else _load(folder)
     if (folder / MODEL / CONFIG).exists():
         return models.load(folder / MODEL)
     return Run.load(folder)  # says what is missing
+
+
+def _load(folder: Path) -> Run:
+    """The run in a folder; of one that was stopped it is said that it is not what it will be."""
+    from poco.run import Run
+
+    found = Run.load(folder)
+    if not found.finished:
+        note(f"The run in {folder} was stopped before its end: this is its best model so far (poco train --resume).")
+    return found
 
 
 def open_run(folder: Path) -> Run:

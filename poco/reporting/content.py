@@ -184,6 +184,8 @@ def content(subject: Subject, evaluation: Evaluation, key: str, label: str | Non
         if subject.adapted.history[-1].step > 1:
             learning.append(figures.adaptation(subject.adapted, f"{key}adaptation"))
         notes["training"] = " ".join((_adaptation(subject.adapted), *(f"{n}." for n in subject.adapted.notes)))
+    elif subject.run is not None and not subject.run.finished:
+        notes["training"] = "Training was stopped before its end: this is the best model so far."
     elif not learning:
         notes["training"] = "This model was not trained in steps: there is no curve."
     drawn["training"] = learning

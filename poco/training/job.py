@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -128,10 +129,9 @@ def train(
         model, history = trainer.train(settings)
     else:
         place = folder / MODEL
-        model, history = trainer.train(
-            settings, lambda best, step: _save(best, place, step), checkpoint=folder / RESUME, resume=going_on
-        )
-        _save(model, place, history.best_step)
+        keep = functools.partial(_save, folder=place, finished=False)
+        model, history = trainer.train(settings, keep, checkpoint=folder / RESUME, resume=going_on)
+        _save(model, history.best_step, folder=place, finished=True)
     return Run(folder, config, model, history.records, cut.recordings)
 
 
@@ -200,8 +200,8 @@ class _Keeper(Callback):
             self._keep(self._model, int(record["step"]))
 
 
-def _save(model: Member, folder: Path, step: int) -> None:
-    model.save_pretrained(folder, {"training": {**model.metadata["training"], "step": step}})
+def _save(model: Member, step: int, *, folder: Path, finished: bool) -> None:
+    model.save_pretrained(folder, {"training": {**model.metadata["training"], "step": step, "finished": finished}})
 
 
 def _metadata(config: Mapping[str, Any], seed: int, unit_types: str | None) -> dict[str, Any]:

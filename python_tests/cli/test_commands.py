@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -184,3 +186,17 @@ def test_an_interrupted_run_saves_and_resumes(
     assert process.returncode == code
     assert error.splitlines()[-1].startswith("poco: error: interrupted at step")
     assert (out / "resume.safetensors").exists()
+
+
+def test_a_run_that_was_stopped_says_so(poco: Callable, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    file = tmp_path / "run" / "model" / "config.json"
+    config = json.loads(file.read_text())
+    assert config["training"]["finished"]
+    assert "stopped before its end" not in poco("eval", tmp_path / "run").err
+    config["training"]["finished"] = False
+    file.write_text(json.dumps(config))
+    result = poco("eval", tmp_path / "run", "--json")
+    assert result.code == 0, result.err
+    assert "was stopped before its end" in result.err
+    assert result.json["score"] is not None

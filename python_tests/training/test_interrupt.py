@@ -14,7 +14,7 @@ import torch
 from helpers.processes import environment
 
 from poco import Run
-from poco.run import METRICS, MODEL, RESUME, read_metrics
+from poco.run import METRICS, RESUME, read_metrics
 from poco.training.checkpoint import load_checkpoint
 
 SCRIPT = """
@@ -83,6 +83,8 @@ def assert_same_run(one: Path, other: Path) -> None:
     best, expected = Run.load(one), Run.load(other)
     for a, b in zip(best.model.state_dict().values(), expected.model.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+    assert best.finished
+    assert expected.finished
     without_time = [[{k: v for k, v in r.items() if k != "seconds"} for r in run.history] for run in (best, expected)]
     assert without_time[0] == without_time[1]
 
@@ -123,7 +125,7 @@ def test_a_signal_saves_the_state_and_exits(whole: Path, tmp_path: Path, number:
     assert stopped.returncode == code, stopped.stderr
     assert f"interrupted at step 9 of 40: the state is saved in {folder / RESUME}" in stopped.stdout
     assert "Traceback" not in stopped.stderr
-    assert (folder / MODEL).is_dir()
+    assert not Run.load(folder).finished
     if number == signal.SIGINT:
         done = run(folder)
         assert done.returncode == 0, done.stderr
@@ -144,6 +146,7 @@ def test_a_signal_in_the_last_step_of_a_seed_ends_the_run_too(whole_of_two: Path
     assert stopped.returncode == 143, stopped.stderr
     assert f"interrupted at step 12 of 12: the state is saved in {folder / 'members' / '0' / RESUME}" in stopped.stdout
     assert not (folder / "members" / "1").exists()
+    assert not Run.load(folder).finished
     done = run(folder, steps=12, seeds=2)
     assert done.returncode == 0, done.stderr
     assert_same_run(folder, whole_of_two)

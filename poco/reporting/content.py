@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,14 +22,12 @@ from poco.evaluation import BASELINES, Evaluation, evaluate
 from poco.files import read_json, write_json
 from poco.installation import info
 from poco.nn import POCO
-from poco.nn.files import reading_options
 from poco.plots.style import label as shown_name
-from poco.reporting import embeddings, figures
+from poco.reporting import commands, embeddings, figures
 from poco.reporting.figures import Drawn
 from poco.reporting.units import UnitResults, examples, unit_results
 from poco.run import CONFIG, EVALUATION, Run
 from poco.training.callbacks import Callback
-from poco.training.recipes import recipe
 from poco.unit_embeddings import Measure, choose, measures, untrained
 from poco.unit_embeddings import embeddings as of_units
 
@@ -77,7 +73,7 @@ class Content:
         cost: sizes and times, lines of (what, value).
         measures: how far embeddings tell regions apart: label, and for trained and untrained ones each measure.
         notes: by section, what could not be shown, and why.
-        commands: how to make it again.
+        command: how to make it again.
         settings: all settings, as JSON.
     """
 
@@ -89,7 +85,7 @@ class Content:
     cost: list[tuple[str, str]]
     measures: tuple[str, Mapping[str, Mapping[str, Measure]]] | None
     notes: Mapping[str, str]
-    commands: list[str]
+    command: str
     settings: str
 
 
@@ -210,7 +206,7 @@ def content(subject: Subject, evaluation: Evaluation, key: str, label: str | Non
         cost=_cost(subject),
         measures=measured,
         notes=notes,
-        commands=_commands(subject),
+        command=_command(subject),
         settings=json.dumps(_settings(subject), indent=2),
     )
 
@@ -308,62 +304,10 @@ def _settings(subject: Subject) -> Mapping[str, Any]:
     return {"model": subject.model.config.to_dict(), **subject.model.metadata}
 
 
-def _commands(subject: Subject) -> list[str]:
+def _command(subject: Subject) -> str:
     """What to type to make it again."""
+    out = str(subject.folder or "RUN")
     if subject.adapted is not None:
-        return [shlex.join(["poco", "adapt", *_adapting(subject.adapted), "--out", str(subject.folder)])]
+        return commands.adapt(subject.adapted, out)
     assert subject.run is not None
-    return [shlex.join(["poco", "train", *_training(subject.run), "--out", str(subject.folder or "RUN")])]
-
-
-def _training(run: Run) -> list[str]:
-    """Arguments of ``poco train``, but for the folder."""
-    place, reading = run.source
-    paths = [place] if isinstance(place, str) else list(place or ["DATA"])
-    usual_sizes, usual = (dataclasses.asdict(one) for one in recipe(run.config["recipe"]))
-    given = ["--recipe", run.config["recipe"], "--protocol", run.protocol, "--seed", str(run.config["seed"])]
-    if run.config.get("seeds", 1) > 1:
-        given += ["--seeds", str(run.config["seeds"])]
-    used = dataclasses.asdict(run.train_config)
-    names = ("steps", "val_every", "batch_size", "learning_rate", "precision", "warmup", "schedule", "ema", "patience")
-    settings = {name: used[name] for name in names if used[name] != usual[name]}
-    if used["clip"] != usual["clip"]:
-        settings["clip"] = 0 if used["clip"] is None else used["clip"]
-    sizes = dataclasses.asdict(run.model.config)
-    for name in ("context", "horizon", "segment_length"):
-        if name in sizes and sizes[name] != usual_sizes[name]:
-            settings[name] = sizes[name]
-    sessions = ["--sessions", ",".join(entry["session"] for entry in run.config["sessions"])]
-    return [*paths, *sessions, *_options(reading), *given, *_options(settings)]
-
-
-def _adapting(adapted: Adapted) -> list[str]:
-    """Arguments of ``poco adapt``, but for the folder."""
-    given = [adapted.origin.get("run", "RUN"), adapted.origin.get("recording", "RECORDING")]
-    given += ["--session", adapted.session, *_options(reading_options(adapted.model))]
-    given += ["--protocol", adapted.split.protocol]
-    if adapted.frames is not None:
-        given += ["--frames", str(adapted.frames)]
-    if adapted.mode == "solve":
-        return given
-    names = ("steps", "batch_size", "learning_rate", "seed", "patience", "precision")
-    settings = {name: adapted.settings.get(name) for name in names}
-    if adapted.settings and settings["patience"] is None:
-        settings["patience"] = 0
-    return [*given, "--mode", adapted.mode, *_options(settings)]
-
-
-#: Options of the command line whose names are not those of the settings.
-_NAMES = {"learning_rate": "lr", "rate_hz": "rate"}
-
-
-def _options(settings: Mapping[str, Any]) -> list[str]:
-    """Settings as options of the command line."""
-    given = []
-    for name, value in settings.items():
-        option = f"--{_NAMES.get(name, name).replace('_', '-')}"
-        if value is True:
-            given.append(option)
-        elif value is not None and value is not False:
-            given += [option, ",".join(value) if isinstance(value, list | tuple) else str(value)]
-    return given
+    return commands.train(subject.run, out)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import math
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from poco.errors import ConfigError, MissingExtraError
 from poco.evaluation import Scores
 from poco.files import write_atomically
 from poco.plots.style import label as shown_name
+from poco.reporting import commands
 from poco.reporting.content import Content, content, open_subject, score
 from poco.run import Run
 from poco.training.callbacks import Callback
@@ -90,7 +90,7 @@ def report(
         tips={d.name: d.tips for one in found for own in one.figures.values() for d in own if d.tips},
         css=(_TEMPLATE / "report.css").read_text(encoding="utf-8"),
         script=(_TEMPLATE / "report.js").read_text(encoding="utf-8"),
-        again=_again(folders, target, label),
+        again=commands.report(folders, label, str(target)),
         version=__version__,
         date=datetime.date.today().isoformat(),
     )
@@ -100,12 +100,6 @@ def report(
             drawn.save(target / "figures")
     write_atomically(target / PAGE, page.encode())
     return target / PAGE
-
-
-def _again(folders: Sequence[Path | None], target: Path, label: str | None) -> str:
-    """The command that writes the page."""
-    named = ["--label", label] if label is not None else []
-    return shlex.join(["poco", "report", *(str(folder or "RUN") for folder in folders), *named, "--out", str(target)])
 
 
 def _several(runs: str | Path | Run | Sequence[str | Path | Run]) -> Sequence[str | Path | Run]:

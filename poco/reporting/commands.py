@@ -1,0 +1,78 @@
+"""What to type on the command line to make runs, adapted models and pages again."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from poco.nn.files import reading_options
+from poco.training.recipes import recipe
+
+if TYPE_CHECKING:
+    from poco.adapted import Adapted
+    from poco.run import Run
+
+#: Options whose names are not those of the settings.
+_NAMES = {"learning_rate": "lr", "rate_hz": "rate"}
+
+
+def train(run: Run, out: str) -> str:
+    """What trains the run again, into a folder; settings that have no option are not in it."""
+    place, reading = run.source
+    paths = [place] if isinstance(place, str) else list(place or ["DATA"])
+    usual_sizes, usual = (dataclasses.asdict(one) for one in recipe(run.config["recipe"]))
+    given = ["--recipe", run.config["recipe"], "--protocol", run.protocol, "--seed", str(run.config["seed"])]
+    if run.config.get("seeds", 1) > 1:
+        given += ["--seeds", str(run.config["seeds"])]
+    used = dataclasses.asdict(run.train_config)
+    names = ("steps", "val_every", "batch_size", "learning_rate", "precision", "warmup", "schedule", "ema", "patience")
+    settings = {name: used[name] for name in names if used[name] != usual[name]}
+    if used["clip"] != usual["clip"]:
+        settings["clip"] = 0 if used["clip"] is None else used["clip"]
+    sizes = dataclasses.asdict(run.model.config)
+    for name in ("context", "horizon", "segment_length"):
+        if name in sizes and sizes[name] != usual_sizes[name]:
+            settings[name] = sizes[name]
+    sessions = ["--sessions", ",".join(entry["session"] for entry in run.config["sessions"])]
+    return _typed("train", *paths, *sessions, *_options(reading), *given, *_options(settings), "--out", out)
+
+
+def adapt(adapted: Adapted, out: str) -> str:
+    """What adapts the model again, into a folder."""
+    given = [adapted.origin.get("run", "RUN"), adapted.origin.get("recording", "RECORDING")]
+    given += ["--session", adapted.session, *_options(reading_options(adapted.model))]
+    given += ["--protocol", adapted.split.protocol]
+    if adapted.frames is not None:
+        given += ["--frames", str(adapted.frames)]
+    if adapted.mode == "solve":
+        return _typed("adapt", *given, "--out", out)
+    names = ("steps", "batch_size", "learning_rate", "seed", "patience", "precision")
+    settings = {name: adapted.settings.get(name) for name in names}
+    if adapted.settings and settings["patience"] is None:
+        settings["patience"] = 0
+    return _typed("adapt", *given, "--mode", adapted.mode, *_options(settings), "--out", out)
+
+
+def report(folders: Sequence[Path | None], label: str | None, out: str) -> str:
+    """What writes the page again, into a folder."""
+    named = ["--label", label] if label is not None else []
+    return _typed("report", *(str(folder or "RUN") for folder in folders), *named, "--out", out)
+
+
+def _typed(*arguments: str) -> str:
+    return shlex.join(["poco", *arguments])
+
+
+def _options(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as options of the command line."""
+    given = []
+    for name, value in settings.items():
+        option = _NAMES.get(name, name).replace("_", "-")
+        if isinstance(value, bool):
+            given.append(f"--{option}" if value else f"--no-{option}")
+        elif value is not None:
+            given += [f"--{option}", ",".join(value) if isinstance(value, list | tuple) else str(value)]
+    return given

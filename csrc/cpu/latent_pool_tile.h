@@ -185,8 +185,10 @@ struct PoolTile {
         wv_plane = memory.floats(kPoolTile * p.segment_length);
         gx_plane = memory.floats(kPoolTile * context);
         inverse_std = memory.floats(kPoolTile * p.segments);
-        shares = memory.floats(kPoolTile * (p.segment_length + vectors.all));
-        on = shares + kPoolTile * p.segment_length;
+        static_assert(Workspace::bytes_of(kPoolTile, sizeof(float)) == kPoolTile * sizeof(float),
+                      "no hole before `on`");
+        shares = memory.floats(kPoolTile * p.segment_length);
+        on = memory.floats(kPoolTile * vectors.all);
     }
 
     // Fills everything but `shares`.

@@ -210,7 +210,7 @@ void a_log_of_what_happens(const std::string& folder) {
         if ((kinds & POCO_LOG_FRAMES) != 0) {
             CHECK(log.says("frame 17: 3 frames are missing before it"));
             CHECK(log.says("frame 18: 12 frames or more are missing before it, the context begins anew"));
-            CHECK(log.says("frame 11: its forecast took 0.") && log.says("the deadline is 0.000 ms"));
+            CHECK(log.says("frame 11: its forecast took ") && log.says("the deadline is 0.000 ms"));
         }
         poco_stream_close(stream);
         poco_model_close(model);

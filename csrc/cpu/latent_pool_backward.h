@@ -19,12 +19,12 @@ inline void add_to(float* to, const float* from, int64_t count) {
 // Sums over rows, all in one piece of memory; `all` vectors are, for each segment, Q queries and Q gradients of pooled.
 // A share is the gradient of the score or the attention weight.
 struct PoolRowSums {
-    int64_t size;       // floats of all of them
-    float* v;           // [L + all, width]: of v times minus the pull of x, then of v times share * inverse_std
-    float* x;           // [all, length]: of x times share * inverse_std
-    float* squares;     // [L, length]: of x times minus the pull of x
-    float* shares;      // [all, kLanes]: of shares, by lanes
-    float* token_bias;  // [width]
+    int64_t size;              // floats of all of them
+    float* v = nullptr;        // [L + all, width]: of v times minus the pull of x, then of v times share * inverse_std
+    float* x = nullptr;        // [all, length]: of x times share * inverse_std
+    float* squares = nullptr;  // [L, length]: of x times minus the pull of x
+    float* shares = nullptr;   // [all, kLanes]: of shares, by lanes
+    float* token_bias = nullptr;  // [width]
 
     template <typename T>
     PoolRowSums(const LatentPool<T>& p, const PoolVectors& vectors, PoolMemory& memory) {
@@ -33,6 +33,7 @@ struct PoolRowSums {
         const int64_t v_size = (p.segment_length + vectors.all) * width;
         size = v_size + (vectors.all + p.segment_length) * length + vectors.all * kLanes + width;
         v = memory.floats(size);
+        if (v == nullptr) return;  // memory is only counted
         x = v + v_size;
         squares = x + vectors.all * length;
         shares = squares + p.segment_length * length;
@@ -42,18 +43,19 @@ struct PoolRowSums {
 
 // Sums over rows of gradients of the parameters, all in one piece of memory.
 struct PoolGradients {
-    int64_t size;         // floats of all of them
-    float* token_weight;  // [L, width]
-    float* token_bias;    // [width]
-    float* norm_weight;   // [width]
-    float* norm_bias;     // [width]
-    float* queries;       // [S * Q, width]
+    int64_t size;                   // floats of all of them
+    float* token_weight = nullptr;  // [L, width]
+    float* token_bias = nullptr;    // [width]
+    float* norm_weight = nullptr;   // [width]
+    float* norm_bias = nullptr;     // [width]
+    float* queries = nullptr;       // [S * Q, width]
 
     template <typename T>
     PoolGradients(const LatentPool<T>& p, PoolMemory& memory) {
         const int64_t width = round_up(p.width);
         size = (p.segment_length + 3 + p.segments * p.latents) * width;
         token_weight = memory.floats(size);
+        if (token_weight == nullptr) return;  // memory is only counted
         token_bias = token_weight + p.segment_length * width;
         norm_weight = token_bias + width;
         norm_bias = norm_weight + width;

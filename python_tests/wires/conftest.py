@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,14 +71,15 @@ def port() -> int:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts Python processes, which do not outlive the test."""
+def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts Python processes, in a folder that is no source tree, which do not outlive the test."""
     started = []
 
     def run(*arguments: object, **variables: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, *map(str, arguments)],
             env=environment(**variables),
+            cwd=tmp_path,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -22,6 +22,7 @@ from poco.cli import (
     study,
     train,
 )
+from poco.cli.memory import keep_memory
 
 app = typer.Typer(
     name="poco",
@@ -67,3 +68,4 @@ def _main(
     ] = False,
 ) -> None:
     """Forecast the activity of every neuron of a recorded population."""
+    keep_memory()

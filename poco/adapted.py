@@ -9,17 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from poco.data.splits import Split, shorten, split
 from poco.errors import CheckpointError, DataError
-from poco.files import read_json, write_json
+from poco.files import ADAPTATION, MODEL, read_json, write_json
 from poco.intervals import Ahead
 from poco.nn.files import reading_options
 
 if TYPE_CHECKING:
     from poco.models import Forecaster
-
-#: File of scores and times, beside the folder of the model.
-ADAPTATION = "adaptation.json"
-#: Folder of the model.
-MODEL = "model"
 
 
 @dataclass(frozen=True)

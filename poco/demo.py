@@ -24,7 +24,7 @@ from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.errors import ConfigError, MissingExtraError
 from poco.evaluation import Evaluation, Scores, fit_baseline, score_forecasters
-from poco.files import write_atomically, write_json
+from poco.files import BASELINES, write_atomically, write_json
 from poco.nn import POCOConfig
 from poco.run import Run
 from poco.training import Progress, TrainConfig, train
@@ -161,7 +161,7 @@ def run_demo(out: str | Path = "poco-demo", *, quick: bool = False, seed: int = 
     )
     adapted.save(out / "adapted")
     cut = run.split(known)
-    baselines = {name: fit_baseline(name, cut, seed=seed, folder=out / "run" / "baselines") for name in size.baselines}
+    baselines = {name: fit_baseline(name, cut, seed=seed, folder=out / "run" / BASELINES) for name in size.baselines}
     baselines |= {name + REFITTED: fit_baseline(name, adapted.split) for name in _REFIT}
     unseen = score_forecasters(baselines, adapted.split)
     try:

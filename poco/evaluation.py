@@ -24,6 +24,7 @@ from poco.baselines import FITTED, NAMES, TRAINED, build
 from poco.data.splits import Split, fingerprint
 from poco.data.windows import Packer, vocabulary
 from poco.errors import CheckpointError, ConfigError, DataError
+from poco.files import BASELINES
 from poco.intervals import FEW_BLOCKS, Ahead, Interval, block_length, interval, interval_from_json, resampled_scores
 from poco.nn import SessionSpec
 from poco.training.callbacks import Callback
@@ -36,8 +37,6 @@ from poco.training.validation import predict
 if TYPE_CHECKING:
     from poco.run import Run
 
-#: Folder of fitted baselines, in that of a run or an adapted model.
-BASELINES = "baselines"
 #: Gradient steps of the trained baselines; everything else is as published.
 BASELINE_STEPS = 1000
 #: Validations of the trained baselines without a new best before they stop; there is one every 100 steps.

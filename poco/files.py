@@ -11,6 +11,11 @@ from typing import Any
 
 from poco.errors import CheckpointError
 
+#: Folders in that of a run or an adapted model: its model, and baselines that were fitted to compare it with.
+MODEL, BASELINES = "model", "baselines"
+#: File of what adapting found, beside the adapted model.
+ADAPTATION = "adaptation.json"
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace a file in one step: write beside it, flush to the disk, rename over it.

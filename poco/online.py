@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from poco.adapted import ADAPTATION, MODEL
 from poco.errors import ConfigError, DataError, PocoError
+from poco.files import ADAPTATION, MODEL
 
 if TYPE_CHECKING:
     from poco.data.recording import Recording

@@ -25,7 +25,7 @@ import numpy as np
 from poco.data.recording import Recording
 from poco.data.splits import Split, fingerprint, split
 from poco.errors import CheckpointError, DataError, MissingExtraError
-from poco.files import read_json, write_json
+from poco.files import MODEL, read_json, write_json
 from poco.training.config import TrainConfig
 from poco.training.folder import (
     CONFIG,
@@ -33,7 +33,6 @@ from poco.training.folder import (
     FIGURE,
     LOG,
     METRICS,
-    MODEL,
     RESUME,
     log,
     read_config,

@@ -14,13 +14,6 @@
 
 namespace {
 
-// Under the address sanitizer every call takes memory of its own, so that what goes past its end is seen.
-#if defined(__SANITIZE_ADDRESS__)
-constexpr bool kFreshMemory = true;
-#else
-constexpr bool kFreshMemory = false;
-#endif
-
 // Counts, and gives nothing after so many blocks.
 struct Memory {
     std::atomic<int64_t> taken{0}, held{0}, bytes{0};

@@ -49,13 +49,6 @@ void operator delete(void* block, size_t) noexcept {
 
 namespace {
 
-// Under the address sanitizer every call takes memory of its own, so that what goes past its end is seen.
-#if defined(__SANITIZE_ADDRESS__)
-constexpr bool kFreshMemory = true;
-#else
-constexpr bool kFreshMemory = false;
-#endif
-
 std::vector<float> frame_of(int number) {
     std::vector<float> frame(kUnits);
     for (size_t i = 0; i < frame.size(); ++i)

@@ -13,10 +13,10 @@ from poco.cli.options import (
     Session,
     choose_recording,
     examples,
+    must_be_empty,
     reads,
 )
 from poco.cli.output import print_json, say
-from poco.errors import ConfigError
 
 _STEPS = "Steps of a POCO"
 
@@ -95,12 +95,12 @@ def register(app: typer.Typer) -> None:
         from poco.adaptation import is_solved
         from poco.cli.runs import open_forecaster, source_of
         from poco.cli.torch_settings import set_threads
+        from poco.commands import option
         from poco.data.read import read
         from poco.run import Run
         from poco.training.callbacks import Progress
 
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ConfigError(f"{out} exists and is not an empty folder: choose another one")
+        must_be_empty(out, "--out")
         set_threads(threads)
         forecaster = open_forecaster(run)
         options = source_of(forecaster)[1]
@@ -126,8 +126,7 @@ def register(app: typer.Typer) -> None:
                 if is_solved(model)
                 else "zero-shot fits nothing"
             )
-            left = [f"--{name.replace('learning_rate', 'lr').replace('_', '-')}" for name in settings]
-            progress.message(f"note: {why}; {', '.join(left)} left aside")
+            progress.message(f"note: {why}; {', '.join(map(option, settings))} left aside")
         adapted = fit_to(
             model,
             chosen,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from poco.cli.options import Json, examples
+from poco.cli.options import Json, examples, must_be_empty
 from poco.cli.output import counted, note, number, print_json, print_table, say
 from poco.errors import ConfigError
 
@@ -53,13 +53,14 @@ def register(app: typer.Typer) -> None:
         mean similarity of each two regions in each session.
         """
         from poco import unit_embeddings as of
-        from poco.adapted import ADAPTATION, Adapted
+        from poco.adapted import Adapted
         from poco.cli.runs import open_run
+        from poco.files import ADAPTATION
 
         if out is not None and out.exists():
             raise ConfigError(f"{out} is there already: choose another file with --out")
-        if figures is not None and figures.exists() and (not figures.is_dir() or any(figures.iterdir())):
-            raise ConfigError(f"{figures} exists and is not an empty folder: choose another one with --figures")
+        if figures is not None:
+            must_be_empty(figures, "--figures")
         if (run / ADAPTATION).exists():
             adapted = Adapted.load(run, data)
             model, cut = adapted.model, adapted.split

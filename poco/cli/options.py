@@ -142,6 +142,12 @@ def reading_options(
     return {name: value for name, value in values.items() if value is not None}
 
 
+def must_be_empty(folder: Path, option: str) -> None:
+    """A ConfigError if a folder to write to is there and holds something, so that nothing is replaced."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} exists and is not an empty folder: choose another one with {option}")
+
+
 def pick_sessions(recordings: list[Recording], sessions: str | None, without: str | None = None) -> list[Recording]:
     """The recordings whose names are listed in ``sessions``, less those in ``without``, in the order they came in.
 

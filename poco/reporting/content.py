@@ -13,17 +13,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from poco.adapted import ADAPTATION, Adapted
+from poco import commands
+from poco.adapted import Adapted
 from poco.baselines import NAMES, TRAINED
 from poco.data.recording import Recording
 from poco.data.splits import Split
 from poco.errors import CheckpointError, ConfigError, DataError, MissingExtraError
-from poco.evaluation import BASELINES, Evaluation, evaluate
-from poco.files import read_json, write_json
+from poco.evaluation import Evaluation, evaluate
+from poco.files import ADAPTATION, BASELINES, read_json, write_json
 from poco.installation import info
 from poco.nn import POCO
 from poco.plots.style import label as shown_name
-from poco.reporting import commands, embeddings, figures
+from poco.reporting import embeddings, figures
 from poco.reporting.figures import Drawn
 from poco.reporting.units import UnitResults, examples, unit_results
 from poco.run import CONFIG, EVALUATION, Run

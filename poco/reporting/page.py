@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from poco import commands
 from poco._version import __version__
 from poco.errors import ConfigError, MissingExtraError
 from poco.evaluation import Scores
 from poco.files import write_atomically
 from poco.plots.style import label as shown_name
-from poco.reporting import commands
 from poco.reporting.content import Content, content, open_subject, score
 from poco.run import Run
 from poco.training.callbacks import Callback

@@ -18,10 +18,8 @@ _OF_A_CELL = ("study", "data", "protocol", "value", "training", "forecaster", "s
 
 def write_csv(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
     """A row for each cell and step ahead, counted from 1; a DataError if no cell has scores by step."""
-    measures = [name for name in MEASURES if any(name in cell for cell in cells)]
+    measures = _measures(cells)
     known = [name for name in _OF_A_CELL if any(name in cell for cell in cells)]
-    if not measures:
-        raise DataError("there are no scores of single steps: results of an older version, or of adaptation, have none")
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(
             file, [*known, "step", *(m.removesuffix("_per_step") for m in measures)], lineterminator="\n"
@@ -40,18 +38,14 @@ def plot(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
     A line for each value, training and forecaster: mean over seeds, its 95% t-interval shaded.
 
     Raises:
-        ConfigError: for results of several studies, or forecasts of different lengths.
+        ConfigError: for results of several studies.
         DataError: if no cell has scores by step.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingExtraError.of("matplotlib", "plots", "drawing a study") from None
-    measure = next((name for name in MEASURES if any(name in cell for cell in cells)), None)
-    if measure is None:
-        raise DataError("there are no scores of single steps: results of an older version, or of adaptation, have none")
-    if len({cell["study"] for cell in cells}) > 1:
-        raise ConfigError("the folder has results of several studies: plot a folder with one")
+    measure, title = _measures(cells)[0], one_study(cells)
     lines: dict[str, list[Sequence[float]]] = {}
     for cell in cells:
         if measure in cell:
@@ -65,6 +59,20 @@ def plot(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
         (line,) = axes.plot(steps, [m for m, _ in found], marker="o", markersize=3, label=label)
         low, high = ([m + sign * (h or 0) for m, h in found] for sign in (-1, 1))
         axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    axes.set(title=cells[0]["study"], xlabel="frames ahead", ylabel=MEASURES[measure])
+    axes.set(title=title, xlabel="frames ahead", ylabel=MEASURES[measure])
     axes.legend(fontsize="small")
     figure.savefig(path, dpi=120)
+
+
+def one_study(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Name of the study that all cells are of; a ConfigError if they are of several."""
+    if len({cell["study"] for cell in cells}) > 1:
+        raise ConfigError("the folder has results of several studies: plot a folder with one")
+    return str(cells[0]["study"])
+
+
+def _measures(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    found = [name for name in MEASURES if any(name in cell for cell in cells)]
+    if not found:
+        raise DataError("there are no scores of single steps: results of an older version, or of adaptation, have none")
+    return found

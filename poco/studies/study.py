@@ -26,6 +26,7 @@ from poco.files import write_json
 from poco.scoreboard import mean_interval, mean_text
 from poco.studies import adaptation, zapbench
 from poco.studies.adaptation import animals, curve, learnt_from, others
+from poco.studies.steps import one_study
 
 if TYPE_CHECKING:
     from poco.nn import POCO
@@ -381,8 +382,7 @@ def plot(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingExtraError.of("matplotlib", "plots", "drawing a study") from None
-    if len({cell["study"] for cell in cells}) > 1:
-        raise ConfigError("the folder has results of several studies: plot a folder with one")
+    title = one_study(cells)
     if "curves" in cells[0]:
         figure = Figure(figsize=(8, 3.5), layout="constrained")
         adaptation.plot(cells, figure)
@@ -398,6 +398,6 @@ def plot(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.errorbar(
             at, [m for m, _ in found], [h or 0.0 for _, h in found], marker="o", capsize=3, label=", ".join(label)
         )
-    axes.set(title=cells[0]["study"], ylabel="score (1 - MSE / copy MSE)")
+    axes.set(title=title, ylabel="score (1 - MSE / copy MSE)")
     axes.legend(fontsize="small")
     figure.savefig(path, dpi=120)

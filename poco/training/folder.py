@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from poco.training.loop import History
 
 FORMAT = 1
-CONFIG, METRICS, MODEL, RESUME = "config.json", "metrics.jsonl", "model", "resume.safetensors"
+CONFIG, METRICS, RESUME = "config.json", "metrics.jsonl", "resume.safetensors"
 LOG, EVALUATION, FIGURE = "log.txt", "evaluation.json", "figure.png"
 MEMBERS = "members"  # of a run of several seeds
 

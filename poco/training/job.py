@@ -14,7 +14,7 @@ import torch
 from poco.data.recording import Recording
 from poco.data.splits import Split, split
 from poco.errors import CheckpointError, ConfigError, DataError
-from poco.files import is_leftover, write_json
+from poco.files import BASELINES, MODEL, is_leftover, write_json
 from poco.training import recipes
 from poco.training.callbacks import Callback, Progress
 from poco.training.config import TrainConfig
@@ -25,7 +25,6 @@ from poco.training.folder import (
     LOG,
     MEMBERS,
     METRICS,
-    MODEL,
     RESUME,
     RunFiles,
     log,
@@ -314,7 +313,7 @@ def _clear(folder: Path) -> None:
     """Remove what a run wrote but its settings, which make the folder a run; whatever else is in the folder stays."""
     for name in (RESUME, METRICS, LOG, EVALUATION, FIGURE):
         (folder / name).unlink(missing_ok=True)
-    for name in (MODEL, MEMBERS, "baselines"):
+    for name in (MODEL, MEMBERS, BASELINES):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 

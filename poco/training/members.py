@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from poco.files import MODEL
 from poco.nn.files import read_config
 from poco.training.callbacks import Callback
 from poco.training.config import TrainConfig
-from poco.training.folder import CONFIG, MEMBERS, METRICS, MODEL, RESUME, read_metrics
+from poco.training.folder import CONFIG, MEMBERS, METRICS, RESUME, read_metrics
 from poco.training.loop import History, config_changes
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from helpers.models import randomise
 from helpers.processes import environment
 
 import poco
+from poco.wires.shm import FOLDER
 
 UNITS, CONTEXT, HORIZON = 7, 12, 4
 
@@ -68,6 +69,15 @@ def port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
+
+
+@pytest.fixture
+def name() -> Iterator[str]:
+    """A name for rings of shared memory, which are gone after the test."""
+    found = f"test-{os.getpid()}"
+    yield found
+    for path in FOLDER.glob(f"poco-{found}*"):
+        path.unlink()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import time
 from contextlib import ExitStack, closing
@@ -20,14 +19,6 @@ from poco.wires.shm import FOLDER, RingReader, RingWriter
 
 pytestmark = pytest.mark.skipif(core.module() is None, reason="needs the compiled core")
 FRAMES = 30
-
-
-@pytest.fixture
-def name():
-    found = f"command-{os.getpid()}"
-    yield found
-    for path in FOLDER.glob(f"poco-{found}*"):
-        path.unlink()
 
 
 @pytest.fixture

@@ -25,14 +25,6 @@ pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="needs /dev/shm")
 compiled = pytest.mark.skipif(core.module() is None, reason="needs the compiled core")
 
 
-@pytest.fixture
-def name():
-    found = f"test-{os.getpid()}"
-    yield found
-    for path in FOLDER.glob(f"poco-{found}*"):
-        path.unlink()
-
-
 def test_messages_arrive_in_order_round_after_round(name) -> None:
     with closing(RingWriter(name, 40, slots=8)) as writer, closing(RingReader(name)) as reader:
         assert reader.read(0.0) is None

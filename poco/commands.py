@@ -62,6 +62,11 @@ def report(folders: Sequence[Path | None], label: str | None, out: str) -> str:
     return _typed("report", *(str(folder or "RUN") for folder in folders), *named, "--out", out)
 
 
+def option(setting: str) -> str:
+    """The option of the command line by the name of a setting."""
+    return f"--{_NAMES.get(setting, setting).replace('_', '-')}"
+
+
 def _typed(*arguments: str) -> str:
     return shlex.join(["poco", *arguments])
 
@@ -70,9 +75,10 @@ def _options(settings: Mapping[str, Any]) -> list[str]:
     """Settings as options of the command line."""
     given = []
     for name, value in settings.items():
-        option = _NAMES.get(name, name).replace("_", "-")
-        if isinstance(value, bool):
-            given.append(f"--{option}" if value else f"--no-{option}")
+        if value is False:
+            given.append(option(f"no_{name}"))
+        elif value is True:
+            given.append(option(name))
         elif value is not None:
-            given += [f"--{option}", ",".join(value) if isinstance(value, list | tuple) else str(value)]
+            given += [option(name), ",".join(value) if isinstance(value, list | tuple) else str(value)]
     return given

@@ -75,7 +75,7 @@ def grounded(cell: Cell, seed: int, cross: bool = True, **sizes: Any) -> nn.Modu
     if not cross:
         model._cross, model._remembered = (), ()
     history = fit(model, cell.split, settings)
-    finish(model, fitted, cell.split, settings, history.best_step)
+    finish(model, fitted, cell.split, settings, history.best_steps)
     return model
 
 
@@ -117,8 +117,8 @@ FORECAST: dict[str, Callable[[Cell, int], nn.Module]] = {
     "ground by validation": lambda cell, seed: mixed(cell, None),
     "ground, 8 latents": lambda cell, seed: few_latents(cell),
     "in-sample residual": lambda cell, seed: grounded(cell, seed, cross=False),
-    "own residual": lambda cell, seed: grounded(cell, seed, population=False),
-    "population residual": lambda cell, seed: grounded(cell, seed, population=True),
+    "without the population's": lambda cell, seed: grounded(cell, seed, population=False),
+    "with the population's": lambda cell, seed: grounded(cell, seed, population=True),
     "grounded": lambda cell, seed: grounded(cell, seed, population=None),
 }
 #: Those that are the same for every seed.

@@ -43,7 +43,7 @@ def randomised(model: Any) -> Any:
             elif name.endswith(("std", "scale")):
                 buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
             elif name.endswith(("gains", "shares")):
-                buffer.copy_(torch.tensor([0.7, 0.4])[: buffer.numel()])
+                buffer.copy_(torch.tensor([0.7, 0.4, 0.3])[: buffer.numel()])
     return model.eval()
 
 
@@ -79,7 +79,7 @@ def batch_forecast(model: Any, window: np.ndarray, session: str) -> np.ndarray:
     mean, std = (t.double().numpy()[:, None] for t in model.normalisation(session))
     x = torch.from_numpy((window.T - mean) / std)[None]
     first = next(iter(model)) if isinstance(model, Ensemble) else model
-    wide = getattr(first, "population", None) is None  # the ground's correlations stay in float32
+    wide = "population" not in getattr(first, "residuals", ())  # the ground's correlations stay in float32
     model, x = (model.double(), x) if wide else (model, x.float())
     with torch.no_grad(), use_backend("reference"):
         return model(x, session)[0].double().numpy() * std + mean

@@ -13,8 +13,9 @@
 namespace poco {
 namespace {
 
-constexpr int kForms = 2;             // on the level of the activity, and with the mean of the window taken off
-constexpr int64_t kUnitsAtOnce = 64;  // that a thread takes: their hidden units stay in the cache
+constexpr int kForms = 2;                // on the level of the activity, and with the mean of the window taken off
+constexpr float kLeastVariance = 0.05f;  // added to a window's variance before it divides
+constexpr int64_t kUnitsAtOnce = 64;     // that a thread takes: their hidden units stay in the cache
 
 float clipped(float value, float most) {
     return std::min(std::max(value, -most), most);
@@ -60,9 +61,10 @@ std::vector<int64_t> lengths(const Json& means, int64_t context, bool centred) {
 
 // poco.ground.residual.Residual, its weights turned.
 struct Residual {
+    bool of_shape;  // poco.ground.residual.ShapeResidual: what goes in is divided by the size of the window
     Floats condition_scale, input, input_bias, shift, scale, output, output_bias, skip;
 
-    Residual(const SafeTensors& tensors, const std::string& prefix, const Sizes& s) {
+    Residual(const SafeTensors& tensors, const std::string& prefix, const Sizes& s, bool shape) : of_shape(shape) {
         const int64_t conditions = 2 * s.horizon;
         const auto matrix = [&](const char* name, int64_t rows, int64_t columns) {
             return turned(tensors.floats(prefix + name, {rows, columns}), rows, columns);
@@ -80,13 +82,15 @@ struct Residual {
         }
     }
 
-    // out [H] += gain * the term of one unit; room [2 H + 2 width + H] is overwritten.
-    void add(const Sizes& s, const float* x, const float* condition, float gain, float* room, float* out) const {
+    // out [H] += gain * the term of one unit; size divides the condition and multiplies the term, and x is divided by
+    // it already; room [2 H + 2 width + H] is overwritten.
+    void add(const Sizes& s, const float* x, const float* condition, float size, float gain, float* room,
+             float* out) const {
         const int64_t conditions = 2 * s.horizon;
         float *const e = room, *const hidden = e + conditions, *const factor = hidden + s.width;
         float* const term = factor + s.width;
         for (int64_t i = 0; i < conditions; ++i) {
-            e[i] = clipped(condition[i] / condition_scale[static_cast<size_t>(i)], s.clip);
+            e[i] = clipped(condition[i] / size / condition_scale[static_cast<size_t>(i)], s.clip);
         }
         std::copy(input_bias.begin(), input_bias.end(), hidden);
         add_product(x, input.data(), s.context, s.width, hidden);
@@ -97,7 +101,7 @@ struct Residual {
         std::copy(output_bias.begin(), output_bias.end(), term);
         add_product(hidden, output.data(), s.width, s.horizon, term);
         add_product(e, skip.data(), conditions, s.horizon, term);
-        for (int64_t h = 0; h < s.horizon; ++h) out[h] += gain * term[h];
+        for (int64_t h = 0; h < s.horizon; ++h) out[h] += gain * size * term[h];
     }
 
     static int64_t room(const Sizes& s) { return 3 * s.horizon + 2 * s.width; }
@@ -151,16 +155,18 @@ public:
         sessions_ = read_vocabulary(tensors.text("ground.vocabulary"), description);
         for (size_t i = 0; i < sessions_.size(); ++i) read_session(tensors, i);
         const Floats of_residuals = tensors.floats("gains", {-1});
-        residuals_.emplace_back(tensors, "residual.", s);
+        residuals_.emplace_back(tensors, "residuals.level.", s, false);
+        residuals_.emplace_back(tensors, "residuals.shape.", s, true);
         const Json* const population = config.find("population");
         const bool reads = population != nullptr && !population->is_null() && population->boolean();
-        if (of_residuals.size() != (reads ? 2 : 1)) fail("the model has ", of_residuals.size(), " gains");
+        if (of_residuals.size() != (reads ? 3 : 2)) fail("the model has ", of_residuals.size(), " gains");
         residual_gains_ = of_residuals;
-        if (reads && of_residuals[1] != 0) {
-            residuals_.emplace_back(tensors, "population.own.", s);
-            network_.emplace(network_config(), tensors, "population.poco.");
-            embedding_ = tensors.floats("population.embedding.weight", {network_->width, s.latents});
-            embedding_bias_ = tensors.floats("population.embedding.bias", {network_->width});
+        if (reads && of_residuals[2] != 0) {
+            const std::string prefix = "residuals.population.";
+            residuals_.emplace_back(tensors, prefix + "own.", s, false);
+            network_.emplace(network_config(), tensors, prefix + "poco.");
+            embedding_ = tensors.floats(prefix + "embedding.weight", {network_->width, s.latents});
+            embedding_bias_ = tensors.floats(prefix + "embedding.bias", {network_->width});
         }
     }
 
@@ -287,6 +293,13 @@ private:
         return static_cast<float>(sum / static_cast<double>(model_.sizes_.context));
     }
 
+    // The size of a window whose mean is taken off.
+    float size_of(const float* x) const {
+        double sum = 0;
+        for (int64_t t = 0; t < model_.sizes_.context; ++t) sum += static_cast<double>(x[t]) * x[t];
+        return std::sqrt(static_cast<float>(sum / static_cast<double>(model_.sizes_.context)) + kLeastVariance);
+    }
+
     // Means over the last frames of a line, less `off`, over their scale, clipped.
     void features(const float* line, float off, const std::vector<int64_t>& means, const float* scale,
                   float* to) const {
@@ -349,14 +362,21 @@ private:
             for (int64_t i = 0; i < 2 * h_count; ++i) condition[i] += form.gain * base[i];
         }
         for (int64_t h = 0; h < h_count; ++h) out[h] += condition[h] + condition[h_count + h];
-        const float off = model_.forms_[1].share * off_all;
-        for (int64_t t = 0; t < s.context; ++t) inside[t] = x[t] - off;
         for (size_t i = 0; i < model_.residuals_.size(); ++i) {
             const float gain = model_.residual_gains_[i];
-            if (gain != 0) model_.residuals_[i].add(s, inside, condition, gain, rest, out);
+            if (gain == 0) continue;
+            const Residual& residual = model_.residuals_[i];
+            const float off = residual.of_shape ? off_all : model_.forms_[1].share * off_all;
+            for (int64_t t = 0; t < s.context; ++t) inside[t] = x[t] - off;
+            float size = 1;
+            if (residual.of_shape) {
+                size = size_of(inside);
+                for (int64_t t = 0; t < s.context; ++t) inside[t] /= size;
+            }
+            residual.add(s, inside, condition, size, gain, rest, out);
         }
         if (network_ != nullptr) {
-            const float gain = model_.residual_gains_[1];
+            const float gain = model_.residual_gains_[2];
             for (int64_t h = 0; h < h_count; ++h) out[h] += gain * of_network_[static_cast<size_t>(unit * h_count + h)];
         }
     }

@@ -1,14 +1,15 @@
 """How much of each residual is used: by how it does on two stretches that follow what it was trained on.
 
 A residual can do well on the validation part, where its weights were chosen, and badly later. So others are trained in
-rehearsal on the first three quarters of the training part, for as many steps as were found best, and judged on the last
-quarter; the residuals proper are judged on the validation part. What is used is the mixture of the ground alone and the
-ground with each residual that has the smallest mean squared relative regret, as for the forms of the ground.
+rehearsal on the first three quarters of the training part, for as many steps as were best for each, and judged on the
+last quarter; the residuals proper are judged on the validation part. What is used is the mixture of the ground alone
+and the ground with each residual that has the smallest mean squared relative regret, as for the forms of the ground.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -31,16 +32,17 @@ def start(fitted: Fitted, split: Split, config: GroundedConfig, seed: int) -> Gr
 
 
 def rehearse(
-    fitted: Fitted, split: Split, config: GroundedConfig, settings: TrainConfig, steps: int
+    fitted: Fitted, split: Split, config: GroundedConfig, settings: TrainConfig, steps: Mapping[str, int]
 ) -> np.ndarray | None:
-    """Train a residual on the first three quarters of the training part and judge it on the last one.
+    """Train residuals on the first three quarters of the training part and judge them on the last one.
 
     Args:
         fitted: the ground on the whole training part, mixed as chosen; penalties and mixture are taken from it.
         split: recordings, parts and statistics; the validation and test parts are not looked at.
         config: sizes.
         settings: of the training loop.
-        steps: how many to take; at most half of those in the settings are taken.
+        steps: how many to take with each residual; at most half of those in the settings are taken. One that takes
+            none stays zero.
 
     Returns:
         Products of errors, see :func:`products`; None where the training part is too short.
@@ -53,8 +55,13 @@ def rehearse(
     shorter.ground.shares.copy_(fitted.ground.shares)
     shorter.ground.gains.copy_(fitted.ground.gains)
     model = start(shorter, part, config, settings.seed)
-    steps = max(1, min(steps, (settings.steps or steps) // 2))
-    train(model, part, dataclasses.replace(settings, steps=steps, val_every=steps, val_first=False))
+    for name, residual in model.residuals.items():
+        most = (settings.steps or steps[name]) // 2
+        if count := min(steps[name], max(1, most)):
+            model.residuals.requires_grad_(False)
+            residual.requires_grad_(True)
+            train(model, part, dataclasses.replace(settings, steps=count, val_every=count, val_first=False))
+    model.residuals.requires_grad_(True)
     return products(model, part, "val")
 
 

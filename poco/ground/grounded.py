@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from poco.ground.estimator import CrossFit, Fitted
 from poco.ground.model import FORMS, Ground, Parts, by_session
 from poco.ground.penalties import USUAL, Penalties
 from poco.ground.population import PopulationResidual
-from poco.ground.residual import Residual
+from poco.ground.residual import Residual, ShapeResidual
 from poco.nn import files, vocabulary
 from poco.nn.vocabulary import SessionSpec
 
@@ -59,9 +59,10 @@ class GroundedConfig(GroundConfig):
 class Grounded(nn.Module):
     """The closed-form ground, and small networks for what it leaves, trained by gradient steps from zero.
 
-    One network sees a unit's own context and what the ground says of the unit and of the population; the other, where
-    there is one, reads the whole population. Each is trained on its own error, and how much of each is added is
-    weighed afterwards (:mod:`poco.ground.gain`).
+    One network sees a unit's own context and what the ground says of the unit and of the population; one sees of the
+    same only the shape of the window; a third, where there is one, reads the whole population. Each is trained on its
+    own error and keeps its own best weights, and how much of each is added is weighed afterwards
+    (:mod:`poco.ground.gain`).
 
     While they train, windows of the training part are forecast with the coefficients of :class:`CrossFit`, which have
     not seen them; the residuals then learn what they will meet later. Elsewhere the ground's own coefficients are used.
@@ -71,7 +72,8 @@ class Grounded(nn.Module):
         sessions: the sessions; a fitted ground brings its own, see :meth:`of`.
 
     Attributes:
-        gains: ``[1 or 2]`` how much of each residual is used; equal shares while they are trained.
+        residuals: the networks by name: ``level``, ``shape`` and, where there is one, ``population``.
+        gains: ``[2 or 3]`` how much of each residual is used; equal shares while they are trained.
         metadata: how the model was fitted and trained, as JSON can hold it; saved with it in ``config.json``.
     """
 
@@ -82,10 +84,10 @@ class Grounded(nn.Module):
         self.config = config = config or GroundedConfig()
         self.ground = Ground(config.ground, sessions)
         sizes = (config.context, config.horizon, config.width, config.clip)
-        self.residual = Residual(*sizes)
-        self.population = PopulationResidual(*sizes, config.most_latents) if config.population else None
-        count = 1 if self.population is None else 2
-        self.register_buffer("gains", torch.full((count,), 1.0 / count))
+        self.residuals = nn.ModuleDict({"level": Residual(*sizes), "shape": ShapeResidual(*sizes)})
+        if config.population:
+            self.residuals["population"] = PopulationResidual(*sizes, config.most_latents)
+        self.register_buffer("gains", torch.full((len(self.residuals),), 1.0 / len(self.residuals)))
         self.metadata: dict[str, Any] = {}
         self._cross: tuple[CrossFit | None, ...] = ()
         self._remembered: tuple[tuple[Tensor, Tensor], ...] = ()  # of each session: first frames [W], parts [W, N, 3 H]
@@ -111,8 +113,9 @@ class Grounded(nn.Module):
             total += condition.double().square().sum(0)
             rows += len(condition)
         scale = (total / max(1, rows)).sqrt()
-        for residual in (model.residual, *([] if model.population is None else [model.population.own])):
-            residual.condition_scale.copy_(torch.where(scale > 1e-6, scale, torch.ones_like(scale)))
+        for residual in model.residuals.modules():
+            if isinstance(residual, Residual):
+                residual.condition_scale.copy_(torch.where(scale > 1e-6, scale, torch.ones_like(scale)))
         return model
 
     @property
@@ -164,10 +167,16 @@ class Grounded(nn.Module):
         """
         return self._forecast(batch.x, self._parts(batch), batch.unit_index, batch.window_offsets)
 
+    def trained_apart(self) -> dict[str, str]:
+        """The residuals that are trained, not frozen: name and prefix of the parameters of each."""
+        trained = (n for n, residual in self.residuals.items() if any(p.requires_grad for p in residual.parameters()))
+        return {name: f"residuals.{name}." for name in trained}
+
     def each_packed(self, batch: PackedBatch) -> list[Tensor]:
-        """The forecasts ``[R, H]`` of the ground with each residual in full, without the other."""
-        parts = self._parts(batch)
-        return [parts.forecast + r for r in self._residuals(batch.x, parts, batch.unit_index, batch.window_offsets)]
+        """The forecasts ``[R, H]`` of the ground with each residual that is trained, in full and without the others."""
+        parts, names = self._parts(batch), self.trained_apart()
+        found = self._residuals(batch.x, parts, batch.unit_index, batch.window_offsets, names)
+        return [parts.forecast + residual for residual in found.values()]
 
     def loss_packed(self, batch: PackedBatch) -> Tensor:
         """The mean squared errors of :meth:`each_packed` against the target of the batch, added up, for training."""
@@ -176,27 +185,25 @@ class Grounded(nn.Module):
         return torch.stack([(forecast.float() - target).square().mean() for forecast in self.each_packed(batch)]).sum()
 
     def _forecast(self, x: Tensor, parts: Parts, unit_index: Tensor, offsets: Tensor) -> Tensor:
-        out = parts.forecast
-        for gain, residual in zip(
-            self.gains.to(x.dtype), self._residuals(x, parts, unit_index, offsets, self.gains), strict=True
-        ):
-            out = out + gain * residual
+        out, gains = parts.forecast, dict(zip(self.residuals, self.gains.to(x.dtype), strict=True))
+        skip = not (self.training or torch.compiler.is_compiling())
+        wanted = [name for name, gain in gains.items() if not (skip and gain == 0)]
+        for name, residual in self._residuals(x, parts, unit_index, offsets, wanted).items():
+            out = out + gains[name] * residual
         return out
 
     def _residuals(
-        self, x: Tensor, parts: Parts, unit_index: Tensor, offsets: Tensor, wanted: Tensor | None = None
-    ) -> list[Tensor]:
-        """What each residual adds to the ground's forecast of rows; zero where it is not wanted."""
+        self, x: Tensor, parts: Parts, unit_index: Tensor, offsets: Tensor, names: Iterable[str]
+    ) -> dict[str, Tensor]:
+        """What each of these residuals adds to the ground's forecast of rows."""
         # The more the ground is centred, the less of the level the residuals may see.
         centred = x - self.ground.shares[1].to(x.dtype) * x.mean(-1, keepdim=True)
-        condition = parts.condition
-        needed = [True] * len(self.gains)
-        if not (wanted is None or self.training or torch.compiler.is_compiling()):
-            needed = [bool(gain) for gain in wanted]
-        found = [self.residual(centred, condition) if needed[0] else torch.zeros_like(parts.base)]
-        if self.population is not None:
-            inputs = (unit_index, offsets, self.ground.correlations())
-            found.append(self.population(centred, condition, *inputs) if needed[1] else torch.zeros_like(parts.base))
+        found = {}
+        for name in names:
+            inputs: tuple[Tensor, ...] = (centred, parts.condition)
+            if name == "population":
+                inputs += (unit_index, offsets, self.ground.correlations())
+            found[name] = self.residuals[name](*inputs)
         return found
 
     @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ def finish(
     fitted: Fitted,
     split: Split,
     settings: TrainConfig,
-    best_step: int,
+    best_steps: Mapping[str, int],
     callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
     """Weigh the trained residuals.
@@ -62,22 +62,23 @@ def finish(
         fitted: the ground that it stands on.
         split: recordings, parts and statistics; the test part is not looked at.
         settings: of the training loop.
-        best_step: the step that its weights are from; 0 if the residuals are still zero.
+        best_steps: the step that the weights of each residual are from; 0 if it is still zero.
         callbacks: are told what was chosen.
 
     Returns:
         The gains and the reasons, which are also kept in the model's metadata.
     """
     stretches = {}
-    if best_step:
-        rehearsal = gain.rehearse(fitted, split, model.config, settings, best_step)
+    if any(best_steps.values()):
+        rehearsal = gain.rehearse(fitted, split, model.config, settings, best_steps)
         if rehearsal is not None:
             stretches["rehearsal on the last quarter of training"] = rehearsal
     stretches["validation"] = gain.products(model, split, "val")
-    gains = selection.choose(list(stretches.values()))[0][1:] if best_step else np.zeros(len(model.gains))
+    learnt = np.array([best_steps[name] > 0 for name in model.residuals])
+    gains = np.where(learnt, selection.choose(list(stretches.values()))[0][1:], 0.0)
     model.gains.copy_(torch.from_numpy(gains))
     model.forget()
-    names = ["ground", "with the own residual", "with the population's"][: 1 + len(gains)]
+    names = ["ground", *(f"with the {name} residual" for name in model.residuals)]
     judged = [
         {"stretch": name, **dict(zip(names, (1 - np.diag(p)).tolist(), strict=True))} for name, p in stretches.items()
     ]
@@ -86,7 +87,7 @@ def finish(
     told = "; ".join(
         f"{stretch['stretch']}: " + ", ".join(f"{stretch[name]:.3f} {name}" for name in names) for stretch in judged
     )
-    used = " and ".join(f"{g:.0%} {name}" for g, name in zip(gains, names[1:], strict=True))
+    used = ", ".join(f"{g:.0%} {name}" for g, name in zip(gains, names[1:], strict=True))
     _tell(callbacks, f"forecast: {1 - gains.sum():.0%} ground alone, {used} ({told})")
     return reasons
 

@@ -8,6 +8,9 @@ from torch.nn import functional
 
 from poco.nn.exact import ExactBuffers
 
+#: Added to a window's variance before it divides: a window in which nothing happens is not blown up.
+LEAST_VARIANCE = 0.05
+
 
 class Residual(ExactBuffers):
     """``W2 (h * (1 + A e)) + b2 + B e`` with ``h = relu(W1 x + b1 + S e)``, exactly zero at the start.
@@ -43,3 +46,17 @@ class Residual(ExactBuffers):
         hidden = functional.relu(self.input(x) + self.shift(e))
         out: Tensor = self.output(hidden * (1 + self.scale(e))) + self.skip(e)
         return out
+
+
+class ShapeResidual(Residual):
+    """A residual of a window's shape alone.
+
+    The window's mean is taken off, and its size divides what goes in and multiplies what comes out: it sees neither the
+    level of the activity nor its scale, and cannot be misled by the drift of either.
+    """
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Contexts ``[..., C]`` and conditions ``[..., 2 H]`` -> ``[..., H]``."""
+        x = x - x.mean(-1, keepdim=True)
+        size = (x.square().mean(-1, keepdim=True) + LEAST_VARIANCE).sqrt()
+        return super().forward(x / size, condition / size) * size

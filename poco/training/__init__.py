@@ -8,7 +8,7 @@ from poco.training.interrupt import Interrupted
 from poco.training.job import train
 from poco.training.loop import DivergedError, History, fit
 from poco.training.recipes import recipe
-from poco.training.validation import pooled_mse
+from poco.training.validation import errors_of
 
 __all__ = [
     "Callback",
@@ -18,8 +18,8 @@ __all__ = [
     "Progress",
     "TensorBoard",
     "TrainConfig",
+    "errors_of",
     "fit",
-    "pooled_mse",
     "recipe",
     "train",
 ]

@@ -16,6 +16,8 @@ Precision = Literal["float32", "bf16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 Loss = Literal["mse", "mae"]
 LOSSES: tuple[str, ...] = get_args(Loss)
+Criterion = Literal["pooled", "relative"]
+CRITERIA: tuple[str, ...] = get_args(Criterion)
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,9 @@ class TrainConfig:
         clip: largest gradient norm; None for no clipping.
         warmup: steps over which the learning rate rises linearly from zero.
         schedule: ``"constant"`` after warm-up, or ``"cosine"`` down to zero at the last step.
-        loss: what is made small: ``"mse"``, mean squared error, or ``"mae"``, mean absolute error. Which weights are
-            kept is decided by the squared error of validation in any case.
+        loss: what is made small: ``"mse"``, mean squared error, or ``"mae"``, mean absolute error.
+        criterion: which weights are kept: those with the lowest squared error of validation, ``"pooled"`` over all
+            values, or ``"relative"`` to that of repeating the last frame and averaged over sessions, as scores are.
         precision: ``"float32"``, or ``"bf16"`` for autocast to bfloat16.
         ema: decay of an exponential moving average of the weights, which is then what is validated and kept; or None.
         val_every: steps from one validation to the next; there is always one after the last step.
@@ -57,6 +60,7 @@ class TrainConfig:
     warmup: int = 0
     schedule: Literal["constant", "cosine"] = "constant"
     loss: Loss = "mse"
+    criterion: Criterion = "pooled"
     precision: Precision = "float32"
     ema: float | None = None
     val_every: int = 100
@@ -90,6 +94,7 @@ class TrainConfig:
         _require(self.checkpoint_seconds > 0, "checkpoint_seconds", "> 0", self.checkpoint_seconds)
         _require(self.schedule in ("constant", "cosine"), "schedule", "'constant' or 'cosine'", self.schedule)
         _require(self.loss in LOSSES, "loss", "'mse' or 'mae'", self.loss)
+        _require(self.criterion in CRITERIA, "criterion", "'pooled' or 'relative'", self.criterion)
         _require(self.precision in PRECISIONS, "precision", "'float32' or 'bf16'", self.precision)
 
     def for_sessions(self, sessions: int) -> TrainConfig:

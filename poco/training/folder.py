@@ -145,7 +145,7 @@ class RunFiles(Callback):
     def end(self, history: History) -> None:
         """Write how it ended to the log."""
         why = {"steps": "done", "patience": "stopped early"}.get(history.stopped, "stopped")
-        best = f", best validation {history.best_mse:.5f} at step {history.best_step}" if history.best_step else ""
+        best = f", best validation {history.best_error:.5f} at step {history.best_step}" if history.best_step else ""
         log(self._folder, f"{why} at step {history.step}{best}")
 
     def _write(self, record: Mapping[str, Any]) -> None:

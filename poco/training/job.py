@@ -184,7 +184,7 @@ class _Trainer:
         watching = self._callbacks if keep is None else [*self._callbacks, _Keeper(model, keep)]
         history = fit(model, self._cut, settings, callbacks=watching, **options)
         if isinstance(model, Grounded):
-            finish(model, fitted, self._cut, settings, history.best_step, self._callbacks)
+            finish(model, fitted, self._cut, settings, history.best_steps, self._callbacks)
         return model, history
 
 

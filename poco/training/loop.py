@@ -30,7 +30,7 @@ from poco.training.config import TrainConfig
 from poco.training.interrupt import Interrupted, SignalWatch
 from poco.training.schedule import learning_rate
 from poco.training.seeds import stream
-from poco.training.validation import pooled_mse, training_loss
+from poco.training.validation import errors_of, trained_apart, training_loss
 
 
 class DivergedError(PocoError):
@@ -45,20 +45,31 @@ class History:
         records: one entry per logged loss (``step``, ``loss``, the mean over data sets, ``learning_rate``, ``seconds``)
             and per validation (``step``, ``val_mse``, ``best``, ``seconds``), in order.
         step: steps done.
-        best_step: step with the lowest validation error; 0 before the first validation.
-        best_mse: the lowest pooled validation error.
-        since_best: validations since the best one.
+        best_steps: step with the lowest validation error of each part that is trained apart, by name; most models are
+            one part without a name.
+        best_errors: that error, by the criterion of the settings.
+        since_best: validations since the last that was the best of any part.
         stopped: why training ended: ``"steps"``, ``"patience"``, or ``""`` while it has not.
         seconds: time spent in the loop, over all resumptions.
     """
 
     records: list[dict[str, Any]] = field(default_factory=list)
     step: int = 0
-    best_step: int = 0
-    best_mse: float = math.inf
+    best_steps: dict[str, int] = field(default_factory=dict)
+    best_errors: dict[str, float] = field(default_factory=dict)
     since_best: int = 0
     stopped: str = ""
     seconds: float = 0.0
+
+    @property
+    def best_step(self) -> int:
+        """The last step that best weights are from; 0 before the first validation."""
+        return max(self.best_steps.values(), default=0)
+
+    @property
+    def best_error(self) -> float:
+        """The lowest validation error, mean over parts."""
+        return math.fsum(self.best_errors.values()) / len(self.best_errors) if self.best_errors else math.inf
 
 
 def fit(
@@ -74,8 +85,10 @@ def fit(
 ) -> History:
     """Train a forecaster on the training part of a split and leave it with its best weights.
 
-    Parameters that do not require a gradient stay as they are. The best weights are those with the lowest pooled
-    squared error over all validation windows. The caller's random state is left as it was.
+    Parameters that do not require a gradient stay as they are. The best weights are those with the lowest squared error
+    over all validation windows, by the criterion of the settings. Parts of a model that are trained apart, each on its
+    own error (``trained_apart() -> {name: prefix of its parameters}``, ``each_packed(batch) -> [forecasts [R, H]]``),
+    keep the best weights of each. The caller's random state is left as it was.
 
     Args:
         model: an ``nn.Module`` with ``forward_packed(batch) -> [R, H]``; one with a vocabulary of sessions must know
@@ -226,25 +239,28 @@ class _Loop:
     def validate(self) -> None:
         """Error over all validation windows; keep the weights if they are the best so far."""
         history, weights = self.history, self.average
-        trained = None if weights is None else self._copy()
+        trained = self._copy()
         if weights is not None:
             _copy_into(self.parameters, weights)
-        mse = pooled_mse(self.model, self.packer, self.validation, device=self.device, precision=self.config.precision)
-        if not math.isfinite(mse):
+        found = errors_of(self.model, self.packer, self.validation, device=self.device, precision=self.config.precision)
+        errors, judged = found.pooled(), found.pooled() if self.config.criterion == "pooled" else found.relative()
+        if not all(map(math.isfinite, errors)):
             raise DivergedError(f"the validation error is not finite at step {history.step}: lower the learning rate")
-        better = mse < history.best_mse
+        better = False
+        for (part, prefix), error in zip(trained_apart(self.model).items(), judged, strict=True):
+            if error < history.best_errors.get(part, math.inf):
+                history.best_errors[part], history.best_steps[part], better = error, history.step, True
+                self.best |= {n: p.detach().clone() for n, p in self.parameters.items() if n.startswith(prefix)}
+        history.since_best = 0 if better else history.since_best + 1
         if better:
-            history.best_mse, history.best_step, history.since_best = mse, history.step, 0
-            self.best = self._copy()
-        else:
-            history.since_best += 1
+            _copy_into(self.parameters, self.best)
         if history.step >= self.steps:
             history.stopped = "steps"
         elif self.config.patience is not None and history.since_best >= self.config.patience:
             history.stopped = "patience"
-        self._record("validated", val_mse=mse, best=better)  # callbacks see the weights that were validated
-        if trained is not None:
-            _copy_into(self.parameters, trained)
+        # Callbacks see the weights that were validated; parts that were better before as they were then.
+        self._record("validated", val_mse=math.fsum(errors) / len(errors), best=better)
+        _copy_into(self.parameters, trained)
 
     def save(self, path: Path) -> None:
         """Save everything that the next step depends on."""
@@ -263,7 +279,7 @@ class _Loop:
             "threads": torch.get_num_threads(),
             "loss_sum": float(self.loss_sum),
             "loss_count": self.loss_count,
-            "history": {**vars(history), "best_mse": history.best_mse if math.isfinite(history.best_mse) else None},
+            "history": vars(history),
         }
         save_checkpoint(path, Checkpoint("training", tensors, values))
 
@@ -293,10 +309,7 @@ class _Loop:
         torch.set_rng_state(saved.tensors["random/cpu"])
         if self.device.type == "cuda" and "random/cuda" in saved.tensors:
             torch.cuda.set_rng_state(saved.tensors["random/cuda"], self.device)
-        history = dict(saved.values["history"])
-        if history["best_mse"] is None:
-            history["best_mse"] = math.inf
-        self.history = History(**history)
+        self.history = History(**saved.values["history"])
         self.loss_sum.fill_(saved.values["loss_sum"])
         self.loss_count = saved.values["loss_count"]
         if self.history.stopped == "steps" and self.history.step < self.steps:

@@ -28,6 +28,7 @@ def _grounded() -> tuple[Sizes, TrainConfig]:
         weight_decay=0.01,
         amsgrad=False,
         clip=1.0,
+        criterion="relative",
         schedule="cosine",
         ema=0.99,
         val_first=True,

@@ -1,7 +1,11 @@
-"""Mean squared error over a part of a split."""
+"""Errors over a part of a split, and the loss of training."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 import torch
 from torch import nn
 
@@ -10,16 +14,44 @@ from poco.data.splits import Windows
 from poco.data.windows import Packer
 
 
+@dataclass(frozen=True, eq=False)
+class Errors:
+    """Squared errors of each part of a model that is trained apart, added up over the windows of each session.
+
+    Attributes:
+        squared: ``[P, S]`` float64.
+        copy: ``[S]`` that of repeating the last frame.
+        values: ``[S]`` how many were forecast.
+    """
+
+    squared: np.ndarray
+    copy: np.ndarray
+    values: np.ndarray
+
+    def pooled(self) -> list[float]:
+        """Mean squared error of each part, all values alike."""
+        found: list[float] = (self.squared.sum(1) / max(1, self.values.sum())).tolist()
+        return found
+
+    def relative(self) -> list[float]:
+        """Error of each part over that of repeating the last frame, all sessions alike: 1 less the score."""
+        moved = self.copy > 0
+        if not moved.any():
+            return self.pooled()
+        found: list[float] = (self.squared[:, moved] / self.copy[moved]).mean(1).tolist()
+        return found
+
+
 @torch.no_grad()
-def pooled_mse(
+def errors_of(
     model: nn.Module,
     packer: Packer,
     windows: Windows,
     *,
     device: torch.device | str = "cpu",
     precision: str = "float32",
-) -> float:
-    """Squared error averaged over all rows and steps of all windows, sessions pooled.
+) -> Errors:
+    """Squared errors over windows, in the order of :func:`trained_apart`.
 
     Args:
         model: the forecaster; it is put into evaluation mode and back.
@@ -27,22 +59,43 @@ def pooled_mse(
         windows: windows to average over.
         device: where the model is.
         precision: ``"float32"`` or ``"bf16"`` (autocast).
-
-    Returns:
-        The error, accumulated in float64.
     """
     was_training = model.training
     model.eval()
-    total, elements = torch.zeros((), dtype=torch.float64, device=device), 0
+    parts, sessions = len(trained_apart(model)), len(packer.units)
+    total = torch.zeros(parts + 1, sessions, dtype=torch.float64, device=device)
+    values = np.zeros(sessions, dtype=np.int64)
     try:
-        for _, batch in packer.batches(windows):
-            batch = batch.to(device)
+        for some, packed in packer.batches(windows):
+            batch = packed.to(device)
             assert batch.target is not None
-            total += (predict(model, batch, precision) - batch.target).square().sum(dtype=torch.float64)
-            elements += batch.target.numel()
+            inside = some.session
+            rows = np.repeat(inside, packer.units[inside])
+            session = torch.from_numpy(rows).to(device)
+            for place, forecast in enumerate([*_each(model, batch, precision), batch.x[:, -1:]]):
+                error = (forecast - batch.target).square().sum(1, dtype=torch.float64)
+                total[place].index_add_(0, session, error)
+            values += np.bincount(rows, minlength=sessions) * batch.target.shape[1]
     finally:
         model.train(was_training)
-    return float(total) / max(1, elements)
+    return Errors(total[:-1].cpu().numpy(), total[-1].cpu().numpy(), values)
+
+
+def trained_apart(model: nn.Module) -> dict[str, str]:
+    """Parts of a model that are trained each on its own error: name and prefix of its parameters.
+
+    Most models are one part, without a name.
+    """
+    apart: Any = getattr(model, "trained_apart", None)
+    found: dict[str, str] = {"": ""} if apart is None else apart()
+    return found
+
+
+def _each(model: nn.Module, batch: PackedBatch, precision: str) -> list[torch.Tensor]:
+    if not hasattr(model, "trained_apart"):
+        return [predict(model, batch, precision)]
+    with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        return [forecast.float() for forecast in model.each_packed(batch)]  # type: ignore[operator]
 
 
 def predict(model: nn.Module, batch: PackedBatch, precision: str) -> torch.Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,14 +23,15 @@ from poco.evaluation import evaluate, score_forecasters
 from poco.ground import gain
 from poco.ground.grounded import Grounded, GroundedConfig
 from poco.ground.job import finish, prepare
+from poco.ground.residual import ShapeResidual
 from poco.ground.selection import fit_selected
-from poco.training import TrainConfig, recipe
+from poco.training import Callback, errors_of, recipe
 from poco.training import fit as train
 
 CONFIG = GroundedConfig(12, 4, latents=2, width=16)
 WITH_POPULATION = dataclasses.replace(CONFIG, population=True)
-SETTINGS = TrainConfig(
-    steps=30, batch_size=8, learning_rate=5e-3, amsgrad=False, schedule="cosine", ema=0.9, val_every=10, val_first=True
+SETTINGS = dataclasses.replace(
+    recipe("grounded")[1], steps=30, batch_size=8, learning_rate=5e-3, clip=5.0, ema=0.9, val_every=10
 )
 
 
@@ -42,7 +45,8 @@ def test_the_residual_starts_at_exactly_zero(cut: Split) -> None:
     model = gain.start(fitted, cut, CONFIG, seed=3).eval()
     batch = Packer(cut, model.sessions).pack(cut.windows("val"))
     assert torch.equal(model.forward_packed(batch), fitted.ground.forward_packed(batch))
-    assert not torch.equal(model.residual.input.weight, gain.start(fitted, cut, CONFIG, seed=4).residual.input.weight)
+    one, other = (m.residuals["level"].input for m in (model, gain.start(fitted, cut, CONFIG, seed=4)))
+    assert not torch.equal(one.weight, other.weight)
 
 
 def test_training_windows_are_forecast_with_coefficients_that_have_not_seen_them(cut: Split) -> None:
@@ -82,13 +86,12 @@ def test_training_moves_the_residual_alone_and_never_ends_worse_on_validation(cu
     history = train(model, cut, SETTINGS)
     assert [r["step"] for r in history.records if "val_mse" in r] == [0, 10, 20, 30]
     assert all(torch.equal(value, before[name]) for name, value in model.ground.state_dict().items())
-    first = next(r["val_mse"] for r in history.records if "val_mse" in r)
-    assert history.best_mse <= first
+    assert history.best_steps.keys() == history.best_errors.keys() == {"level", "shape"}
     assert history.best_step > 0  # waves leave something to learn
-    reasons = finish(model, fitted, cut, SETTINGS, history.best_step)
+    reasons = finish(model, fitted, cut, SETTINGS, history.best_steps)
     assert not model._remembered
-    assert len(reasons["gains"]) == 1
-    assert 0 < reasons["gains"][0] <= 1
+    assert len(reasons["gains"]) == 2
+    assert 0 < sum(reasons["gains"]) <= 1 + 1e-6
     assert model.gains.tolist() == pytest.approx(reasons["gains"])
     assert [s["stretch"] for s in reasons["stretches"]] == ["rehearsal on the last quarter of training", "validation"]
     scores = score_forecasters({"whole": model, "ground": fitted.ground}, cut, "val")
@@ -98,29 +101,36 @@ def test_training_moves_the_residual_alone_and_never_ends_worse_on_validation(cu
 
 def test_a_residual_that_was_never_better_is_not_used(cut: Split) -> None:
     model, fitted = prepare(cut, CONFIG, SETTINGS)
-    assert finish(model, fitted, cut, SETTINGS, best_step=0)["gains"] == [0]
+    assert finish(model, fitted, cut, SETTINGS, {"level": 0, "shape": 0})["gains"] == [0, 0]
+    with torch.no_grad():
+        model.residuals["shape"].output.weight.normal_(std=10)  # never better, and far off
+    reasons = finish(model, fitted, cut, SETTINGS, {"level": 0, "shape": 10})
+    assert reasons["gains"][0] == 0
+    assert reasons["gains"][1] < 0.2
 
 
 def test_the_population_is_read_by_a_residual_of_its_own(cut: Split) -> None:
     model, fitted = prepare(cut, WITH_POPULATION, SETTINGS)
-    assert model.population is not None
+    assert list(model.residuals) == ["level", "shape", "population"]
     batch = Packer(cut, model.sessions).pack(cut.windows("val"))
     assert torch.equal(model.eval().forward_packed(batch), fitted.ground.forward_packed(batch))
     history = train(model, cut, SETTINGS)
     assert all(parameter.grad is not None for parameter in model.parameters())
-    own, whole = model.each_packed(batch)
+    own, shape, whole = model.each_packed(batch)
     ground = model.ground.forward_packed(batch)
-    torch.testing.assert_close(model.forward_packed(batch), (own + whole) / 2)
+    torch.testing.assert_close(model.forward_packed(batch), (own + shape + whole) / 3)
     assert not torch.allclose(own, whole, atol=1e-3)
-    reasons = finish(model, fitted, cut, SETTINGS, history.best_step)
-    assert len(reasons["gains"]) == 2
+    reasons = finish(model, fitted, cut, SETTINGS, history.best_steps)
+    assert len(reasons["gains"]) == 3
     assert 0 < sum(reasons["gains"]) <= 1 + 1e-6
-    mixed = ground + reasons["gains"][0] * (own - ground) + reasons["gains"][1] * (whole - ground)
+    own, shape, whole = model.each_packed(batch)
+    added = [g * (each - ground) for g, each in zip(reasons["gains"], (own, shape, whole), strict=True)]
+    mixed = ground + sum(added)
     torch.testing.assert_close(model.forward_packed(batch), mixed, rtol=1e-4, atol=1e-5)
     # The forecast of a unit depends on units of its own window, and of no other.
     changed = batch.x.clone()
     changed[1] += 3
-    model.gains.copy_(torch.tensor([0.0, 1.0]))
+    model.gains.copy_(torch.tensor([0.0, 0.0, 1.0]))
     unit = int(batch.window_offsets[1])
     moved = model.forward_packed(dataclasses.replace(batch, x=changed)) - model.forward_packed(batch)
     assert (moved[:unit].abs().sum(1) > 0).all()
@@ -133,6 +143,40 @@ def test_the_loss_is_that_of_each_residual_alone(cut: Split) -> None:
     assert batch.target is not None
     errors = [(forecast - batch.target).square().mean() for forecast in model.eval().each_packed(batch)]
     torch.testing.assert_close(model.loss_packed(batch), sum(errors, torch.zeros(())))
+
+
+def test_each_residual_keeps_its_own_best_weights(cut: Split) -> None:
+    model, _ = prepare(cut, CONFIG, SETTINGS)
+
+    class Spoil(Callback):
+        """From step 15 on one residual is thrown off its course."""
+
+        def log(self, record: Mapping[str, Any]) -> None:
+            if record["step"] >= 15:
+                with torch.no_grad():
+                    model.residuals["level"].output.bias.add_(5)
+
+    settings = dataclasses.replace(SETTINGS, log_every=5)
+    spoilt = train(model, cut, settings, callbacks=[Spoil()])
+    assert spoilt.best_steps["level"] < spoilt.best_steps["shape"]
+    packer = Packer(cut, model.sessions)
+    errors = dict(zip(model.residuals, errors_of(model, packer, cut.windows("val")).relative(), strict=True))
+    assert errors == pytest.approx(spoilt.best_errors)
+    scores = score_forecasters({"ground": model.ground}, cut, "val")
+    assert all(1 - error > scores["ground"].score for error in errors.values())
+
+
+def test_the_shape_residual_sees_neither_level_nor_scale() -> None:
+    residual = ShapeResidual(12, 4, 16, clip=3.0)
+    with torch.no_grad():
+        for parameter in residual.parameters():
+            parameter.normal_()
+    x, condition = torch.randn(7, 12) * 30, torch.randn(7, 8) * 30
+    out = residual(x, condition)
+    torch.testing.assert_close(residual(x + 4, condition), out, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(residual(5 * x, 5 * condition), 5 * out, rtol=1e-2, atol=1e-1)  # but for the least size
+    still = residual(torch.ones(1, 12), torch.zeros(1, 8))
+    assert still.isfinite().all()
 
 
 def test_forecasts_of_training_windows_are_remembered(cut: Split, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,9 +193,9 @@ def test_forecasts_of_training_windows_are_remembered(cut: Split, monkeypatch: p
 def test_a_residual_for_the_population_where_there_are_windows_for_it(
     cut: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert prepare(cut, CONFIG, SETTINGS)[0].population is None
+    assert "population" not in prepare(cut, CONFIG, SETTINGS)[0].residuals
     monkeypatch.setattr(poco.ground.job, "POPULATION_WINDOWS", len(cut.windows("train")))
-    assert prepare(cut, CONFIG, SETTINGS)[0].population is not None
+    assert "population" in prepare(cut, CONFIG, SETTINGS)[0].residuals
 
 
 @pytest.mark.parametrize("config", [CONFIG, WITH_POPULATION])

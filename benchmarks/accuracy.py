@@ -28,6 +28,7 @@ from poco.data.read import read
 from poco.data.splits import PROTOCOLS, Split
 from poco.evaluation import fit_baseline, score_forecasters
 from poco.ground import GroundConfig
+from poco.ground.gain import products
 from poco.ground.grounded import Grounded, GroundedConfig
 from poco.ground.job import finish, prepare
 from poco.ground.model import Ground
@@ -168,7 +169,16 @@ def score_cell(cell: Cell, name: str, seed: int) -> dict[str, Any]:
         "seconds": round(seconds, 2),
         "window_error": [float(f"{e:.6g}") for e in scores.window_error],
         "copy_window_error": [float(f"{e:.6g}") for e in scores.copy_window_error],
-        "chosen": {key: model.metadata[key] for key in ("ground", "residual")} if isinstance(model, Grounded) else None,
+        **(_of_residuals(model, cell.split) if isinstance(model, Grounded) else {}),
+    }
+
+
+def _of_residuals(model: Grounded, split: Split) -> dict[str, Any]:
+    """What was chosen and why, and the test score of the ground alone and with each residual in full."""
+    alone = (1 - np.diag(products(model, split, "test"))).tolist()
+    return {
+        "chosen": {key: model.metadata[key] for key in ("ground", "residual")},
+        "alone": dict(zip(("ground", *model.residuals), alone, strict=True)),
     }
 
 
@@ -194,7 +204,8 @@ def summary(folder: Path) -> dict[str, Any]:
                 "seconds": [cells[seed]["seconds"] for seed in sorted(cells)],
                 "ahead": [ahead(row[OURS], cells, seed) for seed in sorted(row.get(OURS, ()))] if name != OURS else [],
             }
-        entry["chosen"] = next((cell["chosen"] for cell in row.get(OURS, {}).values()), None)
+        for key in ("chosen", "alone"):
+            entry[key] = next((cell[key] for cell in row.get(OURS, {}).values()), None)
         found.append(entry)
     return {"cells": found}
 

@@ -11,13 +11,15 @@ const CpuKernels* cpu_kernels(Isa isa) {
     switch (isa) {
 #if defined(POCO_AMX)
         case Isa::amx: {
-            static const CpuKernels amx{"amx", cpu_kernels_avx512.float32, bfloat16_passes_amx};
+            static const CpuKernels amx{"amx", cpu_kernels_avx512.float32, bfloat16_passes_amx,
+                                        cpu_kernels_avx512.ground};
             return &amx;
         }
 #endif
 #if defined(POCO_AVX512_BF16)
         case Isa::avx512_bf16: {
-            static const CpuKernels avx512_bf16{"avx512_bf16", cpu_kernels_avx512.float32, bfloat16_passes_avx512_bf16};
+            static const CpuKernels avx512_bf16{"avx512_bf16", cpu_kernels_avx512.float32, bfloat16_passes_avx512_bf16,
+                                                cpu_kernels_avx512.ground};
             return &avx512_bf16;
         }
 #endif

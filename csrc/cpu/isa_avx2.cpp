@@ -4,6 +4,6 @@
 
 namespace poco {
 
-const CpuKernels cpu_kernels_avx2{"avx2", built_passes<float>, built_passes<Bfloat16>};
+const CpuKernels cpu_kernels_avx2{"avx2", built_passes<float>, built_passes<Bfloat16>, built_ground};
 
 }  // namespace poco

@@ -251,6 +251,53 @@ struct LatentTrainingBackward {
     float* const* grad_parameters = nullptr;  // in the order of poco.ops.LatentParameters; all or none
 };
 
+// A forecaster on the ground, one window of one session. N units, K latents, F features of the unit's own (o) and of
+// the population (p) in each of two forms; otherwise the letters above.
+struct GroundLatents {
+    int64_t units = 0, context = 0, latents = 0;  // N, C, K
+    int threads = 1;
+
+    const float* x = nullptr;         // [N, C]
+    const uint8_t* seen = nullptr;    // [N], 0: left out
+    const float* loadings = nullptr;  // [N, K]
+
+    float* out = nullptr;  // [K, C]
+};
+
+// What is added to the ground: W2 (h * (1 + A e)) + b2 + B e with h = relu(W1 x + b1 + S e).
+struct GroundResidual {
+    bool of_shape = false;  // W1 x and e are divided by the size of the window, and what is added is multiplied by it
+    float gain = 0;         // 0: nothing is added
+    int64_t width = 0;      // R
+
+    const float* condition_scale = nullptr;  // [2H], positive
+    const float* in_weight = nullptr;        // [R, C], with what takes the mean of the window off
+    const float* in_bias = nullptr;          // [R]
+    const float* shift = nullptr;            // [R, 2H]
+    const float* scale = nullptr;            // [R, 2H]
+    const float* out_weight = nullptr;       // [H, R]
+    const float* out_bias = nullptr;         // [H]
+    const float* skip = nullptr;             // [H, 2H]
+};
+
+struct GroundForecast {
+    int64_t units = 0, context = 0, horizon = 0;                        // N, C, H
+    int64_t own_features[2] = {0, 0}, population_features[2] = {0, 0};  // Fo and Fp of each form
+    float clip = 0;                                                     // of features and conditions
+    float gains[2] = {0, 0};                                            // of the units' terms of each form
+    int threads = 1;
+
+    const float* x = nullptr;                           // [N, C]
+    const float* base = nullptr;                        // [H, C], the shared maps of both forms
+    const float* own_map = nullptr;                     // [Fo of both, C], before they are clipped
+    const float* population[2] = {nullptr, nullptr};    // [Fp], clipped
+    const float* coefficients[2] = {nullptr, nullptr};  // [N, Fo + Fp, H]
+    const GroundResidual* residuals = nullptr;          // [residual_count]
+    int64_t residual_count = 0;
+
+    float* forecast = nullptr;  // [N, H]
+};
+
 // The kernels for one element type. They throw std::bad_alloc if there is no memory for the workspace.
 template <typename T>
 struct Passes {
@@ -267,11 +314,18 @@ struct Passes {
     void (*latent_training_backward)(const LatentTrainingBackward<T>&);
 };
 
+// Those of a forecaster on the ground, in float32.
+struct GroundKernels {
+    void (*latents)(const GroundLatents&);
+    void (*forecast)(const GroundForecast&);
+};
+
 // The kernels of one instruction set. Thread-safe.
 struct CpuKernels {
     const char* name;
     Passes<float> float32;
     Passes<Bfloat16> bfloat16;
+    GroundKernels ground;
 
     template <typename T>
     const Passes<T>& passes() const;

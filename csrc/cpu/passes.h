@@ -4,6 +4,7 @@
 #include "cpu/film_forecast.h"
 #include "cpu/film_forecast_backward.h"
 #include "cpu/film_shift.h"
+#include "cpu/ground.h"
 #include "cpu/kernels.h"
 #include "cpu/latent_pool.h"
 #include "cpu/latent_pool_backward.h"

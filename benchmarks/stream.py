@@ -1,5 +1,7 @@
 """Latency of a frame: ``python -m benchmarks.stream``: the streaming engine beside ONNX Runtime on the exported model.
 
+A published POCO, and a forecaster on the ground, which is what training makes by default.
+
 One window of the model, pushed frame after frame as at a rig, one call at a time; contestants take turns of many
 frames. ONNX Runtime gets the window ready made: what the engine does besides (normalising, keeping the frames,
 checking) it is not asked for. Output is judged against the model in float32 first.
@@ -30,6 +32,17 @@ PEER = "ONNX Runtime, published"
 SIZES = (512, 1_024, 71_721)
 
 
+def grounded(units: int) -> poco.Grounded:
+    """A forecaster on the ground with 32 latents and both residuals of a unit's own, random numbers in all of it."""
+    generator = torch.Generator().manual_seed(0)
+    model = poco.Grounded(poco.GroundedConfig(latents=32), [poco.SessionSpec("a", tuple(map(str, range(units))))])
+    with torch.no_grad():
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if name.endswith(("weight", "bias", "coefficients", "loadings")):
+                tensor.copy_(0.05 * torch.randn(tensor.shape, generator=generator))
+    return model.eval()
+
+
 def measure(units: int, seconds: float, threads: int) -> dict[str, Any]:
     """Milliseconds of a frame: quantiles of every contestant."""
     case = Case("model", FORWARD, 1, units)
@@ -44,12 +57,18 @@ def measure(units: int, seconds: float, threads: int) -> dict[str, Any]:
     def pushes(stream: poco.Stream) -> Callable[[int], Any]:
         return lambda i: stream.push(frames[i % len(frames)])
 
-    for precision, tolerance in (("float32", TOLERANCES["float32"]), ("bf16", TOLERANCES["bfloat16"])):
-        stream = poco.Stream(inputs.model, precision=precision, threads=threads)
+    ground = grounded(units)
+    with torch.no_grad():
+        right_on_ground = ground(window)[0].numpy()
+    for name, model, expected, precision, tolerance in (
+        ("poco float32", inputs.model, right, "float32", TOLERANCES["float32"]),
+        ("poco bf16", inputs.model, right, "bf16", TOLERANCES["bfloat16"]),
+        ("on the ground, float32", ground, right_on_ground, "float32", TOLERANCES["float32"]),
+    ):
+        stream = poco.Stream(model, precision=precision, threads=threads)
         *_, last = stream.over(frames)
         assert last.values is not None
-        error = float(np.linalg.norm(last.values - right) / np.linalg.norm(right))
-        name = f"poco {precision}"
+        error = float(np.linalg.norm(last.values - expected) / np.linalg.norm(expected))
         if error > tolerance:
             wrong[name] = f"off by {error:.1e}"
         calls[name] = pushes(stream)

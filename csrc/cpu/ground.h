@@ -17,8 +17,9 @@ constexpr float kLeastVariance = 0.05f;  // poco.ground.residual.LEAST_VARIANCE
 inline void ground_latents(const GroundLatents& call) {
     const int64_t tiles = (call.units + kTile - 1) / kTile, chunks = smaller(kGroundChunks, tiles);
     const int64_t line = round_up(call.context), size = call.latents * line;
+    if (call.latents == 0) return;
     std::memset(call.out, 0, static_cast<size_t>(call.latents * call.context) * sizeof(float));
-    if (chunks == 0 || call.latents == 0) return;
+    if (chunks == 0) return;
     const int threads = static_cast<int>(smaller(call.threads, chunks));
     Pieces sizes;
     sizes.floats(size * chunks);

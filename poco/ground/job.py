@@ -6,11 +6,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from poco.data.splits import Split
-from poco.ground import gain, selection
+from poco.ground import gain
 from poco.ground.estimator import Fitted
 from poco.ground.grounded import POPULATION_WINDOWS, Grounded, GroundedConfig
 from poco.ground.selection import Selection, fit_selected
@@ -74,8 +73,7 @@ def finish(
         if rehearsal is not None:
             stretches["rehearsal on the last quarter of training"] = rehearsal
     stretches["validation"] = gain.products(model, split, "val")
-    learnt = np.array([best_steps[name] > 0 for name in model.residuals])
-    gains = np.where(learnt, selection.choose(list(stretches.values()))[0][1:], 0.0)
+    gains = gain.weigh(list(stretches.values()), {name: step > 0 for name, step in best_steps.items()})
     model.gains.copy_(torch.from_numpy(gains))
     model.forget()
     names = ["ground", *(f"with the {name} residual" for name in model.residuals)]

@@ -106,7 +106,14 @@ def test_a_residual_that_was_never_better_is_not_used(cut: Split) -> None:
         model.residuals["shape"].output.weight.normal_(std=10)  # never better, and far off
     reasons = finish(model, fitted, cut, SETTINGS, {"level": 0, "shape": 10})
     assert reasons["gains"][0] == 0
-    assert reasons["gains"][1] < 0.2
+    assert reasons["gains"][1] == pytest.approx(0.2)  # what is insured, and no more
+
+
+def test_a_fifth_goes_to_the_shape_where_it_has_learnt() -> None:
+    best_level = np.array([[1.0, 1.0, 1.0], [1.0, 0.5, 0.9], [1.0, 0.9, 0.9]])
+    assert gain.weigh([best_level], {"level": True, "shape": True}).tolist() == pytest.approx([0.8, 0.2])
+    assert gain.weigh([best_level], {"level": True, "shape": False}).tolist() == pytest.approx([1.0, 0.0])
+    assert gain.weigh([best_level], {"level": False, "shape": True}).tolist() == pytest.approx([0.0, 0.2])
 
 
 def test_the_population_is_read_by_a_residual_of_its_own(cut: Split) -> None:

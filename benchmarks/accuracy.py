@@ -118,8 +118,8 @@ FORECAST: dict[str, Callable[[Cell, int], nn.Module]] = {
     "ground by validation": lambda cell, seed: mixed(cell, None),
     "ground, 8 latents": lambda cell, seed: few_latents(cell),
     "in-sample residual": lambda cell, seed: grounded(cell, seed, cross=False),
-    "without the population's": lambda cell, seed: grounded(cell, seed, population=False),
-    "with the population's": lambda cell, seed: grounded(cell, seed, population=True),
+    "own residual": lambda cell, seed: grounded(cell, seed, population=False),
+    "population residual": lambda cell, seed: grounded(cell, seed, population=True),
     "grounded": lambda cell, seed: grounded(cell, seed, population=None),
 }
 #: Those that are the same for every seed.

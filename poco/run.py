@@ -131,7 +131,7 @@ class Run:
 
     @property
     def best_step(self) -> int | None:
-        """Step of the weights that were kept; None for several seeds, or where there were no steps."""
+        """Last step that kept weights are from; None for several seeds, or where there were no steps."""
         best = [record["step"] for record in self.history if record.get("best")]
         return int(best[-1]) if best and self.config.get("seeds", 1) == 1 else None
 

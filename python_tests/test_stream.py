@@ -319,6 +319,12 @@ def test_what_cannot_be_streamed_says_why(tmp_path: Path) -> None:
         (tmp_path / "model" / "config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(CheckpointError, match=says):
             poco.Stream(tmp_path / "model")
+    small_grounded(False).save_pretrained(tmp_path / "ground")
+    of_ground = json.loads((tmp_path / "ground" / "config.json").read_text())
+    of_ground["config"]["horizon"] = 1 << 51  # nothing is made so large before it is found not to fit
+    (tmp_path / "ground" / "config.json").write_text(json.dumps(of_ground))
+    with pytest.raises(CheckpointError, match="should be \\[2251799813685248"):
+        poco.Stream(tmp_path / "ground", "b")
     tensors = tmp_path / "model" / "model.safetensors"
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     whole = tensors.read_bytes()

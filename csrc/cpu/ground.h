@@ -59,6 +59,7 @@ inline void ground_latents(const GroundLatents& call) {
 // out [H] += gain * sum_i features[i] * coefficients[i, H].
 inline void add_terms(int64_t count, int64_t horizon, const float* features, const float* coefficients, float gain,
                       float* out) {
+    if (count == 0) return;
     for (int64_t h = 0; h < horizon; h += kLanes) {
         const int64_t width = smaller(kLanes, horizon - h);
         const float* const from = coefficients + h;

@@ -116,7 +116,6 @@ public:
         }
         const Floats shares = tensors.floats("ground.shares", {kForms});
         const Floats gains = tensors.floats("ground.gains", {kForms});
-        base_.resize(static_cast<size_t>(s.horizon * s.context));
         for (size_t f = 0; f < kForms; ++f) {
             const std::string prefix = "ground.forms." + std::to_string(f) + ".";
             add_base(tensors.floats(prefix + "weight", {s.horizon, s.context}), shares[f], f == 1);
@@ -180,6 +179,7 @@ private:
     // The last value and the map of one form, and the mean that is taken off before and added after.
     void add_base(const Floats& weight, float share, bool centred) {
         const int64_t c = sizes_.context;
+        base_.resize(weight.size());
         Floats row(static_cast<size_t>(c));
         for (int64_t h = 0; h < sizes_.horizon; ++h) {
             std::copy(weight.begin() + h * c, weight.begin() + (h + 1) * c, row.begin());

@@ -37,7 +37,7 @@ class GroundedConfig(GroundConfig):
 
     Attributes:
         width: hidden units of the residuals.
-        population: whether there is a residual that reads the whole population, beside the one that does not. None:
+        population: whether there is a residual that reads the whole population, beside those that do not. None:
             training has one where the training part has :data:`POPULATION_WINDOWS` windows.
     """
 
@@ -172,17 +172,17 @@ class Grounded(nn.Module):
         trained = (n for n, residual in self.residuals.items() if any(p.requires_grad for p in residual.parameters()))
         return {name: f"residuals.{name}." for name in trained}
 
-    def each_packed(self, batch: PackedBatch) -> list[Tensor]:
-        """The forecasts ``[R, H]`` of the ground with each residual that is trained, in full and without the others."""
-        parts, names = self._parts(batch), self.trained_apart()
-        found = self._residuals(batch.x, parts, batch.unit_index, batch.window_offsets, names)
+    def each_packed(self, batch: PackedBatch, names: Iterable[str] | None = None) -> list[Tensor]:
+        """The forecasts ``[R, H]`` of the ground with each of these residuals (all) in full, without the others."""
+        parts = self._parts(batch)
+        found = self._residuals(batch.x, parts, batch.unit_index, batch.window_offsets, names or self.residuals)
         return [parts.forecast + residual for residual in found.values()]
 
     def loss_packed(self, batch: PackedBatch) -> Tensor:
-        """The mean squared errors of :meth:`each_packed` against the target of the batch, added up, for training."""
+        """The mean squared error with each residual that is trained, added up, for training."""
         assert batch.target is not None
-        target = batch.target
-        return torch.stack([(forecast.float() - target).square().mean() for forecast in self.each_packed(batch)]).sum()
+        forecasts = self.each_packed(batch, self.trained_apart())
+        return torch.stack([(forecast.float() - batch.target).square().mean() for forecast in forecasts]).sum()
 
     def _forecast(self, x: Tensor, parts: Parts, unit_index: Tensor, offsets: Tensor) -> Tensor:
         out, gains = parts.forecast, dict(zip(self.residuals, self.gains.to(x.dtype), strict=True))

@@ -62,7 +62,7 @@ def finish(
         fitted: the ground that it stands on.
         split: recordings, parts and statistics; the test part is not looked at.
         settings: of the training loop.
-        best_steps: the step that the weights of each residual are from; 0 if it is still zero.
+        best_steps: the step that the weights of each residual are from; 0 or missing if it is still zero.
         callbacks: are told what was chosen.
 
     Returns:
@@ -74,7 +74,7 @@ def finish(
         if rehearsal is not None:
             stretches["rehearsal on the last quarter of training"] = rehearsal
     stretches["validation"] = gain.products(model, split, "val")
-    gains = gain.weigh(list(stretches.values()), {name: step > 0 for name, step in best_steps.items()})
+    gains = gain.weigh(list(stretches.values()), {name: best_steps.get(name, 0) > 0 for name in model.residuals})
     model.gains.copy_(torch.from_numpy(gains))
     model.forget()
     names = ["ground", *(f"with the {name} residual" for name in model.residuals)]

@@ -51,8 +51,9 @@ class Residual(ExactBuffers):
 class ShapeResidual(Residual):
     """A residual of a window's shape alone.
 
-    The window's mean is taken off, and its size divides what goes in and multiplies what comes out: it sees neither the
-    level of the activity nor its scale, and cannot be misled by the drift of either.
+    The window's mean is taken off, and its size divides what goes in (conditions before they are clipped) and
+    multiplies what comes out: it sees neither the level of the activity nor its scale, and cannot be misled by the
+    drift of either.
     """
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ class TrainingCurve:
     Attributes:
         train: (step, MSE) pairs.
         validation: (step, MSE) pairs.
-        best_step: step of the model that was kept, or None.
+        best_step: last step that weights were kept of, or None.
     """
 
     train: Sequence[tuple[int, float]]

@@ -27,7 +27,7 @@ class Callback:
         """Training loss: ``step``, ``loss`` (mean since the last record), ``learning_rate``, ``seconds``."""
 
     def validated(self, record: Mapping[str, Any]) -> None:
-        """A validation: ``step``, ``val_mse``, ``best`` (whether it is the best so far), ``seconds``."""
+        """A validation: ``step``, ``val_mse``, ``best`` (whether any part was never better), ``seconds``."""
 
     def scored(self, step: int, seconds: float, score: float) -> None:
         """Test score of a model that is being adapted, and the seconds it took, scoring not counted."""

@@ -145,7 +145,12 @@ class RunFiles(Callback):
     def end(self, history: History) -> None:
         """Write how it ended to the log."""
         why = {"steps": "done", "patience": "stopped early"}.get(history.stopped, "stopped")
-        best = f", best validation {history.best_error:.5f} at step {history.best_step}" if history.best_step else ""
+        criterion = self._config["training"]["criterion"]
+        found = [
+            f"{part} {history.best_errors[part]:.5f} at step {step}".strip()
+            for part, step in history.best_steps.items()
+        ]
+        best = f", best validation ({criterion}): {', '.join(found)}" if history.best_step else ""
         log(self._folder, f"{why} at step {history.step}{best}")
 
     def _write(self, record: Mapping[str, Any]) -> None:

@@ -66,11 +66,6 @@ class History:
         """The last step that best weights are from; 0 before the first validation."""
         return max(self.best_steps.values(), default=0)
 
-    @property
-    def best_error(self) -> float:
-        """The lowest validation error, mean over parts."""
-        return math.fsum(self.best_errors.values()) / len(self.best_errors) if self.best_errors else math.inf
-
 
 def fit(
     model: nn.Module,
@@ -239,7 +234,7 @@ class _Loop:
     def validate(self) -> None:
         """Error over all validation windows; keep the weights if they are the best so far."""
         history, weights = self.history, self.average
-        trained = self._copy()
+        trained = self._copy()  # put back at the end
         if weights is not None:
             _copy_into(self.parameters, weights)
         found = errors_of(self.model, self.packer, self.validation, device=self.device, precision=self.config.precision)

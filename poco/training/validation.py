@@ -92,10 +92,12 @@ def trained_apart(model: nn.Module) -> dict[str, str]:
 
 
 def _each(model: nn.Module, batch: PackedBatch, precision: str) -> list[torch.Tensor]:
-    if not hasattr(model, "trained_apart"):
+    """The forecasts ``[R, H]`` of the parts of a model that are trained apart."""
+    parts = trained_apart(model)
+    if "" in parts:
         return [predict(model, batch, precision)]
     with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        return [forecast.float() for forecast in model.each_packed(batch)]  # type: ignore[operator]
+        return [forecast.float() for forecast in model.each_packed(batch, parts)]  # type: ignore[operator]
 
 
 def predict(model: nn.Module, batch: PackedBatch, precision: str) -> torch.Tensor:
@@ -106,7 +108,7 @@ def predict(model: nn.Module, batch: PackedBatch, precision: str) -> torch.Tenso
 
 
 def training_loss(model: nn.Module, batch: PackedBatch, precision: str, loss: str = "mse") -> torch.Tensor:
-    """Error of the forecast, a scalar to differentiate.
+    """Error of the forecast, a scalar to differentiate; of parts that are trained apart, that of each added up.
 
     Args:
         model: the forecaster; its ``loss_packed``, if it has one, is the mean squared error.
@@ -116,7 +118,7 @@ def training_loss(model: nn.Module, batch: PackedBatch, precision: str, loss: st
     """
     assert batch.target is not None
     if loss == "mae":
-        return (predict(model, batch, precision) - batch.target).abs().mean()
+        return torch.stack([(each - batch.target).abs().mean() for each in _each(model, batch, precision)]).sum()
     if not hasattr(model, "loss_packed"):
         return (predict(model, batch, precision) - batch.target).square().mean()
     with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=precision == "bf16"):

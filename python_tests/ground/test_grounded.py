@@ -27,6 +27,7 @@ from poco.ground.residual import ShapeResidual
 from poco.ground.selection import fit_selected
 from poco.training import Callback, errors_of, recipe
 from poco.training import fit as train
+from poco.training.validation import training_loss
 
 CONFIG = GroundedConfig(12, 4, latents=2, width=16)
 WITH_POPULATION = dataclasses.replace(CONFIG, population=True)
@@ -150,6 +151,11 @@ def test_the_loss_is_that_of_each_residual_alone(cut: Split) -> None:
     assert batch.target is not None
     errors = [(forecast - batch.target).square().mean() for forecast in model.eval().each_packed(batch)]
     torch.testing.assert_close(model.loss_packed(batch), sum(errors, torch.zeros(())))
+    model.residuals["shape"].requires_grad_(False)
+    torch.testing.assert_close(model.loss_packed(batch), errors[0] + errors[2])
+    both = [forecast - batch.target for forecast in model.each_packed(batch, ("level", "population"))]
+    absolute = sum((error.abs().mean() for error in both), torch.zeros(()))
+    torch.testing.assert_close(training_loss(model, batch, "float32", "mae"), absolute)
 
 
 def test_each_residual_keeps_its_own_best_weights(cut: Split) -> None:

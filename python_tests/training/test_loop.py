@@ -157,8 +157,8 @@ def test_the_best_weights_are_kept(cut: Split) -> None:
     validations = {r["step"]: r["val_mse"] for r in history.records if "val_mse" in r}
     assert sorted(validations) == list(range(3, 61, 3))
     assert history.best_step == min(validations, key=validations.__getitem__) < 60
-    assert history.best_error == validations[history.best_step]
-    assert errors_of(model, Packer(cut), cut.windows("val")).pooled() == [history.best_error]
+    assert history.best_errors[""] == validations[history.best_step]
+    assert errors_of(model, Packer(cut), cut.windows("val")).pooled() == [history.best_errors[""]]
     assert history.stopped == "steps"
     assert not model.training
 
@@ -223,8 +223,8 @@ def test_bfloat16_trains_and_keeps_float32_weights(cut: Split) -> None:
     history = fit(model, cut, TrainConfig(**{**SMALL.to_json(), "precision": "bf16"}))
     exact = fit(mlp(), cut, SMALL)
     assert next(model.parameters()).dtype == torch.float32
-    assert history.best_error == pytest.approx(exact.best_error, rel=0.05)
-    assert history.best_error != exact.best_error
+    assert history.best_errors[""] == pytest.approx(exact.best_errors[""], rel=0.05)
+    assert history.best_errors[""] != exact.best_errors[""]
 
 
 def test_a_diverged_run_is_ended(cut: Split) -> None:
@@ -337,6 +337,6 @@ def test_what_training_starts_from_may_be_the_best(cut: Split, tmp_path: Path) -
     assert keep.records[0]["best"]
     history = fit(model, cut, config, checkpoint=tmp_path / "resume", resume=True)
     assert history.best_step == 0
-    assert history.best_error == keep.records[0]["val_mse"]
+    assert history.best_errors[""] == keep.records[0]["val_mse"]
     assert [r["step"] for r in history.records if "val_mse" in r] == [0, 7, 14, 21, 28, 30]
     assert all(torch.equal(value, start[name]) for name, value in model.state_dict().items())

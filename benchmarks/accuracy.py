@@ -205,7 +205,7 @@ def summary(folder: Path) -> dict[str, Any]:
                 "ahead": [ahead(row[OURS], cells, seed) for seed in sorted(row.get(OURS, ()))] if name != OURS else [],
             }
         for key in ("chosen", "alone"):
-            entry[key] = next((cell[key] for cell in row.get(OURS, {}).values()), None)
+            entry[key] = next((cell.get(key) for cell in row.get(OURS, {}).values()), None)
         found.append(entry)
     return {"cells": found}
 

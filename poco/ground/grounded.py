@@ -178,12 +178,6 @@ class Grounded(nn.Module):
         found = self._residuals(batch.x, parts, batch.unit_index, batch.window_offsets, names or self.residuals)
         return [parts.forecast + residual for residual in found.values()]
 
-    def loss_packed(self, batch: PackedBatch) -> Tensor:
-        """The mean squared error with each residual that is trained, added up, for training."""
-        assert batch.target is not None
-        forecasts = self.each_packed(batch, self.trained_apart())
-        return torch.stack([(forecast.float() - batch.target).square().mean() for forecast in forecasts]).sum()
-
     def _forecast(self, x: Tensor, parts: Parts, unit_index: Tensor, offsets: Tensor) -> Tensor:
         out, gains = parts.forecast, dict(zip(self.residuals, self.gains.to(x.dtype), strict=True))
         skip = not (self.training or torch.compiler.is_compiling())

@@ -117,10 +117,9 @@ def training_loss(model: nn.Module, batch: PackedBatch, precision: str, loss: st
         loss: ``"mse"`` or ``"mae"``, mean squared or absolute error.
     """
     assert batch.target is not None
-    if loss == "mae":
-        return torch.stack([(each - batch.target).abs().mean() for each in _each(model, batch, precision)]).sum()
-    if not hasattr(model, "loss_packed"):
-        return (predict(model, batch, precision) - batch.target).square().mean()
-    with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        error: torch.Tensor = model.loss_packed(batch)  # type: ignore[operator]
-    return error
+    if loss == "mse" and hasattr(model, "loss_packed"):
+        with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            error: torch.Tensor = model.loss_packed(batch)  # type: ignore[operator]
+        return error
+    off = [forecast - batch.target for forecast in _each(model, batch, precision)]
+    return torch.stack([(each.abs() if loss == "mae" else each.square()).mean() for each in off]).sum()

@@ -22,8 +22,9 @@ from poco import baselines
 from poco.data.recording import Recording
 from poco.data.splits import PROTOCOLS, Split, split
 from poco.errors import ConfigError, DataError
-from poco.evaluation import BASELINE_STEPS, fit_baseline, score_forecasters
+from poco.evaluation import BASELINE_PATIENCE, BASELINE_STEPS, fit_baseline, score_forecasters
 from poco.files import write_json
+from poco.training.config import TrainConfig
 
 #: Forecasters in the order in which cells are made: cheap ones first.
 FORECASTERS = (
@@ -33,20 +34,28 @@ FORECASTERS = (
 )
 #: Those whose score is the same from every seed.
 SEEDLESS = ("copy", "mean", *baselines.FITTED)
+#: Windows of a gradient step.
+BATCH = TrainConfig().batch_size
 #: Two-sided 95% quantiles of Student's t for 1, 2, ... degrees of freedom; beyond them the normal's.
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
-def fit(name: str, data: Split, recordings: Sequence[Recording], seed: int, steps: int) -> nn.Module:
-    """A forecaster of :data:`FORECASTERS`, fitted; at most so many gradient steps (``grounded`` has its recipe's)."""
+def fit(
+    name: str, data: Split, recordings: Sequence[Recording], seed: int, steps: int, batch: int = BATCH
+) -> nn.Module:
+    """A forecaster of :data:`FORECASTERS`, fitted: at most so many gradient steps, each of so many windows.
+
+    ``grounded`` has the steps and windows of its recipe.
+    """
     if name not in ("poco", "grounded"):
-        return fit_baseline(name, data, seed=seed, steps=steps)
+        config = TrainConfig(steps=steps, batch_size=batch, patience=BASELINE_PATIENCE, seed=seed)
+        return fit_baseline(name, data, config=config)
     from poco.training import recipe, train
 
     kind = "published" if name == "poco" else name
     settings = dataclasses.replace(recipe(kind)[1], seed=seed)
     if name == "poco":
-        settings = dataclasses.replace(settings, steps=steps, val_every=min(20, steps))
+        settings = dataclasses.replace(settings, steps=steps, batch_size=batch, val_every=min(20, steps))
     return train(recordings, train_config=settings, recipe=kind, protocol=data.protocol, progress=False).model
 
 
@@ -58,6 +67,7 @@ def run(
     protocols: Sequence[str] = PROTOCOLS,
     seeds: int = 3,
     steps: int = BASELINE_STEPS,
+    batch: int = BATCH,
     published: Sequence[str] = (),
     report: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
@@ -70,11 +80,12 @@ def run(
         protocols: names out of :data:`poco.data.splits.PROTOCOLS`.
         seeds: seeds 0, 1, ... of those that are trained.
         steps: most gradient steps of each.
+        batch: windows of each step.
         published: names of folders with the files of the published data set of that name.
         report: called with a line for each cell.
 
     Raises:
-        ConfigError: for an unknown name, or steps other than those of the cells that are there.
+        ConfigError: for an unknown name, or steps or windows other than those of the cells that are there.
     """
     unknown = [name for name in forecasters if name not in FORECASTERS]
     if unknown:
@@ -91,8 +102,10 @@ def run(
     for name, folder, protocol, seed in _cells(forecasters, folders, protocols, seeds):
         file = out / f"{folder.name}--{protocol}--{seed}--{name}.json"
         if file.exists():
-            if (before := json.loads(file.read_text())["steps"]) not in (None, steps):
-                raise ConfigError(f"{file} was made with {before} steps, now {steps}: take another folder for --out")
+            cell = json.loads(file.read_text())
+            for what, now in {"steps": steps, "batch": batch}.items():
+                if (before := cell.get(what)) not in (None, now):
+                    raise ConfigError(f"{file} was made with {what} {before}, now {now}: take another folder for --out")
             continue
         try:
             recordings, data = prepared(folder, protocol)
@@ -100,9 +113,10 @@ def run(
             report(f"{folder.name}, {protocol}: left out, {error}")
             continue
         began = time.process_time()
-        model = fit(name, data, recordings, seed, steps)
+        model = fit(name, data, recordings, seed, steps, batch)
         seconds = time.process_time() - began
         scores = score_forecasters({name: model}, data)[name]
+        trained = name not in (*SEEDLESS, "grounded")
         cell = {
             "data": folder.name,
             "protocol": protocol,
@@ -112,7 +126,8 @@ def run(
             "score_per_step": list(scores.score_per_step),
             "seconds": round(seconds, 2),
             "parameters": sum(p.numel() for p in (*model.parameters(), *_weights(model))),
-            "steps": None if name in SEEDLESS or name == "grounded" else steps,
+            "steps": steps if trained else None,
+            "batch": batch if trained else None,
         }
         write_json(file, cell)
         report(f"{folder.name}, {protocol}, {name}, seed {seed}: {scores.score:.4f} in {seconds:.1f} s")
@@ -135,7 +150,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
 
 def write_csv(cells: Sequence[dict[str, Any]], path: Path) -> None:
     """One tidy table, a row for each cell."""
-    columns = ("data", "protocol", "forecaster", "seed", "score", "seconds", "parameters", "steps")
+    columns = ("data", "protocol", "forecaster", "seed", "score", "seconds", "parameters", "steps", "batch")
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()

@@ -32,6 +32,7 @@ def register(app: typer.Typer) -> None:
         protocols: Annotated[str, typer.Option(help="Protocols, comma between them.")] = "leak-free,published",
         seeds: Annotated[int, typer.Option(help="Seeds of those that are trained.")] = 3,
         steps: Annotated[int, typer.Option(help="Most gradient steps of a forecaster.")] = 1000,
+        batch: Annotated[int, typer.Option(help="Windows of a gradient step.")] = 64,
         published: Annotated[
             str | None,
             typer.Option(help="Folders with the files of the published data set of their name, comma between them."),
@@ -71,6 +72,7 @@ def register(app: typer.Typer) -> None:
             protocols=wanted,
             seeds=seeds,
             steps=steps,
+            batch=batch,
             published=as_published,
             report=typer.echo,
         )

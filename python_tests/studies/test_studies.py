@@ -271,5 +271,5 @@ def test_scoreboard_makes_each_cell_once(tmp_path: Path) -> None:
     assert len((tmp_path / "scores.csv").read_text().splitlines()) == 7
     kept = json.loads((tmp_path / "out" / "some--published--0--nlinear.json").read_text())
     assert kept["parameters"] == 48 * 16 + 16
-    with pytest.raises(ConfigError, match="made with 2 steps, now 3"):
+    with pytest.raises(ConfigError, match="made with steps 2, now 3"):
         scoreboard.run([folder], tmp_path / "out", forecasters=("nlinear",), seeds=1, steps=3)

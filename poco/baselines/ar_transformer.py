@@ -5,11 +5,50 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from poco.baselines.windows import OfSessions, by_session
 from poco.data.packed import PackedBatch
 from poco.nn.vocabulary import SessionSpec
+
+#: Keys and values ``[B, heads, T, width / heads]`` of the frames that a layer has seen.
+Seen = tuple[Tensor, Tensor]
+
+
+class CausalLayer(nn.Module):
+    """Attention to this and earlier frames, then a feed-forward layer, each on normalised tokens and added.
+
+    Args:
+        width: width of the tokens.
+        heads: attention heads.
+        dropout: dropout of attention, of hidden units and of what is added.
+    """
+
+    def __init__(self, width: int, heads: int = 8, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.attention_norm, self.attention = nn.LayerNorm(width), nn.Linear(width, 3 * width)
+        self.mix = nn.Linear(width, width)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, 4 * width),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(4 * width, width),
+            nn.Dropout(dropout),
+        )
+
+    def forward(self, tokens: Tensor, seen: Seen | None = None) -> tuple[Tensor, Seen]:
+        """All frames ``[B, T, width]`` at once, or the one frame ``[B, 1, width]`` that follows what was ``seen``."""
+        qkv = self.attention(self.attention_norm(tokens)).unflatten(-1, (3, self.heads, -1))
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        if seen is not None:
+            key, value = torch.cat([seen[0], key], -2), torch.cat([seen[1], value], -2)
+        dropout = self.dropout if self.training else 0.0
+        found = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=seen is None)
+        tokens = tokens + F.dropout(self.mix(found.transpose(1, 2).flatten(2)), self.dropout, self.training)
+        return tokens + self.feed_forward(tokens), (key, value)
 
 
 class ARTransformer(OfSessions):
@@ -33,23 +72,32 @@ class ARTransformer(OfSessions):
         self.input = nn.ModuleList(nn.Linear(len(spec.units), width) for spec in self.sessions)
         self.output = nn.ModuleList(nn.Linear(width, len(spec.units)) for spec in self.sessions)
         self.position = nn.Parameter(0.02 * torch.randn(context + horizon, width))
-        layer = nn.TransformerEncoderLayer(width, 8, 4 * width, 0.1, batch_first=True, norm_first=True)
-        self.layers = nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.layers = nn.ModuleList(CausalLayer(width) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
 
-    def next_frames(self, frames: Tensor, session: int) -> Tensor:
-        """Frames ``[B, T, N]`` -> the one after each of them ``[B, T, N]``."""
-        length = frames.shape[1]
-        mask = nn.Transformer.generate_square_subsequent_mask(length, device=frames.device)
-        tokens = self.input[session](frames) + self.position[:length]
-        out: Tensor = self.output[session](self.layers(tokens, mask=mask, is_causal=True))
-        return out
+    def next_frames(
+        self, frames: Tensor, session: int, seen: Sequence[Seen] | None = None
+    ) -> tuple[Tensor, list[Seen]]:
+        """Frames ``[B, T, N]`` -> the one after each of them ``[B, T, N]``, and what each layer has seen by then.
+
+        With what was ``seen`` of earlier frames, ``frames`` is the one that follows them.
+        """
+        first = 0 if seen is None else seen[0][0].shape[-2]
+        tokens = self.input[session](frames) + self.position[first : first + frames.shape[1]]
+        now = []
+        for number, layer in enumerate(self.layers):
+            tokens, own = layer(tokens, None if seen is None else seen[number])
+            now.append(own)
+        return self.output[session](self.norm(tokens)), now
 
     def forecast(self, x: Tensor, session: int) -> Tensor:
         """``[B, N, C]`` -> ``[B, N, H]``."""
-        frames = x.mT
-        for _ in range(self.horizon):
-            frames = torch.cat([frames, self.next_frames(frames, session)[:, -1:]], 1)
-        return frames[:, self.context :].mT
+        found, seen = self.next_frames(x.mT, session)
+        frames = [found[:, -1:]]
+        while len(frames) < self.horizon:
+            found, seen = self.next_frames(frames[-1], session, seen)
+            frames.append(found)
+        return torch.cat(frames, 1).mT
 
     def loss_packed(self, batch: PackedBatch) -> Tensor:
         """Squared error of each frame forecast from those before it, over context and target."""
@@ -57,6 +105,6 @@ class ARTransformer(OfSessions):
         total, count = batch.x.new_zeros(()), 0
         for session, rows in by_session(batch):
             frames = torch.cat([batch.x[rows], batch.target[rows]], -1).mT
-            error = self.next_frames(frames[:, :-1], session) - frames[:, 1:]
+            error = self.next_frames(frames[:, :-1], session)[0] - frames[:, 1:]
             total, count = total + error.square().sum(), count + error.numel()
         return total / count

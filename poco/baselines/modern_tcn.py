@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -45,6 +46,19 @@ class ModernTCN(nn.Module):
     def _forecast(self, x: Tensor) -> Tensor:
         features = self.stem(F.pad(x[:, None], (0, self.stride), mode="replicate"))
         for large, norm, mix in zip(self.large, self.norms, self.mix, strict=True):
-            features = features + mix(norm(large(features)))
+            features = features + mix(norm(along_time(large, features)))  # type: ignore[arg-type]
         out: Tensor = self.read_out(features.flatten(1))
         return out
+
+
+def along_time(large: nn.Conv1d, x: Tensor) -> Tensor:
+    """A depthwise convolution that keeps the length of ``x [R, width, T]``, as a matrix ``T x T`` for each feature.
+
+    ``T`` is small here, and so it is several times faster than the convolution.
+    """
+    length, kernel = x.shape[-1], large.kernel_size[0]
+    time = torch.arange(length, device=x.device)
+    tap = time[:, None] - time + (kernel - 1) // 2
+    padded = F.pad(large.weight[:, 0], (1, 1))  # taps outside the kernel are zero
+    assert large.bias is not None
+    return torch.einsum("rct,cts->rcs", x, padded[:, (tap + 1).clamp(0, kernel + 1)]) + large.bias[:, None]

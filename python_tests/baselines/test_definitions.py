@@ -11,6 +11,8 @@ from helpers.recordings import waves
 from torch import nn
 
 from poco import baselines
+from poco.baselines.ar_transformer import CausalLayer
+from poco.baselines.modern_tcn import along_time
 from poco.data.packed import PackedBatch
 from poco.data.splits import split
 from poco.data.windows import Packer
@@ -135,11 +137,32 @@ def test_ar_transformer_sees_no_later_frame() -> None:
     frames = torch.randn(1, 6, 2)
     changed = frames.clone()
     changed[:, 3:] += 1
-    before, after = model.next_frames(frames, 0), model.next_frames(changed, 0)
+    (before, _), (after, _) = model.next_frames(frames, 0), model.next_frames(changed, 0)
     torch.testing.assert_close(before[:, :3], after[:, :3])
     assert not torch.allclose(before[:, 3:], after[:, 3:])
-    first = model.next_frames(frames[:, :4], 0)[0, -1]
-    torch.testing.assert_close(model.forecast(frames[:, :4].mT, 0)[0, :, 0], first)
+
+
+def test_ar_transformer_rolls_out_as_if_it_saw_all_frames_again() -> None:
+    model = baselines.ARTransformer(4, 3, [SessionSpec("a", 2)], width=16, layers=2).eval()
+    frames = torch.randn(2, 4, 2)
+    forecast = model.forecast(frames.mT, 0).mT
+    for step in range(3):
+        frames = torch.cat([frames, model.next_frames(frames, 0)[0][:, -1:]], 1)
+        torch.testing.assert_close(forecast[:, step], frames[:, -1])
+
+
+def test_ar_transformer_layer_is_that_of_a_transformer_encoder() -> None:
+    layer = CausalLayer(16).eval()
+    known = nn.TransformerEncoderLayer(16, 8, 64, 0.1, batch_first=True, norm_first=True).eval()
+    ours, theirs = layer.state_dict(), known.state_dict()
+    names = {"norm1": "attention_norm", "self_attn.in_proj_": "attention.", "self_attn.out_proj": "mix"}
+    names |= {"norm2": "feed_forward.0", "linear1": "feed_forward.1", "linear2": "feed_forward.4"}
+    for name in theirs:
+        own = next(name.replace(old, new) for old, new in names.items() if name.startswith(old))
+        theirs[name] = ours[own]
+    known.load_state_dict(theirs)
+    x, mask = torch.randn(2, 5, 16), nn.Transformer.generate_square_subsequent_mask(5)
+    torch.testing.assert_close(layer(x)[0], known(x, mask, is_causal=True))
 
 
 def test_patchtst_repeats_the_last_value_for_one_more_patch() -> None:
@@ -153,6 +176,13 @@ def test_normalised_windows_keep_level_and_scale(name: str) -> None:
     model, x = baselines.build(name, 12, 3).eval(), torch.randn(1, 4, 12)
     out, moved = (model.forward_packed(one_session(v)) for v in (x, 2 * x + 5))  # type: ignore[operator]
     torch.testing.assert_close(moved, 2 * out + 5, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("kernel", "length"), [(13, 12), (7, 9), (1, 3), (5, 2)])
+def test_modern_tcn_convolves_along_time(kernel: int, length: int) -> None:
+    large = nn.Conv1d(3, 3, kernel, padding="same", groups=3)
+    x = torch.randn(5, 3, length)
+    torch.testing.assert_close(along_time(large, x), large(x))
 
 
 def test_modern_tcn_is_stem_blocks_and_read_out() -> None:

@@ -96,8 +96,7 @@ def register(app: typer.Typer) -> None:
         """Draw the score against what was varied, mean over seeds with 95% intervals."""
         from poco import studies
 
-        draw = studies.steps.plot if per_step else studies.plot
-        draw(_cells(out), figure)
+        studies.plot(_cells(out), figure, per_step=per_step)
 
 
 def _recordings(data: list[Path], published: list[str]) -> list[Recording]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from poco.errors import MissingExtraError
+from poco.errors import ConfigError, MissingExtraError
 from poco.plots.examples import Example
 from poco.plots.panels import draw_adaptation, draw_example, draw_raster, draw_scores, draw_steps, draw_training
 from poco.plots.style import GREY, INK, SETTINGS
@@ -143,12 +143,19 @@ def demo_figure(
 
 
 def save(figure: Figure, path: str | Path) -> Path:
-    """Save a figure as a PNG, whole or not at all; returns the path."""
+    """Save a figure as what its name ends in (.png, .svg, .pdf), whole or not at all; returns the path.
+
+    Raises:
+        ConfigError: if no figure can be written as that.
+    """
     path = Path(path)
+    kind, known = path.suffix[1:].lower(), figure.canvas.get_supported_filetypes()
+    if kind not in known:
+        raise ConfigError(f"{path}: a figure is written as .png, .svg or .pdf, not as '{path.suffix}'")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        figure.savefig(partial, format="png", dpi=figure.dpi)
+        figure.savefig(partial, format=kind, dpi=figure.dpi)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

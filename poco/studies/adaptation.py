@@ -12,18 +12,16 @@ from poco import models
 from poco.adaptation import adapt
 from poco.data.recording import Recording
 from poco.errors import ConfigError
-from poco.plots.style import BLUE, GREEN, GREY, PURPLE, VERMILION
-from poco.scoreboard import mean_interval, mean_text
+from poco.scoreboard import mean_text
 from poco.training.recipes import recipe
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
     from poco.nn import POCO
 
 #: Steps from one point of a curve to the next.
 EVERY = 20
+#: What is done with the animal that was left out, in the order of tables and figures.
+MODES = ("zero-shot", "embeddings", "mlp", "full", "scratch")
 #: Validations without a new best before training of the model of the other animals ends.
 PATIENCE = 5
 
@@ -114,93 +112,33 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
     ``last`` the score of the weights of the last step. Seeds and recordings of an animal are averaged first.
     """
     columns = ["frames", "mode", "kept", "gain", "last step", "seconds", "animals", "seeds"]
-    sources = _sources(cells)
-    columns[1:1] = ["learnt from"] if sources != [None] else []
+    learnt = sources(cells)
+    columns[1:1] = ["learnt from"] if learnt != [None] else []
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     every = sorted({c["frames"] for c in cells}, key=lambda f: (f is None, f))
-    for frames, source in itertools.product(every, sources):
+    for frames, source in itertools.product(every, learnt):
         some = [cell for cell in cells if cell["frames"] == frames and cell.get("source") == source]
-        start = _by_animal(some, "zero-shot", lambda c: c["after"])
-        for mode in (m for m in _MODES if any(cell["training"] == m for cell in some)):
-            kept = _by_animal(some, mode, lambda c: c["after"])
-            last = _by_animal(some, mode, lambda c: c["history"][-1][2])
-            seconds = _by_animal(some, mode, lambda c: c["history"][-1][1])
+        start = by_animal(some, "zero-shot", lambda c: c["after"])
+        for mode in (m for m in MODES if any(cell["training"] == m for cell in some)):
+            kept = by_animal(some, mode, lambda c: c["after"])
+            last = by_animal(some, mode, lambda c: c["history"][-1][2])
+            seconds = by_animal(some, mode, lambda c: c["history"][-1][1])
             gain = [kept[animal] - start[animal] for animal in kept if animal in start]
             row = [mean_text(list(kept.values())), mean_text(gain), mean_text(list(last.values()))]
             seeds = len({cell["seed"] for cell in some if cell["training"] == mode})
             row += [f"{sum(seconds.values()) / len(seconds):.1f}", str(len(kept)), str(seeds)]
-            what = ["all" if frames is None else str(frames), *([source or "all"] if sources != [None] else []), mode]
+            what = ["all" if frames is None else str(frames), *([source or "all"] if learnt != [None] else []), mode]
             lines.append(f"| {' | '.join([*what, *row])} |")
     return "\n".join(lines)
 
 
-def plot(cells: Sequence[Mapping[str, Any]], figure: Figure) -> None:
-    """Test score against steps and against seconds, or, with several numbers of frames, against these.
-
-    Where models learnt from several sources, against steps alone, a panel for each source. Lines are means over
-    animals, shades 95% t-intervals.
-    """
-    every = sorted({c["frames"] for c in cells if c["frames"] is not None})
-    if len(every) > 1:
-        axes = figure.subplots()
-        for mode in _MODES:
-            found = {n: _by_animal([c for c in cells if c["frames"] == n], mode, lambda c: c["after"]) for n in every}
-            values = {n: list(own.values()) for n, own in found.items() if own}
-            if values:
-                _line(axes, list(values), list(values.values()), mode)
-        axes.set(xscale="log", xlabel="frames learnt from", ylabel="test score", title=cells[0]["study"])
-        axes.set_xticks(every, [str(n) for n in every])
-        axes.minorticks_off()
-        axes.legend(fontsize="small")
-        return
-    sources = _sources(cells)
-    if sources == [None]:
-        left, right = figure.subplots(1, 2, sharey=True)
-        _curves(cells, left, right)
-        left.set_title(cells[0]["study"])
-        right.set(xlabel="seconds")
-    else:
-        left, *more = figure.subplots(1, len(sources), sharey=True)
-        for axes, source in zip([left, *more], sources, strict=True):
-            _curves([cell for cell in cells if cell.get("source") == source], axes)
-            axes.set_title(f"learnt from {source}", fontsize="small")
-            axes.set(xlabel="steps")
-        figure.suptitle(cells[0]["study"])
-    left.set_ylim(bottom=-0.3)  # an untrained model begins far below
-    left.set(xlabel="steps", ylabel="test score")
-    left.legend(fontsize="small")
-
-
-def _sources(cells: Sequence[Mapping[str, Any]]) -> list[str | None]:
+def sources(cells: Sequence[Mapping[str, Any]]) -> list[str | None]:
     """What the models learnt from, in the order of the study; [None] where it does not matter."""
     there = {cell.get("source") for cell in cells}
     return [source for source in (None, "same", "other", "both") if source in there]
 
 
-def _curves(cells: Sequence[Mapping[str, Any]], by_steps: Axes, by_seconds: Axes | None = None) -> None:
-    """A line for each mode."""
-    for mode in _MODES:
-        steps = sorted({p[0] for c in cells if c["training"] == mode for one in c["curves"] for p in one["history"]})
-        if not steps:
-            continue
-        if mode == "zero-shot":
-            mean, _ = mean_interval(_points(cells, mode, 0, 2))
-            for axes in (by_steps, by_seconds):
-                if axes is not None:
-                    axes.axhline(mean, color=_COLOURS[mode], linestyle="--", label=mode)
-            continue
-        at = [_points(cells, mode, place, 2) for place in range(len(steps))]
-        _line(by_steps, steps, at, mode)
-        if by_seconds is not None:
-            seconds = [mean_interval(_points(cells, mode, place, 1))[0] for place in range(len(steps))]
-            _line(by_seconds, seconds, at, mode)
-
-
-_MODES = ("zero-shot", "embeddings", "mlp", "full", "scratch")
-_COLOURS = dict(zip(_MODES, (GREY, BLUE, GREEN, VERMILION, PURPLE), strict=True))
-
-
-def _by_animal(
+def by_animal(
     cells: Sequence[Mapping[str, Any]], mode: str, value: Callable[[Mapping[str, Any]], float]
 ) -> dict[str, float]:
     """Animal by animal, the mean of a value over seeds and recordings."""
@@ -211,13 +149,6 @@ def _by_animal(
     return {animal: sum(values) / len(values) for animal, values in found.items()}
 
 
-def _points(cells: Sequence[Mapping[str, Any]], mode: str, place: int, column: int) -> list[float]:
+def points(cells: Sequence[Mapping[str, Any]], mode: str, place: int, column: int) -> list[float]:
     """The values of the animals at one place of their curves: steps (0), seconds (1) or scores (2)."""
-    return list(_by_animal(cells, mode, lambda curve: curve["history"][place][column]).values())
-
-
-def _line(axes: Axes, x: Sequence[float], values: Sequence[Sequence[float]], mode: str) -> None:
-    means, halves = zip(*(mean_interval(v) for v in values), strict=True)
-    axes.plot(x, means, color=_COLOURS[mode], label=mode, marker="o", markersize=3)
-    low, high = zip(*((m - (h or 0), m + (h or 0)) for m, h in zip(means, halves, strict=True)), strict=True)
-    axes.fill_between(x, low, high, color=_COLOURS[mode], alpha=0.12, linewidth=0)
+    return list(by_animal(cells, mode, lambda curve: curve["history"][place][column]).values())

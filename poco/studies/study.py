@@ -23,10 +23,9 @@ from poco.data.splits import Split, shorten, split
 from poco.errors import ConfigError, MissingExtraError
 from poco.evaluation import Scores, SessionScore, fit_baseline, score_forecasters
 from poco.files import write_json
-from poco.scoreboard import mean_interval, mean_text
+from poco.scoreboard import mean_text
 from poco.studies import adaptation, zapbench
 from poco.studies.adaptation import animals, curve, learnt_from, others
-from poco.studies.steps import one_study
 
 if TYPE_CHECKING:
     from poco.nn import POCO
@@ -188,6 +187,7 @@ def run(
                         "study": study.name,
                         "forecaster": forecaster,
                         "training": training,
+                        "vary": study.vary,
                         "value": value,
                         "seed": seed,
                         "steps": steps,
@@ -376,28 +376,15 @@ def write_csv(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
         writer.writerows(cells)
 
 
-def plot(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Score against value, a line for each forecaster and training; a bar where nothing is varied."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError.of("matplotlib", "plots", "drawing a study") from None
-    title = one_study(cells)
-    if "curves" in cells[0]:
-        figure = Figure(figsize=(8, 3.5), layout="constrained")
-        adaptation.plot(cells, figure)
-        figure.savefig(path, dpi=120)
-        return
-    figure = Figure(figsize=(5, 3.5), layout="constrained")
-    axes = figure.subplots()
-    for label in sorted({(cell["forecaster"], cell["training"]) for cell in cells}):
-        own = [cell for cell in cells if (cell["forecaster"], cell["training"]) == label]
-        values = sorted({cell["value"] for cell in own if cell["value"] is not None}) or [None]
-        found = [mean_interval([cell["score"] for cell in own if cell["value"] == value]) for value in values]
-        at = [", ".join(label)] if values == [None] else [str(value) for value in values]
-        axes.errorbar(
-            at, [m for m, _ in found], [h or 0.0 for _, h in found], marker="o", capsize=3, label=", ".join(label)
-        )
-    axes.set(title=title, ylabel="score (1 - MSE / copy MSE)")
-    axes.legend(fontsize="small")
-    figure.savefig(path, dpi=120)
+def plot(cells: Sequence[Mapping[str, Any]], path: Path, *, per_step: bool = False) -> None:
+    """Draw the scores of one study, or those of each step ahead, into an image.
+
+    Raises:
+        ConfigError: for results of several studies, or a kind of image that is not known.
+        DataError: for scores of each step, if there are none.
+        MissingExtraError: if matplotlib is missing.
+    """
+    from poco.plots.figures import save
+    from poco.plots.studies import steps_figure, study_figure
+
+    save((steps_figure if per_step else study_figure)(cells), path)

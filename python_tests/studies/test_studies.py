@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import json
 import math
 from pathlib import Path
@@ -214,7 +215,7 @@ def test_scores_of_single_steps(tmp_path: Path) -> None:
     assert list(rows[0]) == ["study", "protocol", "value", "training", "forecaster", "seed", "step", "score"]
     assert [(row["value"], row["step"]) for row in rows] == [(v, str(h)) for v in ("12", "4") for h in range(1, 17)]
     assert float(rows[2]["score"]) == cells[0]["score_per_step"][2]
-    studies.steps.plot(cells, tmp_path / "s.png")
+    studies.plot(cells, tmp_path / "s.png", per_step=True)
     assert (tmp_path / "s.png").stat().st_size > 1000
     pytest.importorskip("typer", reason="the command line needs the extra 'cli'")
     from poco.__main__ import run
@@ -224,9 +225,11 @@ def test_scores_of_single_steps(tmp_path: Path) -> None:
     assert run(["study", "plot", str(tmp_path / "s"), str(tmp_path / "s.svg"), "--per-step"]) == 0
     assert "frames ahead" in (tmp_path / "s.svg").read_text()
     older = [{name: value for name, value in cell.items() if name != "score_per_step"} for cell in cells]
-    for make in (studies.steps.plot, studies.steps.write_csv):
+    for make in (functools.partial(studies.plot, per_step=True), studies.steps.write_csv):
         with pytest.raises(DataError, match="no scores of single steps"):
             make(older, tmp_path / "nothing")
+    with pytest.raises(ConfigError, match=r"s.doc: a figure is written as .png, .svg or .pdf"):
+        studies.plot(cells, tmp_path / "s.doc")
 
 
 def test_interval_is_students() -> None:

@@ -1,0 +1,201 @@
+"""Figures of studies: scores as bars or against what was varied, against the step ahead, and while a model adapts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from poco.errors import ConfigError
+from poco.plots.figures import matplotlib_figure
+from poco.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE, SKY, VERMILION, is_own, label
+from poco.scoreboard import mean_interval
+from poco.studies.adaptation import MODES, by_animal, points, sources
+from poco.studies.steps import MEASURES, measures
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Cells = Sequence[Mapping[str, Any]]
+Intervals = Sequence[tuple[float, float | None]]
+
+SCORE = MEASURES["score_per_step"]
+_MODE_COLOURS = dict(zip(MODES, (GREY, BLUE, GREEN, VERMILION, PURPLE), strict=True))
+_OTHERS = (VERMILION, GREEN, ORANGE, PURPLE, SKY, GREY)
+#: How a model that learnt from all sessions, those of a data set, or one alone is drawn.
+_DASHES = {"multi": "-", "dataset": "-.", "single": "--"}
+#: Numbers that are so many times apart are drawn on a logarithmic axis.
+_WIDE = 8
+
+
+def study_figure(cells: Cells) -> Figure:
+    """Scores against what was varied where that is a number, else as bars; of adaptation, curves.
+
+    Raises:
+        ConfigError: for results of several studies.
+        MissingExtraError: if matplotlib is missing.
+    """
+    title, (make, style) = _one_study(cells), matplotlib_figure()
+    with style:
+        if "curves" in cells[0]:
+            figure = make(figsize=(8, 3.5), dpi=120, layout="constrained")
+            _adaptation(cells, figure)
+            return figure
+        values = dict.fromkeys(cell["value"] for cell in cells)
+        if all(isinstance(value, (int, float)) for value in values):
+            figure = make(figsize=(6, 4), dpi=120, layout="constrained")
+            _against_value(cells, figure.subplots())
+        else:
+            figure = make(figsize=(6, 1.3 + 0.24 * len(_groups(cells))), dpi=120, layout="constrained")
+            _bars(cells, figure.subplots())
+        figure.axes[0].set_title(title)
+    return figure
+
+
+def steps_figure(cells: Cells) -> Figure:
+    """Against the step ahead: mean absolute errors where cells have them, else scores; mean and 95% t-interval.
+
+    Raises:
+        ConfigError: for results of several studies.
+        DataError: if no cell has scores by step.
+        MissingExtraError: if matplotlib is missing.
+    """
+    measure, title, (make, style) = measures(cells)[0], _one_study(cells), matplotlib_figure()
+    with style:
+        figure = make(figsize=(6, 4), dpi=120, layout="constrained")
+        axes = figure.subplots()
+        groups = _groups([cell for cell in cells if measure in cell])
+        colours = _colours([" ".join(group) for group in groups])
+        for group, some in groups.items():
+            seeds = [cell[measure] for cell in some]
+            found = [mean_interval(values) for values in zip(*seeds, strict=True)]
+            _line(axes, range(1, len(found) + 1), found, colours[" ".join(group)], _name(group))
+        axes.set(title=title, xlabel="frames ahead", ylabel=MEASURES[measure])
+        axes.legend()
+    return figure
+
+
+def _one_study(cells: Cells) -> str:
+    """Name of the study that all cells are of."""
+    if len({cell["study"] for cell in cells}) > 1:
+        raise ConfigError("the folder has results of several studies: plot a folder with one")
+    return str(cells[0]["study"])
+
+
+def _groups(cells: Cells, *, by_value: bool = True) -> dict[tuple[str, ...], list[Mapping[str, Any]]]:
+    """Cells that differ in their seed alone, by forecaster, training and (where there is one) value."""
+    found: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for cell in cells:
+        value = [] if cell["value"] is None or not by_value else [str(cell["value"])]
+        found.setdefault((cell["forecaster"], cell["training"], *value), []).append(cell)
+    return found
+
+
+def _name(group: Sequence[str]) -> str:
+    """A group as a figure shows it."""
+    return ", ".join([label(group[0]), *group[1:]])
+
+
+def _colours(forecasters: Sequence[str]) -> dict[str, str]:
+    """Blue for the forecaster that is shown, where it is one; others take turns."""
+    names = list(dict.fromkeys(forecasters))
+    own = [name for name in names if is_own(name)][:1]
+    return dict(zip([*own, *(n for n in names if n not in own)], itertools.cycle((BLUE, *_OTHERS)), strict=False))
+
+
+def _bars(cells: Cells, axes: Axes) -> None:
+    """A bar for each forecaster, training and value, best at the top."""
+    found = {group: mean_interval([cell["score"] for cell in some]) for group, some in _groups(cells).items()}
+    order = sorted(found, key=lambda group: found[group][0])
+    for row, group in enumerate(order):
+        mean, half = found[group]
+        axes.barh(row, mean, height=0.7, color=BLUE if is_own(group[0]) else GREY)
+        if half:
+            axes.plot([mean - half, mean + half], [row, row], color=INK, linewidth=1.0)
+    axes.set_yticks(range(len(order)), [_name(group) for group in order])
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.grid(axis="x", color=PALE)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(SCORE)
+
+
+def _against_value(cells: Cells, axes: Axes) -> None:
+    """A line for each forecaster and training against the number that was varied."""
+    groups = _groups(cells, by_value=False)
+    colours = _colours([forecaster for forecaster, _ in groups])
+    for (forecaster, training), some in groups.items():
+        values = sorted({cell["value"] for cell in some})
+        found = [mean_interval([cell["score"] for cell in some if cell["value"] == value]) for value in values]
+        name = _name((forecaster, training))
+        _line(axes, values, found, colours[forecaster], name, _DASHES.get(training, "-"))
+    every = sorted({cell["value"] for cell in cells})
+    if every[0] > 0 and every[-1] >= _WIDE * every[0]:
+        axes.set_xscale("log")
+        axes.minorticks_off()
+    axes.set_xticks(every, [f"{value:g}" for value in every])
+    axes.set(xlabel=str(cells[0].get("vary", "value")).rpartition(".")[2].replace("_", " "), ylabel=SCORE)
+    axes.legend()
+
+
+def _line(axes: Axes, x: Sequence[float], found: Intervals, colour: str, name: str, dashes: str = "-") -> None:
+    """Means with their intervals shaded."""
+    axes.plot(x, [m for m, _ in found], dashes, color=colour, label=name, marker="o", markersize=3)
+    low, high = ([m + sign * (half or 0) for m, half in found] for sign in (-1, 1))
+    axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+
+
+def _adaptation(cells: Cells, figure: Figure) -> None:
+    """Test score against steps and against seconds, or, with several numbers of frames, against these.
+
+    Where models learnt from several sources, against steps alone, a panel for each source. Lines are means over
+    animals, shades 95% t-intervals.
+    """
+    every = sorted({c["frames"] for c in cells if c["frames"] is not None})
+    if len(every) > 1:
+        axes = figure.subplots()
+        for mode in MODES:
+            own = {n: by_animal([c for c in cells if c["frames"] == n], mode, lambda c: c["after"]) for n in every}
+            values = {n: mean_interval(list(animals.values())) for n, animals in own.items() if animals}
+            if values:
+                _line(axes, list(values), list(values.values()), _MODE_COLOURS[mode], mode)
+        axes.set(xscale="log", xlabel="frames learnt from", ylabel="test score", title=cells[0]["study"])
+        axes.set_xticks(every, [str(n) for n in every])
+        axes.minorticks_off()
+        axes.legend()
+        return
+    if sources(cells) == [None]:
+        left, right = figure.subplots(1, 2, sharey=True)
+        _curves(cells, left, right)
+        left.set_title(cells[0]["study"])
+        right.set(xlabel="seconds")
+    else:
+        left, *more = figure.subplots(1, len(sources(cells)), sharey=True)
+        for axes, source in zip([left, *more], sources(cells), strict=True):
+            _curves([cell for cell in cells if cell.get("source") == source], axes)
+            axes.set_title(f"learnt from {source}")
+            axes.set(xlabel="steps")
+        figure.suptitle(cells[0]["study"])
+    left.set_ylim(bottom=-0.3)  # an untrained model begins far below
+    left.set(xlabel="steps", ylabel="test score")
+    left.legend()
+
+
+def _curves(cells: Cells, by_steps: Axes, by_seconds: Axes | None = None) -> None:
+    """A line for each mode."""
+    for mode in MODES:
+        steps = sorted({p[0] for c in cells if c["training"] == mode for one in c["curves"] for p in one["history"]})
+        if not steps:
+            continue
+        colour = _MODE_COLOURS[mode]
+        if mode == "zero-shot":
+            mean, _ = mean_interval(points(cells, mode, 0, 2))
+            for axes in (by_steps, by_seconds):
+                if axes is not None:
+                    axes.axhline(mean, color=colour, linestyle="--", label=mode)
+            continue
+        scores = [mean_interval(points(cells, mode, place, 2)) for place in range(len(steps))]
+        _line(by_steps, steps, scores, colour, mode)
+        if by_seconds is not None:
+            seconds = [mean_interval(points(cells, mode, place, 1))[0] for place in range(len(steps))]
+            _line(by_seconds, seconds, scores, colour, mode)

@@ -38,6 +38,7 @@ def register(app: typer.Typer) -> None:
         protocol: Annotated[str, typer.Option(help="'published' or 'leak-free'.")] = "published",
         seeds: Annotated[int, typer.Option(help="Seeds.")] = 3,
         steps: Annotated[int | None, typer.Option(help="Gradient steps (default: the study's).")] = None,
+        batch: Annotated[int | None, typer.Option(help="Windows of a gradient step (default: as published).")] = None,
         simulation: Annotated[
             str, typer.Option(help="Sizes of a simulation, such as 'animals=4,units=32,frames=1000'.")
         ] = "",
@@ -61,6 +62,7 @@ def register(app: typer.Typer) -> None:
             protocol=protocol,
             seeds=seeds,
             steps=steps,
+            batch=batch,
             simulation={key: int(value) for key, value in sizes.items()},
             label=label,
             reduced=reduced,

@@ -21,11 +21,12 @@ from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.data.splits import Split, shorten, split
 from poco.errors import ConfigError, MissingExtraError
-from poco.evaluation import Scores, SessionScore, fit_baseline, score_forecasters
+from poco.evaluation import BASELINE_PATIENCE, Scores, SessionScore, fit_baseline, score_forecasters
 from poco.files import write_json
 from poco.scoreboard import mean_text
 from poco.studies import adaptation, zapbench
 from poco.studies.adaptation import animals, curve, learnt_from, others
+from poco.training import TrainConfig, fit, recipe
 
 if TYPE_CHECKING:
     from poco.nn import POCO
@@ -123,6 +124,7 @@ def run(
     protocol: str = "published",
     seeds: int = 3,
     steps: int | None = None,
+    batch: int | None = None,
     simulation: Mapping[str, Any] | None = None,
     label: str | None = None,
     reduced: bool = False,
@@ -138,6 +140,7 @@ def run(
         protocol: ``"published"`` or ``"leak-free"``.
         seeds: seeds 0, 1, ...; a simulation has other animals for each.
         steps: gradient steps of each model; default the study's.
+        batch: windows of each step; default as published.
         simulation: sizes that replace those of the study's simulation.
         label: of the units, for a POCO that embeds it; default the only one there is.
         reduced: one seed, two values and very few steps: to see that the study runs.
@@ -145,8 +148,11 @@ def run(
         report: called with a line for each cell.
 
     Raises:
-        ConfigError: if it needs recordings and none are given, or cells in ``out`` were made with other settings.
+        ConfigError: if it needs recordings and none are given, the windows of a step are not its to choose, or cells in
+            ``out`` were made with other settings.
     """
+    if batch is not None and (study.form or study.base_steps):
+        raise ConfigError(f"the study '{study.name}' has steps of its own: leave out --batch")
     if study.simulate is None and not recordings:
         raise ConfigError(f"the study '{study.name}' needs recordings: give a file or folder with --data")
     study = dataclasses.replace(study, unit_types=label)
@@ -191,6 +197,7 @@ def run(
                         "value": value,
                         "seed": seed,
                         "steps": steps,
+                        "batch": batch,
                         "protocol": protocol,
                         "sessions": len(recordings),
                         "simulate": study.simulate,
@@ -301,21 +308,22 @@ def _make(job: Job) -> str:
     began = time.process_time()
     scores: list[SessionScore] = []
     model: nn.Module
+    steps = {"seed": seed, "steps": cell["steps"], "batch_size": cell["batch"] or TrainConfig().batch_size}
     for group in _groups(recordings, cell["training"]):
         data = split(group, protocol=cell["protocol"], context=context)
         if vary == "frames":
             data = shorten(data, value)
         if cell["forecaster"] == "poco":
-            model = _poco(study, data, value, seed, cell["steps"])
+            settings = dataclasses.replace(recipe("published")[1], **steps, val_every=min(20, cell["steps"]))
+            model = _poco(study, data, value, settings)
         else:
-            model = fit_baseline(cell["forecaster"], data, seed=seed, steps=cell["steps"])
+            settings = TrainConfig(**steps, patience=BASELINE_PATIENCE)
+            model = fit_baseline(cell["forecaster"], data, config=settings)
         scores += score_forecasters({"": model}, data)[""].sessions
     found = Scores(sum(s.score for s in scores) / len(scores), tuple(scores))
-    score, steps = found.score, list(found.score_per_step)
-    write_json(
-        file, {**cell, "score": score, "score_per_step": steps, "seconds": round(time.process_time() - began, 2)}
-    )
-    return f"{file.stem}: {score:.4f}"
+    made = {"score": found.score, "score_per_step": list(found.score_per_step)}
+    write_json(file, {**cell, **made, "seconds": round(time.process_time() - began, 2)})
+    return f"{file.stem}: {found.score:.4f}"
 
 
 def _groups(recordings: Sequence[Recording], training: str) -> list[list[Recording]]:
@@ -328,10 +336,9 @@ def _groups(recordings: Sequence[Recording], training: str) -> list[list[Recordi
     return [list(recordings)]
 
 
-def _poco(study: Study, data: Split, value: Any, seed: int, steps: int) -> POCO:
+def _poco(study: Study, data: Split, value: Any, settings: TrainConfig) -> POCO:
     """The published POCO, with what the study varies."""
     from poco.nn import POCOConfig
-    from poco.training import fit, recipe
     from poco.training.job import build_poco, choose_label
 
     group, _, name = study.vary.partition(".")
@@ -340,12 +347,11 @@ def _poco(study: Study, data: Split, value: Any, seed: int, steps: int) -> POCO:
         sizes["segment_length"] = max(1, data.context // 3)
     if group == "model":
         sizes |= {name: value} if name else {k: v for k, v in study.option(value).items() if k != "name"}
-    settings = dataclasses.replace(recipe("published")[1], seed=seed, steps=steps, val_every=min(20, steps))
     if group == "training":
         settings = dataclasses.replace(settings, **{name: value})
     config = POCOConfig(**sizes)
     types = choose_label(data.recordings, study.unit_types) if config.unit_type_embedding else None
-    model = build_poco(data, config, seed, types)
+    model = build_poco(data, config, settings.seed, types)
     fit(model, data, settings)
     return model
 

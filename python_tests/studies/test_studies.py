@@ -181,6 +181,18 @@ def test_what_is_varied_reaches_the_model(tmp_path: Path) -> None:
         studies.run(studies.load("embedding-modes"), tmp_path / "n", RECORDINGS, seeds=1, steps=3)
 
 
+def test_windows_of_a_step(tmp_path: Path) -> None:
+    study = studies.Study("one", "", ("poco", "nlinear"), steps=2)
+    few = studies.run(study, tmp_path / "few", RECORDINGS, seeds=1, batch=4)
+    many = studies.run(study, tmp_path / "many", RECORDINGS, seeds=1)
+    assert all(a["score"] != b["score"] for a, b in zip(few, many, strict=True))
+    with pytest.raises(ConfigError, match="made with other settings"):
+        studies.run(study, tmp_path / "few", RECORDINGS, seeds=1)
+    for name in ("adaptation", "zapbench"):
+        with pytest.raises(ConfigError, match="has steps of its own: leave out --batch"):
+            studies.run(studies.load(name), tmp_path / name, RECORDINGS, batch=4)
+
+
 def test_unknown_study_and_missing_recordings(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no study 'x': the studies are ablations"):
         studies.load("x")

@@ -37,6 +37,8 @@ FILTERS: Mapping[str, Mapping[str, Any]] = {
     "low": {"high": 0.1, "padded": False},
     "band": {"low": 0.0005, "high": 0.1, "padded": False},
 }
+#: A POCO is validated at least so many times, however few steps it is trained for.
+LEAST_VALIDATIONS = 20
 #: Sizes of a study made small, to see that it runs: of its simulation, and of the rest.
 REDUCED = {"animals": 2, "units": 8, "frames": 400}
 REDUCED_STEPS = 3
@@ -314,7 +316,9 @@ def _make(job: Job) -> str:
         if vary == "frames":
             data = shorten(data, value)
         if cell["forecaster"] == "poco":
-            settings = dataclasses.replace(recipe("published")[1], **steps, val_every=min(20, cell["steps"]))
+            settings = recipe("published")[1]
+            every = min(settings.val_every, -(-cell["steps"] // LEAST_VALIDATIONS))
+            settings = dataclasses.replace(settings, **steps, val_every=every)
             model = _poco(study, data, value, settings)
         else:
             settings = TrainConfig(**steps, patience=BASELINE_PATIENCE)

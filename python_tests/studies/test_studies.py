@@ -144,7 +144,7 @@ def test_models_of_one_data_set_the_other_and_both(tmp_path: Path) -> None:
 def test_the_poco_of_a_study_is_that_of_training(tmp_path: Path) -> None:
     study = studies.Study("one", "", ("poco",), steps=4)
     cell = studies.run(study, tmp_path, RECORDINGS, seeds=1)[0]
-    settings = dataclasses.replace(recipe("published")[1], steps=4, val_every=4)
+    settings = dataclasses.replace(recipe("published")[1], steps=4, val_every=1)
     options = {"recipe": "published", "protocol": "published", "train_config": settings}
     run = train(RECORDINGS, progress=False, **options)
     assert cell["score"] == pytest.approx(run.evaluate(baselines=()).score, abs=1e-6)

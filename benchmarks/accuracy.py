@@ -1,8 +1,9 @@
-"""How well forecasters do on recordings: ``python -m benchmarks.accuracy DATA ... --out FOLDER``.
+"""What the parts of a forecaster on the ground are worth: ``python -m benchmarks.accuracy DATA ... --out FOLDER``.
 
-Every forecaster is scored on the same windows of the test part, with intervals by block bootstrap over time, in both
-protocols and from several seeds. A cell (data set, protocol, seed, forecaster) is a file in the folder as soon as it is
-done; a run that was stopped goes on where it was. ``--table`` prints what is there.
+Beside some forecasters of the scoreboard it fits the ground's forms, other choices between them, and other residuals.
+Cells are those of ``poco bench-data`` (:mod:`poco.scoreboard`) and may lie in one folder with them; a run that was
+stopped goes on where it was. ``--table`` prints what is there: scores, and where ``grounded`` is behind, with the
+interval of the difference by block bootstrap over time.
 """
 
 from __future__ import annotations
@@ -24,19 +25,20 @@ from torch import nn
 
 import poco
 from benchmarks.environment import describe
+from poco import scoreboard
 from poco.data.read import read
 from poco.data.splits import PROTOCOLS, Split
-from poco.evaluation import fit_baseline, score_forecasters
+from poco.evaluation import BASELINE_STEPS
+from poco.files import write_json
 from poco.ground import GroundConfig
 from poco.ground.gain import products
 from poco.ground.grounded import Grounded, GroundedConfig
 from poco.ground.job import finish, prepare
 from poco.ground.model import Ground
 from poco.ground.selection import FORECASTERS, choose, error_products, fit_selected, mix
-from poco.intervals import block_length, interval, resampled_scores
+from poco.intervals import interval
 from poco.training import fit, recipe
 from poco.training.recipes import steps as usual_steps
-from poco.training.seeds import stream
 
 #: Steps of a published POCO; on recordings of this length its best ones lie well before.
 PUBLISHED_STEPS = 300
@@ -80,18 +82,6 @@ def grounded(cell: Cell, seed: int, cross: bool = True, **sizes: Any) -> nn.Modu
     return model
 
 
-def published(cell: Cell, seed: int) -> nn.Module:
-    """A published POCO, its best weights by validation every 20 steps."""
-    sizes, settings = recipe("published")
-    assert isinstance(sizes, poco.POCOConfig)
-    settings = dataclasses.replace(settings, seed=seed, steps=PUBLISHED_STEPS, val_every=20)
-    sessions = [poco.SessionSpec(r.session, r.unit_ids, r.dataset) for r in cell.split.recordings]
-    torch.manual_seed(stream(seed, "weights"))
-    model = poco.POCO(sizes, sessions)
-    fit(model, cell.split, settings)
-    return model
-
-
 def mixed(cell: Cell, weights: Mapping[str, float] | None) -> nn.Module:
     """The ground with these weights of its forecasters; None: those that are best on validation alone."""
     ground = cell.ground()
@@ -107,27 +97,25 @@ def few_latents(cell: Cell) -> nn.Module:
     return fit_selected(cell.split, GroundConfig(cell.split.context, cell.split.horizon, latents=8))[0].ground
 
 
+#: What is not on the scoreboard, or shares the ground with others here.
 FORECAST: dict[str, Callable[[Cell, int], nn.Module]] = {
-    "ridge": lambda cell, seed: fit_baseline("ridge", cell.split, seed=seed),
-    "nlinear": lambda cell, seed: fit_baseline("nlinear", cell.split, seed=seed),
-    "mlp": lambda cell, seed: fit_baseline("mlp", cell.split, seed=seed),
-    "published POCO": published,
     "ground": lambda cell, seed: cell.ground(),
-    "level ground": lambda cell, seed: mixed(cell, {"level ground": 1.0}),
-    "centred ground": lambda cell, seed: mixed(cell, {"centred ground": 1.0}),
-    "ground by validation": lambda cell, seed: mixed(cell, None),
-    "ground, 8 latents": lambda cell, seed: few_latents(cell),
-    "in-sample residual": lambda cell, seed: grounded(cell, seed, cross=False),
-    "own residual": lambda cell, seed: grounded(cell, seed, population=False),
-    "population residual": lambda cell, seed: grounded(cell, seed, population=True),
+    "level-ground": lambda cell, seed: mixed(cell, {"level ground": 1.0}),
+    "centred-ground": lambda cell, seed: mixed(cell, {"centred ground": 1.0}),
+    "ground-by-validation": lambda cell, seed: mixed(cell, None),
+    "ground-8-latents": lambda cell, seed: few_latents(cell),
+    "in-sample-residual": lambda cell, seed: grounded(cell, seed, cross=False),
+    "own-residual": lambda cell, seed: grounded(cell, seed, population=False),
+    "population-residual": lambda cell, seed: grounded(cell, seed, population=True),
     "grounded": lambda cell, seed: grounded(cell, seed, population=None),
 }
-#: Those that are the same for every seed.
-SEEDLESS = ("ridge", "ground", "level ground", "centred ground", "ground by validation", "ground, 8 latents")
 #: The one that is compared with the others.
 OURS = "grounded"
 #: Those that a forecaster on the ground is measured against.
-PEERS = ("ridge", "nlinear", "mlp", "published POCO")
+PEERS = ("ridge", "nlinear", "mlp", "poco")
+NAMES = (*PEERS, *FORECAST)
+#: Those that are the same for every seed.
+SEEDLESS = ("ridge", "ground", "level-ground", "centred-ground", "ground-by-validation", "ground-8-latents")
 
 
 def main(arguments: list[str]) -> int:
@@ -139,12 +127,7 @@ def main(arguments: list[str]) -> int:
     for data in () if given.table else given.data:
         for protocol in given.protocols:
             cell = Cell(poco.split(read(data), protocol=protocol))
-            for seed in range(given.seeds):
-                for name in given.only or FORECAST:
-                    file = given.out / f"{data.name}--{protocol}--{seed}--{name.replace(' ', '_')}.json"
-                    if not file.exists() and (seed == 0 or name not in SEEDLESS):
-                        file.write_text(json.dumps(score_cell(cell, name, seed)) + "\n")
-                        print(file.name, f"{json.loads(file.read_text())['score']:.4f}", flush=True)
+            make_cells(cell, data.name, given.only or NAMES, given.seeds, given.out)
     if given.table:
         report = summary(given.out)
         print(table(report))
@@ -155,22 +138,27 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def score_cell(cell: Cell, name: str, seed: int) -> dict[str, Any]:
-    """Score, errors of each window, and the processor's seconds that the fit took."""
-    began = time.process_time()
-    model = FORECAST[name](cell, seed)
-    seconds = time.process_time() - began
-    scores = score_forecasters({name: model}, cell.split)[name]
-    assert scores.window_error is not None
-    assert scores.copy_window_error is not None
-    return {
-        "score": scores.score,
-        "sessions": {entry.session: [entry.score, entry.windows] for entry in scores.sessions},
-        "seconds": round(seconds, 2),
-        "window_error": [float(f"{e:.6g}") for e in scores.window_error],
-        "copy_window_error": [float(f"{e:.6g}") for e in scores.copy_window_error],
-        **(_of_residuals(model, cell.split) if isinstance(model, Grounded) else {}),
-    }
+def make_cells(cell: Cell, data: str, names: Sequence[str], seeds: int, out: Path) -> None:
+    """Fit and score what is not in the folder yet."""
+    for seed in range(seeds):
+        for name in names:
+            file = scoreboard.file_of(out, data, cell.split.protocol, seed, name)
+            if file.exists() or (seed > 0 and name in SEEDLESS):
+                continue
+            began = time.process_time()
+            made_with: dict[str, Any] = {}
+            if name in FORECAST:
+                model = FORECAST[name](cell, seed)
+            else:
+                steps = PUBLISHED_STEPS if name == "poco" else BASELINE_STEPS
+                model = scoreboard.fit(name, cell.split, seed, steps)
+                made_with = {} if name in SEEDLESS else {"steps": steps, "batch": scoreboard.BATCH}
+            seconds = time.process_time() - began
+            found = scoreboard.score_cell(model, cell.split, data, name, seed, seconds, **made_with)
+            if isinstance(model, Grounded):
+                found |= _of_residuals(model, cell.split)
+            write_json(file, found)
+            print(file.name, f"{found['score']:.4f}", flush=True)
 
 
 def _of_residuals(model: Grounded, split: Split) -> dict[str, Any]:
@@ -185,10 +173,10 @@ def _of_residuals(model: Grounded, split: Split) -> dict[str, Any]:
 def load(folder: Path) -> dict[tuple[str, str], dict[str, dict[int, dict[str, Any]]]]:
     """What was written: by data set and protocol, then forecaster, then seed."""
     found: dict[tuple[str, str], dict[str, dict[int, dict[str, Any]]]] = {}
-    for file in sorted(folder.glob("*--*--*--*.json")):
-        data, protocol, seed, name = file.stem.split("--")
-        cells = found.setdefault((data, protocol), {})
-        cells.setdefault(name.replace("_", " "), {})[int(seed)] = json.loads(file.read_text())
+    for cell in scoreboard.load(folder):
+        if cell["forecaster"] in NAMES:
+            row = found.setdefault((cell["data"], cell["protocol"]), {})
+            row.setdefault(cell["forecaster"], {})[cell["seed"]] = cell
     return found
 
 
@@ -200,7 +188,7 @@ def summary(folder: Path) -> dict[str, Any]:
         for name, cells in row.items():
             entry["forecasters"][name] = {
                 "scores": [cells[seed]["score"] for seed in sorted(cells)],
-                "intervals": [interval(drawn([cells[seed]])[0], most=1.0) for seed in sorted(cells)],
+                "intervals": [cells[seed]["interval"] for seed in sorted(cells)],
                 "seconds": [cells[seed]["seconds"] for seed in sorted(cells)],
                 "ahead": [ahead(row[OURS], cells, seed) for seed in sorted(row.get(OURS, ()))] if name != OURS else [],
             }
@@ -213,20 +201,13 @@ def summary(folder: Path) -> dict[str, Any]:
 def ahead(ours: Mapping[int, Mapping[str, Any]], theirs: Mapping[int, Mapping[str, Any]], seed: int) -> list[Any]:
     """Difference of the scores with the same seed, and its interval from the same resampled windows for both."""
     one, other = ours[seed], theirs.get(seed, theirs[min(theirs)])
-    resampled = drawn([one, other])
+    resampled = scoreboard.resampled([one, other])
     return [one["score"] - other["score"], interval(resampled[0] - resampled[1])]
-
-
-def drawn(cells: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Scores ``[F, R]`` of forecasters on the same resampled windows."""
-    windows = [count for _, count in cells[0]["sessions"].values()]
-    errors = np.array([cell["window_error"] for cell in cells])
-    return resampled_scores(errors, np.array(cells[0]["copy_window_error"]), windows, block_length(48, 16))
 
 
 def table(report: Mapping[str, Any]) -> str:
     """Scores of all forecasters, mean over seeds, a row for each data set and protocol; then who is ahead of whom."""
-    names = [name for name in FORECAST if any(name in entry["forecasters"] for entry in report["cells"])]
+    names = [name for name in NAMES if any(name in entry["forecasters"] for entry in report["cells"])]
     width = max(len(f"{entry['data']}, {entry['protocol']}") for entry in report["cells"])
     lines = [f"{'score, mean over seeds':{width}}  " + "  ".join(f"{name:>{max(9, len(name))}}" for name in names)]
     behind = []
@@ -243,7 +224,7 @@ def table(report: Mapping[str, Any]) -> str:
                     tie = bounds is not None and bounds[1] >= 0
                     told = "" if bounds is None else f" [{bounds[0]:+.4f}, {bounds[1]:+.4f}]"
                     behind.append(f"{where}, seed {seed}: {peer} {difference:+.4f}{told}{', a tie' if tie else ''}")
-    lines += ["", f"{OURS} behind a simpler one or a published POCO:", *(behind or ["nowhere"]), ""]
+    lines += ["", f"{OURS} behind a simpler one or the published POCO:", *(behind or ["nowhere"]), ""]
     for protocol in sorted({entry["protocol"] for entry in report["cells"]}):
         ratios = []
         for entry in report["cells"]:
@@ -262,7 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS))
-    parser.add_argument("--only", nargs="+", choices=list(FORECAST), metavar="FORECASTER", help=", ".join(FORECAST))
+    parser.add_argument("--only", nargs="+", choices=NAMES, metavar="FORECASTER", help=", ".join(NAMES))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="print what is in the folder")
     parser.add_argument("--json", type=Path, help="with --table: write it here, and as text beside it")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 import warnings
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 
 import poco
-from benchmarks.accuracy import SEEDLESS, Cell, score_cell
+from benchmarks.accuracy import Cell, make_cells
 from poco.data.simulate import simulate
 from poco.data.splits import Split, statistics
 
@@ -29,11 +28,11 @@ MINUTES = (2, 4, 8, 16, 36)
 FORECASTERS = (
     "nlinear",
     "mlp",
-    "ground, 8 latents",
+    "ground-8-latents",
     "ground",
-    "own residual",
-    "population residual",
-    "published POCO",
+    "own-residual",
+    "population-residual",
+    "poco",
 )
 
 
@@ -70,12 +69,7 @@ def main(arguments: list[str]) -> int:
     whole = hour()
     for minutes in MINUTES:
         cell = Cell(shortened(whole, minutes))
-        for seed in range(given.seeds):
-            for name in given.only:
-                file = given.out / f"{minutes:02}--leak-free--{seed}--{name.replace(' ', '_')}.json"
-                if not file.exists() and (seed == 0 or name not in SEEDLESS):
-                    file.write_text(json.dumps(score_cell(cell, name, seed)) + "\n")
-                    print(file.name, f"{json.loads(file.read_text())['score']:.4f}", flush=True)
+        make_cells(cell, f"{minutes:02}", given.only, given.seeds, given.out)
     return 0
 
 

@@ -18,11 +18,11 @@ COLOURS = {
     "ridge": "#b5b5b5",
     "nlinear": "#8a8a8a",
     "mlp": "#d08c3c",
-    "published POCO": "#a34b7d",
-    "ground, 8 latents": "#a7c8e8",
+    "poco": "#a34b7d",
+    "ground-8-latents": "#a7c8e8",
     "ground": "#5a9bd4",
-    "own residual": "#2f8f6b",
-    "population residual": "#14506b",
+    "own-residual": "#2f8f6b",
+    "population-residual": "#14506b",
     "grounded": "#14506b",
 }
 
@@ -35,7 +35,7 @@ def accuracy(report: Mapping[str, Any]) -> plt.Figure:
     for axis, protocol in zip(axes[0], protocols, strict=True):
         for entry in (e for e in report["cells"] if e["protocol"] == protocol):
             row = order.index(entry["data"])
-            for name in ("ridge", "nlinear", "mlp", "published POCO", "ground", "grounded"):
+            for name in ("ridge", "nlinear", "mlp", "poco", "ground", "grounded"):
                 if name in entry["forecasters"]:
                     scores = entry["forecasters"][name]["scores"]
                     ours = name == "grounded"
@@ -49,7 +49,7 @@ def accuracy(report: Mapping[str, Any]) -> plt.Figure:
         axis.axvline(0, color="#cccccc", lw=0.8)
         axis.set_xlim(left=-0.1)
     axes[0][0].set_yticks(range(len(order)), order)
-    _legend(axes[0][-1], ("ridge", "nlinear", "mlp", "published POCO", "ground", "grounded"))
+    _legend(axes[0][-1], ("ridge", "nlinear", "mlp", "poco", "ground", "grounded"))
     return figure
 
 

@@ -21,9 +21,9 @@ from poco.evaluation import Scores, ahead, score_forecasters
 from poco.ops.backends import multiplies_bfloat16
 from poco.training.callbacks import Callback
 from poco.training.config import PRECISIONS, Precision, TrainConfig
-from poco.training.job import choose_label
 from poco.training.loop import fit
 from poco.training.seeds import stream
+from poco.training.trainer import choose_label
 
 if TYPE_CHECKING:
     from poco.ground.grounded import Grounded

@@ -12,19 +12,23 @@ import functools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from poco import baselines
-from poco.data.recording import Recording
 from poco.data.splits import PROTOCOLS, Split, split
 from poco.errors import ConfigError, DataError
 from poco.evaluation import BASELINE_PATIENCE, BASELINE_STEPS, fit_baseline, score_forecasters
 from poco.files import write_json
+from poco.intervals import block_length, interval, resampled_scores
 from poco.training.config import TrainConfig
+from poco.training.recipes import recipe
+from poco.training.recipes import steps as recipe_steps
+from poco.training.trainer import Trainer
 
 #: Forecasters in the order in which cells are made: cheap ones first.
 FORECASTERS = (
@@ -41,22 +45,27 @@ _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 def fit(
-    name: str, data: Split, recordings: Sequence[Recording], seed: int, steps: int, batch: int = BATCH
+    name: str,
+    data: Split,
+    seed: int,
+    steps: int = BASELINE_STEPS,
+    batch: int = BATCH,
+    grounded: Trainer | None = None,
 ) -> nn.Module:
     """A forecaster of :data:`FORECASTERS`, fitted: at most so many gradient steps, each of so many windows.
 
-    ``grounded`` has the steps and windows of its recipe.
+    ``grounded`` has the steps and windows of its recipe. What trains it may be given: all seeds then share the ground.
     """
-    if name not in ("poco", "grounded"):
-        config = TrainConfig(steps=steps, batch_size=batch, patience=BASELINE_PATIENCE, seed=seed)
-        return fit_baseline(name, data, config=config)
-    from poco.training import recipe, train
-
-    kind = "published" if name == "poco" else name
-    settings = dataclasses.replace(recipe(kind)[1], seed=seed)
     if name == "poco":
-        settings = dataclasses.replace(settings, steps=steps, batch_size=batch, val_every=min(20, steps))
-    return train(recordings, train_config=settings, recipe=kind, protocol=data.protocol, progress=False).model
+        sizes, settings = recipe("published")
+        settings = dataclasses.replace(settings, seed=seed, steps=steps, batch_size=batch, val_every=min(20, steps))
+        return Trainer(data, sizes).train(settings)[0]
+    if name == "grounded":
+        sizes, settings = recipe(name)
+        settings = dataclasses.replace(settings, seed=seed, steps=recipe_steps(name, data))
+        return (grounded or Trainer(data, sizes)).train(settings)[0]
+    config = TrainConfig(steps=steps, batch_size=batch, patience=BASELINE_PATIENCE, seed=seed)
+    return fit_baseline(name, data, config=config)
 
 
 def run(
@@ -93,14 +102,15 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
 
     @functools.cache
-    def prepared(folder: Path, protocol: str) -> tuple[list[Recording], Split]:
+    def prepared(folder: Path, protocol: str) -> tuple[Split, Trainer]:
         from poco.data.read import read
 
         recordings = read(folder, published=folder.name if folder.name in published else None)
-        return recordings, split(recordings, protocol=protocol)  # type: ignore[arg-type]
+        data = split(recordings, protocol=protocol)
+        return data, Trainer(data, recipe("grounded")[0])
 
     for name, folder, protocol, seed in _cells(forecasters, folders, protocols, seeds):
-        file = out / f"{folder.name}--{protocol}--{seed}--{name}.json"
+        file = file_of(out, folder.name, protocol, seed, name)
         if file.exists():
             cell = json.loads(file.read_text())
             for what, now in {"steps": steps, "batch": batch}.items():
@@ -108,30 +118,81 @@ def run(
                     raise ConfigError(f"{file} was made with {what} {before}, now {now}: take another folder for --out")
             continue
         try:
-            recordings, data = prepared(folder, protocol)
+            data, grounded = prepared(folder, protocol)
         except DataError as error:
             report(f"{folder.name}, {protocol}: left out, {error}")
             continue
         began = time.process_time()
-        model = fit(name, data, recordings, seed, steps, batch)
+        model = fit(name, data, seed, steps, batch, grounded)
         seconds = time.process_time() - began
-        scores = score_forecasters({name: model}, data)[name]
         trained = name not in (*SEEDLESS, "grounded")
-        cell = {
-            "data": folder.name,
-            "protocol": protocol,
-            "forecaster": name,
-            "seed": seed,
-            "score": scores.score,
-            "score_per_step": list(scores.score_per_step),
-            "seconds": round(seconds, 2),
-            "parameters": sum(p.numel() for p in (*model.parameters(), *_weights(model))),
-            "steps": steps if trained else None,
-            "batch": batch if trained else None,
-        }
+        made_with = {"steps": steps, "batch": batch} if trained else {}
+        cell = score_cell(model, data, folder.name, name, seed, seconds, **made_with)
         write_json(file, cell)
-        report(f"{folder.name}, {protocol}, {name}, seed {seed}: {scores.score:.4f} in {seconds:.1f} s")
+        report(f"{folder.name}, {protocol}, {name}, seed {seed}: {cell['score']:.4f} in {seconds:.1f} s")
     return load(out)
+
+
+def file_of(out: Path, data: str, protocol: str, seed: int, forecaster: str) -> Path:
+    """The file of a cell."""
+    return out / f"{data}--{protocol}--{seed}--{forecaster}.json"
+
+
+def score_cell(
+    model: nn.Module,
+    split: Split,
+    data: str,
+    forecaster: str,
+    seed: int,
+    seconds: float,
+    *,
+    steps: int | None = None,
+    batch: int | None = None,
+) -> dict[str, Any]:
+    """A cell: the scores of a fitted forecaster on the test part.
+
+    Args:
+        model: the forecaster.
+        split: recordings and parts.
+        data: name of the data set.
+        forecaster: its name.
+        seed: its seed.
+        seconds: what fitting it took.
+        steps: most gradient steps it was given; None if it has none or its own.
+        batch: windows of each step; None like these.
+
+    Returns:
+        What it is of and was made with; ``score``, its 95% ``interval`` by block bootstrap over time (None where there
+        is none), ``score_per_step``; of each session the score and the number of windows; the squared errors of each
+        window, which intervals of differences are made of; ``seconds`` and ``parameters``.
+    """
+    scores = score_forecasters({forecaster: model}, split)[forecaster]
+    assert scores.window_error is not None
+    assert scores.copy_window_error is not None
+    cell = {
+        "data": data,
+        "protocol": split.protocol,
+        "forecaster": forecaster,
+        "seed": seed,
+        "score": scores.score,
+        "score_per_step": list(scores.score_per_step),
+        "sessions": {one.session: [one.score, one.windows] for one in scores.sessions},
+        "window_error": [float(f"{error:.6g}") for error in scores.window_error],
+        "copy_window_error": [float(f"{error:.6g}") for error in scores.copy_window_error],
+        "block": block_length(split.context, split.horizon),
+        "seconds": round(seconds, 2),
+        "parameters": sum(p.numel() for p in (*model.parameters(), *_weights(model))),
+        "steps": steps,
+        "batch": batch,
+    }
+    return {**cell, "interval": interval(resampled([cell])[0], most=1.0)}
+
+
+def resampled(cells: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Scores ``[F, R]`` of cells of the same data, each on the same resampled windows."""
+    windows = [count for _, count in cells[0]["sessions"].values()]
+    errors = np.array([cell["window_error"] for cell in cells])
+    return resampled_scores(errors, np.array(cells[0]["copy_window_error"]), windows, cells[0]["block"])
 
 
 def load(out: Path) -> list[dict[str, Any]]:
@@ -149,12 +210,15 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def write_csv(cells: Sequence[dict[str, Any]], path: Path) -> None:
-    """One tidy table, a row for each cell."""
-    columns = ("data", "protocol", "forecaster", "seed", "score", "seconds", "parameters", "steps", "batch")
+    """One tidy table, a row for each cell; ``low`` and ``high`` are the ends of its interval over time."""
+    which, result = ("data", "protocol", "forecaster", "seed"), ("score", "low", "high", "seconds", "parameters")
+    columns = (*which, *result, "steps", "batch")
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(cells)
+        for cell in cells:
+            low, high = cell.get("interval") or ("", "")
+            writer.writerow({**cell, "low": low, "high": high})
 
 
 def table(cells: Sequence[dict[str, Any]]) -> str:
@@ -185,7 +249,7 @@ def draw(cells: Sequence[dict[str, Any]], out: Path) -> list[Path]:
     written = []
     for protocol in sorted({c["protocol"] for c in cells}):
         scores: dict[str, dict[str, list[float]]] = {}
-        for cell in (c for c in cells if c["protocol"] == protocol):
+        for cell in (c for c in cells if c["protocol"] == protocol and c["forecaster"] in FORECASTERS):
             scores.setdefault(cell["data"], {}).setdefault(cell["forecaster"], []).append(cell["score"])
         means = {data: {name: mean_interval(values) for name, values in own.items()} for data, own in scores.items()}
         title = f"Score on the test part, {protocol} protocol; mean over seeds and its 95% interval"

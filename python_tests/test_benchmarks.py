@@ -153,10 +153,10 @@ def test_accuracy_is_written_cell_by_cell_and_told(tmp_path: Path, capsys: pytes
     (tmp_path / "waves" / "dataset.toml").write_text(f'name = "waves"\nfiles = ["*.npz"]\n{description}')
     out = tmp_path / "cells"
     arguments = [str(tmp_path / "waves"), "--out", str(out), "--protocols", "leak-free", "--seeds", "2"]
-    arguments += ["--only", "ridge", "ground", "level ground"]
+    arguments += ["--only", "ridge", "ground", "level-ground"]
     assert accuracy.main(arguments) == 0
     files = sorted(path.name for path in out.iterdir())
-    assert files == [f"waves--leak-free--0--{name}.json" for name in ("ground", "level_ground", "ridge")]
+    assert files == [f"waves--leak-free--0--{name}.json" for name in ("ground", "level-ground", "ridge")]
     written = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     assert accuracy.main(arguments) == 0
     assert written == {path: path.stat().st_mtime_ns for path in out.iterdir()}
@@ -164,7 +164,7 @@ def test_accuracy_is_written_cell_by_cell_and_told(tmp_path: Path, capsys: pytes
     errors = sum(cell["window_error"]) / sum(cell["copy_window_error"])
     assert cell["score"] == pytest.approx(1 - errors, rel=1e-4)
     for name in ("mlp", "grounded"):  # as if they had been fitted too
-        other = {**cell, "score": cell["score"] + (0.1 if name == "mlp" else 0.0)}
+        other = {**cell, "forecaster": name, "score": cell["score"] + (0.1 if name == "mlp" else 0.0)}
         (out / f"waves--leak-free--0--{name}.json").write_text(json.dumps(other))
     capsys.readouterr()
     assert accuracy.main(["--table", "--out", str(out), "--json", str(tmp_path / "report.json")]) == 0

@@ -26,7 +26,8 @@ from poco.files import write_json
 from poco.scoreboard import mean_text
 from poco.studies import adaptation, zapbench
 from poco.studies.adaptation import animals, curve, learnt_from, others
-from poco.training import TrainConfig, fit, recipe
+from poco.training import TrainConfig, recipe
+from poco.training.trainer import Trainer, choose_label
 
 if TYPE_CHECKING:
     from poco.nn import POCO
@@ -340,10 +341,9 @@ def _groups(recordings: Sequence[Recording], training: str) -> list[list[Recordi
     return [list(recordings)]
 
 
-def _poco(study: Study, data: Split, value: Any, settings: TrainConfig) -> POCO:
+def _poco(study: Study, data: Split, value: Any, settings: TrainConfig) -> nn.Module:
     """The published POCO, with what the study varies."""
     from poco.nn import POCOConfig
-    from poco.training.job import build_poco, choose_label
 
     group, _, name = study.vary.partition(".")
     sizes: dict[str, Any] = {"context": data.context}
@@ -355,9 +355,7 @@ def _poco(study: Study, data: Split, value: Any, settings: TrainConfig) -> POCO:
         settings = dataclasses.replace(settings, **{name: value})
     config = POCOConfig(**sizes)
     types = choose_label(data.recordings, study.unit_types) if config.unit_type_embedding else None
-    model = build_poco(data, config, settings.seed, types)
-    fit(model, data, settings)
-    return model
+    return Trainer(data, config, unit_types=types).train(settings)[0]
 
 
 def cells(out: Path) -> list[dict[str, Any]]:

@@ -98,8 +98,8 @@ def score(
         conditions.
     """
     from poco.nn import POCOConfig
-    from poco.training import fit, recipe
-    from poco.training.job import build_poco
+    from poco.training import recipe
+    from poco.training.trainer import Trainer
 
     options = {key: value for key, value in option.items() if key != "name"}
     data = cut(recordings, options["context"])
@@ -110,8 +110,7 @@ def score(
     settings = dataclasses.replace(settings, val_every=min(epoch, settings.steps or epoch))
     model: nn.Module
     if forecaster == "poco":
-        model = build_poco(data, POCOConfig(horizon=data.horizon, **options), seed)
-        fit(model, data, settings)
+        model = Trainer(data, POCOConfig(horizon=data.horizon, **options)).train(settings)[0]
     else:
         model = fit_baseline(forecaster, data, config=settings)
     errors = absolute_errors(model, data)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from poco.data.recording import Recording
-from poco.data.splits import Split, split
+from poco.data.splits import split
 from poco.errors import CheckpointError, ConfigError, DataError
 from poco.files import BASELINES, MODEL, is_leftover, write_json
 from poco.training import recipes
@@ -31,15 +29,11 @@ from poco.training.folder import (
     read_config,
     run_config,
 )
-from poco.training.loop import History, fit
 from poco.training.members import train_members
-from poco.training.seeds import stream
+from poco.training.trainer import Trainer, choose_label
 
 if TYPE_CHECKING:
-    from poco.ground.estimator import Fitted
-    from poco.ground.grounded import Grounded
     from poco.models import Forecaster, Member, Sizes
-    from poco.nn import POCO, POCOConfig
     from poco.run import Run
 
 
@@ -117,7 +111,7 @@ def train(
     for callback in watching:
         for warning in cut.warnings if isinstance(callback, Progress) else ():
             callback.message(f"warning: {warning}")
-    trainer = _Trainer(cut, sizes, config, unit_types, watching)
+    trainer = Trainer(cut, sizes, watching, unit_types=unit_types, config=config)
     model: Forecaster
     if seeds > 1:
         model, records = train_members(trainer, settings, seeds, folder, resume=going_on, callbacks=watching)
@@ -134,103 +128,8 @@ def train(
     return Run(folder, config, model, history.records, cut.recordings)
 
 
-class _Trainer:
-    """Trains models that differ in nothing but their seed.
-
-    Args:
-        cut: recordings, parts and statistics.
-        sizes: sizes and options of the model.
-        config: settings of the run.
-        unit_types: label of the units to embed.
-        callbacks: what may watch.
-    """
-
-    def __init__(
-        self,
-        cut: Split,
-        sizes: Sizes,
-        config: Mapping[str, Any],
-        unit_types: str | None,
-        callbacks: Sequence[Callback],
-    ) -> None:
-        self._cut, self._sizes, self._config, self._unit_types = cut, sizes, config, unit_types
-        self._callbacks = callbacks
-        self._prepared: tuple[Grounded, Fitted] | None = None  # of the first seed: the ground is the same for all
-
-    def train(
-        self, settings: TrainConfig, keep: Callable[[Member, int], None] | None = None, **options: Any
-    ) -> tuple[Member, History]:
-        """Train from the seed of the settings.
-
-        Args:
-            settings: of the loop.
-            keep: is given each best model so far, and its step.
-            **options: see :func:`poco.training.fit`.
-
-        Returns:
-            The model with its best weights, and what happened.
-        """
-        from poco.ground.grounded import Grounded, GroundedConfig
-        from poco.ground.job import finish, prepare
-
-        model: Member
-        if isinstance(self._sizes, GroundedConfig):
-            prepared = prepare(self._cut, self._sizes, settings, self._callbacks, like=self._prepared)
-            self._prepared = self._prepared or prepared
-            model, fitted = prepared
-        else:
-            model = build_poco(self._cut, self._sizes, settings.seed, self._unit_types)
-        model.metadata |= _metadata(self._config, settings.seed, self._unit_types)
-        watching = self._callbacks if keep is None else [*self._callbacks, _Keeper(model, keep)]
-        history = fit(model, self._cut, settings, callbacks=watching, **options)
-        if isinstance(model, Grounded):
-            finish(model, fitted, self._cut, settings, history.best_steps, self._callbacks)
-        return model, history
-
-
-class _Keeper(Callback):
-    """Keeps the best model so far."""
-
-    def __init__(self, model: Member, keep: Callable[[Member, int], None]) -> None:
-        self._model, self._keep = model, keep
-
-    def validated(self, record: Mapping[str, Any]) -> None:
-        if record["best"]:
-            self._keep(self._model, int(record["step"]))
-
-
 def _save(model: Member, step: int, *, folder: Path, finished: bool) -> None:
     model.save_pretrained(folder, {"training": {**model.metadata["training"], "step": step, "finished": finished}})
-
-
-def _metadata(config: Mapping[str, Any], seed: int, unit_types: str | None) -> dict[str, Any]:
-    """What a model's own folder says of its training: enough to forecast and adapt without the run."""
-    kept = {key: config[key] for key in ("recipe", "protocol", "seed", "versions")}
-    return {
-        "training": {**kept, "seed": seed, "unit_types": unit_types},
-        "rate_hz": {entry["session"]: entry["rate_hz"] for entry in config["sessions"]},
-        "reading": (config["source"] or {}).get("options", {}),
-    }
-
-
-def build_poco(cut: Split, sizes: POCOConfig, seed: int, unit_types: str | None = None) -> POCO:
-    """A POCO with fresh weights that knows the sessions of a split and their normalisation."""
-    from poco.nn import POCO, SessionSpec
-
-    types = [
-        r.labels[unit_types] if unit_types is not None and sizes.unit_type_embedding else () for r in cut.recordings
-    ]
-    specs = [
-        SessionSpec(name=r.session, units=r.unit_ids, dataset=r.dataset, unit_types=tuple(t))
-        for r, t in zip(cut.recordings, types, strict=True)
-    ]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream(seed, "weights"))
-        model = POCO(sizes, specs)
-    for index, recording in enumerate(cut.recordings):
-        mean, std = (torch.from_numpy(values.copy()) for values in (cut.mean[index], cut.std[index]))
-        model.set_normalisation(recording.session, mean, std)
-    return model
 
 
 def as_recordings(given: Any) -> tuple[Recording, ...]:
@@ -242,27 +141,6 @@ def as_recordings(given: Any) -> tuple[Recording, ...]:
     if other is not None:
         raise DataError(f"recordings are wanted, not {type(other).__name__} among them: read them with poco.read")
     return tuple(found)
-
-
-def choose_label(recordings: Sequence[Recording], label: str | None) -> str:
-    """The label of the units that ``unit_type_embedding`` embeds: the one asked for, or the only one.
-
-    Raises:
-        ConfigError: if none was asked for and there is not exactly one.
-        DataError: if a recording has no such label.
-    """
-    for recording in recordings:
-        where, labels = f"session '{recording.session}'", ", ".join(recording.labels) or "none"
-        if label is None:
-            if len(recording.labels) != 1:
-                raise ConfigError(
-                    f"unit_type_embedding needs to know which label to embed; {where} has: {labels} (unit_types=LABEL)"
-                )
-            label = next(iter(recording.labels))
-        if label not in recording.labels:
-            raise DataError(f"{where} has no label '{label}' of its units; it has: {labels}")
-    assert label is not None
-    return label
 
 
 def _with_full_path(source: Mapping[str, Any] | None) -> dict[str, Any] | None:

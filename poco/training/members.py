@@ -5,27 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from poco.files import MODEL
 from poco.nn.files import read_config
 from poco.training.callbacks import Callback
 from poco.training.config import TrainConfig
 from poco.training.folder import CONFIG, MEMBERS, METRICS, RESUME, read_metrics
-from poco.training.loop import History, config_changes
+from poco.training.loop import config_changes
+from poco.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from poco.ensemble import Ensemble
     from poco.models import Member
-
-
-class Trainer(Protocol):
-    """What trains one member."""
-
-    def train(
-        self, settings: TrainConfig, keep: Callable[[Member, int], None] | None = None, **options: Any
-    ) -> tuple[Member, History]:
-        """The model with its best weights, and what happened."""
 
 
 def train_members(

@@ -17,6 +17,7 @@ from poco.data.simulate import simulate
 from poco.errors import ConfigError
 from poco.published import zapbench as benchmark
 from poco.studies import zapbench
+from poco.training import TrainConfig
 
 
 def fish(units: int = 3) -> Recording:
@@ -76,10 +77,14 @@ def test_the_study(tmp_path: Path) -> None:
 
 
 def test_passes_over_the_windows_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from poco import training
+    from poco.training import trainer
 
     seen = []
-    monkeypatch.setattr(training, "fit", lambda model, data, settings: seen.append(settings))
+
+    def record(model: object, data: object, settings: TrainConfig, **options: object) -> None:
+        seen.append(settings)
+
+    monkeypatch.setattr(trainer, "fit", record)
     study = dataclasses.replace(studies.load("zapbench"), forecasters=("poco",))
     recordings = simulate(1, units=2, frames=900)
     studies.run(dataclasses.replace(study, epochs=2), tmp_path, recordings, seeds=1)

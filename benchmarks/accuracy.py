@@ -38,7 +38,8 @@ from poco.ground.model import Ground
 from poco.ground.selection import FORECASTERS, choose, error_products, fit_selected, mix
 from poco.intervals import interval
 from poco.training import fit, recipe
-from poco.training.recipes import steps as usual_steps
+from poco.training.config import BATCH_SIZE
+from poco.training.recipes import complete
 
 #: Steps of a published POCO; on recordings of this length its best ones lie well before.
 PUBLISHED_STEPS = 300
@@ -72,8 +73,7 @@ class Cell:
 
 def grounded(cell: Cell, seed: int, cross: bool = True, **sizes: Any) -> nn.Module:
     """The forecaster on the ground, as ``poco train`` makes it; or with residuals that see in-sample forecasts."""
-    _, settings = recipe("grounded")
-    settings = dataclasses.replace(settings, seed=seed, steps=usual_steps("grounded", cell.split))
+    settings = complete("grounded", dataclasses.replace(recipe("grounded")[1], seed=seed), cell.split)
     model, fitted = cell.prepared(seed, **sizes)
     if not cross:
         model._cross, model._remembered = (), ()
@@ -152,7 +152,7 @@ def make_cells(cell: Cell, data: str, names: Sequence[str], seeds: int, out: Pat
             else:
                 steps = PUBLISHED_STEPS if name == "poco" else BASELINE_STEPS
                 model = scoreboard.fit(name, cell.split, seed, steps)
-                made_with = {} if name in SEEDLESS else {"steps": steps, "batch": scoreboard.BATCH}
+                made_with = {} if name in SEEDLESS else {"steps": steps, "batch": BATCH_SIZE}
             seconds = time.process_time() - began
             found = scoreboard.score_cell(model, cell.split, data, name, seed, seconds, **made_with)
             if isinstance(model, Grounded):

@@ -20,7 +20,7 @@ from poco.errors import ConfigError, DataError
 from poco.evaluation import Scores, ahead, score_forecasters
 from poco.ops.backends import multiplies_bfloat16
 from poco.training.callbacks import Callback
-from poco.training.config import PRECISIONS, Precision, TrainConfig
+from poco.training.config import BATCH_SIZE, PRECISIONS, Precision, TrainConfig
 from poco.training.loop import fit
 from poco.training.seeds import stream
 from poco.training.trainer import choose_label
@@ -208,7 +208,7 @@ def _settings(
     if precision == "auto":
         precision = "bf16" if multiplies_bfloat16(TrainConfig().torch_device()) else "float32"
     if batch_size is None:
-        batch_size = EMBEDDING_BATCH if mode == "embeddings" else TrainConfig.batch_size
+        batch_size = EMBEDDING_BATCH if mode == "embeddings" else BATCH_SIZE
     return TrainConfig(
         steps=steps,
         learning_rate=learning_rate,

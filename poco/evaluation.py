@@ -29,8 +29,9 @@ from poco.intervals import FEW_BLOCKS, Ahead, Interval, block_length, interval, 
 from poco.nn import SessionSpec
 from poco.training.callbacks import Callback
 from poco.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from poco.training.config import PRECISIONS, TrainConfig
+from poco.training.config import BATCH_SIZE, PRECISIONS, TrainConfig
 from poco.training.loop import fit
+from poco.training.recipes import bounded
 from poco.training.seeds import stream
 from poco.training.validation import predict
 
@@ -217,8 +218,9 @@ def evaluate(
 ) -> Evaluation:
     """Score a forecaster and its baselines over the same windows, in one pass.
 
-    NLinear and MLP are trained for 1000 steps, or until three validations in a row brought no new best, with the loop,
-    batch size and seed of a run; those of a run are kept in its folder and not trained again. Memory is bounded:
+    NLinear and MLP are trained for 1000 steps, or until three validations in a row brought no new best, with the loop
+    and seed of a run and 64 windows a step, fewer where units are many (:func:`poco.training.recipes.bounded`); those
+    of a run are kept in its folder and not trained again. Memory is bounded:
     windows are taken in batches, and of each window one number for each forecaster is kept, from which the
     intervals are made.
 
@@ -357,7 +359,9 @@ def fit_baseline(
         folder: where fitted baselines are kept; one fitted to the same split in the same way is taken from there.
         callbacks: what may watch the training.
     """
-    config = config or TrainConfig(steps=steps, patience=BASELINE_PATIENCE, seed=seed)
+    if config is None:
+        config = TrainConfig(steps=steps, batch_size=None, val_stride=None, patience=BASELINE_PATIENCE, seed=seed)
+    config = bounded(config, split, most=BATCH_SIZE)
     sessions = [SessionSpec(r.session, r.unit_ids, r.dataset) for r in split.recordings]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(config.seed, "weights"))

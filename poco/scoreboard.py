@@ -25,9 +25,8 @@ from poco.errors import ConfigError, DataError
 from poco.evaluation import BASELINE_PATIENCE, BASELINE_STEPS, fit_baseline, score_forecasters
 from poco.files import write_json
 from poco.intervals import block_length, interval, resampled_scores
-from poco.training.config import TrainConfig
-from poco.training.recipes import recipe
-from poco.training.recipes import steps as recipe_steps
+from poco.training.config import BATCH_SIZE, TrainConfig
+from poco.training.recipes import complete, recipe
 from poco.training.trainer import Trainer
 
 #: Forecasters in the order in which cells are made: cheap ones first.
@@ -38,8 +37,6 @@ FORECASTERS = (
 )
 #: Those whose score is the same from every seed.
 SEEDLESS = ("copy", "mean", *baselines.FITTED)
-#: Windows of a gradient step.
-BATCH = TrainConfig().batch_size
 #: Two-sided 95% quantiles of Student's t for 1, 2, ... degrees of freedom; beyond them the normal's.
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
@@ -49,7 +46,7 @@ def fit(
     data: Split,
     seed: int,
     steps: int = BASELINE_STEPS,
-    batch: int = BATCH,
+    batch: int = BATCH_SIZE,
     grounded: Trainer | None = None,
 ) -> nn.Module:
     """A forecaster of :data:`FORECASTERS`, fitted: at most so many gradient steps, each of so many windows.
@@ -62,7 +59,7 @@ def fit(
         return Trainer(data, sizes).train(settings)[0]
     if name == "grounded":
         sizes, settings = recipe(name)
-        settings = dataclasses.replace(settings, seed=seed, steps=recipe_steps(name, data))
+        settings = complete(name, dataclasses.replace(settings, seed=seed), data)
         return (grounded or Trainer(data, sizes)).train(settings)[0]
     config = TrainConfig(steps=steps, batch_size=batch, patience=BASELINE_PATIENCE, seed=seed)
     return fit_baseline(name, data, config=config)
@@ -76,7 +73,7 @@ def run(
     protocols: Sequence[str] = PROTOCOLS,
     seeds: int = 3,
     steps: int = BASELINE_STEPS,
-    batch: int = BATCH,
+    batch: int = BATCH_SIZE,
     published: Sequence[str] = (),
     report: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:

@@ -25,6 +25,8 @@ Segments = tuple[tuple[int, int], ...]
 
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 PARTS: tuple[str, ...] = get_args(Part)
+#: Rows (windows times units) that are enough to judge a forecaster by while it is made.
+ROWS_TO_JUDGE = 2**20
 
 _BLOCK = 1000  # frames, published protocol
 _EPSILON = 1e-4  # added to the standard deviation, published protocol
@@ -93,6 +95,15 @@ class Split:
                 starts.append(start)
                 sessions.append(np.full(start.size, session, dtype=np.int64))
         return Windows(np.concatenate(sessions), np.concatenate(starts))
+
+    def stride(self, part: str, rows: int = ROWS_TO_JUDGE) -> int:
+        """Frames from one window of a part to the next for all of them to hold at most about so many rows.
+
+        Rows are windows times units. Windows that start a frame apart say much the same, so of a large recording some
+        are enough to judge a forecaster by while it is made.
+        """
+        units = np.array([recording.units for recording in self.recordings], dtype=np.int64)
+        return max(1, -(-int(units[self.windows(part).session].sum()) // rows))
 
     def spaced_windows(self, part: str, session: int, count: int) -> Windows:
         """At most ``count`` windows of one session (its index), spaced evenly over a part, in order of time."""

@@ -101,7 +101,7 @@ def products(model: Grounded, split: Split, part: str) -> np.ndarray:
         ``[M, M]`` float64: of the ground, and of the ground with each residual in full.
     """
     model.eval()
-    everything, packer = split.windows(part), Packer(split, model.sessions)
+    everything, packer = split.windows(part, split.stride(part)), Packer(split, model.sessions)
     device = model.ground.shares.device
     found = []
     for session in range(len(split.recordings)):

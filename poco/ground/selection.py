@@ -110,7 +110,7 @@ def error_products(ground: Ground, split: Split, part: str) -> np.ndarray:
     Returns:
         ``[4, 4]`` float64, in the order of :data:`FORECASTERS`.
     """
-    everything, packer = split.windows(part), Packer(split)
+    everything, packer = split.windows(part, split.stride(part)), Packer(split)
     found = []
     for session, recording in enumerate(split.recordings):
         start = everything.start[everything.session == session]

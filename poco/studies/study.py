@@ -27,6 +27,7 @@ from poco.scoreboard import mean_text
 from poco.studies import adaptation, zapbench
 from poco.studies.adaptation import animals, curve, learnt_from, others
 from poco.training import TrainConfig, recipe
+from poco.training.config import BATCH_SIZE
 from poco.training.trainer import Trainer, choose_label
 
 if TYPE_CHECKING:
@@ -311,7 +312,7 @@ def _make(job: Job) -> str:
     began = time.process_time()
     scores: list[SessionScore] = []
     model: nn.Module
-    steps = {"seed": seed, "steps": cell["steps"], "batch_size": cell["batch"] or TrainConfig().batch_size}
+    steps = {"seed": seed, "steps": cell["steps"], "batch_size": cell["batch"] or BATCH_SIZE}
     for group in _groups(recordings, cell["training"]):
         data = split(group, protocol=cell["protocol"], context=context)
         if vary == "frames":

@@ -18,6 +18,8 @@ Loss = Literal["mse", "mae"]
 LOSSES: tuple[str, ...] = get_args(Loss)
 Criterion = Literal["pooled", "relative"]
 CRITERIA: tuple[str, ...] = get_args(Criterion)
+#: Windows of a step, as published.
+BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class TrainConfig:
 
     Attributes:
         steps: optimiser steps. None: 10,000 for several sessions, 5,000 for one.
-        batch_size: windows per data set and step.
+        batch_size: windows per data set and step. None: the recipe's, by the size of the recordings; 64 without one.
         learning_rate: AdamW's, after warm-up.
         weight_decay: AdamW's.
         amsgrad: AdamW's variant that keeps the largest second moment.
@@ -39,7 +41,8 @@ class TrainConfig:
         precision: ``"float32"``, or ``"bf16"`` for autocast to bfloat16.
         ema: decay of an exponential moving average of the weights, which is then what is validated and kept; or None.
         val_every: steps from one validation to the next; there is always one after the last step.
-        val_stride: frames from one validation window to the next; windows that overlap say much the same.
+        val_stride: frames from one validation window to the next; windows that overlap say much the same. None: the
+            recipe's, by the size of the recordings; 1 without one.
         val_first: validate before the first step too, so that what training starts from may be the best.
         patience: stop after this many validations in a row without a new best; None to never stop early.
         seed: seed of initial weights, dropout and the order of the windows.
@@ -52,7 +55,7 @@ class TrainConfig:
     """
 
     steps: int | None = None
-    batch_size: int = 64
+    batch_size: int | None = BATCH_SIZE
     learning_rate: float = 3e-4
     weight_decay: float = 1e-4
     amsgrad: bool = True
@@ -64,7 +67,7 @@ class TrainConfig:
     precision: Precision = "float32"
     ema: float | None = None
     val_every: int = 100
-    val_stride: int = 1
+    val_stride: int | None = 1
     val_first: bool = False
     patience: int | None = None
     seed: int = 0
@@ -74,15 +77,13 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name, least in (
-            ("batch_size", 1),
             ("val_every", 1),
-            ("val_stride", 1),
             ("log_every", 1),
             ("warmup", 0),
             ("seed", 0),
         ):
             _require(getattr(self, name) >= least, name, f"at least {least}", getattr(self, name))
-        for name in ("steps", "patience"):
+        for name in ("steps", "batch_size", "val_stride", "patience"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, "at least 1 or none", value)
         _require(
@@ -98,10 +99,13 @@ class TrainConfig:
         _require(self.precision in PRECISIONS, "precision", "'float32' or 'bf16'", self.precision)
 
     def for_sessions(self, sessions: int) -> TrainConfig:
-        """The same settings with the number of steps filled in for so many sessions."""
-        if self.steps is not None:
-            return self
-        return dataclasses.replace(self, steps=10_000 if sessions > 1 else 5_000)
+        """The same settings with what is None of steps and windows as published for so many sessions."""
+        return dataclasses.replace(
+            self,
+            steps=self.steps or (10_000 if sessions > 1 else 5_000),
+            batch_size=self.batch_size or BATCH_SIZE,
+            val_stride=self.val_stride or 1,
+        )
 
     def torch_device(self) -> torch.device:
         """The device to train on; a ConfigError says why it cannot be used."""

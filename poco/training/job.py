@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import shutil
 from collections.abc import Mapping, Sequence
@@ -95,7 +94,7 @@ def train(
     settings = train_config if train_config is not None else settings
     settings.torch_device()
     cut = split(recordings, protocol=protocol, context=sizes.context, horizon=sizes.horizon)
-    settings = dataclasses.replace(settings, steps=settings.steps or recipes.steps(recipe, cut))
+    settings = recipes.complete(recipe, settings, cut)
     if getattr(sizes, "unit_type_embedding", False):
         unit_types = choose_label(cut.recordings, unit_types)
     config = run_config(cut, sizes.to_dict(), settings, recipe, _with_full_path(source), seeds)

@@ -131,6 +131,8 @@ class _Loop:
         labels: Mapping[str, Any],
     ) -> None:
         assert config.steps is not None
+        assert config.batch_size is not None
+        assert config.val_stride is not None
         self.model, self.config, self.device, self.callbacks = model.to(device), config, device, callbacks
         self.steps, self.labels = config.steps, labels
         self.parameters: dict[str, torch.Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,8 @@ def _grounded() -> tuple[Sizes, TrainConfig]:
     from poco.ground.grounded import GroundedConfig
 
     settings = TrainConfig(
-        batch_size=16,
+        batch_size=None,
+        val_stride=None,
         learning_rate=2e-3,
         weight_decay=0.01,
         amsgrad=False,
@@ -38,6 +40,8 @@ def _grounded() -> tuple[Sizes, TrainConfig]:
 
 
 RECIPES: Mapping[str, Callable[[], tuple[Sizes, TrainConfig]]] = {"grounded": _grounded, "published": _published}
+#: Rows (windows times units) of a step where units share all weights: more hardly say more.
+ROWS = 2**15
 #: The one that is taken where none is asked for.
 DEFAULT = "grounded"
 
@@ -57,14 +61,30 @@ def recipe(name: str) -> tuple[Sizes, TrainConfig]:
     return RECIPES[name]()
 
 
-def steps(name: str, split: Split) -> int:
-    """Optimiser steps of a recipe where none are given: published by the sessions, on the ground by the windows."""
+def complete(name: str, settings: TrainConfig, split: Split) -> TrainConfig:
+    """Settings with what is None of steps and windows filled in, by the size of the recordings.
+
+    On the ground the steps grow with the windows, and a step has 16 windows or fewer, see :func:`bounded`.
+    """
     if name == "published":
-        steps = TrainConfig().for_sessions(len(split.recordings)).steps
-        assert steps is not None
-        return steps
+        return settings.for_sessions(len(split.recordings))
     times = min(4.0, max(1.0, len(split.windows("train")) / 4000))
-    return 100 * round(8 * times)
+    settings = dataclasses.replace(settings, steps=settings.steps or 100 * round(8 * times))
+    return bounded(settings, split, most=16)
+
+
+def bounded(settings: TrainConfig, split: Split, most: int) -> TrainConfig:
+    """Settings with what is None of the windows filled in, so that many units do not make a step take long.
+
+    A step has ``most`` windows, fewer (but two) where they would hold more than :data:`ROWS` rows; of many validation
+    windows every second, third, ... is taken, see :meth:`poco.data.splits.Split.stride`.
+    """
+    units = max(recording.units for recording in split.recordings)
+    return dataclasses.replace(
+        settings,
+        batch_size=settings.batch_size or min(most, max(2, ROWS // units)),
+        val_stride=settings.val_stride or split.stride("val"),
+    )
 
 
 def of(sizes: Sizes | None, name: str | None = None) -> str:

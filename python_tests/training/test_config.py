@@ -97,5 +97,17 @@ def test_a_recipe_and_its_kind_of_model() -> None:
 def test_steps_grow_with_the_windows(frames: int, steps: int) -> None:
     recording = Recording(np.random.default_rng(0).normal(size=(2, frames)), "a")
     cut = split([recording])
-    assert recipes.steps("grounded", cut) == steps
-    assert recipes.steps("published", cut) == 5000
+    settings = recipes.complete("grounded", recipe("grounded")[1], cut)
+    assert (settings.steps, settings.batch_size, settings.val_stride) == (steps, 16, 1)
+    settings = recipes.complete("published", recipe("published")[1], cut)
+    assert (settings.steps, settings.batch_size, settings.val_stride) == (5000, 64, 1)
+
+
+@pytest.mark.parametrize(("units", "windows", "stride"), [(2000, 16, 1), (8000, 4, 2), (40000, 2, 6)])
+def test_a_step_has_fewer_windows_where_units_are_many(units: int, windows: int, stride: int) -> None:
+    cut = split([Recording(np.random.default_rng(0).normal(size=(units, 1000)).astype(np.float32), "a")])
+    settings = recipes.complete("grounded", recipe("grounded")[1], cut)
+    assert (settings.batch_size, settings.val_stride) == (windows, stride)
+    given = dataclasses.replace(recipe("grounded")[1], batch_size=16, val_stride=1, steps=7)
+    assert recipes.complete("grounded", given, cut) == given
+    assert recipes.bounded(given, cut, most=64) == given

@@ -143,14 +143,14 @@ def make_cells(cell: Cell, data: str, names: Sequence[str], seeds: int, out: Pat
     for seed in range(seeds):
         for name in names:
             file = scoreboard.file_of(out, data, cell.split.protocol, seed, name)
-            if file.exists() or (seed > 0 and name in SEEDLESS):
+            steps = PUBLISHED_STEPS if name == "poco" else BASELINE_STEPS
+            if (seed > 0 and name in SEEDLESS) or scoreboard.is_made(file, steps, BATCH_SIZE):
                 continue
             began = time.process_time()
             made_with: dict[str, Any] = {}
             if name in FORECAST:
                 model = FORECAST[name](cell, seed)
             else:
-                steps = PUBLISHED_STEPS if name == "poco" else BASELINE_STEPS
                 model = scoreboard.fit(name, cell.split, seed, steps)
                 made_with = {} if name in SEEDLESS else {"steps": steps, "batch": BATCH_SIZE}
             seconds = time.process_time() - began

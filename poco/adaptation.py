@@ -152,7 +152,7 @@ def adapt(
             adapted, start = _join(member, recording, cut, types, seed + number)
         else:
             own = (
-                dataclasses.replace(train_config, seed=train_config.seed + number)
+                dataclasses.replace(train_config, seed=train_config.seed + number).for_sessions(1)
                 if train_config
                 else _settings(
                     cut,

@@ -47,11 +47,10 @@ def fit(
     seed: int,
     steps: int = BASELINE_STEPS,
     batch: int = BATCH_SIZE,
-    grounded: Trainer | None = None,
 ) -> nn.Module:
     """A forecaster of :data:`FORECASTERS`, fitted: at most so many gradient steps, each of so many windows.
 
-    ``grounded`` has the steps and windows of its recipe. What trains it may be given: all seeds then share the ground.
+    ``grounded`` has the steps and windows of its recipe.
     """
     if name == "poco":
         sizes, settings = recipe("published")
@@ -60,7 +59,7 @@ def fit(
     if name == "grounded":
         sizes, settings = recipe(name)
         settings = complete(name, dataclasses.replace(settings, seed=seed), data)
-        return (grounded or Trainer(data, sizes)).train(settings)[0]
+        return Trainer(data, sizes).train(settings)[0]
     config = TrainConfig(steps=steps, batch_size=batch, patience=BASELINE_PATIENCE, seed=seed)
     return fit_baseline(name, data, config=config)
 
@@ -99,28 +98,23 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
 
     @functools.cache
-    def prepared(folder: Path, protocol: str) -> tuple[Split, Trainer]:
+    def prepared(folder: Path, protocol: str) -> Split:
         from poco.data.read import read
 
         recordings = read(folder, published=folder.name if folder.name in published else None)
-        data = split(recordings, protocol=protocol)
-        return data, Trainer(data, recipe("grounded")[0])
+        return split(recordings, protocol=protocol)
 
     for name, folder, protocol, seed in _cells(forecasters, folders, protocols, seeds):
         file = file_of(out, folder.name, protocol, seed, name)
-        if file.exists():
-            cell = json.loads(file.read_text())
-            for what, now in {"steps": steps, "batch": batch}.items():
-                if (before := cell.get(what)) not in (None, now):
-                    raise ConfigError(f"{file} was made with {what} {before}, now {now}: take another folder for --out")
+        if is_made(file, steps, batch):
             continue
         try:
-            data, grounded = prepared(folder, protocol)
+            data = prepared(folder, protocol)
         except DataError as error:
             report(f"{folder.name}, {protocol}: left out, {error}")
             continue
         began = time.process_time()
-        model = fit(name, data, seed, steps, batch, grounded)
+        model = fit(name, data, seed, steps, batch)
         seconds = time.process_time() - began
         trained = name not in (*SEEDLESS, "grounded")
         made_with = {"steps": steps, "batch": batch} if trained else {}
@@ -133,6 +127,17 @@ def run(
 def file_of(out: Path, data: str, protocol: str, seed: int, forecaster: str) -> Path:
     """The file of a cell."""
     return out / f"{data}--{protocol}--{seed}--{forecaster}.json"
+
+
+def is_made(file: Path, steps: int, batch: int) -> bool:
+    """Whether a cell is there; a ConfigError if it was made with other steps or windows."""
+    if not file.exists():
+        return False
+    cell = _read(file)
+    for what, now in {"steps": steps, "batch": batch}.items():
+        if (before := cell[what]) not in (None, now):
+            raise ConfigError(f"{file} was made with {what} {before}, now {now}: take another folder for --out")
+    return True
 
 
 def score_cell(
@@ -193,8 +198,15 @@ def resampled(cells: Sequence[Mapping[str, Any]]) -> np.ndarray:
 
 
 def load(out: Path) -> list[dict[str, Any]]:
-    """All cells of a folder."""
-    return [json.loads(file.read_text()) for file in sorted(out.glob("*--*--*--*.json"))]
+    """All cells of a folder; a ConfigError names one that another version wrote."""
+    return [_read(file) for file in sorted(out.glob("*--*--*--*.json"))]
+
+
+def _read(file: Path) -> dict[str, Any]:
+    cell: dict[str, Any] = json.loads(file.read_text())
+    if "block" not in cell:
+        raise ConfigError(f"{file} is a cell of an earlier version: take another folder for --out")
+    return cell
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
@@ -214,13 +226,14 @@ def write_csv(cells: Sequence[dict[str, Any]], path: Path) -> None:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         for cell in cells:
-            low, high = cell.get("interval") or ("", "")
+            low, high = cell["interval"] or ("", "")
             writer.writerow({**cell, "low": low, "high": high})
 
 
 def table(cells: Sequence[dict[str, Any]]) -> str:
     """Markdown: for each protocol a row for each forecaster, mean over seeds and half the t-interval."""
     lines: list[str] = []
+    cells = [cell for cell in cells if cell["forecaster"] in FORECASTERS]
     for protocol in sorted({c["protocol"] for c in cells}):
         some = [c for c in cells if c["protocol"] == protocol]
         data, names = sorted({c["data"] for c in some}), {c["forecaster"] for c in some}
@@ -244,9 +257,10 @@ def draw(cells: Sequence[dict[str, Any]], out: Path) -> list[Path]:
     from poco.plots.figures import save
 
     written = []
+    cells = [cell for cell in cells if cell["forecaster"] in FORECASTERS]
     for protocol in sorted({c["protocol"] for c in cells}):
         scores: dict[str, dict[str, list[float]]] = {}
-        for cell in (c for c in cells if c["protocol"] == protocol and c["forecaster"] in FORECASTERS):
+        for cell in (c for c in cells if c["protocol"] == protocol):
             scores.setdefault(cell["data"], {}).setdefault(cell["forecaster"], []).append(cell["score"])
         means = {data: {name: mean_interval(values) for name, values in own.items()} for data, own in scores.items()}
         title = f"Score on the test part, {protocol} protocol; mean over seeds and its 95% interval"

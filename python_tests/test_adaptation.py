@@ -116,6 +116,9 @@ def test_settings_of_the_modes(model: POCO, recordings: list[Recording]) -> None
         0.05 * max(float(known.square().mean().sqrt()), 0.3)
     )
     assert settings("full")["learning_rate"] == 3e-4
+    left_open = TrainConfig(steps=1, batch_size=None, val_stride=None)
+    used = adapt(model, recordings[2], train_config=left_open).model.metadata["adaptations"][-1]["settings"]
+    assert (used["batch_size"], used["val_stride"]) == (64, 1)
 
 
 def test_from_scratch_knows_the_new_session_only(model: POCO, recordings: list[Recording]) -> None:

@@ -30,6 +30,9 @@ class CausalLayer(nn.Module):
         self.heads, self.dropout = heads, dropout
         self.attention_norm, self.attention = nn.LayerNorm(width), nn.Linear(width, 3 * width)
         self.mix = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.attention.weight)  # as nn.MultiheadAttention begins
+        nn.init.zeros_(self.attention.bias)
+        nn.init.zeros_(self.mix.bias)
         self.feed_forward = nn.Sequential(
             nn.LayerNorm(width),
             nn.Linear(width, 4 * width),

@@ -67,10 +67,11 @@ def steps_figure(cells: Cells) -> Figure:
         axes = figure.subplots()
         groups = _groups([cell for cell in cells if measure in cell])
         colours = _colours([" ".join(group) for group in groups])
-        for group, some in groups.items():
+        for place, (group, some) in enumerate(groups.items()):
             seeds = [cell[measure] for cell in some]
             found = [mean_interval(values) for values in zip(*seeds, strict=True)]
-            _line(axes, range(1, len(found) + 1), found, colours[" ".join(group)], _name(group))
+            dashes = tuple(_DASHES.values())[place // len(_OTHERS) % len(_DASHES)]
+            _line(axes, range(1, len(found) + 1), found, colours[" ".join(group)], _name(group), dashes)
         axes.set(title=title, xlabel="frames ahead", ylabel=MEASURES[measure])
         axes.legend()
     return figure
@@ -101,7 +102,8 @@ def _colours(forecasters: Sequence[str]) -> dict[str, str]:
     """Blue for the forecaster that is shown, where it is one; others take turns."""
     names = list(dict.fromkeys(forecasters))
     own = [name for name in names if is_own(name)][:1]
-    return dict(zip([*own, *(n for n in names if n not in own)], itertools.cycle((BLUE, *_OTHERS)), strict=False))
+    others = itertools.cycle(_OTHERS)
+    return {name: BLUE if name in own else next(others) for name in names}
 
 
 def _bars(cells: Cells, axes: Axes) -> None:
@@ -130,8 +132,9 @@ def _against_value(cells: Cells, axes: Axes) -> None:
         name = _name((forecaster, training))
         _line(axes, values, found, colours[forecaster], name, _DASHES.get(training, "-"))
     every = sorted({cell["value"] for cell in cells})
-    if every[0] > 0 and every[-1] >= _WIDE * every[0]:
-        axes.set_xscale("log")
+    least = min((value for value in every if value > 0), default=1)
+    if every[0] >= 0 and every[-1] >= _WIDE * least:
+        axes.set_xscale("symlog", linthresh=least) if every[0] == 0 else axes.set_xscale("log")
         axes.minorticks_off()
     axes.set_xticks(every, [f"{value:g}" for value in every])
     axes.set(xlabel=str(cells[0].get("vary", "value")).rpartition(".")[2].replace("_", " "), ylabel=SCORE)

@@ -155,6 +155,9 @@ def run(
         ConfigError: if it needs recordings and none are given, the windows of a step are not its to choose, or cells in
             ``out`` were made with other settings.
     """
+    for name, number in {"--steps": steps, "--batch": batch, "--seeds": seeds}.items():
+        if number is not None and number < 1:
+            raise ConfigError(f"{name} must be at least 1, got {number}")
     if batch is not None and (study.form or study.base_steps):
         raise ConfigError(f"the study '{study.name}' has steps of its own: leave out --batch")
     if study.simulate is None and not recordings:
@@ -197,7 +200,6 @@ def run(
                         "study": study.name,
                         "forecaster": forecaster,
                         "training": training,
-                        "vary": study.vary,
                         "value": value,
                         "seed": seed,
                         "steps": steps,
@@ -328,7 +330,7 @@ def _make(job: Job) -> str:
         scores += score_forecasters({"": model}, data)[""].sessions
     found = Scores(sum(s.score for s in scores) / len(scores), tuple(scores))
     made = {"score": found.score, "score_per_step": list(found.score_per_step)}
-    write_json(file, {**cell, **made, "seconds": round(time.process_time() - began, 2)})
+    write_json(file, {**cell, "vary": vary, **made, "seconds": round(time.process_time() - began, 2)})
     return f"{file.stem}: {found.score:.4f}"
 
 
@@ -377,6 +379,7 @@ def write_csv(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
         "score",
         "seconds",
         "steps",
+        "batch",
         "protocol",
     )
     with path.open("w", newline="") as file:

@@ -27,7 +27,7 @@ class TrainConfig:
     """Settings of the training loop; the defaults are the published ones.
 
     Attributes:
-        steps: optimiser steps. None: 10,000 for several sessions, 5,000 for one.
+        steps: optimiser steps. None: the recipe's; 10,000 for several sessions and 5,000 for one without a recipe.
         batch_size: windows per data set and step. None: the recipe's, by the size of the recordings; 64 without one.
         learning_rate: AdamW's, after warm-up.
         weight_decay: AdamW's.

@@ -40,7 +40,7 @@ def _grounded() -> tuple[Sizes, TrainConfig]:
 
 
 RECIPES: Mapping[str, Callable[[], tuple[Sizes, TrainConfig]]] = {"grounded": _grounded, "published": _published}
-#: Rows (windows times units) of a step where units share all weights: more hardly say more.
+#: Rows (windows times units) of a step: more of them hardly say more.
 ROWS = 2**15
 #: The one that is taken where none is asked for.
 DEFAULT = "grounded"
@@ -52,6 +52,8 @@ def recipe(name: str) -> tuple[Sizes, TrainConfig]:
     Args:
         name: ``"grounded"``, the forecaster on the ground, see :mod:`poco.ground`; ``"published"``, the published one,
             optimiser and dropout.
+
+    What is None of steps and windows depends on the recordings: :func:`complete` fills it in.
 
     Raises:
         ConfigError: if there is no recipe of that name.

@@ -53,13 +53,21 @@ def test_a_session_too_short_for_a_stretch_is_left_out() -> None:
     assert all(len(part.recordings) < 2 for (share, _, _), part in forward_chained(cut) if share < 0.4)
 
 
-def test_products_are_those_of_the_forecasters() -> None:
+def test_products_are_those_of_the_forecasters(monkeypatch: pytest.MonkeyPatch) -> None:
     cut = cut_of(drifting())
     ground = fit(cut).ground
     weights = np.array([0.1, 0.2, 0.3, 0.4])
     mix(ground, weights)
     relative = weights @ error_products(ground, cut, "val") @ weights
     assert score_forecasters({"": ground}, cut, "val")[""].score == pytest.approx(1 - relative, abs=1e-5)
+    few = cut.stride("val", rows=200)
+    assert 1 < few < len(cut.windows("val"))
+    monkeypatch.setattr(Split, "stride", lambda self, part: few)
+    relative = weights @ error_products(ground, cut, "val") @ weights
+    some = score_forecasters({"": ground}, cut, "val", stride=few)[""].score
+    assert some == pytest.approx(1 - relative, abs=1e-5)
+    whole = weights @ error_products(ground, cut, "test") @ weights
+    assert score_forecasters({"": ground}, cut)[""].score == pytest.approx(1 - whole, abs=1e-5)
     np.testing.assert_allclose(ground.shares.numpy(), [0.4, 0.6], rtol=1e-6)
     np.testing.assert_allclose(ground.gains.numpy(), [0.75, 0.4 / 0.6], rtol=1e-6)
 

@@ -191,6 +191,8 @@ def test_windows_of_a_step(tmp_path: Path) -> None:
     for name in ("adaptation", "zapbench"):
         with pytest.raises(ConfigError, match="has steps of its own: leave out --batch"):
             studies.run(studies.load(name), tmp_path / name, RECORDINGS, batch=4)
+    with pytest.raises(ConfigError, match="--batch must be at least 1, got 0"):
+        studies.run(study, tmp_path / "none", RECORDINGS, batch=0)
 
 
 def test_unknown_study_and_missing_recordings(tmp_path: Path) -> None:
@@ -211,6 +213,31 @@ def test_table_and_figure(tmp_path: Path) -> None:
     assert "| v | poco | 0.0100 | 0.0100 | 1 |" in both
     studies.plot(cells, tmp_path / "s.png")
     assert (tmp_path / "s.png").stat().st_size > 1000
+
+
+def test_names_are_bars_and_numbers_an_axis() -> None:
+    pytest.importorskip("matplotlib", reason="figures need the extra 'plots'")
+    from poco.plots.studies import study_figure
+
+    def cells(values: tuple[object, ...]) -> list[dict[str, object]]:
+        scores = {"poco": 0.3, "mlp": 0.2}
+        base = {"study": "s", "training": "multi", "vary": "model.film_width"}
+        return [
+            {**base, "forecaster": f, "value": v, "seed": i, "score": scores[f] + 0.01 * i}
+            for f in scores
+            for v in values
+            for i in (0, 1)
+        ]
+
+    (axes,) = study_figure(cells((None,))).axes
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["MLP, multi", "POCO, multi"]
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([0.205, 0.305])
+    (axes,) = study_figure(cells(("none", "low"))).axes
+    assert len(axes.patches) == 4
+    for values, scale in {(1, 2, 4): "linear", (1, 4, 8): "log", (0, 4, 1024): "symlog"}.items():
+        (axes,) = study_figure(cells(values)).axes
+        assert (axes.get_xscale(), axes.get_xlabel(), list(axes.get_xticks())) == (scale, "film width", list(values))
+        assert [list(line.get_xdata()) for line in axes.get_lines()] == [list(values)] * 2
 
 
 def test_scores_of_single_steps(tmp_path: Path) -> None:
@@ -288,3 +315,10 @@ def test_scoreboard_makes_each_cell_once(tmp_path: Path) -> None:
     assert kept["parameters"] == 48 * 16 + 16
     with pytest.raises(ConfigError, match="made with steps 2, now 3"):
         scoreboard.run([folder], tmp_path / "out", forecasters=("nlinear",), seeds=1, steps=3)
+    assert kept["interval"][0] < kept["score"] < kept["interval"][1]
+    one = {**kept, "forecaster": "of-no-scoreboard"}
+    assert scoreboard.table([one]) == ""
+    assert scoreboard.draw([one], tmp_path) == []
+    (tmp_path / "out" / "some--published--0--nlinear.json").write_text(json.dumps({"score": 0.1}))
+    with pytest.raises(ConfigError, match=r"nlinear\.json is a cell of an earlier version"):
+        scoreboard.load(tmp_path / "out")

@@ -329,7 +329,11 @@ def _make(job: Job) -> str:
             model = fit_baseline(cell["forecaster"], data, config=settings)
         scores += score_forecasters({"": model}, data)[""].sessions
     found = Scores(sum(s.score for s in scores) / len(scores), tuple(scores))
-    made = {"score": found.score, "score_per_step": list(found.score_per_step)}
+    made = {
+        "score": found.score,
+        "score_per_step": list(found.score_per_step),
+        "score_by_session": {one.session: one.score for one in scores},
+    }
     write_json(file, {**cell, "vary": vary, **made, "seconds": round(time.process_time() - began, 2)})
     return f"{file.stem}: {found.score:.4f}"
 

@@ -147,7 +147,9 @@ def test_the_poco_of_a_study_is_that_of_training(tmp_path: Path) -> None:
     settings = dataclasses.replace(recipe("published")[1], steps=4, val_every=1)
     options = {"recipe": "published", "protocol": "published", "train_config": settings}
     run = train(RECORDINGS, progress=False, **options)
-    assert cell["score"] == pytest.approx(run.evaluate(baselines=()).score, abs=1e-6)
+    evaluation = run.evaluate(baselines=())
+    assert cell["score"] == pytest.approx(evaluation.score, abs=1e-6)
+    assert cell["score_by_session"] == pytest.approx({one.session: one.score for one in evaluation.sessions}, abs=1e-6)
 
 
 def test_a_model_for_each_data_set(tmp_path: Path) -> None:

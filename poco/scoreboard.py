@@ -273,7 +273,8 @@ def mean_text(values: Sequence[float], digits: int = 3) -> str:
     if not values:
         return ""
     mean, half = mean_interval(values)
-    return f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if half is not None else "")
+    form = f".{digits}f" if abs(mean) < 100 else ".2g"  # a forecast that blew up
+    return f"{mean:{form}}" + (f" ± {half:{form}}" if half is not None else "")
 
 
 def _weights(model: nn.Module) -> Iterator[Any]:

@@ -278,6 +278,8 @@ def test_interval_is_students() -> None:
     assert mean == 2
     assert half == pytest.approx(4.303 / math.sqrt(3))
     assert scoreboard.mean_interval([1.0]) == (1.0, None)
+    assert scoreboard.mean_text([0.1234]) == "0.123"
+    assert scoreboard.mean_text([-1234.5]) == "-1.2e+03"
 
 
 def test_the_scoreboard_writes_scores_of_single_steps(tmp_path: Path) -> None:

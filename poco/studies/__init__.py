@@ -1,6 +1,7 @@
 """Experiments as data: each TOML file here says which forecasters are fitted to what, and which option is varied."""
 
 from poco.studies import steps
-from poco.studies.study import Study, cells, load, names, plot, run, table, write_csv
+from poco.studies.study import Study, cells, load, names, plot, run, write_csv
+from poco.studies.tables import table
 
 __all__ = ["Study", "cells", "load", "names", "plot", "run", "steps", "table", "write_csv"]

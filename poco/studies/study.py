@@ -23,8 +23,7 @@ from poco.data.splits import Split, shorten, split
 from poco.errors import ConfigError, MissingExtraError
 from poco.evaluation import BASELINE_PATIENCE, Scores, SessionScore, fit_baseline, score_forecasters
 from poco.files import write_json
-from poco.scoreboard import mean_text
-from poco.studies import adaptation, zapbench
+from poco.studies import zapbench
 from poco.studies.adaptation import animals, curve, learnt_from, others
 from poco.training import TrainConfig, recipe
 from poco.training.config import BATCH_SIZE
@@ -230,29 +229,6 @@ def run(
         for made in each(_make, left):
             report(made)
     return [json.loads(file.read_text()) for file in sorted(out.glob(f"{study.name}--*.json"))]
-
-
-def table(cells: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: a row for each forecaster, training and value; mean over seeds and half the 95% t-interval.
-
-    Cells of adaptation and of ZAPBench have tables of their own, below one another.
-    """
-    kinds: dict[Callable[[Sequence[Mapping[str, Any]]], str], list[Mapping[str, Any]]] = {}
-    for cell in cells:
-        kind = adaptation.table if "curves" in cell else zapbench.table if "mae_per_step" in cell else _scores
-        kinds.setdefault(kind, []).append(cell)
-    return "\n\n".join(kind(some) for kind, some in kinds.items())
-
-
-def _scores(cells: Sequence[Mapping[str, Any]]) -> str:
-    groups: dict[tuple[str, ...], list[float]] = {}
-    for cell in cells:
-        key = tuple(str(cell[name]) for name in ("study", "value", "training", "forecaster"))
-        groups.setdefault(key, []).append(cell["score"])
-    lines = ["| study | value | training | forecaster | score | seeds |", "|---|---|---|---|---|---|"]
-    for key, scores in groups.items():
-        lines.append(f"| {' | '.join(key)} | {mean_text(scores)} | {len(scores)} |")
-    return "\n".join(lines)
 
 
 def _base(job: Job) -> str:

@@ -217,6 +217,20 @@ def test_table_and_figure(tmp_path: Path) -> None:
     assert (tmp_path / "s.png").stat().st_size > 1000
 
 
+def test_the_table_says_what_training_together_gains() -> None:
+    base = {"study": "s", "forecaster": "poco", "value": 0.5, "score": 0.0}
+    scores = {"single": ({"a": 0.1, "b": 0.2}, {"a": 0.3}), "multi": ({"a": 0.2, "b": 0.1}, {"a": 0.6, "b": 0.0})}
+    cells = [
+        {**base, "training": training, "seed": seed, "score_by_session": own}
+        for training, seeds in scores.items()
+        for seed, own in enumerate(seeds)
+    ]
+    gains = [0.1, -0.1, 0.3]
+    expected = f"| s | 0.5 | poco | multi | {scoreboard.mean_text(gains)} | 0.100 | 2 of 3 |"
+    assert studies.table(cells).splitlines()[-1] == expected
+    assert "gain over single" not in studies.table([c for c in cells if c["training"] == "multi"])
+
+
 def test_names_are_bars_and_numbers_an_axis() -> None:
     pytest.importorskip("matplotlib", reason="figures need the extra 'plots'")
     from poco.plots.studies import study_figure
@@ -278,6 +292,8 @@ def test_interval_is_students() -> None:
     assert mean == 2
     assert half == pytest.approx(4.303 / math.sqrt(3))
     assert scoreboard.mean_interval([1.0]) == (1.0, None)
+    values = [float(i % 4) for i in range(16)]
+    assert scoreboard.mean_interval(values)[1] == pytest.approx(2.1314 * np.std(values, ddof=1) / 4, rel=1e-3)
     assert scoreboard.mean_text([0.1234]) == "0.123"
     assert scoreboard.mean_text([-1234.5]) == "-1.2e+03"
 

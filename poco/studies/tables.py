@@ -1,0 +1,55 @@
+"""What cells of studies say, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from poco.scoreboard import mean_text
+from poco.studies import adaptation, zapbench
+
+
+def table(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: a row for each forecaster, training and value; mean over seeds and half the 95% t-interval.
+
+    Cells of adaptation and of ZAPBench have tables of their own, below one another; where sessions were trained on
+    alone and together, another table says what each gained.
+    """
+    kinds: dict[Callable[[Sequence[Mapping[str, Any]]], str], list[Mapping[str, Any]]] = {}
+    for cell in cells:
+        kind = adaptation.table if "curves" in cell else zapbench.table if "mae_per_step" in cell else _scores
+        kinds.setdefault(kind, []).append(cell)
+    kinds[_gains] = kinds.get(_scores, [])
+    return "\n\n".join(text for kind, some in kinds.items() if (text := kind(some)))
+
+
+def _scores(cells: Sequence[Mapping[str, Any]]) -> str:
+    groups: dict[tuple[str, ...], list[float]] = {}
+    for cell in cells:
+        key = tuple(str(cell[name]) for name in ("study", "value", "training", "forecaster"))
+        groups.setdefault(key, []).append(cell["score"])
+    lines = ["| study | value | training | forecaster | score | seeds |", "|---|---|---|---|---|---|"]
+    for key, scores in groups.items():
+        lines.append(f"| {' | '.join(key)} | {mean_text(scores)} | {len(scores)} |")
+    return "\n".join(lines)
+
+
+def _gains(cells: Sequence[Mapping[str, Any]]) -> str:
+    """What training together brings over training alone, session by session of each seed."""
+    by: dict[tuple[str, ...], dict[str, dict[tuple[int, str], float]]] = {}
+    for cell in cells:
+        key = tuple(str(cell[name]) for name in ("study", "value", "forecaster"))
+        own = by.setdefault(key, {}).setdefault(cell["training"], {})
+        own |= {(cell["seed"], name): score for name, score in cell.get("score_by_session", {}).items()}
+    lines = []
+    for key, trained in by.items():
+        alone = trained.pop("single", {})
+        for training, together in trained.items():
+            gains = [together[one] - alone[one] for one in together if one in alone]
+            if gains:
+                ahead = f"{sum(gain > 0 for gain in gains)} of {len(gains)}"
+                row = [*key, training, mean_text(gains), f"{median(gains):.3f}", ahead]
+                lines.append(f"| {' | '.join(row)} |")
+    head = "| study | value | forecaster | training | gain over single | median | sessions that gain |"
+    return "\n".join([head, "|" + "---|" * 7, *lines]) if lines else ""

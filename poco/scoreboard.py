@@ -52,16 +52,15 @@ def fit(
 
     ``grounded`` has the steps and windows of its recipe.
     """
+    if name not in ("poco", "grounded"):
+        config = TrainConfig(steps=steps, batch_size=batch, patience=BASELINE_PATIENCE, seed=seed)
+        return fit_baseline(name, data, config=config)
+    kind = "published" if name == "poco" else name
+    sizes, settings = recipe(kind)
+    settings = dataclasses.replace(settings, seed=seed)
     if name == "poco":
-        sizes, settings = recipe("published")
-        settings = dataclasses.replace(settings, seed=seed, steps=steps, batch_size=batch, val_every=min(20, steps))
-        return Trainer(data, sizes).train(settings)[0]
-    if name == "grounded":
-        sizes, settings = recipe(name)
-        settings = complete(name, dataclasses.replace(settings, seed=seed), data)
-        return Trainer(data, sizes).train(settings)[0]
-    config = TrainConfig(steps=steps, batch_size=batch, patience=BASELINE_PATIENCE, seed=seed)
-    return fit_baseline(name, data, config=config)
+        settings = dataclasses.replace(settings, steps=steps, batch_size=batch, val_every=min(20, steps))
+    return Trainer(data, sizes).train(complete(kind, settings, data))[0]
 
 
 def run(

@@ -105,6 +105,10 @@ class Split:
         units = np.array([recording.units for recording in self.recordings], dtype=np.int64)
         return max(1, -(-int(units[self.windows(part).session].sum()) // rows))
 
+    def windows_to_judge(self, part: str) -> Windows:
+        """All windows of the test part; of another part as many as are enough, see :meth:`stride`."""
+        return self.windows(part, 1 if part == "test" else self.stride(part))
+
     def spaced_windows(self, part: str, session: int, count: int) -> Windows:
         """At most ``count`` windows of one session (its index), spaced evenly over a part, in order of time."""
         starts = (windows := self.windows(part)).start[windows.session == session]

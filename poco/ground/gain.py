@@ -92,7 +92,7 @@ def rehearse(
 def products(model: Grounded, split: Split, part: str) -> np.ndarray:
     """Mean products of the errors in one part, relative to the squared error of repeating the last frame.
 
-    Of a large recording some windows are read, see :meth:`poco.data.splits.Split.stride`, but all of the test part.
+    Windows are those of :meth:`poco.data.splits.Split.windows_to_judge`.
 
     Args:
         model: the forecaster; left evaluating.
@@ -103,7 +103,7 @@ def products(model: Grounded, split: Split, part: str) -> np.ndarray:
         ``[M, M]`` float64: of the ground, and of the ground with each residual in full.
     """
     model.eval()
-    everything, packer = split.windows(part, 1 if part == "test" else split.stride(part)), Packer(split, model.sessions)
+    everything, packer = split.windows_to_judge(part), Packer(split, model.sessions)
     device = model.ground.shares.device
     found = []
     for session in range(len(split.recordings)):

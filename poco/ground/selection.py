@@ -100,8 +100,8 @@ def fit_selected(split: Split, config: GroundConfig | None = None, *, cross: boo
 def error_products(ground: Ground, split: Split, part: str) -> np.ndarray:
     """Mean products of the forecasters' errors in one part, relative to the squared error of repeating the last frame.
 
-    ``w' E w`` is then the relative error of the weights ``w``, averaged over sessions. Of a large recording some
-    windows are read, see :meth:`poco.data.splits.Split.stride`, but all of the test part.
+    ``w' E w`` is then the relative error of the weights ``w``, averaged over sessions. Windows are those of
+    :meth:`poco.data.splits.Split.windows_to_judge`.
 
     Args:
         ground: knows the sessions of the split in its order.
@@ -111,7 +111,7 @@ def error_products(ground: Ground, split: Split, part: str) -> np.ndarray:
     Returns:
         ``[4, 4]`` float64, in the order of :data:`FORECASTERS`.
     """
-    everything, packer = split.windows(part, 1 if part == "test" else split.stride(part)), Packer(split)
+    everything, packer = split.windows_to_judge(part), Packer(split)
     found = []
     for session, recording in enumerate(split.recordings):
         start = everything.start[everything.session == session]

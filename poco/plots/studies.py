@@ -167,14 +167,15 @@ def _adaptation(cells: Cells, figure: Figure) -> None:
         axes.minorticks_off()
         axes.legend()
         return
-    if sources(cells) == [None]:
+    learnt = sources(cells)
+    if learnt == [None]:
         left, right = figure.subplots(1, 2, sharey=True)
         _curves(cells, left, right)
         left.set_title(cells[0]["study"])
         right.set(xlabel="seconds")
     else:
-        left, *more = figure.subplots(1, len(sources(cells)), sharey=True)
-        for axes, source in zip([left, *more], sources(cells), strict=True):
+        left, *more = figure.subplots(1, len(learnt), sharey=True)
+        for axes, source in zip([left, *more], learnt, strict=True):
             _curves([cell for cell in cells if cell.get("source") == source], axes)
             axes.set_title(f"learnt from {source}")
             axes.set(xlabel="steps")

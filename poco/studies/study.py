@@ -290,7 +290,7 @@ def _make(job: Job) -> str:
     began = time.process_time()
     scores: list[SessionScore] = []
     model: nn.Module
-    steps = {"seed": seed, "steps": cell["steps"], "batch_size": cell["batch"] or BATCH_SIZE}
+    given = {"seed": seed, "steps": cell["steps"], "batch_size": cell["batch"] or BATCH_SIZE}
     for group in _groups(recordings, cell["training"]):
         data = split(group, protocol=cell["protocol"], context=context)
         if vary == "frames":
@@ -298,10 +298,10 @@ def _make(job: Job) -> str:
         if cell["forecaster"] == "poco":
             settings = recipe("published")[1]
             every = min(settings.val_every, -(-cell["steps"] // LEAST_VALIDATIONS))
-            settings = dataclasses.replace(settings, **steps, val_every=every)
+            settings = dataclasses.replace(settings, **given, val_every=every)
             model = _poco(study, data, value, settings)
         else:
-            settings = TrainConfig(**steps, patience=BASELINE_PATIENCE)
+            settings = TrainConfig(**given, patience=BASELINE_PATIENCE)
             model = fit_baseline(cell["forecaster"], data, config=settings)
         scores += score_forecasters({"": model}, data)[""].sessions
     found = Scores(sum(s.score for s in scores) / len(scores), tuple(scores))

@@ -9,35 +9,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from poco.nn.files import reading_options
-from poco.training.recipes import recipe
+from poco.training.recipes import complete, recipe
 
 if TYPE_CHECKING:
     from poco.adapted import Adapted
+    from poco.data.splits import Split
     from poco.run import Run
 
 #: Options whose names are not those of the settings.
 _NAMES = {"learning_rate": "lr", "rate_hz": "rate"}
 
 
-def train(run: Run, out: str) -> str:
-    """What trains the run again, into a folder; settings that have no option are not in it."""
+def train(run: Run, cut: Split, out: str) -> str:
+    """What trains the run again on a split, into a folder; settings that have no option are left out."""
     place, reading = run.source
     paths = [place] if isinstance(place, str) else list(place or ["DATA"])
-    usual_sizes, usual = (dataclasses.asdict(one) for one in recipe(run.config["recipe"]))
+    sizes, settings = recipe(run.config["recipe"])
+    usual_sizes = dataclasses.asdict(sizes)
+    usual = dataclasses.asdict(complete(run.config["recipe"], settings, cut))
     given = ["--recipe", run.config["recipe"], "--protocol", run.protocol, "--seed", str(run.config["seed"])]
     if run.config.get("seeds", 1) > 1:
         given += ["--seeds", str(run.config["seeds"])]
     used = dataclasses.asdict(run.train_config)
     names = ("steps", "val_every", "batch_size", "learning_rate", "precision", "warmup", "schedule", "ema", "patience")
-    settings = {name: used[name] for name in names if used[name] != usual[name]}
+    changed = {name: used[name] for name in names if used[name] != usual[name]}
     if used["clip"] != usual["clip"]:
-        settings["clip"] = 0 if used["clip"] is None else used["clip"]
-    sizes = dataclasses.asdict(run.model.config)
+        changed["clip"] = 0 if used["clip"] is None else used["clip"]
+    used_sizes = dataclasses.asdict(run.model.config)
     for name in ("context", "horizon", "segment_length"):
-        if name in sizes and sizes[name] != usual_sizes[name]:
-            settings[name] = sizes[name]
+        if name in used_sizes and used_sizes[name] != usual_sizes[name]:
+            changed[name] = used_sizes[name]
     sessions = ["--sessions", ",".join(entry["session"] for entry in run.config["sessions"])]
-    return _typed("train", *paths, *sessions, *_options(reading), *given, *_options(settings), "--out", out)
+    return _typed("train", *paths, *sessions, *_options(reading), *given, *_options(changed), "--out", out)
 
 
 def adapt(adapted: Adapted, out: str) -> str:

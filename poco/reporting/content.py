@@ -311,4 +311,4 @@ def _command(subject: Subject) -> str:
     if subject.adapted is not None:
         return commands.adapt(subject.adapted, out)
     assert subject.run is not None
-    return commands.train(subject.run, out)
+    return commands.train(subject.run, subject.split, out)

@@ -1,0 +1,28 @@
+"""What is typed to make a run again."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+
+import pytest
+
+import poco
+from poco import commands
+from poco.data.simulate import simulate
+from poco.training import recipe
+
+
+@pytest.mark.parametrize("name", ["grounded", "published"])
+def test_only_what_differs_from_the_recipe_is_typed(name: str) -> None:
+    settings = recipe(name)[1]
+    run = poco.train(simulate(1, 5, 400, seed=0), recipe=name, train_config=dataclasses.replace(settings, steps=20))
+    typed = shlex.split(commands.train(run, run.split(), "again"))
+    chosen = {"--sessions", "--recipe", "--protocol", "--seed", "--steps", "--out"}
+    assert {word for word in typed if word.startswith("--")} == chosen
+    assert typed[typed.index("--steps") + 1] == "20"
+    changed = dataclasses.replace(settings, steps=20, batch_size=8, clip=None)
+    run = poco.train(simulate(1, 5, 400, seed=0), recipe=name, train_config=changed)
+    typed = shlex.split(commands.train(run, run.split(), "again"))
+    assert typed[typed.index("--batch-size") + 1] == "8"
+    assert ("--clip" in typed) == (settings.clip is not None)

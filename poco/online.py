@@ -44,7 +44,7 @@ class Seen:
         self._count = 0
 
     def add(self, frame: npt.NDArray[np.float32], begins: bool) -> None:
-        """Keep a frame ``[N]``; ``begins`` says that the one before it in time is not there."""
+        """Keep a frame ``[N]``, NaN where a unit was not seen; ``begins``: the one before it in time is not there."""
         place = self._count % len(self._frames)
         self._frames[place], self._begins[place] = frame, begins
         self._count += 1

@@ -6,6 +6,7 @@ import math
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -97,15 +98,19 @@ class Stream:
         deadline_ms: float | None = None,
         keep: int = 0,
     ) -> None:
-        for name, value, known in (
+        for name, choice, known in (
             ("precision", precision, ("float32", "bf16")),
             ("missing", missing, MISSING),
             ("gap", gap, GAPS),
         ):
-            if value not in known:
-                raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-        if keep < 0:
-            raise ConfigError(f"keep must be a number of frames, got {keep}")
+            if choice not in known:
+                raise ConfigError(f"{name} must be one of {', '.join(known)}, got {choice!r}")
+        for name, number in (("keep", keep), ("threads", 1 if threads is None else threads)):
+            if not isinstance(number, Integral) or not 0 <= number < 2**31:
+                raise ConfigError(f"{name} must be a whole number, not negative, got {number!r}")
+        for name, value in (("interval", interval), ("tolerance", tolerance), ("deadline_ms", deadline_ms)):
+            if value is not None and not isinstance(value, Real):
+                raise ConfigError(f"{name} must be a number, got {value!r}")
         opened = open_model(model)
         options = {
             "bfloat16": precision == "bf16",
@@ -133,14 +138,17 @@ class Stream:
 
         Args:
             frame: ``[N]`` activity in the recording's own units; NaN where a unit was not seen.
-            time: seconds at which it was taken; None: not known.
+            time: seconds at which it was taken; None: not known, one interval after the frame before it.
 
         Raises:
-            DataError: if the frame has not one value for each unit, or its time does not come after the last one's; the
-                stream is as it was.
+            DataError: if the frame has not one number for each unit, or its time does not come after the last one's;
+                the stream is as it was.
         """
-        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so missing
-            values = np.ascontiguousarray(frame, dtype=np.float32)
+        try:
+            with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so missing
+                values = np.ascontiguousarray(frame, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"a frame is one number for each unit: {error}") from None
         engine = _engine()
         adapted = self._take_adapted()
         try:
@@ -150,6 +158,7 @@ class Stream:
         marks, number, missing, latency, forecast, valid = found
         named = frozenset(name for bit, name in MARKS.items() if marks & bit) | ({"adapted"} if adapted else set())
         if self._seen is not None:
+            values = np.where(self._stream.seen(), values, np.float32("nan"))  # without what was held as missing
             self._seen.add(values, number != self._next or "restarted" in named)
             self._next = number + 1
         status = "warming" if forecast is None else "ok"
@@ -200,10 +209,12 @@ class Stream:
             The adaptation: ``.done``, ``.result()``, ``.cancel()``.
 
         Raises:
-            ConfigError: if the stream keeps no frames (``keep=``), or an adaptation is going on.
+            ConfigError: if the stream keeps no frames (``keep=``) or has seen none yet, or an adaptation is going on.
         """
         if self._seen is None:
             raise ConfigError("the stream keeps no frames to learn from: open it with keep=, for example keep=10_000")
+        if len(self._seen) == 0:
+            raise ConfigError("no frame was pushed yet: there is nothing to learn from")
         if self._online is not None and not self._online.done:
             raise ConfigError("an adaptation is going on: wait for its result, or cancel it")
         model = _folder(self._model) if isinstance(self._model, str | Path) else self._model

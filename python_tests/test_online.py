@@ -121,6 +121,18 @@ def test_frames_are_kept_in_stretches_and_missing_values_held() -> None:
         never.recording("a", ("u", "v"), None, "d")
 
 
+def test_what_the_stream_holds_as_missing_is_not_learnt() -> None:
+    stream = poco.Stream(poco.POCO(CONFIG, [poco.SessionSpec("a", 2)]), "a", keep=10)
+    with pytest.raises(ConfigError, match="no frame was pushed yet"):
+        stream.adapt_online()
+    for frame in ([1, 2], [1e12, 3], [4, np.nan], [5, np.inf]):
+        stream.push(frame)
+    assert stream.stats()["held_values"] == 3
+    kept = stream._seen
+    assert kept is not None
+    np.testing.assert_array_equal(kept.recording("a", ("u", "v"), None, "d").activity, [[1, 1, 4, 5], [2, 3, 3, 3]])
+
+
 def test_a_gap_in_time_begins_a_stretch(recordings: list[Recording]) -> None:
     torch.manual_seed(0)
     model = poco.POCO(CONFIG, [poco.SessionSpec("a", 6)])

@@ -247,6 +247,14 @@ def test_gaps_in_time() -> None:
     assert stream.stats()["refused"] == 2
 
 
+def test_frames_without_a_time_count_as_one_interval() -> None:
+    stream, frames = poco.Stream(small_poco(), "b", interval=1.0), activity(frames=12)
+    for frame, time in zip(frames, (0, None, None, None, 4, None, 9, None, None, 10, None), strict=False):
+        found = stream.push(frame, time)
+        assert ("filled" in found.marks) == (found.frame >= 6), (time, found)
+    assert [stream.stats()[n] for n in ("frames", "gaps", "filled")] == [14, 1, 3]
+
+
 def test_frames_that_cannot_be_leave_the_stream_as_it_was() -> None:
     model, frames = small_poco(), activity(frames=14)
     stream = poco.Stream(model, "b")
@@ -255,6 +263,7 @@ def test_frames_that_cannot_be_leave_the_stream_as_it_was() -> None:
     for wrong, says in (
         (frames[0][:6], "the frame has 6 units and session 'b' has 7"),
         (np.zeros((7, 1)), "a frame is one value for each unit"),
+        (["x"] * 7, "a frame is one number for each unit"),
     ):
         with pytest.raises(DataError, match=says):
             stream.push(wrong)
@@ -302,6 +311,9 @@ def test_what_cannot_be_streamed_says_why(tmp_path: Path) -> None:
         ({"missing": "guess"}, "missing must be one of hold, drop"),
         ({"threads": 0}, "at least one thread"),
         ({"tolerance": 0.0}, "tolerance of intervals must be positive"),
+        ({"threads": 10**12}, "threads must be a whole number"),
+        ({"keep": 1.5}, "keep must be a whole number"),
+        ({"deadline_ms": "a"}, "deadline_ms must be a number"),
     ):
         with pytest.raises(ConfigError, match=says):
             poco.Stream(model, "b", **option)

@@ -1,14 +1,13 @@
 #include "core/thread_pool.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
-#include <vector>
 
 #include "core/log.h"
 
@@ -62,7 +61,7 @@ bool spin(const Ready& ready) {
 class Placement {
 public:
 #if defined(__linux__)
-    void add(pid_t worker) { workers_.push_back(worker); }
+    void add(pid_t worker) { workers_[count_++] = worker; }
 
     // To be called by the caller of every loop: two quick system calls unless something has changed.
     void update() {
@@ -70,19 +69,19 @@ public:
         if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;  // more processors than the set has room for
         const int processor = sched_getcpu();
         if (processor < 0 || processor >= CPU_SETSIZE) return;
-        if (processor == processor_ && placed_ == workers_.size() && CPU_EQUAL(&allowed, &allowed_)) return;
+        if (processor == processor_ && placed_ == count_ && CPU_EQUAL(&allowed, &allowed_)) return;
         cpu_set_t others = allowed;
         CPU_CLR(processor, &others);
         if (CPU_COUNT(&others) == 0) others = allowed;
-        for (const pid_t worker : workers_) sched_setaffinity(worker, sizeof others, &others);
+        for (size_t i = 0; i < count_; ++i) sched_setaffinity(workers_[i], sizeof others, &others);
         processor_ = processor;
-        placed_ = workers_.size();
+        placed_ = count_;
         allowed_ = allowed;
     }
 
 private:
-    std::vector<pid_t> workers_;
-    size_t placed_ = 0;
+    std::array<pid_t, kMostThreads> workers_{};  // no memory is asked for in a worker, where nobody could be told
+    size_t count_ = 0, placed_ = 0;
     int processor_ = -1;
     cpu_set_t allowed_{};
 #else
@@ -157,8 +156,8 @@ private:
             bool started = true;
             try {
                 std::thread([this] { serve(); }).detach();
-            } catch (const std::system_error&) {
-                started = false;  // the loop goes on with those that there are
+            } catch (const std::exception&) {  // no more threads, or no memory for one
+                started = false;               // the loop goes on with those that there are
             }
 #if !defined(_WIN32)
             pthread_sigmask(SIG_SETMASK, &before, nullptr);

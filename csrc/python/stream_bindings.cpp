@@ -48,6 +48,13 @@ py::tuple push(poco::Stream& stream, const Frame& frame, double time) {
     return py::make_tuple(made.flags, made.frame, made.missing, made.latency_ms, values, valid);
 }
 
+// Which units had a value in the last frame.
+py::array_t<bool> seen(const poco::Stream& stream) {
+    py::array_t<bool> found(stream.units());
+    for (int64_t i = 0; i < stream.units(); ++i) found.mutable_at(i) = stream.seen(i);
+    return found;
+}
+
 py::dict stats_of(const poco::Stream& stream) {
     const poco::StreamStats& s = stream.stats();
     py::dict found;
@@ -89,6 +96,7 @@ void define_stream(py::module_& m) {
             return std::make_unique<poco::Stream>(model, session, taken);
         }))
         .def("push", &push)
+        .def("seen", &seen)
         .def("reset", &poco::Stream::reset)
         .def("swap",
              [](poco::Stream& stream, const std::shared_ptr<poco::Model>& model) {

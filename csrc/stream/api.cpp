@@ -106,15 +106,15 @@ void poco_model_close(poco_model* model) {
 }
 
 int64_t poco_model_context(const poco_model* model) {
-    return model->model->context();
+    return model == nullptr ? -1 : model->model->context();
 }
 
 int64_t poco_model_horizon(const poco_model* model) {
-    return model->model->horizon();
+    return model == nullptr ? -1 : model->model->horizon();
 }
 
 int64_t poco_model_sessions(const poco_model* model) {
-    return static_cast<int64_t>(model->model->sessions().size());
+    return model == nullptr ? -1 : static_cast<int64_t>(model->model->sessions().size());
 }
 
 const char* poco_model_session_name(const poco_model* model, int64_t session) {
@@ -207,7 +207,7 @@ int32_t poco_stream_push(poco_stream* stream, const float* frame, int64_t units,
 }
 
 void poco_stream_reset(poco_stream* stream) {
-    stream->stream.reset();
+    if (stream != nullptr) stream->stream.reset();
 }
 
 int32_t poco_stream_swap(poco_stream* stream, const poco_model* model, poco_status* status) {

@@ -77,6 +77,7 @@ void Stream::restart() {
 void Stream::reset() {
     restart();
     has_time_ = false;
+    untimed_ = 0;
     const double rate = session().rate_hz;
     interval_ = options_.interval > 0 ? options_.interval : rate > 0 ? 1 / rate : 0;
 }
@@ -88,8 +89,9 @@ int64_t Stream::gap_before(double time) const {
     if (!(passed > 0)) {
         fail("frame at ", time, " s does not come after the one at ", last_time_, " s: time stamps must rise");
     }
-    if (!(interval_ > 0) || passed <= interval_ * (1 + options_.tolerance)) return 0;
-    const double missing = std::round(passed / interval_) - 1;
+    const auto since = static_cast<double>(untimed_ + 1);  // this frame and those without a time before it
+    if (!(interval_ > 0) || passed <= interval_ * (since + options_.tolerance)) return 0;
+    const double missing = std::round(passed / interval_) - since;
     return missing > static_cast<double>(context_) ? context_ : std::max<int64_t>(1, static_cast<int64_t>(missing));
 }
 
@@ -148,9 +150,12 @@ StreamForecast Stream::push(const float* frame, int64_t length, double time) {
             result.flags |= kRestarted;
         }
     }
-    if (!std::isnan(time)) {
+    if (std::isnan(time)) {
+        ++untimed_;
+    } else {
         last_time_ = time;
         has_time_ = true;
+        untimed_ = 0;
     }
     shift_in(frame);
     result.frame = stats_.frames - 1;

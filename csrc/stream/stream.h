@@ -77,8 +77,9 @@ public:
     // finds all memory and threads in place.
     Stream(std::shared_ptr<const Model> model, int64_t session, const StreamOptions& options);
 
-    // Takes a frame of `length` units in the recording's own units, at `time` seconds (NaN: not known). Throws Error,
-    // and leaves everything as it was, if the length or the time cannot be.
+    // Takes a frame of `length` units in the recording's own units, at `time` seconds (NaN: not known; it then counts
+    // as one interval after the frame before it). Throws Error, and leaves everything as it was, if the length or the
+    // time cannot be.
     StreamForecast push(const float* frame, int64_t length, double time);
 
     // Forgets all frames.
@@ -87,6 +88,9 @@ public:
     // Goes on with another model, which knows the session by its name with as many units, and has the same context and
     // horizon. Throws Error, and leaves everything as it was, if not.
     void swap(std::shared_ptr<const Model> model);
+
+    // Whether a unit had a value in the last frame that counts.
+    bool seen(int64_t unit) const { return unseen_[static_cast<size_t>(unit)] > 0; }
 
     int64_t units() const { return units_; }
     int64_t horizon() const { return model_->horizon(); }
@@ -110,6 +114,7 @@ private:
     int64_t since_filled_ = 0;  // frames since one was filled in, at most C
     double last_time_ = 0, interval_ = 0;
     bool has_time_ = false;
+    int64_t untimed_ = 0;  // frames without a time since the last one with one
     StreamStats stats_;
 };
 

@@ -49,6 +49,9 @@ int main(int count, char** arguments) {
     if (poco_stream_stats(stream, &stats, &status) != POCO_OK || stats.size != sizeof stats) return 19;
     if (stats.frames != 20 || stats.forecasts != 9 || stats.late != 9 || stats.refused != 2 || stats.held_values != 1)
         return 19;
+    if (poco_model_context(NULL) != -1 || poco_model_horizon(NULL) != -1 || poco_model_sessions(NULL) != -1) return 19;
+    if (poco_model_find_session(NULL, "fish") != -1) return 19;
+    poco_stream_reset(NULL);
     poco_stream_reset(stream);
     if (poco_stream_push(stream, frame, 7, 1, &forecast, NULL) != POCO_WARMING) return 20;
     {

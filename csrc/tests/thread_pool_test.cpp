@@ -2,13 +2,22 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
+#include <new>
 #include <stdexcept>
 #include <thread>
 #include <vector>
 
 #include "core/thread_pool.h"
 
+#if !defined(_WIN32)
+#include <pthread.h>
+#include <signal.h>
+#endif
+
 namespace {
+
+thread_local bool no_memory = false;
 
 int failures = 0;
 
@@ -101,7 +110,48 @@ bool error_of_a_phase_comes_back(int threads) {
     return false;
 }
 
+// The loop goes on with the helpers that there are, and later ones have more again.
+bool goes_on_without_memory_for_a_helper() {
+    std::atomic<int> calls{0};
+    no_memory = true;
+    bool ran = true;
+    try {
+        poco::parallel_for(100, 30, [&](int64_t, int) { ++calls; });
+    } catch (const std::bad_alloc&) {
+        ran = false;
+    }
+    no_memory = false;
+    bool open = true;
+#if !defined(_WIN32)
+    sigset_t mask;
+    pthread_sigmask(SIG_SETMASK, nullptr, &mask);
+    open = sigismember(&mask, SIGINT) == 0 && sigismember(&mask, SIGTERM) == 0;
+#endif
+    std::atomic<bool> helped{false};  // a pool that stayed busy would leave all to the caller
+    for (int i = 0; i < 10000 && !helped; ++i) {
+        poco::parallel_for(64, 3, [&](int64_t, int worker) {
+            if (worker > 0) helped = true;
+            std::this_thread::yield();
+        });
+    }
+    return ran && calls == 100 && open && helped && covers(40, 3);
+}
+
 }  // namespace
+
+void* operator new(size_t size) {
+    void* const block = no_memory ? nullptr : std::malloc(size > 0 ? size : 1);
+    if (block == nullptr) throw std::bad_alloc();
+    return block;
+}
+
+void operator delete(void* block) noexcept {
+    std::free(block);
+}
+
+void operator delete(void* block, size_t) noexcept {
+    std::free(block);
+}
 
 int main() {
     for (int i = 0; i < 2000; ++i) check(covers(i % 97, 1 + i % 6), "every index once");
@@ -110,6 +160,7 @@ int main() {
     check(callers_do_not_disturb_each_other(), "several callers at once");
     for (int i = 0; i < 500; ++i) check(phases_follow_each_other(1 + i % 6), "phases follow each other");
     check(error_of_a_phase_comes_back(1) && error_of_a_phase_comes_back(3), "what a phase throws comes back");
+    check(goes_on_without_memory_for_a_helper(), "no memory for a helper");
     if (failures == 0) std::printf("all passed\n");
     return failures == 0 ? 0 : 1;
 }

@@ -80,7 +80,8 @@ POCO_API poco_model* poco_model_open(const char* folder, poco_status* status);
 /* Lets go of the model; streams that use it go on. NULL is ignored. Thread-safe, but for this handle itself. */
 POCO_API void poco_model_close(poco_model* model);
 
-/* Frames that a forecast is made from and frames that are forecast; sessions that the model knows. Thread-safe. */
+/* Frames that a forecast is made from and frames that are forecast; sessions that the model knows. -1 of NULL.
+   Thread-safe. */
 POCO_API int64_t poco_model_context(const poco_model* model);
 POCO_API int64_t poco_model_horizon(const poco_model* model);
 POCO_API int64_t poco_model_sessions(const poco_model* model);
@@ -90,7 +91,7 @@ POCO_API int64_t poco_model_sessions(const poco_model* model);
 POCO_API const char* poco_model_session_name(const poco_model* model, int64_t session);
 POCO_API int64_t poco_model_session_units(const poco_model* model, int64_t session);
 
-/* Index of the session of this name; -1 if there is none. Thread-safe. */
+/* Index of the session of this name; -1 if there is none, or of NULL. Thread-safe. */
 POCO_API int64_t poco_model_find_session(const poco_model* model, const char* name);
 
 typedef enum poco_precision { POCO_FLOAT32 = 0, POCO_BFLOAT16 = 1 } poco_precision;
@@ -200,16 +201,16 @@ typedef struct poco_forecast {
                              context of them */
 } poco_forecast;
 
-/* Pushes a frame of `units` values in the recording's own units, taken at `time` seconds (NaN: not known), and
-   forecasts into `forecast`, whose size is set. What that points to is overwritten by the next call. Returns a
-   poco_code; after an error the stream is as it was. `status` may be NULL. No memory is allocated, no lock taken by
-   this call itself, but for a block of scratch when more calls run side by side than ever before; should there be none
-   (POCO_NO_MEMORY), the frame was taken and has no forecast. With more than one thread it wakes its helpers. For one
-   thread at a time. */
+/* Pushes a frame of `units` values in the recording's own units, taken at `time` seconds (NaN: not known, it then
+   counts as one interval after the frame before it), and forecasts into `forecast`, whose size is set. What that points
+   to is overwritten by the next call. Returns a poco_code; after an error the stream is as it was. `status` may be
+   NULL. No memory is allocated, no lock taken by this call itself, but for a block of scratch when more calls run side
+   by side than ever before; should there be none (POCO_NO_MEMORY), the frame was taken and has no forecast. With more
+   than one thread it wakes its helpers. For one thread at a time. */
 POCO_API int32_t poco_stream_push(poco_stream* stream, const float* frame, int64_t units, double time,
                                   poco_forecast* forecast, poco_status* status);
 
-/* Forgets all frames; counters stay. Not while another call with the stream is running. */
+/* Forgets all frames; counters stay. NULL is ignored. Not while another call with the stream is running. */
 POCO_API void poco_stream_reset(poco_stream* stream);
 
 /* Goes on with another model, between two frames: one that knows the session by its name with as many units, and has

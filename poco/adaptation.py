@@ -98,8 +98,8 @@ def adapt(
         frames: learn from so many frames alone, the last ones before the test part (see
             :func:`poco.data.splits.shorten`); default all there are. Where they are too few to keep some for
             validation, 20 steps are taken and the last weights kept.
-        train_config: all settings of the loop, in place of the seven before; without ``val_first`` the start is no
-            candidate.
+        train_config: all settings of the loop, in place of those from ``steps`` to ``batch_size`` and from ``seed`` to
+            ``patience``; without ``val_first`` the start is no candidate.
         unit_types: label of the units for a model that embeds unit types; default the one it was trained with, or the
             only one there is.
         source: where model and recording came from (``run``, ``recording``), kept with the result, and how the
@@ -203,6 +203,8 @@ def _settings(
 ) -> TrainConfig:
     """What the loop is told for the steps of a mode on a session; see :func:`adapt`."""
     steps = steps if cut.validates else min(steps, UNVALIDATED_STEPS)
+    if score_every < 1:
+        raise ConfigError(f"score_every must be at least 1 step, got {score_every}")
     if precision not in (*PRECISIONS, "auto"):
         raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)} or auto, got '{precision}'")
     if precision == "auto":
@@ -213,7 +215,7 @@ def _settings(
         steps=steps,
         learning_rate=learning_rate,
         batch_size=batch_size,
-        val_every=min(score_every, steps) if steps > 0 else 1,
+        val_every=max(1, min(score_every, steps) if cut.validates else steps),
         val_first=cut.validates,
         val_stride=_stride(cut, "val"),
         patience=patience,

@@ -8,8 +8,6 @@ recordings, not of other animals.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +19,7 @@ import torch
 from torch import nn
 
 from poco.baselines import FITTED, NAMES, TRAINED, build
-from poco.data.splits import Split, fingerprint
+from poco.data.splits import Split
 from poco.data.windows import Packer, vocabulary
 from poco.errors import CheckpointError, ConfigError, DataError
 from poco.files import BASELINES
@@ -220,7 +218,7 @@ def evaluate(
 
     NLinear and MLP are trained for 1000 steps, or until three validations in a row brought no new best, with the loop
     and seed of a run and 64 windows a step, fewer where units are many (:func:`poco.training.recipes.bounded`); those
-    of a run are kept in its folder and not trained again. Memory is bounded:
+    of a run are kept in its folder and not trained again for the same split. Memory is bounded:
     windows are taken in batches, and of each window one number for each forecaster is kept, from which the
     intervals are made.
 
@@ -253,6 +251,8 @@ def evaluate(
         if run is None:
             raise DataError("evaluating a model needs a split: poco.split(recordings)")
         split = run.split()
+    if not isinstance(split, Split):
+        raise DataError(f"what is scored is a split, poco.split(recordings), got {type(split).__name__}")
     _check_sizes(model, split)
     config = getattr(run, "train_config", None) or TrainConfig()
     if folder is None and run is not None and run.folder is not None:
@@ -368,7 +368,7 @@ def fit_baseline(
         model = build(name, split.context, split.horizon, sessions)
     if name not in TRAINED + FITTED:
         return model
-    made_of = {"name": name, "split": _split_key(split), "config": config.to_json() if name in TRAINED else None}
+    made_of = {"name": name, "split": split.key(), "config": config.to_json() if name in TRAINED else None}
     path = folder / f"{name}.safetensors" if folder is not None else None
     if path is not None and path.exists():
         stored = _stored(path, made_of)
@@ -403,12 +403,6 @@ def _stored(path: Path, made_of: Mapping[str, Any]) -> Mapping[str, torch.Tensor
         warnings.warn(f"the kept baseline {path} is damaged: it is fitted again", RuntimeWarning, stacklevel=3)
         return None
     return stored.tensors if stored.values == made_of else None
-
-
-def _split_key(split: Split) -> str:
-    """A text that is the same for the same recordings, protocol and window sizes."""
-    parts = [split.protocol, split.context, split.horizon, [(r.dataset, fingerprint(r)) for r in split.recordings]]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 class _Errors:

@@ -90,7 +90,7 @@ def replay(
     std = np.nanstd(recording.activity, axis=1).astype(np.float32)
     score = ScoreSoFar(np.where(std > 0, std, 1).astype(np.float32))
     began = time.monotonic()
-    for number in range(min(recording.frames, frames or recording.frames)):
+    for number in range(recording.frames if frames is None else min(recording.frames, frames)):
         due = number / (rate * speed) if speed else 0.0
         wait = began + due - time.monotonic()
         if wait > 0:

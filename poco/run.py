@@ -136,7 +136,10 @@ class Run:
         return int(best[-1]) if best and self.config.get("seeds", 1) == 1 else None
 
     def evaluate(self, recordings: Recording | Sequence[Recording] | None = None, **options: Any) -> Evaluation:
-        """Score the run and its baselines and keep ``evaluation.json`` and, with matplotlib, ``figure.png``.
+        """Score the run and its baselines.
+
+        Those of every window of the test part, in float32, are kept as ``evaluation.json`` and, with matplotlib,
+        ``figure.png``: they are what reports show.
 
         Args:
             recordings: see :meth:`split`.
@@ -146,7 +149,8 @@ class Run:
 
         cut = self.split(recordings)
         evaluation = evaluate(self, cut, **options)
-        if self.folder is not None:
+        whole = (evaluation.part, evaluation.stride, evaluation.precision) == ("test", 1, "float32")
+        if self.folder is not None and whole:
             try:
                 self._keep(self.folder, evaluation, cut)
             except CheckpointError as error:  # the scores are worth having all the same

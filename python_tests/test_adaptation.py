@@ -193,6 +193,10 @@ def test_it_learns_from_the_last_frames_alone(model: POCO, recordings: list[Reco
     short = adapt(model, recordings[2], batch_size=8, learning_rate=1.0, frames=20)
     assert [point.step for point in short.history] == [0, 20]
     assert short.after == short.history[-1].score != short.before
+    with pytest.raises(ConfigError, match="score_every must be at least 1 step, got 0"):
+        adapt(model, recordings[2], score_every=0)
+    often = adapt(model, recordings[2], batch_size=8, learning_rate=1.0, frames=20, score_every=1)
+    assert often.after == short.after
 
 
 def test_same_seed_same_result_and_random_state_untouched(model: POCO, recordings: list[Recording]) -> None:

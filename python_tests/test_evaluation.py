@@ -15,7 +15,7 @@ from helpers.recordings import waves
 import poco
 from poco.baselines import Copy, Mean, NLinear
 from poco.data.recording import Recording
-from poco.data.splits import Split, split
+from poco.data.splits import Split, shorten, split
 from poco.errors import CheckpointError, ConfigError, DataError, VocabularyError
 from poco.evaluation import Evaluation, evaluate, fit_baseline, score_forecasters
 from poco.intervals import Ahead
@@ -214,6 +214,10 @@ def test_trained_baselines_are_kept_and_taken_again(
             fit_baseline("nlinear", cut, seed=4, folder=tmp_path)
         with pytest.raises(TypeError):
             fit_baseline("nlinear", split([waves("a")], context=12, horizon=4), seed=3, folder=tmp_path)
+    shorter = shorten(cut, 40)
+    kept = fit_baseline("ridge", shorter, folder=tmp_path)
+    assert torch.equal(kept.weight, fit_baseline("ridge", shorter).weight)
+    assert not torch.equal(kept.weight, ridge.weight)
     (tmp_path / "nlinear.safetensors").write_bytes(b"damaged")
     with pytest.warns(RuntimeWarning, match=r"the kept baseline .*nlinear.safetensors is damaged: it is fitted again"):
         anew = fit_baseline("nlinear", cut, seed=3, folder=tmp_path)
@@ -227,6 +231,8 @@ def test_a_folder_that_cannot_be_written_costs_no_scores(cut: Split, tmp_path: P
 
 
 def test_bad_requests(cut: Split) -> None:
+    with pytest.raises(DataError, match=r"what is scored is a split, poco.split\(recordings\), got list"):
+        evaluate(Copy(12, 4), [waves("a")])  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="the model has context 48, the split 12"):
         evaluate(Copy(48, 4), cut)
     with pytest.raises(ConfigError, match="no baseline 'arima'"):

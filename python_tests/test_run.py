@@ -100,6 +100,13 @@ def test_evaluation_is_kept_with_a_figure(run: Run) -> None:
     assert "evaluated on test" in (run.folder / "log.txt").read_text()
 
 
+def test_other_scores_than_those_of_the_test_part_are_not_kept(run: Run) -> None:
+    kept = run.evaluate(baselines=("copy",))
+    for options in ({"part": "val"}, {"stride": 2}, {"precision": "bf16"}):
+        assert run.evaluate(baselines=("copy",), **options).score != kept.score
+        assert run.evaluation == kept
+
+
 def test_no_figure_without_matplotlib(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object) -> None:
         raise MissingExtraError.of("matplotlib", "plots", "drawing")

@@ -24,7 +24,7 @@ class PLRNN(OfSessions):
         horizon: frames that are forecast.
         sessions: the sessions that it knows.
         latents: size of the state.
-        forcing: frames from one that forces to the next.
+        forcing: frames from one that forces to the next; at most the horizon.
     """
 
     def __init__(
@@ -64,15 +64,16 @@ class PLRNN(OfSessions):
         return torch.stack(out, -1)
 
     def loss_packed(self, batch: PackedBatch) -> Tensor:
-        """Squared error over context and target, each stretch of ``forcing`` frames started from a forced frame."""
+        """Squared error over context and target, each stretch of frames started from a forced one."""
         assert batch.target is not None
+        forcing = min(self.forcing, self.horizon)
         total, count = batch.x.new_zeros(()), 0
         for session, rows in by_session(batch):
             whole = torch.cat([batch.x[rows], batch.target[rows]], -1)  # [B, N, C + H]
-            first = (self.context - 1) % self.forcing
-            starts = range(first, whole.shape[-1] - self.forcing, self.forcing)
+            first = (self.context - 1) % forcing
+            starts = range(first, whole.shape[-1] - forcing, forcing)
             given = torch.cat([whole[:, :, t] for t in starts])
-            wanted = torch.cat([whole[:, :, t + 1 : t + 1 + self.forcing] for t in starts])
-            total = total + (self.roll(given, session, self.forcing) - wanted).square().sum()
+            wanted = torch.cat([whole[:, :, t + 1 : t + 1 + forcing] for t in starts])
+            total = total + (self.roll(given, session, forcing) - wanted).square().sum()
             count += wanted.numel()
         return total / count

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -47,7 +47,6 @@ def register(app: typer.Typer) -> None:
         'score', 'interval', 'sessions', 'baselines', 'protocol' and 'split'; each baseline has 'score', 'interval' and
         'ahead', how far the run is ahead of it: 'difference' and 'interval'.
         """
-        from poco import baselines
         from poco.cli.runs import open_run
         from poco.cli.torch_settings import set_threads
         from poco.data.splits import PARTS
@@ -59,19 +58,12 @@ def register(app: typer.Typer) -> None:
         set_threads(threads)
         loaded = open_run(run)
         recordings = loaded.read(data)
-        names = () if no_baselines else baselines.NAMES
-        if split == "test" and stride == 1 and precision == "float32" and not no_baselines:
-            evaluation = loaded.evaluate(recordings, callbacks=[Progress("baseline")])
+        options: dict[str, Any] = {"part": split, "stride": stride, "precision": precision}
+        options["callbacks"] = [Progress("baseline")]
+        if no_baselines:  # scores beside baselines that are kept stay
+            evaluation = score(loaded, loaded.split(recordings), baselines=(), **options)
         else:
-            evaluation = score(
-                loaded,
-                loaded.split(recordings),
-                split,
-                names,
-                stride=stride,
-                precision=precision,
-                callbacks=[Progress("baseline")],
-            )
+            evaluation = loaded.evaluate(recordings, **options)
         if json:
             print_json({"run": run, **evaluation.to_json()})
         else:

@@ -132,6 +132,15 @@ class Split:
         """Names of the data sets, in order of first appearance."""
         return tuple(dict.fromkeys(recording.dataset for recording in self.recordings))
 
+    def key(self) -> str:
+        """SHA-256 of what a forecaster is fitted to: recordings, training and validation parts, statistics, sizes."""
+        digest = hashlib.sha256()
+        sizes = (self.protocol, self.context, self.horizon, self.segments["train"], self.segments["val"])
+        digest.update(repr((sizes, [(r.session, r.dataset, fingerprint(r)) for r in self.recordings])).encode())
+        for values in (*self.mean, *self.std):
+            digest.update(np.ascontiguousarray(values).data)
+        return digest.hexdigest()
+
     @property
     def inverse_std(self) -> tuple[np.ndarray, ...]:
         """Per session ``[N]`` float32, ``1 / std``."""

@@ -33,12 +33,21 @@ _SCALE_WINDOWS = 256  # training windows that the scale of the conditions is mea
 
 @dataclass(frozen=True)
 class GroundedConfig(GroundConfig):
-    """Sizes of a forecaster on the ground.
+    """Sizes of a forecaster on the ground: those of :class:`GroundConfig`, and its own.
 
     Attributes:
+        context: frames that a forecast is made from, ``C``.
+        horizon: frames that are forecast, ``H``.
+        latents: latents of the population, ``K``; None: as many of 8, 32 and 64 as forecast best out of fold.
+        own_means: a unit's own features are its means over so many last frames; 0 stands for the whole context.
+        population_means: the same for the latents.
+        clip: features are clipped at so many times their root mean square.
         width: hidden units of the residuals.
         population: whether there is a residual that reads the whole population, beside those that do not. None:
             training has one where the training part has :data:`POPULATION_WINDOWS` windows.
+
+    Raises:
+        ConfigError: if a value cannot work.
     """
 
     width: int = 256
@@ -130,15 +139,9 @@ class Grounded(nn.Module):
         return self.ground.sessions
 
     def fitted_to(self, split: Split) -> bool:
-        """Whether the ground was fitted to the training part of this split, with no session added since."""
-        names = [recording.session for recording in split.recordings]
-        if self.metadata.get("adaptations") or [spec.name for spec in self.sessions] != names:
-            return False
-        own = [self.normalisation(index) for index in range(len(names))]
-        return all(
-            np.array_equal(mean.cpu(), theirs) and np.array_equal(std.cpu(), deviation)
-            for (mean, std), theirs, deviation in zip(own, split.mean, split.std, strict=True)
-        )
+        """Whether the ground was fitted to this split, with no session added or taken away since."""
+        same = [spec.name for spec in self.sessions] == [recording.session for recording in split.recordings]
+        return same and not self.metadata.get("adaptations") and self.metadata.get("split") == split.key()
 
     def session_index(self, session: int | str) -> int:
         """Index of a session given by name or index; a VocabularyError if it is not known."""
@@ -149,7 +152,12 @@ class Grounded(nn.Module):
         return self.ground.normalisation(session)
 
     def forward(self, x: Tensor, session: int | str = 0) -> Tensor:
-        """Forecasts windows of one session, ``[B, N, C]`` -> ``[B, N, H]``, normalised activity."""
+        """Forecasts windows of one session, ``[B, N, C]`` -> ``[B, N, H]``, normalised activity.
+
+        Raises:
+            VocabularyError: if the session is not known.
+            ShapeError: if units or frames are not what the session has.
+        """
         index = self.session_index(session)
         parts = self.ground.mixed(x, index).joined()
         windows, units = x.shape[:2]
@@ -157,7 +165,7 @@ class Grounded(nn.Module):
         unit_index = torch.arange(before, before + units, dtype=torch.int32, device=x.device).repeat(windows)
         offsets = torch.arange(windows + 1, dtype=torch.int32, device=x.device) * units
         rows = Parts.of_joined(parts.flatten(0, 1))
-        return self._forecast(x.flatten(0, 1), rows, unit_index, offsets).view(windows, units, -1)
+        return self._forecast(x.flatten(0, 1), rows, unit_index, offsets).view(windows, units, self.config.horizon)
 
     def forward_packed(self, batch: PackedBatch) -> Tensor:
         """Forecasts ``[R, H]`` of packed windows; a window holds all units of its session, in order.

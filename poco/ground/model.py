@@ -188,10 +188,11 @@ class Ground(ExactBuffers):
         """
         of_form, own = self.form(form), self.terms(session)
         units, context = own.loadings.shape[0], self.config.context
-        if x.ndim != 3 or x.shape[1:] != (units, context):
+        if not isinstance(x, Tensor) or x.ndim != 3 or x.shape[1:] != (units, context):
+            got = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
             raise ShapeError(
-                f"session '{self.sessions[session].name}' takes [windows, {units} units, {context} frames], "
-                f"got {list(x.shape)}"
+                f"session '{self.sessions[session].name}' takes a tensor [windows, {units} units, {context} frames], "
+                f"got {got}"
             )
         terms = own.form(form)
         given = (terms.coefficients if coefficients is None else coefficients).to(x.dtype)
@@ -226,6 +227,8 @@ def by_session(batch: PackedBatch, sessions: Sequence[SessionSpec], horizon: int
     units = torch.tensor([len(spec.units) for spec in sessions], device=batch.x.device)
     if not torch.equal(counts, units[batch.window_session]):
         raise ShapeError("each window must hold all units of its session")
+    if len(counts) == 0:
+        return batch.x.new_empty(0, horizon)
     present = batch.window_session.unique()
     if len(present) == 1:  # most batches: rows as they lie
         session = int(present)

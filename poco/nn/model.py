@@ -105,6 +105,8 @@ class POCO(nn.Module):
         Raises:
             VocabularyError: if the model knows a session of this name, or the unit types that it needs are missing.
         """
+        if not isinstance(spec, SessionSpec):
+            raise VocabularyError(f"a session is a poco.SessionSpec(name, units), got {type(spec).__name__}")
         if any(spec.name == known.name for known in self.sessions):
             raise VocabularyError(f"the model knows a session '{spec.name}' already")
         if self.config.unit_type_embedding and not spec.unit_types:

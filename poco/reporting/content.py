@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -122,10 +123,11 @@ def score(subject: Subject, callbacks: Sequence[Callback] = (), *, trained: bool
         callbacks: what may watch the training of baselines, where there are no scores yet.
         trained: whether baselines that have to be trained are wanted too.
     """
-    if subject.run is not None and subject.run.evaluation is not None:
-        return subject.run.evaluation
     names = [name for name in NAMES if trained or name not in TRAINED]
     if subject.run is not None:
+        there = subject.run.evaluation
+        if there is not None and set(names) <= set(there.baselines):
+            return there
         return subject.run.evaluate(subject.split.recordings, baselines=names, callbacks=callbacks)
     assert subject.folder is not None
     kept = subject.folder / EVALUATION
@@ -289,8 +291,8 @@ def _cost(subject: Subject) -> list[tuple[str, str]]:
 
 @torch.no_grad()
 def _latencies(model: Forecaster, recording: Recording, context: int) -> npt.NDArray[np.float64]:
-    """Seconds that each of some forecasts took."""
-    x = torch.zeros(1, recording.units, context, device=next(iter(model.parameters())).device)
+    """Seconds that each of some forecasts took on the CPU."""
+    model, x = copy.deepcopy(model).cpu(), torch.zeros(1, recording.units, context)
     taken = []
     for _ in range(35):
         began = time.perf_counter()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from poco.data.windows import Packer
-from poco.errors import MissingExtraError
+from poco.errors import ConfigError, MissingExtraError
 from poco.nn.attention import unit_attention
 from poco.reporting import figures
 from poco.reporting.figures import Drawn
@@ -127,8 +127,13 @@ def draw(
         label: what says the region of a unit, or None.
         scores: score of each unit, by session; may lack some.
         prefix: of the names of the figures.
+
+    Raises:
+        ConfigError: if there are fewer than four units.
     """
     vectors = np.concatenate([entry.vectors for entry in found])
+    if len(vectors) < 4:
+        raise ConfigError(f"embeddings of {len(vectors)} units say nothing in a plane: it takes 4")
     tips, names = [], []
     for entry in found:
         own = scores.get(entry.session)
@@ -154,7 +159,7 @@ def draw(
         around = plane(vectors[rows], "umap")
     except MissingExtraError:
         around = None
-    if around is not None and len(rows) > 3:
+    if around is not None:
         drawn.append(figures.embedding_map(around, *some, "UMAP", caption, f"{prefix}embeddings-umap"))
     known = {recording.session: recording for recording in split.recordings}
     low, high = np.percentile(components, (2, 98), axis=0)

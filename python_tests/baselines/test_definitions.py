@@ -122,6 +122,20 @@ def test_plrnn_step_and_inference() -> None:
     assert loss.item() == pytest.approx((5.0 - (1.25 + 1.75)) ** 2 / 4, rel=1e-3)
 
 
+@pytest.mark.parametrize(("context", "horizon"), [(1, 1), (1, 3), (2, 1), (5, 2), (48, 16)])
+def test_plrnn_learns_from_windows_of_any_size(context: int, horizon: int) -> None:
+    model = baselines.build("plrnn", context, horizon, [SessionSpec("a", 3)])
+    index = torch.arange(3, dtype=torch.int32)
+    batch = PackedBatch(
+        torch.randn(3, context),
+        index,
+        torch.tensor([0, 3], dtype=torch.int32),
+        torch.zeros(1, dtype=torch.int64),
+        target=torch.randn(3, horizon),
+    )
+    assert torch.isfinite(model.loss_packed(batch))  # type: ignore[operator]
+
+
 def test_netformer_adds_what_the_connections_carry() -> None:
     model = baselines.NetFormer(3, 1, [SessionSpec("a", 2)])
     x = torch.randn(1, 2, 3)

@@ -16,9 +16,10 @@ import poco.ground.grounded
 import poco.ground.job
 from poco import models
 from poco.baselines import GroundBaseline
-from poco.data.splits import Split, split
+from poco.data.packed import PackedBatch
+from poco.data.splits import Split, shorten, split
 from poco.data.windows import Packer
-from poco.errors import CheckpointError
+from poco.errors import CheckpointError, ShapeError
 from poco.evaluation import evaluate, score_forecasters
 from poco.ground import gain
 from poco.ground.grounded import Grounded, GroundedConfig
@@ -233,6 +234,18 @@ def test_files(cut: Split, tmp_path: Path, config: GroundedConfig) -> None:
         poco.POCO.from_pretrained(tmp_path / "model")
 
 
+def test_no_windows_have_no_forecasts(cut: Split) -> None:
+    model, _ = prepare(cut, CONFIG, SETTINGS)
+    nothing = torch.zeros(0, dtype=torch.int32)
+    batch = PackedBatch(torch.zeros(0, 12), nothing, torch.zeros(1, dtype=torch.int32), nothing.long())
+    units = cut.recordings[0].units
+    for one in (model.eval(), model.ground):
+        assert one.forward_packed(batch).shape == (0, 4)
+        assert one(torch.zeros(0, units, 12), session="a").shape == (0, units, 4)
+        with pytest.raises(ShapeError, match=r"takes a tensor \[windows, .* frames\], got ndarray"):
+            one(np.zeros((1, units, 12), np.float32))
+
+
 def test_the_baseline_is_the_ground_that_the_model_stands_on(cut: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = prepare(cut, GroundedConfig(12, 4), SETTINGS)
     fitted = evaluate(GroundBaseline(12, 4).fit(cut), cut, baselines=())
@@ -241,6 +254,10 @@ def test_the_baseline_is_the_ground_that_the_model_stands_on(cut: Split, monkeyp
     assert model.fitted_to(cut)
     other = dataclasses.replace(cut, mean=tuple(mean + 1 for mean in cut.mean))
     assert not model.fitted_to(other)
+    published = split(cut.recordings, protocol="published", context=12, horizon=4)
+    of_published, _ = prepare(published, GroundedConfig(12, 4), SETTINGS)
+    assert of_published.fitted_to(published)
+    assert not of_published.fitted_to(shorten(published, 100))  # normalised alike
     model.metadata["adaptations"] = [{}]
     assert not model.fitted_to(cut)
 

@@ -230,3 +230,11 @@ def test_pointing_at_a_unit_names_it(browser: Any, name: str) -> None:
     assert len(seen) == 2
     ActionChains(browser).move_to_element(browser.find_element("tag name", "h1")).perform()
     assert not tip.is_displayed()
+
+
+@pytest.mark.parametrize("units", [1, 3])
+def test_few_units_are_reported_without_a_plane(units: int, tmp_path: Path) -> None:
+    settings = TrainConfig(steps=4, batch_size=8, val_every=2, device="cpu")
+    one = train(simulate(1, units, 300, seed=0), model_config=SIZES, train_config=settings, progress=False)
+    text = report(one, tmp_path, baselines=False).read_text()
+    assert f"embeddings of {units} units say nothing in a plane" in text

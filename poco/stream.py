@@ -144,11 +144,11 @@ class Stream:
             DataError: if the frame has not one number for each unit, or its time does not come after the last one's;
                 the stream is as it was.
         """
-        try:
-            with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so missing
-                values = np.ascontiguousarray(frame, dtype=np.float32)
-        except (TypeError, ValueError) as error:
-            raise DataError(f"a frame is one number for each unit: {error}") from None
+        given = np.asarray(frame)
+        if given.dtype.kind not in "fiub":
+            raise DataError(f"a frame is one number for each unit, got values of type {given.dtype}")
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so missing
+            values = np.ascontiguousarray(given, dtype=np.float32)
         engine = _engine()
         adapted = self._take_adapted()
         try:

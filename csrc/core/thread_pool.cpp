@@ -30,7 +30,6 @@ namespace {
 // How long a thread looks out for work before it sleeps: long enough to bridge the gap between two passes, too short
 // to take a core from somebody who needs it.
 constexpr std::chrono::microseconds kSpin{20};
-constexpr int kMostThreads = 1024;
 
 void pause() {
 #if defined(POCO_X86_64)

@@ -6,6 +6,8 @@
 
 namespace poco {
 
+constexpr int kMostThreads = 1024;
+
 // Body of a loop: called once for every index, by worker 0 .. threads - 1.
 using LoopBody = void (*)(void* context, int64_t index, int worker);
 

@@ -1,13 +1,15 @@
 #include "stream/json.h"
 
 #include <cmath>
-#include <cstdlib>
+#include <locale>
+#include <sstream>
 
 #include "core/errors.h"
 
 namespace poco {
 
 constexpr int kDeepest = 32;
+constexpr size_t kMostValues = size_t{4} << 20;  // a name for each of a million units, and much room
 
 class JsonReader {
 public:
@@ -49,6 +51,7 @@ private:
 
     Json read(int depth) {
         if (depth > kDeepest) bad("it is nested too deeply");
+        if (++values_ > kMostValues) bad("it has too many values");
         space();
         Json value;
         switch (next()) {
@@ -116,7 +119,10 @@ private:
             digits();
         }
         value.kind_ = Json::Kind::number;
-        value.number_ = std::strtod(std::string(text_.substr(first, at_ - first)).c_str(), nullptr);
+        // Not by the program's locale, where a comma may be what a point is here.
+        std::istringstream text{std::string(text_.substr(first, at_ - first))};
+        text.imbue(std::locale::classic());
+        if (!(text >> value.number_)) bad("a number is too large");
     }
 
     void digits() {
@@ -213,7 +219,7 @@ private:
 
     std::string_view text_;
     const std::string& where_;
-    size_t at_ = 0;
+    size_t at_ = 0, values_ = 0;
 };
 
 Json Json::parse(std::string_view text, const std::string& where) {

@@ -1,6 +1,8 @@
 #include "stream/model.h"
 
 #include <algorithm>
+#include <filesystem>
+#include <system_error>
 
 #include "core/errors.h"
 #include "stream/ensemble.h"
@@ -128,9 +130,15 @@ void read_normalisation(const SafeTensors& tensors, const std::string& prefix, S
 }
 
 std::shared_ptr<const Model> Model::load(const std::string& folder) {
-    const Buffer<uint8_t> text = read_file(folder + "/config.json", kLargestConfig);
+    const auto there = [](const std::string& place) {
+        std::error_code ignored;
+        return std::filesystem::exists(place + "/model.safetensors", ignored);
+    };
+    const std::string within = folder + "/model";  // of the folder of a run
+    const std::string place = !there(folder) && there(within) ? within : folder;
+    const Buffer<uint8_t> text = read_file(place + "/config.json", kLargestConfig);
     const std::string_view config(reinterpret_cast<const char*>(text.data()), text.size());
-    return read(config, read_file(folder + "/model.safetensors", kLargestTensors), folder);
+    return read(config, read_file(place + "/model.safetensors", kLargestTensors), place);
 }
 
 std::shared_ptr<const Model> Model::read(std::string_view config, Buffer<uint8_t> tensors, const std::string& folder) {

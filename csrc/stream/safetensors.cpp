@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "core/errors.h"
+#include "stream/checksum.h"
 #include "stream/json.h"
 
 namespace poco {
@@ -103,6 +104,7 @@ SafeTensors::SafeTensors(Buffer<uint8_t> bytes, const std::string& name) : bytes
         }
         entry.count = static_cast<int64_t>(count);
         entry.data = data + begin;
+        entry.bytes = static_cast<size_t>(end - begin);
         places.emplace_back(begin, end);
         entries_.emplace(tensor, std::move(entry));
     }
@@ -113,6 +115,21 @@ SafeTensors::SafeTensors(Buffer<uint8_t> bytes, const std::string& name) : bytes
         used = end;
     }
     if (used != size) fail(name, ": ", size - used, " bytes at its end belong to no tensor");
+    check_sums(described);
+}
+
+// Files of other programs have no checksums.
+void SafeTensors::check_sums(const Json& described) const {
+    const Json* const metadata = described.find("__metadata__");
+    const Json* const text = metadata == nullptr ? nullptr : metadata->find("crc32");
+    if (text == nullptr) return;
+    const Json sums = Json::parse(text->string(), "the checksums of " + name_);
+    for (const auto& [tensor, entry] : entries_) {
+        const Json* const sum = sums.find(tensor);
+        if (sum == nullptr || sum->integer() != crc32(entry.data, entry.bytes)) {
+            fail(name_, " is damaged: tensor '", tensor, "' is not what was written");
+        }
+    }
 }
 
 SafeTensors SafeTensors::behind(const std::vector<std::string>& prefixes) const {

@@ -11,6 +11,8 @@
 
 namespace poco {
 
+class Json;
+
 class SafeTensors {
 public:
     enum class Type { float32, bfloat16, float16, float64, uint8, other };
@@ -20,10 +22,12 @@ public:
         std::vector<int64_t> shape;
         int64_t count = 0;  // of elements
         const uint8_t* data = nullptr;
+        size_t bytes = 0;
     };
 
     // Takes the bytes of a file over. Throws Error, `name` in its message, unless every byte of the data belongs to
-    // just one tensor, sizes fit shapes, and the header is what the format says.
+    // just one tensor, sizes fit shapes, the header is what the format says, and tensors have the checksums that its
+    // metadata (`crc32`, a JSON object by tensor) gives, if it does.
     SafeTensors(Buffer<uint8_t> bytes, const std::string& name);
 
     // The tensors whose names begin with one of the prefixes, without it, while this is there. Throws Error if two
@@ -46,6 +50,8 @@ public:
 
 private:
     SafeTensors() = default;
+
+    void check_sums(const Json& described) const;
 
     Buffer<uint8_t> bytes_;
     std::map<std::string, Entry> entries_;

@@ -8,6 +8,7 @@
 
 #include "core/errors.h"
 #include "core/log.h"
+#include "core/thread_pool.h"
 
 namespace poco {
 
@@ -53,6 +54,7 @@ Stream::Stream(std::shared_ptr<const Model> model, int64_t session, const Stream
     if (!(options.tolerance > 0)) fail("the tolerance of intervals must be positive");
     if (!(options.deadline_ms >= 0)) fail("the deadline must not be negative");
     if (options.arithmetic.threads < 1) fail("there must be at least one thread");
+    if (options.arithmetic.threads > kMostThreads) fail("there can be no more than ", kMostThreads, " threads");
     units_ = this->session().units;
     context_ = model_->context();
     const auto units = static_cast<size_t>(units_);
@@ -78,6 +80,10 @@ void Stream::reset() {
     restart();
     has_time_ = false;
     untimed_ = 0;
+    take_interval();
+}
+
+void Stream::take_interval() {
     const double rate = session().rate_hz;
     interval_ = options_.interval > 0 ? options_.interval : rate > 0 ? 1 / rate : 0;
 }
@@ -229,6 +235,7 @@ void Stream::swap(std::shared_ptr<const Model> model) {
     forecaster_ = std::move(forecaster);
     model_ = std::move(model);
     session_ = place;
+    take_interval();
     log_session("another model for", *model_, session(), options_.arithmetic);
 }
 

@@ -100,6 +100,7 @@ private:
     const Session& session() const { return model_->sessions()[static_cast<size_t>(session_)]; }
     int64_t gap_before(double time) const;
     void restart();
+    void take_interval();
     void shift_in(const float* frame);
 
     std::shared_ptr<const Model> model_;

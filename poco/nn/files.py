@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from poco.errors import CheckpointError, ConfigError, MissingExtraError, VocabularyError
@@ -72,7 +74,9 @@ def write(
     """
     safetensors = _safetensors()
     text = json.dumps({"format": FORMAT, "model": kind, "config": config, **metadata}, indent=2) + "\n"
-    data = safetensors.save({k: v.detach().contiguous() for k, v in state.items()}, {"format": "pt"})
+    tensors = {k: v.detach().contiguous() for k, v in state.items()}
+    sums = json.dumps({name: _checksum(tensor) for name, tensor in tensors.items()})
+    data = safetensors.save(tensors, {"format": "pt", "crc32": sums})
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -173,11 +177,23 @@ def read_config(folder: Path) -> dict[str, Any]:
 def _read_tensors(path: Path) -> dict[str, Any]:
     safetensors = _safetensors()
     try:
-        return safetensors.load(path.read_bytes())  # type: ignore[no-any-return]
+        data = path.read_bytes()
+        tensors: dict[str, Any] = safetensors.load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        sums = json.loads((header.get("__metadata__") or {}).get("crc32", "null"))
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     except Exception as error:  # the library's own error type, and whatever a damaged header makes it raise
         raise CheckpointError(f"{path} is truncated or no safetensors file: {error}") from error
+    for name, tensor in tensors.items() if sums is not None else ():  # files of other programs have no checksums
+        if sums.get(name) != _checksum(tensor):
+            raise CheckpointError(f"{path} is damaged: tensor '{name}' is not what was written")
+    return tensors
+
+
+def _checksum(tensor: Tensor) -> int:
+    """CRC-32 of the bytes of a contiguous tensor."""
+    return zlib.crc32(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
 
 
 def _safetensors() -> Any:

@@ -73,8 +73,8 @@ typedef struct poco_model poco_model;
 /* Frames, scratch and counters of one stream: to be used by one thread at a time. */
 typedef struct poco_stream poco_stream;
 
-/* Reads the model in a folder (config.json and model.safetensors). `status` may be NULL. NULL on failure. Thread-safe.
- */
+/* Reads the model in a folder (config.json and model.safetensors), or in the folder of a run. `status` may be NULL.
+   NULL on failure. Thread-safe. */
 POCO_API poco_model* poco_model_open(const char* folder, poco_status* status);
 
 /* Lets go of the model; streams that use it go on. NULL is ignored. Thread-safe, but for this handle itself. */
@@ -210,12 +210,14 @@ typedef struct poco_forecast {
 POCO_API int32_t poco_stream_push(poco_stream* stream, const float* frame, int64_t units, double time,
                                   poco_forecast* forecast, poco_status* status);
 
-/* Forgets all frames; counters stay. NULL is ignored. Not while another call with the stream is running. */
+/* Forgets all frames and times; counters stay. It is the way on where a clock was set back, or one time was far too
+   late: a time must come after the last one that was taken. NULL is ignored. Not while another call with the stream is
+   running. */
 POCO_API void poco_stream_reset(poco_stream* stream);
 
 /* Goes on with another model, between two frames: one that knows the session by its name with as many units, and has
-   the same context and horizon. Returns a poco_code; after an error the stream is as it was. `status` may be NULL. Not
-   while another call with the stream is running. */
+   the same context and horizon. A gap is told by its rate from then on. Returns a poco_code; after an error the stream
+   is as it was. `status` may be NULL. Not while another call with the stream is running. */
 POCO_API int32_t poco_stream_swap(poco_stream* stream, const poco_model* model, poco_status* status);
 
 typedef struct poco_stats {

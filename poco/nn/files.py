@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -51,6 +52,7 @@ def save(model: Saved, folder: Path, more: Mapping[str, Any]) -> None:
 
     Raises:
         CheckpointError: if it cannot be written; files that were there before are kept.
+        ConfigError: if an entry of ``config.json`` is NaN or infinite.
     """
     write(folder, type(model).__name__, model.config.to_dict(), {**model.metadata, **more}, model.state_dict())
 
@@ -69,9 +71,13 @@ def write(
 
     Raises:
         CheckpointError: if it cannot be written; files that were there before are kept.
+        ConfigError: if an entry of ``config.json`` is NaN or infinite.
     """
     safetensors = _safetensors()
-    text = json.dumps({"format": FORMAT, "model": kind, "config": config, **metadata}, indent=2) + "\n"
+    content = {"format": FORMAT, "model": kind, "config": config, **metadata}
+    for place, number in _not_finite(content):
+        raise ConfigError(f"cannot save the model: '{place}' of {CONFIG} is {number}: JSON holds finite numbers alone")
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     data = safetensors.save({k: v.detach().contiguous() for k, v in state.items()}, {"format": "pt"})
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -168,6 +174,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     if config.get("format") != FORMAT:
         raise CheckpointError(f"{path} is of format {config.get('format')!r}; this version reads format {FORMAT}")
     return config
+
+
+def _not_finite(value: Any, place: str = "") -> Iterator[tuple[str, float]]:
+    """Numbers that are NaN or infinite, each after its place, such as ``training.scores.0``."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield place, value
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, item in items:
+        yield from _not_finite(item, f"{place}.{key}".lstrip("."))
 
 
 def _read_tensors(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from helpers.models import random_model
 
 import poco
-from poco.errors import CheckpointError
+from poco.errors import CheckpointError, ConfigError
 from poco.nn import files
 
 
@@ -41,6 +41,14 @@ def test_round_trip(tmp_path: Path, dtype: torch.dtype) -> None:
 
 def test_metadata_is_kept(folder: Path) -> None:
     assert files.read_config(folder)["recipe"] == "published"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), -float("inf")])
+def test_metadata_that_is_not_finite_is_refused(folder: Path, bad: float) -> None:
+    before = (folder / "config.json").read_bytes()
+    with pytest.raises(ConfigError, match=rf"'training\.scores\.1' of config\.json is {bad}: JSON holds finite"):
+        random_model(3).save_pretrained(folder, {"training": {"scores": (0.5, bad)}})
+    assert (folder / "config.json").read_bytes() == before
 
 
 def truncate(path: Path) -> None:

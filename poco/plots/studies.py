@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from poco.errors import ConfigError
+from poco.intervals import mean_interval
 from poco.plots.figures import matplotlib_figure
 from poco.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE, SKY, VERMILION, is_own, label
-from poco.scoreboard import mean_interval
 from poco.studies.adaptation import MODES, by_animal, points, sources
 from poco.studies.steps import MEASURES, measures
 

@@ -26,6 +26,7 @@ from torch import nn
 import poco
 from benchmarks.environment import describe
 from poco import scoreboard
+from poco.cells import recordings_of
 from poco.data.read import read
 from poco.data.splits import PROTOCOLS, Split
 from poco.evaluation import BASELINE_STEPS
@@ -140,11 +141,12 @@ def main(arguments: list[str]) -> int:
 
 def make_cells(cell: Cell, data: str, names: Sequence[str], seeds: int, out: Path) -> None:
     """Fit and score what is not in the folder yet."""
+    of = recordings_of(cell.split.recordings)
     for seed in range(seeds):
         for name in names:
             file = scoreboard.file_of(out, data, cell.split.protocol, seed, name)
             steps = PUBLISHED_STEPS if name == "poco" else BASELINE_STEPS
-            if (seed > 0 and name in SEEDLESS) or scoreboard.is_made(file, steps, BATCH_SIZE):
+            if (seed > 0 and name in SEEDLESS) or scoreboard.is_made(file, steps, BATCH_SIZE, of):
                 continue
             began = time.process_time()
             made_with: dict[str, Any] = {}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from poco.errors import CheckpointError
 MODEL, BASELINES = "model", "baselines"
 #: File of what adapting found, beside the adapted model.
 ADAPTATION = "adaptation.json"
+#: What stands for numbers that JSON does not have.
+_NOT_FINITE = ({"float": "nan"}, {"float": "inf"}, {"float": "-inf"})
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -48,12 +52,29 @@ def is_leftover(path: Path) -> bool:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, atomically."""
-    write_atomically(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+    """Write a value as indented JSON, atomically; see :func:`to_json`."""
+    write_atomically(path, to_json(value))
+
+
+def to_json(value: Any) -> bytes:
+    """A value as indented JSON; :func:`from_json` says what becomes of NaN and infinite numbers."""
+    return (json.dumps(_with_all_finite(value), indent=2, allow_nan=False) + "\n").encode()
+
+
+def from_json(text: str | bytes) -> Any:
+    """The value of JSON that :func:`to_json` made.
+
+    Numbers that JSON does not have stand there as ``{"float": "nan"}``, ``{"float": "inf"}`` and ``{"float": "-inf"}``,
+    and are numbers again here.
+
+    Raises:
+        ValueError: if the text is no JSON.
+    """
+    return json.loads(text, object_hook=lambda one: float(one["float"]) if one in _NOT_FINITE else one)
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
-    """A JSON object from a file.
+    """A JSON object from a file, as :func:`write_json` writes it.
 
     Args:
         path: the file.
@@ -63,13 +84,24 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         CheckpointError: if it is missing, cannot be read or is no JSON object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = from_json(path.read_bytes())
     except FileNotFoundError:
         raise CheckpointError(f"there are no {what} at {path}: is this a run folder?") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read the {what} in {path}: {str(error).splitlines()[0]}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"cannot read the {what} in {path}: not a JSON object")
+    return value
+
+
+def _with_all_finite(value: Any) -> Any:
+    """The value with an object in place of each number that is not finite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    if isinstance(value, Mapping):
+        return {key: _with_all_finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_all_finite(item) for item in value]
     return value
 
 

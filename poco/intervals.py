@@ -1,4 +1,4 @@
-"""Intervals of prediction scores, by block bootstrap over time.
+"""Intervals of prediction scores: by block bootstrap over time, and by Student's t over seeds, animals or sessions.
 
 Windows that start a frame apart share nearly all their frames, so their errors rise and fall together, and a standard
 error that takes them for independent is far too small. Here blocks of consecutive windows are drawn instead, as long as
@@ -109,7 +109,8 @@ def resampled_scores(
     blocks = np.clip(counts // 2, 1, block)
     if counts.min() < 2:
         return np.full((len(errors), resamples), np.nan)
-    stretch = np.sqrt(counts / (counts - blocks)) * _wider(1.5 * float(np.sum(counts / blocks)))
+    wider = t_quantile(1.5 * float(np.sum(counts / blocks))) / NormalDist().inv_cdf((1 + LEVEL) / 2)
+    stretch = np.sqrt(counts / (counts - blocks)) * wider
     bounds = np.concatenate([[0], np.cumsum(counts)])
     total = np.zeros((len(errors), resamples))
     with np.errstate(invalid="ignore", over="ignore"):  # errors that are not finite end as NaN
@@ -168,12 +169,35 @@ def _scores(sums: np.ndarray) -> np.ndarray:
     return np.where(copy > 0, 1 - sums[:-1] / np.where(copy > 0, copy, 1), 0.0)
 
 
-def _wider(freedom: float) -> float:
-    """How much wider an interval of Student's t is than a normal one (Abramowitz and Stegun 26.7.5), for 3 and more."""
-    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
-    terms = (
-        (z**2 + 1) / 4,
-        (5 * z**4 + 16 * z**2 + 3) / 96,
-        (3 * z**6 + 19 * z**4 + 17 * z**2 - 15) / 384,
-    )
-    return 1 + sum(term / freedom**power for power, term in enumerate(terms, start=1))
+def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and half the width of its 95% t-interval; None for a single value.
+
+    Where a value is not finite, or values lie too far apart for a float, neither are these.
+    """
+    numbers = np.asarray(values, np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean = float(numbers.mean())
+        if numbers.size == 1:
+            return mean, None
+        return mean, float(t_quantile(numbers.size - 1) * numbers.std(ddof=1) / np.sqrt(numbers.size))
+
+
+def mean_text(values: Sequence[float], digits: int = 3) -> str:
+    """Mean and half its interval, where that is finite, as a table shows them; nothing of none."""
+    if not values:
+        return ""
+    mean, half = mean_interval(values)
+    form = f".{digits}f" if abs(mean) < 100 else ".2g"  # a forecast that blew up
+    return f"{mean:{form}}" + (f" ± {half:{form}}" if half is not None and np.isfinite(half) else "")
+
+
+def t_quantile(freedom: float) -> float:
+    """How far a 95% interval of Student's t reaches to each side, for 1 degree of freedom and more, fractions too.
+
+    With ``t = sqrt(freedom) tan(angle)`` the density of the angle is ``cos(angle) ** (freedom - 1)``, summed here on a
+    grid (within 1e-4).
+    """
+    angle = np.linspace(0, min(np.pi / 2, 10 / np.sqrt(freedom)), 4097)
+    density = np.cos(angle) ** (freedom - 1)
+    share = np.concatenate([[0], np.cumsum(density[1:] + density[:-1])])
+    return float(np.sqrt(freedom) * np.tan(np.interp(LEVEL * share[-1], share, angle)))

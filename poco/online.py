@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from poco.errors import ConfigError, DataError, PocoError
-from poco.files import ADAPTATION, MODEL
+from poco.files import ADAPTATION, MODEL, read_json
 
 if TYPE_CHECKING:
     from poco.data.recording import Recording
@@ -183,7 +183,7 @@ class OnlineAdaptation:
             last = (said.strip() or f"the process ended with {self._process.returncode}").splitlines()[-1]
             self._error = f"the adaptation failed: {last}"
         else:
-            self._result = json.loads((folder / ADAPTATION).read_text())
+            self._result = read_json(folder / ADAPTATION, "results")
             self.opened = self._open(folder / MODEL)
 
 

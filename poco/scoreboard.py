@@ -1,35 +1,35 @@
 """The scoreboard: every forecaster on every data set of a folder, in both protocols and from several seeds.
 
 A cell (data set, protocol, seed, forecaster) is a JSON file in the output folder as soon as it is done, so a run that
-was stopped goes on where it was. Every cell is scored on the test part, at every frame.
+was stopped goes on where it was. Every cell is scored on the test part, at every frame. Data sets are gone through one
+after another, so that each is read once and few are in memory.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
-import json
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import nn
 
 from poco import baselines
+from poco import cells as cells_of
 from poco.data.splits import PROTOCOLS, Split, split
 from poco.errors import ConfigError, DataError
 from poco.evaluation import BASELINE_PATIENCE, BASELINE_STEPS, fit_baseline, score_forecasters
-from poco.files import write_json
-from poco.intervals import block_length, interval, resampled_scores
+from poco.files import read_json, write_json
+from poco.intervals import block_length, interval, mean_interval, mean_text, resampled_scores
+from poco.parameters import count_solved
 from poco.training.config import BATCH_SIZE, TrainConfig
 from poco.training.recipes import complete, recipe
 from poco.training.trainer import Trainer
 
-#: Forecasters in the order in which cells are made: cheap ones first.
+#: Forecasters in the order in which the cells of a data set are made: cheap ones first.
 FORECASTERS = (
     *("copy", "mean", "ridge", "unit-ridge", "nlinear", "dlinear", "pai-filter", "tex-filter", "ground", "grounded"),
     *("tsmixer", "mlp", "plrnn", "netformer", "uico", "poyo", "poco", "taco", "modern-tcn", "patchtst", "mlp-large"),
@@ -37,8 +37,8 @@ FORECASTERS = (
 )
 #: Those whose score is the same from every seed.
 SEEDLESS = ("copy", "mean", *baselines.FITTED)
-#: Two-sided 95% quantiles of Student's t for 1, 2, ... degrees of freedom.
-_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+Made = TypeVar("Made")
 
 
 def fit(
@@ -89,53 +89,91 @@ def run(
         report: called with a line for each cell.
 
     Raises:
-        ConfigError: for an unknown name, or steps or windows other than those of the cells that are there.
+        ConfigError: for an unknown name, data sets of one name, a number below 1, or recordings, steps or windows other
+            than those of the cells that are there.
     """
     unknown = [name for name in forecasters if name not in FORECASTERS]
     if unknown:
         raise ConfigError(f"there is no forecaster '{unknown[0]}': choose from {', '.join(FORECASTERS)}")
+    cells_of.at_least_one(seeds=seeds, steps=steps, batch=batch)
+    _check_names(folders)
     out.mkdir(parents=True, exist_ok=True)
-
-    @functools.cache
-    def prepared(folder: Path, protocol: str) -> Split:
-        from poco.data.read import read
-
-        recordings = read(folder, published=folder.name if folder.name in published else None)
-        return split(recordings, protocol=protocol)
-
-    for name, folder, protocol, seed in _cells(forecasters, folders, protocols, seeds):
-        file = file_of(out, folder.name, protocol, seed, name)
-        if is_made(file, steps, batch):
-            continue
-        try:
-            data = prepared(folder, protocol)
-        except DataError as error:
-            report(f"{folder.name}, {protocol}: left out, {error}")
-            continue
-        began = time.process_time()
-        model = fit(name, data, seed, steps, batch)
-        seconds = time.process_time() - began
-        trained = name not in (*SEEDLESS, "grounded")
-        made_with = {"steps": steps, "batch": batch} if trained else {}
-        cell = score_cell(model, data, folder.name, name, seed, seconds, **made_with)
-        write_json(file, cell)
-        report(f"{folder.name}, {protocol}, {name}, seed {seed}: {cell['score']:.4f} in {seconds:.1f} s")
+    for folder in folders:
+        for data in _cuts(folder, protocols, folder.name if folder.name in published else None, report):
+            of, where = cells_of.recordings_of(data.recordings), (folder.name, data.protocol)
+            for name in forecasters:
+                for seed in range(1 if name in SEEDLESS else seeds):
+                    file = file_of(out, *where, seed, name)
+                    if is_made(file, steps, batch, of):
+                        continue
+                    began = time.process_time()
+                    model = fit(name, data, seed, steps, batch)
+                    seconds = time.process_time() - began
+                    trained = name not in (*SEEDLESS, "grounded")
+                    made_with = {"steps": steps, "batch": batch} if trained else {}
+                    cell = score_cell(model, data, folder.name, name, seed, seconds, **made_with)
+                    write_json(file, cell)
+                    report(f"{', '.join(where)}, {name}, seed {seed}: {cell['score']:.4f} in {seconds:.1f} s")
     return load(out)
+
+
+def _check_names(folders: Sequence[Path]) -> None:
+    """A ConfigError names two folders that their cells could not be told apart by."""
+    known: dict[str, Path] = {}
+    for folder in folders:
+        if folder.name in known:
+            both = f"{known[folder.name]} and {folder}"
+            raise ConfigError(f"two data sets are called '{folder.name}', {both}: rename one, or leave it out")
+        known[folder.name] = folder
+
+
+def _cuts(
+    folder: Path, protocols: Sequence[str], published: str | None, report: Callable[[str], None]
+) -> Iterator[Split]:
+    """A data set, cut by each protocol."""
+    from poco.data.read import read
+
+    recordings = _usable(folder.name, lambda: read(folder, published=published), report)
+    if recordings is None:
+        return
+    for protocol in protocols:
+        cut = _usable(f"{folder.name}, {protocol}", functools.partial(split, recordings, protocol=protocol), report)
+        if cut is not None:
+            yield cut
+
+
+def _usable(what: str, make: Callable[[], Made], report: Callable[[str], None]) -> Made | None:
+    """What is made of data; None, and a line, where they cannot be used."""
+    try:
+        return make()
+    except DataError as error:
+        report(f"{what}: left out, {error}")
+        return None
 
 
 def file_of(out: Path, data: str, protocol: str, seed: int, forecaster: str) -> Path:
     """The file of a cell."""
-    return out / f"{data}--{protocol}--{seed}--{forecaster}.json"
+    return cells_of.file_of(out, data, protocol, seed, forecaster)
 
 
-def is_made(file: Path, steps: int, batch: int) -> bool:
-    """Whether a cell is there; a ConfigError if it was made with other steps or windows."""
+def is_made(file: Path, steps: int, batch: int, recordings: Sequence[Mapping[str, str]]) -> bool:
+    """Whether a cell is there.
+
+    Args:
+        file: where it would be.
+        steps: most gradient steps of those that are trained.
+        batch: windows of each step.
+        recordings: of the data set, as :func:`poco.cells.recordings_of` gives them.
+
+    Raises:
+        ConfigError: if it was made of other recordings, or with other steps or windows; what it does not say, as the
+            recordings in older cells, does not matter.
+    """
     if not file.exists():
         return False
-    cell = _read(file)
-    for what, now in {"steps": steps, "batch": batch}.items():
-        if (before := cell[what]) not in (None, now):
-            raise ConfigError(f"{file} was made with {what} {before}, now {now}: take another folder for --out")
+    cell = _checked(file, read_json(file, "results"))
+    now = {"steps": steps, "batch": batch, "recordings": recordings}
+    cells_of.check(file, cell, {name: value for name, value in now.items() if cell.get(name) is not None})
     return True
 
 
@@ -172,6 +210,7 @@ def score_cell(
     assert scores.copy_window_error is not None
     cell = {
         "data": data,
+        "recordings": cells_of.recordings_of(split.recordings),
         "protocol": split.protocol,
         "forecaster": forecaster,
         "seed": seed,
@@ -182,7 +221,7 @@ def score_cell(
         "copy_window_error": [float(f"{error:.6g}") for error in scores.copy_window_error],
         "block": block_length(split.context, split.horizon),
         "seconds": round(seconds, 2),
-        "parameters": sum(p.numel() for p in (*model.parameters(), *_weights(model))),
+        "parameters": sum(p.numel() for p in model.parameters()) + count_solved(model),
         "steps": steps,
         "batch": batch,
     }
@@ -198,43 +237,20 @@ def resampled(cells: Sequence[Mapping[str, Any]]) -> np.ndarray:
 
 def load(out: Path) -> list[dict[str, Any]]:
     """All cells of a folder; a ConfigError names one that another version wrote."""
-    return [_read(file) for file in sorted(out.glob("*--*--*--*.json"))]
+    return [_checked(file, cell) for file, cell in cells_of.read(out, 4).items()]
 
 
-def _read(file: Path) -> dict[str, Any]:
-    cell: dict[str, Any] = json.loads(file.read_text())
+def _checked(file: Path, cell: dict[str, Any]) -> dict[str, Any]:
     if "block" not in cell:
-        raise ConfigError(f"{file} is a cell of an earlier version: take another folder for --out")
+        raise ConfigError(f"{file} is a cell of an earlier version: take another folder (out, --out)")
     return cell
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean of the seeds and half the width of its 95% t-interval; None for a single seed."""
-    count, mean = len(values), math.fsum(values) / len(values)
-    if count == 1:
-        return mean, None
-    deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (count - 1))
-    return mean, _t95(count - 1) * deviation / math.sqrt(count)
-
-
-def _t95(freedom: int) -> float:
-    """The two-sided 95% quantile of Student's t; from 10 degrees of freedom on by Fisher's expansion (within .001)."""
-    if freedom <= len(_T95):
-        return _T95[freedom - 1]
-    z = 1.959964
-    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-
-
-def write_csv(cells: Sequence[dict[str, Any]], path: Path) -> None:
+def write_csv(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
     """One tidy table, a row for each cell; ``low`` and ``high`` are the ends of its interval over time."""
     which, result = ("data", "protocol", "forecaster", "seed"), ("score", "low", "high", "seconds", "parameters")
-    columns = (*which, *result, "steps", "batch")
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        for cell in cells:
-            low, high = cell["interval"] or ("", "")
-            writer.writerow({**cell, "low": low, "high": high})
+    rows = ({**cell, **dict(zip(("low", "high"), cell["interval"] or (), strict=False))} for cell in cells)
+    cells_of.write_csv(rows, (*which, *result, "steps", "batch"), path)
 
 
 def table(cells: Sequence[dict[str, Any]]) -> str:
@@ -273,27 +289,3 @@ def draw(cells: Sequence[dict[str, Any]], out: Path) -> list[Path]:
         title = f"Score on the test part, {protocol} protocol; mean over seeds and its 95% interval"
         written.append(save(board_figure(means, FORECASTERS, title), out / f"scores-{protocol}.png"))
     return written
-
-
-def mean_text(values: Sequence[float], digits: int = 3) -> str:
-    """Mean of the seeds and half its interval as a table shows them; nothing of none."""
-    if not values:
-        return ""
-    mean, half = mean_interval(values)
-    form = f".{digits}f" if abs(mean) < 100 else ".2g"  # a forecast that blew up
-    return f"{mean:{form}}" + (f" ± {half:{form}}" if half is not None else "")
-
-
-def _weights(model: nn.Module) -> Iterator[Any]:
-    """Weights of a closed form, which are kept as buffers."""
-    return (b for n, b in model.named_buffers() if n.startswith("weight"))
-
-
-def _cells(
-    forecasters: Sequence[str], folders: Sequence[Path], protocols: Sequence[str], seeds: int
-) -> Iterator[tuple[str, Path, str, int]]:
-    for name in forecasters:
-        for seed in range(1 if name in SEEDLESS else seeds):
-            for folder in folders:
-                for protocol in protocols:
-                    yield name, folder, protocol, seed

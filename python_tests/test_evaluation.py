@@ -18,6 +18,7 @@ from poco.data.recording import Recording
 from poco.data.splits import Split, shorten, split
 from poco.errors import CheckpointError, ConfigError, DataError, VocabularyError
 from poco.evaluation import Evaluation, evaluate, fit_baseline, score_forecasters
+from poco.files import read_json, write_json
 from poco.intervals import Ahead
 
 
@@ -185,6 +186,19 @@ def test_json_round_trip(cut: Split) -> None:
             Evaluation.from_json({**values, "interval": bad})
     with pytest.raises(CheckpointError, match="incomplete"):
         Evaluation.from_json({"score": 1.0})
+
+
+@pytest.mark.parametrize("bias", [np.nan, np.inf])
+def test_scores_that_are_not_finite_are_kept(cut: Split, tmp_path: Path, bias: float) -> None:
+    model = biased_copy()
+    with torch.no_grad():
+        model.linear.bias.fill_(bias)
+    evaluation = evaluate(model, cut, baselines=("mean",))
+    assert str(evaluation.score) == ("nan" if np.isnan(bias) else "-inf")
+    assert evaluation.interval is None
+    write_json(tmp_path / "evaluation.json", evaluation.to_json())
+    again = Evaluation.from_json(read_json(tmp_path / "evaluation.json", "scores"))
+    assert repr(again.to_json()) == repr(evaluation.to_json())
 
 
 def test_an_evaluation_stored_without_intervals_loads(cut: Split) -> None:

@@ -8,7 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from poco.intervals import block_length, interval, resampled_scores
+from poco.intervals import block_length, interval, mean_interval, mean_text, resampled_scores, t_quantile
 
 
 def width(scores: np.ndarray) -> float:
@@ -171,3 +171,33 @@ def test_no_score_is_better_than_perfect() -> None:
     found = interval(drawn, most=1.0)
     assert found is not None
     assert found[0] < found[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("freedom", "quantile"),
+    [(1, 12.7062), (1.5, 6.01666), (2, 4.30265), (3, 3.18245), (3.5, 2.94009), (15, 2.13145), (1e6, 1.95997)],
+)
+def test_the_quantile_is_students(freedom: float, quantile: float) -> None:
+    assert t_quantile(freedom) == pytest.approx(quantile, rel=2e-5)
+
+
+def test_both_kinds_of_interval_take_the_same_quantile() -> None:
+    """Two windows of error 0 and 2 in blocks of one, of which there are two: three degrees of freedom."""
+    drawn = resampled_scores(np.array([[0.0, 2.0]]), np.ones(2), [2], 1)[0]
+    assert drawn.max() == pytest.approx(2**0.5 * t_quantile(3) / 1.959964)
+
+
+def test_the_mean_and_its_interval() -> None:
+    assert mean_interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 4.30265 / 3**0.5))
+    assert mean_interval([1.0]) == (1.0, None)
+    values = [float(i % 4) for i in range(16)]
+    assert mean_interval(values)[1] == pytest.approx(2.13145 * np.std(values, ddof=1) / 4)
+    assert (mean_text([0.1234]), mean_text([-1234.5]), mean_text([])) == ("0.123", "-1.2e+03", "")
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [([0.1, np.nan], "nan"), ([-np.inf, 0.1], "-inf"), ([np.inf, -np.inf], "nan"), ([1e300, 0.0], "5e+299")],
+)
+def test_means_of_numbers_that_are_not_finite(values: list[float], text: str) -> None:
+    assert mean_text(values) == text

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -348,3 +352,31 @@ def test_what_cannot_be_streamed_says_why(tmp_path: Path) -> None:
         tensors.write_bytes(broken)
         with pytest.raises(CheckpointError, match=says):
             poco.Stream(tmp_path / "model")
+
+
+def test_numbers_are_read_in_every_locale(tmp_path: Path) -> None:
+    """Where a comma stands for the point, 1.6 frames a second are 1.6 all the same."""
+    made = ["localedef", "-i", "de_DE", "-f", "UTF-8", str(tmp_path / "de_DE.UTF-8")]
+    if shutil.which("localedef") is None or subprocess.run(made, capture_output=True, check=False).returncode > 1:
+        pytest.skip("no locale with a comma can be made here")
+    if not (tmp_path / "de_DE.UTF-8" / "LC_NUMERIC").exists():
+        pytest.skip("no locale with a comma can be made here")
+    small_poco().save_pretrained(tmp_path / "model", {"rate_hz": {"a": 1.6, "b": 1.6}})
+    script = """if True:
+        import locale, sys
+        import numpy as np, poco
+        locale.setlocale(locale.LC_ALL, "de_DE.UTF-8")
+        assert locale.localeconv()["decimal_point"] == ","
+        stream = poco.Stream(sys.argv[1], "b")
+        for time in (0, 1, 2, 4):
+            stream.push(np.zeros(7), time / 1.6)
+        print(stream.stats()["gaps"])
+    """
+    told = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "model")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "LOCPATH": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    )
+    assert told.stdout.strip() == "1", told.stderr

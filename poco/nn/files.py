@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from poco.errors import CheckpointError, ConfigError, MissingExtraError, VocabularyError
-from poco.files import write_atomically
+from poco.files import from_json, to_json, write_atomically
 from poco.nn import vocabulary
 from poco.nn.config import POCOConfig
 
@@ -73,7 +73,7 @@ def write(
         CheckpointError: if it cannot be written; files that were there before are kept.
     """
     safetensors = _safetensors()
-    text = json.dumps({"format": FORMAT, "model": kind, "config": config, **metadata}, indent=2) + "\n"
+    text = to_json({"format": FORMAT, "model": kind, "config": config, **metadata})
     tensors = {k: v.detach().contiguous() for k, v in state.items()}
     sums = json.dumps({name: _checksum(tensor) for name, tensor in tensors.items()})
     data = safetensors.save(tensors, {"format": "pt", "crc32": sums})
@@ -82,7 +82,7 @@ def write(
     except OSError as error:
         raise CheckpointError(f"cannot make the folder {folder}: {error.strerror or error}") from error
     write_atomically(folder / TENSORS, data)
-    write_atomically(folder / CONFIG, text.encode())
+    write_atomically(folder / CONFIG, text)
 
 
 def load(folder: Path) -> POCO:
@@ -162,7 +162,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     try:
-        config = json.loads(path.read_bytes())
+        config = from_json(path.read_bytes())
     except OSError as error:
         raise CheckpointError(f"no model in {folder}: cannot read {path.name}: {error.strerror}") from error
     except ValueError as error:
@@ -193,7 +193,7 @@ def _read_tensors(path: Path) -> dict[str, Any]:
 
 def _checksum(tensor: Tensor) -> int:
     """CRC-32 of the bytes of a contiguous tensor."""
-    return zlib.crc32(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
+    return zlib.crc32(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _safetensors() -> Any:

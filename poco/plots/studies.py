@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from poco.errors import ConfigError
+from poco.intervals import mean_interval
 from poco.plots.figures import matplotlib_figure
 from poco.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE, SKY, VERMILION, is_own, label
-from poco.scoreboard import mean_interval
 from poco.studies.adaptation import MODES, by_animal, points, sources
 from poco.studies.steps import MEASURES, measures
 
@@ -107,12 +108,12 @@ def _colours(forecasters: Sequence[str]) -> dict[str, str]:
 
 
 def _bars(cells: Cells, axes: Axes) -> None:
-    """A bar for each forecaster, training and value, best at the top."""
+    """A bar for each forecaster, training and value, best at the top; none where the score is not finite."""
     found = {group: mean_interval([cell["score"] for cell in some]) for group, some in _groups(cells).items()}
     order = sorted(found, key=lambda group: found[group][0])
     for row, group in enumerate(order):
         mean, half = found[group]
-        axes.barh(row, mean, height=0.7, color=BLUE if is_own(group[0]) else GREY)
+        axes.barh(row, mean if math.isfinite(mean) else math.nan, height=0.7, color=BLUE if is_own(group[0]) else GREY)
         if half:
             axes.plot([mean - half, mean + half], [row, row], color=INK, linewidth=1.0)
     axes.set_yticks(range(len(order)), [_name(group) for group in order])

@@ -24,6 +24,7 @@ from poco.evaluation import Evaluation, evaluate
 from poco.files import ADAPTATION, BASELINES, read_json, write_json
 from poco.installation import info
 from poco.nn import POCO
+from poco.parameters import count_solved
 from poco.plots.style import label as shown_name
 from poco.reporting import embeddings, figures
 from poco.reporting.figures import Drawn
@@ -267,7 +268,7 @@ def _cost(subject: Subject) -> list[tuple[str, str]]:
     """Sizes and times, as measured."""
     model = subject.model
     facts = [("parameters", f"{sum(p.numel() for p in model.parameters()):,}")]
-    solved = sum(b.numel() for n, b in model.named_buffers() if n.rpartition(".")[2] in ("weight", "coefficients"))
+    solved = count_solved(model)
     if solved:
         facts.append(("solved for, in closed form", f"{solved:,}"))
     if subject.run is not None:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from poco import models
+from poco import cells as cells_of
 from poco.adaptation import adapt
 from poco.data.recording import Recording
 from poco.errors import ConfigError
-from poco.scoreboard import mean_text
+from poco.intervals import mean_text
+from poco.nn.files import read_config
 from poco.training.recipes import recipe
 
 if TYPE_CHECKING:
@@ -53,27 +54,43 @@ def learnt_from(recordings: Sequence[Recording], animal: str, source: str | None
     return kept
 
 
-def others(
-    recordings: Sequence[Recording],
-    animal: str,
-    seed: int,
-    steps: int,
-    protocol: str,
-    folder: Path,
-    source: str | None = None,
-) -> POCO:
-    """The published POCO of all animals but one, from ``folder`` if it is there, else trained and saved there."""
-    from poco.training import train
+@dataclasses.dataclass(frozen=True)
+class Others:
+    """How the published POCO of all animals but one is made.
 
-    if not folder.exists():
+    Attributes:
+        recordings: what it learns from.
+        seed: of weights and order of windows.
+        steps: most gradient steps.
+        protocol: how recordings are cut.
+    """
+
+    recordings: Sequence[Recording]
+    seed: int
+    steps: int
+    protocol: str
+
+    @property
+    def made_with(self) -> dict[str, Any]:
+        """What is kept with the model."""
+        same = {"seed": self.seed, "base_steps": self.steps, "protocol": self.protocol}
+        return {"recordings": cells_of.recordings_of(self.recordings), **same}
+
+    def train(self, folder: Path) -> None:
+        """Train it and save it in a folder, which is not there before it is done."""
+        from poco.training import train
+
         sizes, settings = recipe("published")
-        settings = dataclasses.replace(settings, seed=seed, steps=steps, val_every=min(EVERY, steps), patience=PATIENCE)
-        some = learnt_from(recordings, animal, source)
-        run = train(some, model_config=sizes, train_config=settings, protocol=protocol, progress=False)
+        every = min(EVERY, self.steps)
+        settings = dataclasses.replace(settings, seed=self.seed, steps=self.steps, val_every=every, patience=PATIENCE)
+        run = train(self.recordings, model_config=sizes, train_config=settings, protocol=self.protocol, progress=False)
         part = folder.with_name(folder.name + ".part")
-        run.model.save_pretrained(part)
+        run.model.save_pretrained(part, {"study": self.made_with})
         part.rename(folder)
-    return models.load(folder)  # type: ignore[return-value]
+
+    def check(self, folder: Path) -> None:
+        """A ConfigError if the model in a folder was made otherwise, a CheckpointError if there is none."""
+        cells_of.check(folder, read_config(folder).get("study") or {}, self.made_with)
 
 
 def curve(

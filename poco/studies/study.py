@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import itertools
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
+from poco import cells as cells_of
+from poco import models
 from poco.data.preprocess import butterworth
 from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.data.splits import Split, shorten, split
 from poco.errors import ConfigError, MissingExtraError
 from poco.evaluation import BASELINE_PATIENCE, Scores, SessionScore, fit_baseline, score_forecasters
-from poco.files import write_json
+from poco.files import read_json, write_json
 from poco.studies import zapbench
-from poco.studies.adaptation import animals, curve, learnt_from, others
+from poco.studies.adaptation import Others, animals, curve, learnt_from
 from poco.training import TrainConfig, recipe
 from poco.training.config import BATCH_SIZE
 from poco.training.trainer import Trainer, choose_label
@@ -63,7 +63,6 @@ class Study:
             (``"simulate.individuality"``); empty for nothing.
         values: its values; of ``"animal"`` those of the recordings; of ``"model"`` names of :attr:`options`.
         options: options of POCO by the name of each value, each with its ``name``.
-        unit_types: label of the units that a POCO embeds, where it embeds any.
         frames: how many frames of an animal left out are adapted to, each in turn; None for all.
         base_steps: most gradient steps of the model of the other animals.
         sources: which data sets that model learns from, each in turn: that of the animal left out (``"same"``), the
@@ -82,7 +81,6 @@ class Study:
     vary: str = ""
     values: tuple[Any, ...] = (None,)
     options: tuple[Mapping[str, Any], ...] = ()
-    unit_types: str | None = None
     frames: tuple[int | None, ...] = (None,)
     base_steps: int | None = None
     sources: tuple[str | None, ...] = (None,)
@@ -151,17 +149,16 @@ def run(
         report: called with a line for each cell.
 
     Raises:
-        ConfigError: if it needs recordings and none are given, the windows of a step are not its to choose, or cells in
-            ``out`` were made with other settings.
+        ConfigError: if it needs recordings and none are given or too short ones, the windows of a step are not its to
+            choose, or cells in ``out``, or models beside them, were made of other recordings or with other settings.
     """
-    for name, number in {"--steps": steps, "--batch": batch, "--seeds": seeds}.items():
-        if number is not None and number < 1:
-            raise ConfigError(f"{name} must be at least 1, got {number}")
+    cells_of.at_least_one(steps=steps, batch=batch, seeds=seeds)
     if batch is not None and (study.form or study.base_steps):
-        raise ConfigError(f"the study '{study.name}' has steps of its own: leave out --batch")
-    if study.simulate is None and not recordings:
-        raise ConfigError(f"the study '{study.name}' needs recordings: give a file or folder with --data")
-    study = dataclasses.replace(study, unit_types=label)
+        raise ConfigError(f"the study '{study.name}' has steps of its own: leave out batch (--batch)")
+    if study.simulate is not None:
+        recordings = ()
+    elif not recordings:
+        raise ConfigError(f"the study '{study.name}' needs recordings: give some (recordings, --data)")
     if study.vary == "model":
         study = dataclasses.replace(study, values=tuple(option["name"] for option in study.options))
     if study.form == zapbench.PROTOCOL:
@@ -184,12 +181,11 @@ def run(
         base_steps = None if study.base_steps is None else REDUCED_STEPS
         study = dataclasses.replace(study, simulate=small, values=study.values[:2], base_steps=base_steps)
         seeds = 1
-    most = {"sessions": len(recordings), "frames": max((r.frames for r in recordings), default=0)}
-    if study.vary in most:
-        study = dataclasses.replace(study, values=tuple(v for v in study.values if v <= most[study.vary]))
+    study = dataclasses.replace(study, values=_possible(study, recordings))
     if steps is None:
         steps = REDUCED_STEPS if reduced else study.steps if study.epochs is None else None
     out.mkdir(parents=True, exist_ok=True)
+    of = cells_of.recordings_of(recordings)
     left = []
     for seed in range(seeds):
         for value in study.values:
@@ -204,7 +200,7 @@ def run(
                         "steps": steps,
                         "batch": batch,
                         "protocol": protocol,
-                        "sessions": len(recordings),
+                        "recordings": of,
                         "simulate": study.simulate,
                         "base_steps": study.base_steps,
                         "frames": frames,
@@ -212,14 +208,12 @@ def run(
                         "label": label,
                     }
                     shown = " ".join(str(what) for what in (training, frames, source) if what is not None)
-                    file = out / f"{study.name}--{value}--{shown}--{forecaster}--{seed}.json"
+                    file = cells_of.file_of(out, study.name, value, shown, forecaster, seed)
                     if not file.exists():
                         left.append((study, cell, recordings, file))
-                    elif any(json.loads(file.read_text()).get(key) != cell[key] for key in cell):
-                        raise ConfigError(f"{file} was made with other settings: take another folder for --out")
-    bases = list(
-        {(cell["value"], cell["seed"], cell["source"]): job for job in left if (cell := job[1])["base_steps"]}.values()
-    )
+                    else:
+                        cells_of.check(file, read_json(file, "results"), cell)
+    bases = [job for job in _bases(left) if not _is_trained(job)]
     with ExitStack() as stack:
         each: Callable[..., Iterable[str]] = map
         if processes > 1:  # spawned: a fork of a process with threads may hang
@@ -228,32 +222,66 @@ def run(
             report(made)
         for made in each(_make, left):
             report(made)
-    return [json.loads(file.read_text()) for file in sorted(out.glob(f"{study.name}--*.json"))]
+    return [cell for cell in cells(out) if cell["study"] == study.name]
+
+
+def _possible(study: Study, recordings: Sequence[Recording]) -> tuple[Any, ...]:
+    """The values that there are enough recordings for, or frames in one; a ConfigError if there is none."""
+    if study.vary not in ("sessions", "frames") or study.simulate is not None:
+        return study.values
+    longest = max(recordings, key=lambda recording: recording.frames)
+    most, there = len(recordings), f"there are {len(recordings)}"
+    if study.vary == "frames":
+        most, there = longest.frames, f"the longest recording, '{longest.session}', has {longest.frames}"
+    found = tuple(value for value in study.values if value <= most)
+    if not found:
+        least = min(study.values)
+        raise ConfigError(
+            f"the study '{study.name}' needs {least} {study.vary}, {there}: give more (recordings, --data)"
+        )
+    return found
+
+
+def _bases(left: Sequence[Job]) -> list[Job]:
+    """A job for each model of the animals that are not left out."""
+    return list({_folder(job): job for job in left if job[1]["base_steps"]}.values())
+
+
+def _folder(job: Job) -> Path:
+    """The folder of that model, beside the cells."""
+    _, cell, _, file = job
+    source = "" if cell["source"] is None else f"-{cell['source']}"
+    return file.parent / "models" / f"without-{cells_of.safe(cell['value'])}-{cell['seed']}{source}"
+
+
+def _others(job: Job) -> Others:
+    """What that model learns from, and how."""
+    _, cell, recordings, _ = job
+    some = learnt_from(recordings, cell["value"], cell["source"])
+    return Others(some, cell["seed"], cell["base_steps"], cell["protocol"])
+
+
+def _is_trained(job: Job) -> bool:
+    """Whether it is there; a ConfigError if it learnt from other recordings, or in another way."""
+    folder = _folder(job)
+    if not folder.exists():
+        return False
+    _others(job).check(folder)
+    return True
 
 
 def _base(job: Job) -> str:
-    """The model of the animals that are not left out, kept beside the cells."""
-    _, cell, recordings, file = job
-    folder = _folder(cell, file)
-    _others(cell, recordings, file)
+    """Train and keep that model."""
+    folder = _folder(job)
+    _others(job).train(folder)
     return f"{folder.name}: trained"
-
-
-def _folder(cell: Mapping[str, Any], file: Path) -> Path:
-    source = "" if cell["source"] is None else f"-{cell['source']}"
-    return file.parent / "models" / f"without-{cell['value']}-{cell['seed']}{source}"
-
-
-def _others(cell: Mapping[str, Any], recordings: Sequence[Recording], file: Path) -> POCO:
-    settings = (cell["value"], cell["seed"], cell["base_steps"], cell["protocol"])
-    return others(recordings, *settings, _folder(cell, file), cell["source"])
 
 
 def _left_out(job: Job) -> str:
     """One cell of an animal left out: adapt to each of its recordings."""
     _, cell, recordings, file = job
     options = (cell["training"], cell["seed"], cell["steps"], cell["protocol"], cell["frames"])
-    model = _others(cell, recordings, file)
+    model = cast("POCO", models.load(_folder(job)))
     curves = [curve(model, recording, *options) for recording in recordings if recording.subject == cell["value"]]
     score = sum(c["after"] for c in curves) / len(curves)
     seconds = sum(c["history"][-1][1] for c in curves)
@@ -299,7 +327,7 @@ def _make(job: Job) -> str:
             settings = recipe("published")[1]
             every = min(settings.val_every, -(-cell["steps"] // LEAST_VALIDATIONS))
             settings = dataclasses.replace(settings, **given, val_every=every)
-            model = _poco(study, data, value, settings)
+            model = _poco(study, data, value, settings, cell["label"])
         else:
             settings = TrainConfig(**given, patience=BASELINE_PATIENCE)
             model = fit_baseline(cell["forecaster"], data, config=settings)
@@ -324,7 +352,7 @@ def _groups(recordings: Sequence[Recording], training: str) -> list[list[Recordi
     return [list(recordings)]
 
 
-def _poco(study: Study, data: Split, value: Any, settings: TrainConfig) -> nn.Module:
+def _poco(study: Study, data: Split, value: Any, settings: TrainConfig, label: str | None) -> nn.Module:
     """The published POCO, with what the study varies."""
     from poco.nn import POCOConfig
 
@@ -337,35 +365,19 @@ def _poco(study: Study, data: Split, value: Any, settings: TrainConfig) -> nn.Mo
     if group == "training":
         settings = dataclasses.replace(settings, **{name: value})
     config = POCOConfig(**sizes)
-    types = choose_label(data.recordings, study.unit_types) if config.unit_type_embedding else None
+    types = choose_label(data.recordings, label) if config.unit_type_embedding else None
     return Trainer(data, config, unit_types=types).train(settings)[0]
 
 
 def cells(out: Path) -> list[dict[str, Any]]:
     """All cells of a folder, of any study."""
-    return [json.loads(file.read_text()) for file in sorted(out.glob("*--*--*--*--*.json"))]
+    return list(cells_of.read(out, 5).values())
 
 
 def write_csv(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
     """One tidy table, a row for each cell."""
-    columns = (
-        "study",
-        "value",
-        "training",
-        "forecaster",
-        "frames",
-        "source",
-        "seed",
-        "score",
-        "seconds",
-        "steps",
-        "batch",
-        "protocol",
-    )
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(cells)
+    which = ("study", "value", "training", "forecaster", "frames", "source", "seed")
+    cells_of.write_csv(cells, (*which, "score", "seconds", "steps", "batch", "protocol"), path)
 
 
 def plot(cells: Sequence[Mapping[str, Any]], path: Path, *, per_step: bool = False) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from poco.scoreboard import mean_text
+from poco.intervals import mean_text
 from poco.studies import adaptation, zapbench
 
 

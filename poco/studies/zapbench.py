@@ -21,8 +21,8 @@ from poco.data.splits import PARTS, Split
 from poco.data.windows import Packer, vocabulary
 from poco.errors import ConfigError
 from poco.evaluation import fit_baseline, score_forecasters
+from poco.intervals import mean_text
 from poco.published import zapbench as benchmark
-from poco.scoreboard import mean_text
 from poco.training.validation import predict
 
 PROTOCOL = "zapbench"

@@ -8,11 +8,13 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.models import random_model
 
 import poco
+from poco import core
 from poco.errors import CheckpointError
 from poco.nn import files
 
@@ -41,6 +43,26 @@ def test_round_trip(tmp_path: Path, dtype: torch.dtype) -> None:
 
 def test_metadata_is_kept(folder: Path) -> None:
     assert files.read_config(folder)["recipe"] == "published"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), -float("inf")])
+def test_metadata_that_is_not_finite_comes_back(folder: Path, bad: float) -> None:
+    random_model(3).save_pretrained(folder, {"training": {"scores": [0.5, bad]}})
+    np.testing.assert_array_equal(poco.load(folder).metadata["training"]["scores"], [0.5, bad])
+    json.loads((folder / "config.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_a_damaged_weight_is_noticed(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    first = 8 + int.from_bytes(data[:8], "little")
+    data[first + json.loads(data[8:first])["latents"]["data_offsets"][1] - 1] ^= 0x40
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="is damaged: tensor 'latents' is not what was written"):
+        poco.load(folder)
+    if core.module() is not None:
+        with pytest.raises(CheckpointError, match="is damaged: tensor 'latents' is not what was written"):
+            poco.Stream(folder)
 
 
 def truncate(path: Path) -> None:

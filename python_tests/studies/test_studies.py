@@ -1,24 +1,27 @@
-"""poco.studies and poco.scoreboard: every study runs, resumes, and is shown."""
+"""poco.studies: every study runs, resumes, and is shown."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import functools
-import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from poco import models, scoreboard, studies
+from poco import models, studies
+from poco.baselines import Copy
+from poco.data.packed import PackedBatch
 from poco.data.read import read
 from poco.data.recording import Recording
 from poco.data.simulate import simulate
-from poco.data.splits import split
+from poco.data.splits import Split, split
 from poco.errors import ConfigError, DataError
 from poco.evaluation import fit_baseline, score_forecasters
+from poco.intervals import mean_text
 from poco.training import recipe, train
 
 RECORDINGS = simulate(2, units=4, frames=400)
@@ -78,8 +81,87 @@ def test_a_study_goes_on_where_it_was(tmp_path: Path) -> None:
     lines: list[str] = []
     assert studies.run(study, tmp_path, RECORDINGS, reduced=True, report=lines.append) == first
     assert lines == []
-    with pytest.raises(ConfigError, match="was made with other settings"):
+    with pytest.raises(ConfigError, match=r"one--None--multi--nlinear--0\.json was made with steps 3, now 4"):
         studies.run(study, tmp_path, RECORDINGS, reduced=True, steps=4)
+    others = [dataclasses.replace(r, activity=r.activity[:, ::-1]) for r in RECORDINGS]
+    for some in (others, RECORDINGS[::-1], RECORDINGS[:1]):
+        with pytest.raises(ConfigError, match=r"nlinear--0\.json was made of other recordings: take another folder"):
+            studies.run(study, tmp_path, some, reduced=True)
+
+
+def test_names_of_any_kind_are_those_of_files(tmp_path: Path) -> None:
+    subjects = ("lab/animal-1", "a--b", "-")
+    some = [dataclasses.replace(r, subject=s) for r, s in zip(simulate(3, 4, 400), subjects, strict=True)]
+    study = dataclasses.replace(studies.load("adaptation"), training=("zero-shot",))
+    cells = studies.run(study, tmp_path, some, seeds=1, steps=1, reduced=True)
+    assert {cell["value"] for cell in cells} == set(subjects[:2])
+    assert studies.cells(tmp_path) == cells
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "adaptation--a%2D%2Db--zero-shot--poco--0.json",
+        "adaptation--lab%2Fanimal-1--zero-shot--poco--0.json",
+        "models",
+    ]
+    assert studies.run(study, tmp_path, some, seeds=1, steps=1, reduced=True, report=pytest.fail) == cells
+
+
+def test_models_of_the_other_animals_are_those_of_these_settings(tmp_path: Path) -> None:
+    study = dataclasses.replace(studies.load("adaptation"), training=("zero-shot",), base_steps=2)
+
+    def run(study: studies.Study, recordings: list[Recording] = RECORDINGS, **options: str) -> list[str]:
+        lines: list[str] = []
+        for file in tmp_path.glob("*.json"):
+            file.unlink()
+        studies.run(study, tmp_path, recordings, seeds=1, steps=1, report=lines.append, **options)
+        return [line for line in lines if line.endswith(": trained")]
+
+    assert run(study) == ["without-animal-1-0: trained", "without-animal-2-0: trained"]
+    assert run(study) == []
+    with pytest.raises(ConfigError, match=r"without-animal-1-0 was made with base_steps 2, now 3: take another folder"):
+        run(dataclasses.replace(study, base_steps=3))
+    with pytest.raises(ConfigError, match="was made with protocol published, now leak-free"):
+        run(study, protocol="leak-free")
+    others = [RECORDINGS[0], dataclasses.replace(RECORDINGS[1], activity=RECORDINGS[1].activity[:, ::-1])]
+    with pytest.raises(ConfigError, match="without-animal-1-0 was made of other recordings"):
+        run(study, others)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["context", "zapbench"])
+def test_scores_that_are_not_finite_end_no_study(
+    name: str, value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Blown(Copy):
+        def forward_packed(self, batch: PackedBatch) -> torch.Tensor:
+            return super().forward_packed(batch) + value
+
+    def blown(forecaster: str, data: Split, **options: object) -> Copy:
+        return Blown(data.context, data.horizon)
+
+    monkeypatch.setattr("poco.studies.study.fit_baseline", blown)
+    monkeypatch.setattr("poco.studies.zapbench.fit_baseline", blown)
+    study = dataclasses.replace(studies.load(name), forecasters=("nlinear",))
+    cells = studies.run(study, tmp_path, simulate(2, 4, 900), reduced=True)
+    expected = -value if name == "context" else value
+    measure = "mae_per_step" if name == "zapbench" else "score_per_step"
+    assert [str(cell[measure][0]) for cell in cells] == [str(expected)] * 2
+    assert repr(studies.cells(tmp_path)) == repr(cells)
+    assert f" | {expected} | " in studies.table(cells)
+    studies.write_csv(cells, tmp_path / "cells.csv")
+    with (tmp_path / "cells.csv").open() as file:
+        assert [row["score"] for row in csv.DictReader(file)] == [str(-value)] * 2
+    pytest.importorskip("matplotlib", reason="figures need the extra 'plots'")
+    studies.plot(cells, tmp_path / "figure.png")
+    studies.plot(cells, tmp_path / "steps.png", per_step=True)
+
+
+def test_recordings_that_are_too_short(tmp_path: Path) -> None:
+    short = simulate(2, units=4, frames=200)
+    message = "'recording-length' needs 256 frames, the longest recording, 'animal-1', has 200: give more"
+    with pytest.raises(ConfigError, match=message):
+        studies.run(studies.load("recording-length"), tmp_path, short, seeds=1)
+    study = studies.Study("some", "", ("ridge",), vary="sessions", values=(5, 3))
+    with pytest.raises(ConfigError, match="'some' needs 3 sessions, there are 2: give more"):
+        studies.run(study, tmp_path, short, seeds=1)
 
 
 def test_single_training_is_the_mean_over_models_of_each_session(tmp_path: Path) -> None:
@@ -188,12 +270,12 @@ def test_windows_of_a_step(tmp_path: Path) -> None:
     few = studies.run(study, tmp_path / "few", RECORDINGS, seeds=1, batch=4)
     many = studies.run(study, tmp_path / "many", RECORDINGS, seeds=1)
     assert all(a["score"] != b["score"] for a, b in zip(few, many, strict=True))
-    with pytest.raises(ConfigError, match="made with other settings"):
+    with pytest.raises(ConfigError, match="made with batch 4, now None"):
         studies.run(study, tmp_path / "few", RECORDINGS, seeds=1)
     for name in ("adaptation", "zapbench"):
-        with pytest.raises(ConfigError, match="has steps of its own: leave out --batch"):
+        with pytest.raises(ConfigError, match=r"has steps of its own: leave out batch \(--batch\)"):
             studies.run(studies.load(name), tmp_path / name, RECORDINGS, batch=4)
-    with pytest.raises(ConfigError, match="--batch must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="batch must be at least 1, got 0"):
         studies.run(study, tmp_path / "none", RECORDINGS, batch=0)
 
 
@@ -226,7 +308,7 @@ def test_the_table_says_what_training_together_gains() -> None:
         for seed, own in enumerate(seeds)
     ]
     gains = [0.1, -0.1, 0.3]
-    expected = f"| s | 0.5 | poco | multi | {scoreboard.mean_text(gains)} | 0.100 | 2 of 3 |"
+    expected = f"| s | 0.5 | poco | multi | {mean_text(gains)} | 0.100 | 2 of 3 |"
     assert studies.table(cells).splitlines()[-1] == expected
     assert "gain over single" not in studies.table([c for c in cells if c["training"] == "multi"])
 
@@ -285,60 +367,3 @@ def test_scores_of_single_steps(tmp_path: Path) -> None:
             make(older, tmp_path / "nothing")
     with pytest.raises(ConfigError, match=r"s.doc: a figure is written as .png, .svg or .pdf"):
         studies.plot(cells, tmp_path / "s.doc")
-
-
-def test_interval_is_students() -> None:
-    mean, half = scoreboard.mean_interval([1.0, 2.0, 3.0])
-    assert mean == 2
-    assert half == pytest.approx(4.303 / math.sqrt(3))
-    assert scoreboard.mean_interval([1.0]) == (1.0, None)
-    values = [float(i % 4) for i in range(16)]
-    assert scoreboard.mean_interval(values)[1] == pytest.approx(2.1314 * np.std(values, ddof=1) / 4, rel=1e-3)
-    assert scoreboard.mean_text([0.1234]) == "0.123"
-    assert scoreboard.mean_text([-1234.5]) == "-1.2e+03"
-
-
-def test_the_scoreboard_writes_scores_of_single_steps(tmp_path: Path) -> None:
-    pytest.importorskip("typer", reason="the command line needs the extra 'cli'")
-    pytest.importorskip("matplotlib", reason="needs the extra 'plots'")
-    from poco.__main__ import run
-
-    folder = tmp_path / "data" / "some"
-    folder.mkdir(parents=True)
-    np.save(folder / "a.npy", RECORDINGS[0].activity)
-    (folder / "dataset.toml").write_text('[activity]\norientation = "units x frames"\nrate_hz = 20.0\n')
-    assert run(["bench-data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--only", "copy,ridge"]) == 0
-    with (tmp_path / "out" / "steps.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * 2 * 16  # protocols, forecasters, steps
-    assert {row["score"] for row in rows if row["forecaster"] == "copy"} == {"0.0"}
-    for protocol in ("leak-free", "published"):
-        assert (tmp_path / "out" / f"scores-{protocol}.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_scoreboard_makes_each_cell_once(tmp_path: Path) -> None:
-    folder = tmp_path / "data" / "some"
-    folder.mkdir(parents=True)
-    np.save(folder / "a.npy", RECORDINGS[0].activity)
-    (folder / "dataset.toml").write_text('[activity]\norientation = "units x frames"\nrate_hz = 20.0\n')
-    lines: list[str] = []
-    for _ in range(2):
-        cells = scoreboard.run(
-            [folder], tmp_path / "out", forecasters=("copy", "nlinear"), seeds=2, steps=2, report=lines.append
-        )
-    assert len(cells) == len(lines) == 2 * (1 + 2)
-    assert all(cell["score"] == 0 for cell in cells if cell["forecaster"] == "copy")
-    assert "| nlinear |" in scoreboard.table(cells)
-    scoreboard.write_csv(cells, tmp_path / "scores.csv")
-    assert len((tmp_path / "scores.csv").read_text().splitlines()) == 7
-    kept = json.loads((tmp_path / "out" / "some--published--0--nlinear.json").read_text())
-    assert kept["parameters"] == 48 * 16 + 16
-    with pytest.raises(ConfigError, match="made with steps 2, now 3"):
-        scoreboard.run([folder], tmp_path / "out", forecasters=("nlinear",), seeds=1, steps=3)
-    assert kept["interval"][0] < kept["score"] < kept["interval"][1]
-    one = {**kept, "forecaster": "of-no-scoreboard"}
-    assert scoreboard.table([one]) == ""
-    assert scoreboard.draw([one], tmp_path) == []
-    (tmp_path / "out" / "some--published--0--nlinear.json").write_text(json.dumps({"score": 0.1}))
-    with pytest.raises(ConfigError, match=r"nlinear\.json is a cell of an earlier version"):
-        scoreboard.load(tmp_path / "out")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import pickle
 import resource
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from poco.errors import CheckpointError
-from poco.files import read_json, write_atomically
+from poco.files import read_json, write_atomically, write_json
 from poco.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 
@@ -112,3 +114,13 @@ def test_json_that_cannot_be_read(tmp_path: Path) -> None:
         path.write_text(content)
         with pytest.raises(CheckpointError, match="cannot read the run settings"):
             read_json(path, "run settings")
+
+
+def test_numbers_that_are_not_finite_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "scores.json"
+    value = {"score": math.nan, "ends": [-math.inf, np.float64(math.inf), 0.5], "of": {"float": 0.25, "none": None}}
+    write_json(path, value)
+    json.loads(path.read_text(), parse_constant=pytest.fail)  # what every reader of JSON takes
+    found = read_json(path, "scores")
+    assert math.isnan(found.pop("score"))
+    assert found == {"ends": [-math.inf, math.inf, 0.5], "of": {"float": 0.25, "none": None}}

@@ -1,0 +1,78 @@
+"""Cells, the results of studies and of the scoreboard: each a JSON file with what it is of in its name."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from poco.data.recording import Recording
+from poco.data.splits import fingerprint
+from poco.errors import ConfigError
+from poco.files import read_json
+
+#: Between the parts of a file's name; in a part that :func:`safe` made it does not occur.
+_BETWEEN = "--"
+
+
+def file_of(out: Path, *parts: object) -> Path:
+    """The file of a cell in a folder, named after what tells it from others."""
+    return out / f"{_BETWEEN.join(safe(str(part)) for part in parts)}.json"
+
+
+def safe(text: str) -> str:
+    """The text as a part of a file's name, another one for each text.
+
+    What systems do not take, ``%``, and hyphens at the ends or beside others are written as ``%`` and two digits.
+    """
+    return re.sub(r'[\x00-\x1f%/\\:*?"<>|]|^-|-$|-(?=-)|(?<=-)-', lambda found: f"%{ord(found[0]):02X}", text)
+
+
+def read(out: Path, parts: int) -> dict[Path, dict[str, Any]]:
+    """All cells of a folder whose files are named after so many parts, by their files.
+
+    Raises:
+        CheckpointError: if a file is damaged.
+    """
+    files = (file for file in sorted(out.glob("*.json")) if file.stem.count(_BETWEEN) == parts - 1)
+    return {file: read_json(file, "results") for file in files}
+
+
+def recordings_of(recordings: Iterable[Recording]) -> list[dict[str, str]]:
+    """Names and fingerprints of recordings, as cells have them."""
+    return [{"session": recording.session, "fingerprint": fingerprint(recording)} for recording in recordings]
+
+
+def check(file: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """That something was made as it would be now.
+
+    Args:
+        file: where it is.
+        before: what it was made with, ``recordings`` those of :func:`recordings_of`.
+        now: what it would be made with; what is ``before`` alone does not matter.
+
+    Raises:
+        ConfigError: if a value is another, or missing.
+    """
+    for name, value in now.items():
+        if before.get(name) == value:
+            continue
+        how = "of other recordings" if name == "recordings" else f"with {name} {before.get(name)}, now {value}"
+        raise ConfigError(f"{file} was made {how}: take another folder (out, --out)")
+
+
+def at_least_one(**numbers: int | None) -> None:
+    """A ConfigError names a number that is given but below 1."""
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise ConfigError(f"{name} must be at least 1, got {number}")
+
+
+def write_csv(cells: Iterable[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
+    """One tidy table, a row for each cell; what a cell does not have is left empty."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(cells)

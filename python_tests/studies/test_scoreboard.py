@@ -1,0 +1,154 @@
+"""poco.scoreboard: each cell is made once, of these recordings, and is shown."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from poco import scoreboard
+from poco.baselines import Copy
+from poco.data.read import read
+from poco.data.simulate import simulate
+from poco.data.splits import Split
+from poco.errors import CheckpointError, ConfigError, DataError
+
+RECORDINGS = simulate(2, units=4, frames=400)
+
+
+def data_set(folder: Path, place: int = 0) -> Path:
+    """A folder with one of the recordings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "a.npy", RECORDINGS[place].activity)
+    (folder / "dataset.toml").write_text('[activity]\norientation = "units x frames"\nrate_hz = 20.0\n')
+    return folder
+
+
+def test_the_scoreboard_writes_scores_of_single_steps(tmp_path: Path) -> None:
+    pytest.importorskip("typer", reason="the command line needs the extra 'cli'")
+    pytest.importorskip("matplotlib", reason="needs the extra 'plots'")
+    from poco.__main__ import run
+
+    data_set(tmp_path / "data" / "some")
+    assert run(["bench-data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--only", "copy,ridge"]) == 0
+    with (tmp_path / "out" / "steps.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 2 * 16  # protocols, forecasters, steps
+    assert {row["score"] for row in rows if row["forecaster"] == "copy"} == {"0.0"}
+    for protocol in ("leak-free", "published"):
+        assert (tmp_path / "out" / f"scores-{protocol}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_scoreboard_makes_each_cell_once(tmp_path: Path) -> None:
+    folder = data_set(tmp_path / "data" / "some")
+    lines: list[str] = []
+    for _ in range(2):
+        cells = scoreboard.run(
+            [folder], tmp_path / "out", forecasters=("copy", "nlinear"), seeds=2, steps=2, report=lines.append
+        )
+    assert len(cells) == len(lines) == 2 * (1 + 2)
+    assert all(cell["score"] == 0 for cell in cells if cell["forecaster"] == "copy")
+    assert "| nlinear |" in scoreboard.table(cells)
+    scoreboard.write_csv(cells, tmp_path / "scores.csv")
+    assert len((tmp_path / "scores.csv").read_text().splitlines()) == 7
+    kept = json.loads((tmp_path / "out" / "some--published--0--nlinear.json").read_text())
+    assert kept["parameters"] == 48 * 16 + 16
+    with pytest.raises(ConfigError, match="made with steps 2, now 3"):
+        scoreboard.run([folder], tmp_path / "out", forecasters=("nlinear",), seeds=1, steps=3)
+    assert kept["interval"][0] < kept["score"] < kept["interval"][1]
+    one = {**kept, "forecaster": "of-no-scoreboard"}
+    assert scoreboard.table([one]) == ""
+    assert scoreboard.draw([one], tmp_path) == []
+    (tmp_path / "out" / "some--published--0--nlinear.json").write_text(json.dumps({"score": 0.1}))
+    with pytest.raises(ConfigError, match=r"nlinear\.json is a cell of an earlier version"):
+        scoreboard.load(tmp_path / "out")
+
+
+def test_cells_say_which_recordings_they_are_of(tmp_path: Path) -> None:
+    folder, out = data_set(tmp_path / "some"), tmp_path / "out"
+    (cell,) = scoreboard.run([folder], out, forecasters=("copy",), protocols=("published",))
+    data_set(folder, 1)
+    with pytest.raises(ConfigError, match=r"some--published--0--copy\.json was made of other recordings: take another"):
+        scoreboard.run([folder], out, forecasters=("copy",), protocols=("published",))
+    del cell["recordings"]  # as cells of before
+    (out / "some--published--0--copy.json").write_text(json.dumps(cell))
+    assert scoreboard.run([folder], out, forecasters=("copy",), protocols=("published",)) == [cell]
+    (out / "some--published--0--copy.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"cannot read the results in .*copy\.json"):
+        scoreboard.load(out)
+
+
+def test_each_data_set_is_read_once_and_told_of_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def count(folder: Path, **options: Any) -> Any:
+        seen.append(folder.name)
+        if folder.name == "bad":
+            raise DataError("it is damaged")
+        return read(folder, **options)
+
+    monkeypatch.setattr(sys.modules["poco.data.read"], "read", count)
+    folders = [data_set(tmp_path / "data" / name) for name in ("bad", "one", "short", "two")]
+    np.save(folders[2] / "a.npy", RECORDINGS[0].activity[:, :50])
+    lines: list[str] = []
+    cells = scoreboard.run(folders, tmp_path / "out", forecasters=("mean", "copy"), report=lines.append)
+    assert seen == ["bad", "one", "short", "two"]
+    assert {cell["data"] for cell in cells} == {"one", "two"}
+    told = [line.split(":")[0] for line in lines]
+    each = [f"{protocol}, {name}, seed 0" for protocol in scoreboard.PROTOCOLS for name in ("mean", "copy")]
+    assert told == [
+        *("bad", *(f"one, {what}" for what in each)),
+        *(*(f"short, {protocol}" for protocol in scoreboard.PROTOCOLS), *(f"two, {what}" for what in each)),
+    ]
+    assert lines[0] == "bad: left out, it is damaged"
+
+
+def test_what_makes_no_scoreboard_is_refused(tmp_path: Path) -> None:
+    one, other = data_set(tmp_path / "one" / "some"), data_set(tmp_path / "other" / "some", 1)
+    with pytest.raises(ConfigError, match=r"two data sets are called 'some', .*one/some and .*other/some: rename one"):
+        scoreboard.run([one, other], tmp_path / "out", forecasters=("copy",))
+    for name in ("seeds", "steps", "batch"):
+        with pytest.raises(ConfigError, match=f"{name} must be at least 1, got 0"):
+            scoreboard.run([one], tmp_path / "out", **{name: 0})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_scores_that_are_not_finite_are_kept_and_shown(
+    value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Blown(Copy):
+        def forward_packed(self, batch: Any) -> torch.Tensor:
+            return super().forward_packed(batch) + value
+
+    def blown(name: str, data: Split, *options: int) -> Copy:
+        return Blown(data.context, data.horizon)
+
+    monkeypatch.setattr(scoreboard, "fit", blown)
+    lines: list[str] = []
+    options: dict[str, Any] = {"forecasters": ("nlinear",), "protocols": ("published",), "report": lines.append}
+    for _ in range(2):
+        cells = scoreboard.run([data_set(tmp_path / "some")], tmp_path / "out", **options)
+    assert len(lines) == 3
+    assert [str(cell["score"]) for cell in cells] == [str(-value)] * 3
+    assert cells[0]["interval"] is None
+    assert f"| nlinear | {-value} |" in scoreboard.table(cells)
+    scoreboard.write_csv(cells, tmp_path / "scores.csv")
+    with (tmp_path / "scores.csv").open() as file:
+        assert [(row["score"], row["low"]) for row in csv.DictReader(file)] == [(str(-value), "")] * 3
+    pytest.importorskip("matplotlib", reason="figures need the extra 'plots'")
+    scoreboard.draw(cells, tmp_path)
+
+
+def test_the_ground_has_as_many_parameters_as_a_report_says(tmp_path: Path) -> None:
+    (cell,) = scoreboard.run(
+        [data_set(tmp_path / "some")], tmp_path / "out", forecasters=("ground",), protocols=("published",)
+    )
+    assert cell["parameters"] > 2 * 48 * 16

@@ -75,8 +75,8 @@ def write(
     safetensors = _safetensors()
     text = to_json({"format": FORMAT, "model": kind, "config": config, **metadata})
     tensors = {k: v.detach().contiguous() for k, v in state.items()}
-    sums = json.dumps({name: _checksum(tensor) for name, tensor in tensors.items()})
-    data = safetensors.save(tensors, {"format": "pt", "crc32": sums})
+    sums = json.dumps({name: _checksum(tensor) for name, tensor in tensors.items()}, sort_keys=True)
+    data = safetensors.save(tensors, {"crc32": sums})  # of two entries the library writes either first
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -26,10 +26,10 @@ from torch import nn
 import poco
 from benchmarks.environment import describe
 from poco import scoreboard
+from poco.baselines.fitted import BASELINE_STEPS
 from poco.cells import recordings_of
 from poco.data.read import read
 from poco.data.splits import PROTOCOLS, Split
-from poco.evaluation import BASELINE_STEPS
 from poco.files import write_json
 from poco.ground import GroundConfig
 from poco.ground.gain import products

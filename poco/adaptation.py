@@ -17,8 +17,9 @@ from poco.data.checks import RATE_TOLERANCE
 from poco.data.recording import Recording
 from poco.data.splits import Split, shorten, split
 from poco.errors import ConfigError, DataError
-from poco.evaluation import Scores, ahead, score_forecasters
 from poco.ops.backends import multiplies_bfloat16
+from poco.scores import Scores
+from poco.scoring import ahead, score_forecasters
 from poco.training.callbacks import Callback
 from poco.training.config import BATCH_SIZE, PRECISIONS, Precision, TrainConfig
 from poco.training.loop import fit

@@ -19,14 +19,16 @@ import numpy as np
 from poco.adaptation import adapt
 from poco.adapted import Adapted
 from poco.baselines import NAMES, OF_SESSIONS
+from poco.baselines.fitted import fit_baseline
 from poco.data.read import read
 from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.errors import ConfigError, MissingExtraError
-from poco.evaluation import Evaluation, Scores, fit_baseline, score_forecasters
 from poco.files import BASELINES, write_atomically, write_json
 from poco.nn import POCOConfig
 from poco.run import Run
+from poco.scores import Evaluation, Scores
+from poco.scoring import score_forecasters
 from poco.training import Progress, TrainConfig, train
 
 if TYPE_CHECKING:

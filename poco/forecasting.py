@@ -22,6 +22,7 @@ from poco.data.windows import ROWS_A_BATCH, check_units
 from poco.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from poco.files import write_atomically
 from poco.nn.files import learnt_rate
+from poco.parameters import device_of
 
 if TYPE_CHECKING:
     from poco.models import Forecaster
@@ -189,7 +190,7 @@ def forecast(
     _check_finite(recording, start, context)
 
     model.eval()
-    device = next(model.parameters()).device
+    device = device_of(model)
     mean, std = (np.asarray(v.detach().cpu(), dtype=np.float32) for v in model.normalisation(index))
     inverse = (1.0 / std.astype(np.float64)).astype(np.float32)
     offset = sum(len(known.units) for known in model.sessions[:index])

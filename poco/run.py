@@ -41,8 +41,8 @@ from poco.training.folder import (
 from poco.training.job import as_recordings
 
 if TYPE_CHECKING:
-    from poco.evaluation import Evaluation
     from poco.models import Forecaster
+    from poco.scores import Evaluation
 
 __all__ = ["CONFIG", "EVALUATION", "FIGURE", "LOG", "METRICS", "MODEL", "RESUME", "Run", "read_config", "read_metrics"]
 
@@ -171,7 +171,7 @@ class Run:
     @property
     def evaluation(self) -> Evaluation | None:
         """The scores kept by the last :meth:`evaluate`, or None."""
-        from poco.evaluation import Evaluation
+        from poco.scores import Evaluation
 
         if self.folder is None or not (self.folder / EVALUATION).exists():
             return None

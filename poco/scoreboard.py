@@ -19,12 +19,13 @@ from torch import nn
 
 from poco import baselines
 from poco import cells as cells_of
+from poco.baselines.fitted import BASELINE_PATIENCE, BASELINE_STEPS, fit_baseline
 from poco.data.splits import PROTOCOLS, Split, split
 from poco.errors import ConfigError, DataError
-from poco.evaluation import BASELINE_PATIENCE, BASELINE_STEPS, fit_baseline, score_forecasters
 from poco.files import read_json, write_json
 from poco.intervals import block_length, interval, mean_interval, mean_text, resampled_scores
 from poco.parameters import count_solved
+from poco.scoring import score_forecasters
 from poco.training.config import BATCH_SIZE, TrainConfig
 from poco.training.recipes import complete, recipe
 from poco.training.trainer import Trainer

@@ -14,12 +14,15 @@ from helpers.recordings import waves
 
 import poco
 from poco.baselines import Copy, Mean, NLinear
+from poco.baselines.fitted import fit_baseline
 from poco.data.recording import Recording
 from poco.data.splits import Split, shorten, split
 from poco.errors import CheckpointError, ConfigError, DataError, VocabularyError
-from poco.evaluation import Evaluation, evaluate, fit_baseline, score_forecasters
+from poco.evaluation import evaluate
 from poco.files import read_json, write_json
 from poco.intervals import Ahead
+from poco.scores import Evaluation
+from poco.scoring import score_forecasters
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +43,8 @@ def by_hand(cut: Split, index: int, part: str = "test") -> tuple[np.ndarray, np.
     return np.mean(model, axis=(0, 1)), np.mean(copy, axis=(0, 1))
 
 
-def evaluate_module() -> ModuleType:
-    return sys.modules["poco.evaluation"]  # poco.evaluate itself is the function
+def fitted_module() -> ModuleType:
+    return sys.modules["poco.baselines.fitted"]
 
 
 def biased_copy() -> NLinear:
@@ -215,12 +218,12 @@ def test_an_evaluation_stored_without_intervals_loads(cut: Split) -> None:
 def test_trained_baselines_are_kept_and_taken_again(
     cut: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate_module(), "BASELINE_STEPS", 20)
+    monkeypatch.setattr(fitted_module(), "BASELINE_STEPS", 20)
     first = fit_baseline("nlinear", cut, seed=3, folder=tmp_path)
     ridge = fit_baseline("ridge", cut, folder=tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["nlinear.safetensors", "ridge.safetensors"]
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate_module(), "fit", None)  # calling it would fail
+        patch.setattr(fitted_module(), "fit", None)  # calling it would fail
         again = fit_baseline("nlinear", cut, seed=3, folder=tmp_path)
         assert torch.equal(first.linear.weight, again.linear.weight)
         assert torch.equal(ridge.weight, fit_baseline("ridge", cut, folder=tmp_path).weight)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from poco.cli.output import counted, number, print_table, say
 
 if TYPE_CHECKING:
-    from poco.evaluation import Evaluation, SessionScore
     from poco.intervals import Ahead, Interval
+    from poco.scores import Evaluation, SessionScore
 
 _WIDTH = 100  # columns of text that a table may take
 _MOST_SESSIONS = 8

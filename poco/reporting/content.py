@@ -20,7 +20,7 @@ from poco.baselines import NAMES, TRAINED
 from poco.data.recording import Recording
 from poco.data.splits import Split
 from poco.errors import CheckpointError, ConfigError, DataError, MissingExtraError
-from poco.evaluation import Evaluation, evaluate
+from poco.evaluation import evaluate
 from poco.files import ADAPTATION, BASELINES, read_json, write_json
 from poco.installation import info
 from poco.nn import POCO
@@ -30,6 +30,7 @@ from poco.reporting import embeddings, figures
 from poco.reporting.figures import Drawn
 from poco.reporting.units import UnitResults, examples, unit_results
 from poco.run import CONFIG, EVALUATION, Run
+from poco.scores import Evaluation
 from poco.training.callbacks import Callback
 from poco.unit_embeddings import Measure, choose, measures, untrained
 from poco.unit_embeddings import embeddings as of_units

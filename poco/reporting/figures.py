@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from poco.adapted import Adapted
     from poco.data.recording import Recording
-    from poco.evaluation import Evaluation
+    from poco.scores import Evaluation
 
 #: Colours that a page takes over as its own, so that it can be read in light and dark.
 _VARIABLES = {

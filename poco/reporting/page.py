@@ -11,11 +11,11 @@ from typing import Any
 from poco import commands
 from poco._version import __version__
 from poco.errors import ConfigError, MissingExtraError
-from poco.evaluation import Scores
 from poco.files import write_atomically
 from poco.plots.style import label as shown_name
 from poco.reporting.content import Content, content, open_subject, score
 from poco.run import Run
+from poco.scores import Scores
 from poco.training.callbacks import Callback
 from poco.unit_embeddings import choose
 

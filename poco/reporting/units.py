@@ -11,6 +11,7 @@ import torch
 
 from poco.data.splits import Split, Windows
 from poco.data.windows import Packer, vocabulary
+from poco.parameters import device_of
 from poco.plots.examples import Example, SpacedForecasts
 from poco.training.validation import predict
 
@@ -54,7 +55,7 @@ def unit_results(model: Forecaster, split: Split, part: str = "test") -> list[Un
     """
     model.eval()
     packer, windows = Packer(split, vocabulary(model)), split.windows(part)
-    device = next(iter(model.parameters())).device
+    device = device_of(model)
     found = []
     for index, recording in enumerate(split.recordings):
         own = windows.session == index

@@ -16,13 +16,15 @@ from torch import nn
 
 from poco import cells as cells_of
 from poco import models
+from poco.baselines.fitted import BASELINE_PATIENCE, fit_baseline
 from poco.data.preprocess import butterworth
 from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.data.splits import Split, shorten, split
 from poco.errors import ConfigError, MissingExtraError
-from poco.evaluation import BASELINE_PATIENCE, Scores, SessionScore, fit_baseline, score_forecasters
 from poco.files import read_json, write_json
+from poco.scores import Scores, SessionScore
+from poco.scoring import score_forecasters
 from poco.studies import zapbench
 from poco.studies.adaptation import Others, animals, curve, learnt_from
 from poco.training import TrainConfig, recipe

@@ -15,14 +15,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from poco.baselines.fitted import fit_baseline
 from poco.data.checks import check
 from poco.data.recording import Recording
 from poco.data.splits import PARTS, Split
 from poco.data.windows import Packer, vocabulary
 from poco.errors import ConfigError
-from poco.evaluation import fit_baseline, score_forecasters
 from poco.intervals import mean_text
+from poco.parameters import device_of
 from poco.published import zapbench as benchmark
+from poco.scoring import score_forecasters
 from poco.training.validation import predict
 
 PROTOCOL = "zapbench"
@@ -128,7 +130,7 @@ def score(
 @torch.no_grad()
 def absolute_errors(model: nn.Module, data: Split) -> dict[str, list[float]]:
     """Mean absolute error by step ahead over all windows of the test part and all units, condition by condition."""
-    packer, device = Packer(data, vocabulary(model)), next((p.device for p in model.parameters()), "cpu")
+    packer, device = Packer(data, vocabulary(model)), device_of(model)
     names = [conditions(recording) for recording in data.recordings]
     first = [[start for start, _ in recording.stretches] for recording in data.recordings]
     found: dict[str, list[np.ndarray]] = {}

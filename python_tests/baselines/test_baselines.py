@@ -11,12 +11,13 @@ from helpers.recordings import waves
 
 from poco import baselines
 from poco.baselines import MLP, Copy, Mean, NLinear, Ridge
+from poco.baselines.fitted import fit_baseline
 from poco.data.packed import PackedBatch
 from poco.data.splits import Split, split
 from poco.data.windows import Packer
 from poco.errors import ConfigError, VocabularyError
-from poco.evaluation import fit_baseline, score_forecasters
 from poco.nn import SessionSpec
+from poco.scoring import score_forecasters
 
 
 def batch_of(x: torch.Tensor) -> PackedBatch:

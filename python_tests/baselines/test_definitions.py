@@ -12,12 +12,13 @@ from torch import nn
 
 from poco import baselines
 from poco.baselines.ar_transformer import CausalLayer
+from poco.baselines.fitted import fit_baseline
 from poco.baselines.modern_tcn import along_time
 from poco.data.packed import PackedBatch
 from poco.data.splits import split
 from poco.data.windows import Packer
-from poco.evaluation import fit_baseline, score_forecasters
 from poco.nn import SessionSpec
+from poco.scoring import score_forecasters
 
 
 def one_session(x: torch.Tensor, target: torch.Tensor | None = None) -> PackedBatch:

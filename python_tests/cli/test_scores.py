@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("rich", reason="the tables need the extra 'cli'")
 
 from poco.cli.scores import print_scores
-from poco.evaluation import Evaluation, Scores, SessionScore
 from poco.intervals import Ahead
+from poco.scores import Evaluation, Scores, SessionScore
 
 
 def evaluation(names: list[str]) -> Evaluation:

@@ -15,8 +15,8 @@ import poco.ground.sums
 from poco.data.splits import Split, split
 from poco.data.windows import Packer
 from poco.errors import VocabularyError
-from poco.evaluation import score_forecasters
 from poco.ground import GroundConfig, Penalties, add_session, fit
+from poco.scoring import score_forecasters
 
 CONTEXT, HORIZON = 12, 4
 PENALTIES = (Penalties(1e-2, 2.0, 4.0), Penalties(1e-1, 1.0, 8.0))

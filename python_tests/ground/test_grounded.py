@@ -20,12 +20,13 @@ from poco.data.packed import PackedBatch
 from poco.data.splits import Split, shorten, split
 from poco.data.windows import Packer
 from poco.errors import CheckpointError, ShapeError
-from poco.evaluation import evaluate, score_forecasters
+from poco.evaluation import evaluate
 from poco.ground import gain
 from poco.ground.grounded import Grounded, GroundedConfig
 from poco.ground.job import finish, prepare
 from poco.ground.residual import ShapeResidual
 from poco.ground.selection import fit_selected
+from poco.scoring import score_forecasters
 from poco.training import Callback, errors_of, recipe
 from poco.training import fit as train
 from poco.training.validation import training_loss

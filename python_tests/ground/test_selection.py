@@ -12,10 +12,10 @@ from helpers.recordings import waves
 
 from poco.data.recording import Recording
 from poco.data.splits import Split, split, statistics
-from poco.evaluation import score_forecasters
 from poco.ground import fit
 from poco.ground.selection import FORECASTERS, INSURANCE, choose, error_products, fit_selected, mix
 from poco.ground.stretches import CHAIN, forward_chained
+from poco.scoring import score_forecasters
 
 
 def drifting(session: str = "d", **more: Any) -> Recording:

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from poco.baselines import build
+from poco.baselines.fitted import fit_baseline
 from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.data.splits import split
-from poco.evaluation import fit_baseline, score_forecasters
 from poco.nn import POCO, POCOConfig, SessionSpec
 from poco.reporting.units import examples, unit_results
+from poco.scoring import score_forecasters
 
 SIZES = {"context": 12, "horizon": 4, "segment_length": 4, "latents": 3, "width": 8, "heads": 2, "head_width": 8}
 

@@ -14,14 +14,15 @@ import torch
 
 from poco import models, studies
 from poco.baselines import Copy
+from poco.baselines.fitted import fit_baseline
 from poco.data.packed import PackedBatch
 from poco.data.read import read
 from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.data.splits import Split, split
 from poco.errors import ConfigError, DataError
-from poco.evaluation import fit_baseline, score_forecasters
 from poco.intervals import mean_text
+from poco.scoring import score_forecasters
 from poco.training import recipe, train
 
 RECORDINGS = simulate(2, units=4, frames=400)

@@ -1,0 +1,94 @@
+"""Baselines fitted to a split, and kept where that is wanted."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from poco.baselines import FITTED, TRAINED, build
+from poco.data.splits import Split
+from poco.errors import CheckpointError
+from poco.nn import SessionSpec
+from poco.training.callbacks import Callback
+from poco.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from poco.training.config import BATCH_SIZE, TrainConfig
+from poco.training.loop import fit
+from poco.training.recipes import bounded
+from poco.training.seeds import stream
+
+#: Gradient steps of those that are trained; everything else is as published.
+BASELINE_STEPS = 1000
+#: Validations of those that are trained without a new best before they stop; there is one every 100 steps.
+BASELINE_PATIENCE = 3
+
+
+def fit_baseline(
+    name: str,
+    split: Split,
+    *,
+    seed: int = 0,
+    steps: int = BASELINE_STEPS,
+    config: TrainConfig | None = None,
+    folder: Path | None = None,
+    callbacks: Iterable[Callback] = (),
+) -> nn.Module:
+    """A baseline fitted to the training part of a split.
+
+    Args:
+        name: one of :data:`poco.baselines.ALL`.
+        split: recordings and parts.
+        seed: seed of initial weights and order of windows.
+        steps: gradient steps at most of one that is trained.
+        config: all settings of one that is trained, seed and steps too.
+        folder: where fitted baselines are kept; one fitted to the same split in the same way is taken from there.
+        callbacks: what may watch the training.
+    """
+    if config is None:
+        config = TrainConfig(steps=steps, batch_size=None, val_stride=None, patience=BASELINE_PATIENCE, seed=seed)
+    config = bounded(config, split, most=BATCH_SIZE)
+    sessions = [SessionSpec(r.session, r.unit_ids, r.dataset) for r in split.recordings]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream(config.seed, "weights"))
+        model = build(name, split.context, split.horizon, sessions)
+    if name not in TRAINED + FITTED:
+        return model
+    made_of = {"name": name, "split": split.key(), "config": config.to_json() if name in TRAINED else None}
+    path = folder / f"{name}.safetensors" if folder is not None else None
+    if path is not None and path.exists():
+        stored = _stored(path, made_of)
+        if stored is not None:
+            model.load_state_dict(dict(stored))
+            return model.eval()
+    if name in FITTED:
+        model.fit(split)  # type: ignore[operator]
+    else:
+        for callback in callbacks:
+            callback.message(f"training the baseline {name} for {config.steps} steps")
+        fit(model, split, config, callbacks=tuple(callbacks))
+    if path is not None:
+        _keep(path, Checkpoint("baseline", model.state_dict(), made_of))
+    return model.eval()
+
+
+def _keep(path: Path, fitted: Checkpoint) -> None:
+    """Save a fitted baseline; where that is impossible, it is fitted again next time."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(path, fitted)
+    except (OSError, CheckpointError) as error:
+        warnings.warn(f"the baseline '{path.stem}' could not be kept: {error}", RuntimeWarning, stacklevel=3)
+
+
+def _stored(path: Path, made_of: Mapping[str, Any]) -> Mapping[str, torch.Tensor] | None:
+    """The tensors of a fitted baseline if they were fitted to the same thing; a damaged file is told of and left."""
+    try:
+        stored = load_checkpoint(path, "baseline")
+    except CheckpointError:
+        warnings.warn(f"the kept baseline {path} is damaged: it is fitted again", RuntimeWarning, stacklevel=3)
+        return None
+    return stored.tensors if stored.values == made_of else None

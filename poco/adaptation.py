@@ -9,42 +9,25 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-import torch
-
 from poco._version import __version__
+from poco.adaptation_steps import fit_session, join, scores_of, settings, usual_rate
 from poco.adapted import Adapted, Point
 from poco.data.checks import RATE_TOLERANCE
 from poco.data.recording import Recording
 from poco.data.splits import Split, shorten, split
 from poco.errors import ConfigError, DataError
-from poco.ops.backends import multiplies_bfloat16
-from poco.scores import Scores
-from poco.scoring import ahead, score_forecasters
+from poco.scoring import ahead
 from poco.training.callbacks import Callback
-from poco.training.config import BATCH_SIZE, PRECISIONS, Precision, TrainConfig
-from poco.training.loop import fit
-from poco.training.seeds import stream
+from poco.training.config import TrainConfig
 from poco.training.trainer import choose_label
 
 if TYPE_CHECKING:
     from poco.ground.grounded import Grounded
     from poco.models import Forecaster, Member
-    from poco.nn import POCO
 
 Mode = Literal["embeddings", "mlp", "full", "scratch", "zero-shot"]
 MODES: tuple[str, ...] = get_args(Mode)
 
-#: Learning rate of what is more than embeddings.
-LEARNING_RATE = 3e-4
-#: Learning rate of embeddings alone, as a share of how large those that the model knows are, or began as.
-EMBEDDING_STEP = 0.05
-
-#: Windows a step of embeddings alone.
-EMBEDDING_BATCH = 16
-#: Steps at most where there are too few frames to validate on any: more of them learn those few by heart.
-UNVALIDATED_STEPS = 20
-#: Windows that a validation and a point of the curve are taken over, at most about so many, spaced evenly.
-CURVE_WINDOWS = 128
 #: Validations without a new best before adaptation stops.
 PATIENCE = 5
 
@@ -150,16 +133,16 @@ def adapt(
         if not isinstance(member, POCO):
             adapted, start = _solve(member, recording, cut)
         elif mode == "zero-shot":
-            adapted, start = _join(member, recording, cut, types, seed + number)
+            adapted, start = join(member, recording, cut, types, seed + number)
         else:
             own = (
                 dataclasses.replace(train_config, seed=train_config.seed + number).for_sessions(1)
                 if train_config
-                else _settings(
+                else settings(
                     cut,
                     mode,
                     steps=steps,
-                    learning_rate=learning_rate if learning_rate is not None else _rate(member, mode),
+                    learning_rate=learning_rate if learning_rate is not None else usual_rate(member, mode),
                     batch_size=batch_size,
                     seed=seed + number,
                     precision=precision,
@@ -169,7 +152,7 @@ def adapt(
             )
             for callback in callbacks if isinstance(model, Ensemble) else ():
                 callback.member(own.seed, number + 1, len(members))
-            adapted, start = _fit(member, recording, cut, types, mode, own, callbacks)
+            adapted, start = fit_session(member, recording, cut, types, mode, own, callbacks)
         configs.append(own)
         adapted = dataclasses.replace(adapted, frames=frames, origin=origin)
         adapted.model.metadata = _metadata(member, recording, adapted.mode, protocol, own, source)
@@ -190,102 +173,6 @@ def is_solved(model: Forecaster) -> bool:
     return not isinstance(next(iter(model)) if isinstance(model, Ensemble) else model, POCO)
 
 
-def _settings(
-    cut: Split,
-    mode: str,
-    *,
-    steps: int,
-    learning_rate: float,
-    batch_size: int | None,
-    seed: int,
-    precision: str,
-    score_every: int,
-    patience: int | None,
-) -> TrainConfig:
-    """What the loop is told for the steps of a mode on a session; see :func:`adapt`."""
-    steps = steps if cut.validates else min(steps, UNVALIDATED_STEPS)
-    if score_every < 1:
-        raise ConfigError(f"score_every must be at least 1 step, got {score_every}")
-    if precision not in (*PRECISIONS, "auto"):
-        raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)} or auto, got '{precision}'")
-    if precision == "auto":
-        precision = "bf16" if multiplies_bfloat16(TrainConfig().torch_device()) else "float32"
-    if batch_size is None:
-        batch_size = EMBEDDING_BATCH if mode == "embeddings" else BATCH_SIZE
-    return TrainConfig(
-        steps=steps,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        val_every=max(1, min(score_every, steps) if cut.validates else steps),
-        val_first=cut.validates,
-        val_stride=_stride(cut, "val"),
-        patience=patience,
-        seed=seed,
-        precision=cast("Precision", precision),
-    )
-
-
-def _rate(model: POCO, mode: str) -> float:
-    """The learning rate where none is given."""
-    if mode != "embeddings" or not model.sessions:
-        return LEARNING_RATE
-    units = torch.cat([model.session_parameters(spec.name)[0].detach().flatten() for spec in model.sessions])
-    return EMBEDDING_STEP * max(float(units.square().mean().sqrt()), model.config.embedding_std)
-
-
-def _fit(
-    model: POCO,
-    recording: Recording,
-    cut: Split,
-    unit_types: tuple[str, ...],
-    mode: str,
-    config: TrainConfig,
-    callbacks: Sequence[Callback],
-) -> tuple[Adapted, Callable[[], Member]]:
-    """A POCO with a session added, or of that session alone, fitted by gradient steps; and what makes its start."""
-
-    def start() -> POCO:
-        return _prepare(model, recording, cut, unit_types, mode, config.seed)
-
-    adapted = start()
-    required = [parameter.requires_grad for parameter in adapted.parameters()]
-    fitted = _choose_parameters(adapted, recording.session, mode)
-    before = _scores(adapted, cut)
-    scorer = _Scorer(adapted, cut, callbacks)
-    history = fit(adapted, cut, config, callbacks=[scorer, *callbacks])
-    for parameter, flag in zip(adapted.parameters(), required, strict=True):
-        parameter.requires_grad_(flag)
-    after = _scores(adapted, cut)
-    result = Adapted(
-        model=adapted,
-        session=recording.session,
-        mode=mode,
-        history=tuple(scorer.points),
-        before=before.score,
-        after=after.score,
-        gain=ahead(after, before, cut),
-        seconds=scorer.points[-1].seconds,  # there is always a validation after the last step
-        parameters=fitted,
-        split=cut,
-        kept_step=history.best_step,
-    )
-    return result, start
-
-
-def _join(
-    model: POCO, recording: Recording, cut: Split, unit_types: tuple[str, ...], seed: int
-) -> tuple[Adapted, Callable[[], Member]]:
-    """A POCO with a session added as it stands, nothing fitted; and what makes it."""
-
-    def start() -> POCO:
-        return _prepare(model, recording, cut, unit_types, "zero-shot", seed).eval()
-
-    adapted = start()
-    score = _scores(adapted, cut).score
-    result = Adapted(adapted, recording.session, "zero-shot", (Point(0, 0.0, score),), score, score, 0.0, 0, cut)
-    return result, start
-
-
 def _solve(model: Grounded, recording: Recording, cut: Split) -> tuple[Adapted, Callable[[], Member]]:
     """A forecaster on the ground with a session added, one solve for each of its units; and what makes it without."""
     from poco.ground import add_session
@@ -301,7 +188,7 @@ def _solve(model: Grounded, recording: Recording, cut: Split) -> tuple[Adapted, 
     began = time.monotonic()
     index = add_session(adapted.ground, cut, adapted.penalties)
     seconds = time.monotonic() - began
-    before, after = _scores(bare(), cut), _scores(adapted, cut)
+    before, after = scores_of(bare(), cut), scores_of(adapted, cut)
     terms = [adapted.ground.terms(index).form(form) for form in range(len(adapted.ground.forms))]
     result = Adapted(
         model=adapted,
@@ -324,7 +211,7 @@ def _together(found: Sequence[Adapted], starts: Sequence[Callable[[], Member]]) 
 
     first, seconds = found[0], sum(one.seconds for one in found)
     model = Ensemble([cast("Member", one.model) for one in found]).eval()
-    before, after = _scores(Ensemble([start() for start in starts]), first.split), _scores(model, first.split)
+    before, after = scores_of(Ensemble([start() for start in starts]), first.split), scores_of(model, first.split)
     steps = max(one.history[-1].step for one in found)
     return dataclasses.replace(
         first,
@@ -337,28 +224,6 @@ def _together(found: Sequence[Adapted], starts: Sequence[Callable[[], Member]]) 
         parameters=sum(one.parameters for one in found),
         kept_step=None,
     )
-
-
-def _prepare(model: POCO, recording: Recording, cut: Split, unit_types: tuple[str, ...], mode: str, seed: int) -> POCO:
-    """A copy of the model that knows the session, or a fresh model of the same shape, with its normalisation."""
-    from poco.nn import POCO, SessionSpec
-
-    spec = SessionSpec(
-        name=recording.session,
-        units=recording.unit_ids,
-        dataset=recording.dataset,
-        unit_types=unit_types,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream(seed, "weights"))
-        if mode == "scratch":
-            adapted = POCO(model.config, [spec])
-        else:
-            adapted = copy.deepcopy(model)
-            adapted.add_session(spec)
-    mean, std = (torch.from_numpy(values[0].copy()) for values in (cut.mean, cut.std))
-    adapted.set_normalisation(recording.session, mean, std)
-    return adapted
 
 
 def _compare_rates(model: Forecaster, recording: Recording) -> None:
@@ -396,52 +261,3 @@ def _metadata(
         "reading": (source or {}).get("options", {}),
         "adaptations": [*known.get("adaptations", ()), this],
     }
-
-
-def _choose_parameters(model: POCO, session: str, mode: str) -> int:
-    """Freeze the parameters that the mode does not fit; returns how many values it does."""
-    mlp = {id(parameter) for parameter in model.film.parameters()}
-    own = {id(parameter) for parameter in model.session_parameters(session)}
-    others = {id(p) for s in model.sessions if s.name != session for p in model.session_parameters(s.name)} - own
-    everything = {id(parameter) for parameter in model.parameters()}
-    meant = {"embeddings": own, "mlp": own | mlp, "full": everything - others, "scratch": everything}[mode]
-    count = 0
-    for parameter in model.parameters():
-        wanted = id(parameter) in meant and parameter.requires_grad
-        parameter.requires_grad_(wanted)
-        count += parameter.numel() if wanted else 0
-    return count
-
-
-def _stride(cut: Split, part: str) -> int:
-    """Frames from one window of a part to the next, so that there are about :data:`CURVE_WINDOWS`."""
-    return max(1, len(cut.windows(part)) // CURVE_WINDOWS)
-
-
-def _scores(model: Forecaster, cut: Split, stride: int = 1) -> Scores:
-    """Scores over the test part; the model's mode is left as it was."""
-    was_training = model.training
-    scores = score_forecasters({"": model}, cut, stride=stride)[""]
-    model.train(was_training)
-    return scores
-
-
-class _Scorer(Callback):
-    """Scores the test part at every validation and keeps the time that takes off the clock."""
-
-    def __init__(self, model: POCO, cut: Split, callbacks: Sequence[Callback]) -> None:
-        self.model, self.cut, self.callbacks = model, cut, callbacks
-        self._stride = _stride(cut, "test")
-        self.points = [Point(0, 0.0, _scores(model, cut, self._stride).score)]
-        self._scoring = 0.0
-
-    def validated(self, record: Mapping[str, Any]) -> None:
-        if record["step"] == 0:  # scored already
-            return
-        began = time.monotonic()
-        step, seconds = int(record["step"]), round(float(record["seconds"]) - self._scoring, 3)
-        score = _scores(self.model, self.cut, self._stride).score
-        self.points.append(Point(step, seconds, score))
-        self._scoring += time.monotonic() - began
-        for callback in self.callbacks:
-            callback.scored(step, seconds, score)

@@ -220,16 +220,16 @@ def _serve(
     def opened() -> Stream:
         return Stream(model, chosen, interval=interval, **options)
 
-    units, taken = opened().units, 0  # that the options are good is seen before anybody asks
+    taken = 0
     with closing(open_service(address, opened, interval=interval, log=note)) as service:
-        note(f"session '{chosen}', {counted(units, 'unit')}, answers at {service.endpoint}: Ctrl-C ends it")
+        note(f"session '{chosen}', {counted(service.units, 'unit')}, answers at {service.endpoint}: Ctrl-C ends it")
         with suppress(KeyboardInterrupt):
             while taken != frames:
                 taken += service.answer(0.5) is not None
     found = {"frames": taken, "clients": service.clients + service.forgotten, "refused": service.refused}
     found |= {"dropped_answers": service.dropped}
     if silent:
-        print_json({"session": chosen, "units": units, **found})
+        print_json({"session": chosen, "units": service.units, **found})
         return
     say(", ".join(f"{value} {name.replace('_', ' ')}" for name, value in found.items()))
 

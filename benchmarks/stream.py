@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +108,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    if min(*given.sizes, given.threads) < 1:
+        parser.error("sizes and threads are 1 or more")
+    if not 0 < given.seconds < math.inf:
+        parser.error("seconds are more than 0")
     torch.set_num_threads(given.threads)
     report: dict[str, Any] = {"environment": environment.describe("none", {}), "cases": []}
     for units in given.sizes:

@@ -19,7 +19,7 @@ import poco
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # at the end: benchmarks/ is only there, but poco is the package under test
 
-from benchmarks import accuracy, crossover, gpu, gpu_command, gpu_table
+from benchmarks import accuracy, crossover, gpu, gpu_command, gpu_table, stream
 from benchmarks.cases import ADAPTATION, BACKWARD, FORWARD, TRAINING, Case, plan
 from benchmarks.ceilings import Ceilings
 from benchmarks.check import judge
@@ -142,6 +142,14 @@ def test_the_command_writes_a_report(run_python, tmp_path: Path) -> None:
         assert {"error", "seconds", "roofline"} <= set(case["results"][0])
         assert case["title"] in printed
     assert "published autocast" in report.with_suffix(".txt").read_text()
+
+
+@pytest.mark.parametrize("wrong", ["--sizes 512 0", "--threads 0", "--seconds 0", "--seconds nan"])
+def test_the_benchmark_of_streams_says_what_cannot_be(wrong: str, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["stream", *wrong.split()])
+    with pytest.raises(SystemExit, match="2"):
+        stream.main()
+    assert wrong[2:].partition(" ")[0] in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_accuracy_is_written_cell_by_cell_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

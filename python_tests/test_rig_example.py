@@ -58,3 +58,28 @@ def test_a_unit_that_is_not_there_is_refused(tmp_path: Path) -> None:
     done = subprocess.run(command, env={"PYTHONPATH": path}, capture_output=True, text=True, check=False, input="")
     assert done.returncode == 2
     assert "units are 0 to 3" in done.stderr
+
+
+def test_a_time_far_ahead_does_not_end_it(tmp_path: Path) -> None:
+    model = poco.POCO(poco.POCOConfig(context=6, segment_length=3), [poco.SessionSpec("fish", 2)])
+    model.save_pretrained(tmp_path)
+    lines = [f"t={1e18 if i == 10 else i} {i % 3} 1" for i in range(30)]
+    lines[15:15] = ["t=0 1", "no frame"]  # of other lengths, or none: they count for nothing
+    command = [sys.executable, str(PROGRAM), str(tmp_path), "fish", "0", "1"]
+    path = str(Path(poco.__file__).parents[1])
+    done = subprocess.run(
+        command, input="\n".join(lines), env={"PYTHONPATH": path}, capture_output=True, text=True, check=True
+    )
+    said = done.stderr.splitlines()
+    assert sum("time stamps must rise" in line for line in said) == 5
+    assert said[-2:-1] == ["the last 5 frames were refused: the stream begins anew"]
+    assert said[-1].startswith("25 frames")
+
+
+@pytest.mark.parametrize("threshold", ["high", "nan"])
+def test_a_threshold_that_is_no_number_is_refused(tmp_path: Path, threshold) -> None:
+    poco.POCO(poco.POCOConfig(), [poco.SessionSpec("fish", 4)]).save_pretrained(tmp_path)
+    command = [sys.executable, str(PROGRAM), str(tmp_path), "fish", threshold, "1"]
+    path = str(Path(poco.__file__).parents[1])
+    done = subprocess.run(command, env={"PYTHONPATH": path}, capture_output=True, text=True, check=False, input="")
+    assert (done.returncode, "threshold" in done.stderr) == (2, True)

@@ -1,4 +1,5 @@
-/* Frames as lines of text, for the examples. */
+/* Frames as lines of text, and words as numbers, for the examples. They are read by strtod, which takes a point where
+   nobody calls setlocale. */
 #ifndef POCO_RIG_TEXT_FRAMES_H
 #define POCO_RIG_TEXT_FRAMES_H
 
@@ -7,6 +8,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Reads a word that is a number as a whole; returns whether it is one. */
+static inline int read_number(const char* word, double* value) {
+    char* end;
+    *value = strtod(word, &end);
+    return end != word && *end == '\0';
+}
+
+/* The number of a unit of so many, or -1 if a word is none. */
+static inline int64_t read_unit(const char* word, int64_t units) {
+    double unit;
+    if (!read_number(word, &unit) || !(unit >= 0 && unit < (double)units)) return -1;
+    return unit == (double)(int64_t)unit ? (int64_t)unit : -1;
+}
+
 /* Reads numbers of a line into frame, and the time that "t=" begins, NaN if there is none. Returns how many numbers
    there were, or -1 if a word is none or there are too many. Not thread-safe (strtok). */
 static int64_t read_frame(char* line, float* frame, int64_t most, double* time) {
@@ -14,13 +29,12 @@ static int64_t read_frame(char* line, float* frame, int64_t most, double* time) 
     char* word = strtok(line, " \t,\r\n");
     *time = NAN;
     if (word != NULL && strncmp(word, "t=", 2) == 0) {
-        *time = atof(word + 2);
+        if (!read_number(word + 2, time)) return -1;
         word = strtok(NULL, " \t,\r\n");
     }
     for (; word != NULL; word = strtok(NULL, " \t,\r\n")) {
-        char* end;
-        const double value = strtod(word, &end);
-        if (*end != '\0' || count == most) return -1;
+        double value;
+        if (!read_number(word, &value) || count == most) return -1;
         frame[count++] = (float)value;
     }
     return count;

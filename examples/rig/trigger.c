@@ -1,13 +1,14 @@
 /*
  * trigger: reads frames, forecasts, and says when a group of units is about to become active.
  *
- *     cc trigger.c $(pkg-config --cflags --libs poco) -o trigger
+ *     cc trigger.c $(pkg-config --cflags --libs poco) -Wl,-rpath,$(pkg-config --variable=libdir poco) -o trigger
  *     ./trigger MODEL SESSION THRESHOLD UNIT [UNIT...] < frames.txt
  *
  * A frame is a line of numbers in the recording's own units, one for each unit in the order of the session; "nan" is a
  * unit that was not seen. Where a first number is wanted for the time in seconds, begin lines with "t=0.5". A line
  * "TRIGGER frame step value" is printed, once for each crossing, when the forecast mean of the chosen units rises above
- * the threshold at some step; units that are not valid have no say.
+ * the threshold at some step; units that are not valid have no say. After five frames in a row whose times do not come
+ * after the last one, the clock is believed, and the stream begins anew.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,8 +27,8 @@ int main(int count, char** arguments) {
     float* frame;
     char* line;
     double threshold, time;
-    int above = 0;
-    if (count < 5) {
+    int above = 0, refused = 0;
+    if (count < 5 || !read_number(arguments[3], &threshold) || isnan(threshold)) {
         fprintf(stderr, "usage: trigger MODEL SESSION THRESHOLD UNIT [UNIT...] < frames\n");
         return 2;
     }
@@ -41,6 +42,14 @@ int main(int count, char** arguments) {
         return 1;
     }
     session = poco_model_find_session(model, arguments[2]);
+    if (session < 0) {
+        fprintf(stderr, "there is no session '%s'; the model knows", arguments[2]);
+        for (int64_t i = 0; i < poco_model_sessions(model); ++i) {
+            fprintf(stderr, " '%s'", poco_model_session_name(model, i));
+        }
+        fprintf(stderr, "\n");
+        return 2;
+    }
     units = poco_model_session_units(model, session);
     horizon = poco_model_horizon(model);
     stream = poco_stream_open(model, session, NULL, &status);
@@ -49,11 +58,9 @@ int main(int count, char** arguments) {
         return 1;
     }
     poco_model_close(model); /* the stream keeps what it needs */
-    threshold = atof(arguments[3]);
     for (int i = 4; i < count; ++i) {
-        const long unit = strtol(arguments[i], NULL, 10);
-        if (unit < 0 || unit >= units) {
-            fprintf(stderr, "there is no unit %ld: the session has %lld\n", unit, (long long)units);
+        if (read_unit(arguments[i], units) < 0) {
+            fprintf(stderr, "there is no unit '%s': they are 0 to %lld\n", arguments[i], (long long)units - 1);
             return 2;
         }
     }
@@ -70,15 +77,20 @@ int main(int count, char** arguments) {
         const int32_t code = poco_stream_push(stream, frame, length, time, &forecast, &status);
         if (code < 0) { /* the stream is as it was */
             fprintf(stderr, "%s\n", status.message);
+            if (length != units || ++refused < 5) continue;
+            fprintf(stderr, "the last %d frames were refused: the stream begins anew\n", refused);
+            poco_stream_reset(stream);
+            refused = 0;
             continue;
         }
+        refused = 0;
         if (code == POCO_WARMING) continue;
         int crossed = 0;
         for (int64_t step = 0; step < horizon && !crossed; ++step) {
             double sum = 0;
             int valid = 0;
             for (int i = 4; i < count; ++i) {
-                const long unit = strtol(arguments[i], NULL, 10);
+                const int64_t unit = read_unit(arguments[i], units);
                 if (!forecast.valid[unit]) continue;
                 sum += forecast.values[unit * horizon + step];
                 ++valid;

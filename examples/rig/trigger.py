@@ -5,12 +5,14 @@
 A frame is a line of numbers in the recording's own units, one for each unit in the order of the session; "nan" is a
 unit that was not seen. Where a first number is wanted for the time in seconds, begin lines with "t=0.5". A line
 "TRIGGER frame step value" is printed, once for each crossing, when the forecast mean of the chosen units rises above
-the threshold at some step; units that are not valid have no say.
+the threshold at some step; units that are not valid have no say. After five frames in a row whose times do not come
+after the last one, the clock is believed, and the stream begins anew.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 
 import numpy as np
@@ -47,14 +49,22 @@ def main() -> int:
     stream = poco.Stream(given.model, given.session, threads=1)
     if not all(0 <= unit < stream.units for unit in given.units):
         parser.error(f"units are 0 to {stream.units - 1}")
-    above = False
+    if math.isnan(given.threshold):
+        parser.error("the threshold is a number")
+    above, refused = False, 0
     for line in sys.stdin:
         try:
             frame, time = read_frame(line)
             forecast = stream.push(frame, time)
         except (ValueError, PocoError) as error:  # the stream is as it was
             print(error, file=sys.stderr)
+            refused += isinstance(error, PocoError) and len(frame) == stream.units
+            if refused == 5:
+                print("the last 5 frames were refused: the stream begins anew", file=sys.stderr)
+                stream.reset()
+                refused = 0
             continue
+        refused = 0
         found = crossing(forecast, given.units, given.threshold)
         if found is not None and not above:
             print(f"TRIGGER {forecast.frame} {found[0]} {found[1]:g}", flush=True)

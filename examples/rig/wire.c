@@ -46,16 +46,16 @@ static int show(void* socket, char** units, int count) {
         good = 1;
         printf("FORECAST %" PRIu64 " %u %.3f\n", m.number, m.marks, m.latency_ms);
         for (int i = 0; i < count; ++i) {
-            const unsigned long unit = strtoul(units[i], NULL, 10);
-            if (unit >= m.units) {
-                fprintf(stderr, "there is no unit %lu: the forecast has %" PRIu32 "\n", unit, m.units);
+            const int64_t found = read_unit(units[i], m.units);
+            const uint32_t unit = (uint32_t)found;
+            if (found < 0) {
+                fprintf(stderr, "there is no unit '%s': the forecast has %" PRIu32 "\n", units[i], m.units);
                 good = 0;
                 break;
             }
-            printf("UNIT %lu", unit);
+            printf("UNIT %" PRIu32, unit);
             for (uint32_t step = 0; step < m.steps; ++step) {
-                const int valid = is_valid(&m, (uint32_t)unit);
-                printf(" %.9g", valid ? value_at(&m, (uint32_t)unit, step) : NAN);
+                printf(" %.9g", is_valid(&m, unit) ? value_at(&m, unit, step) : NAN);
             }
             printf("\n");
         }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, closing, suppress
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,8 +81,8 @@ def register(app: typer.Typer) -> None:
         """Take frames one by one, forecast after each, and score what then comes.
 
         They come from a recording, played at its rate (--replay), from a wire until Ctrl-C ends it (--in), or each from
-        a client that gets the forecast as its answer (--serve). Options of reading that are not given are those the run
-        was trained with.
+        a client that gets the forecast as its answer (--serve). SIGTERM is as good as Ctrl-C. Options of reading that
+        are not given are those the run was trained with.
         """
         if sum(given is not None for given in (replay, source, serve)) != 1:
             raise ConfigError("give one of --replay RECORDING, --in WIRE and --serve WIRE")
@@ -96,15 +99,29 @@ def register(app: typer.Typer) -> None:
             "gap": gap,
             "deadline_ms": deadline_ms,
         }
-        if replay is not None:
-            reading = reading_options(
-                description=description, key=key, orientation=orientation, rate=rate, nan=nan, published=published
-            )
-            _replay(run, replay, sink, as_session, session, options, reading, speed, frames, silent=json)
-        elif source is not None:
-            _listen(run, source, sink, as_session, options, rate, frames, silence, silent=json)
-        elif serve is not None:
-            _serve(run, serve, as_session, options, rate, frames, silent=json)
+        with _sigterm_as_ctrl_c():
+            if replay is not None:
+                reading = reading_options(
+                    description=description, key=key, orientation=orientation, rate=rate, nan=nan, published=published
+                )
+                _replay(run, replay, sink, as_session, session, options, reading, speed, frames, silent=json)
+            elif source is not None:
+                _listen(run, source, sink, as_session, options, rate, frames, silence, silent=json)
+            elif serve is not None:
+                _serve(run, serve, as_session, options, rate, frames, silent=json)
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM ends what is done inside as Ctrl-C does: wires are closed, and counters are said."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _numbers(text: str) -> list[int]:
@@ -220,16 +237,16 @@ def _serve(
     def opened() -> Stream:
         return Stream(model, chosen, interval=interval, **options)
 
-    units, taken = opened().units, 0  # that the options are good is seen before anybody asks
+    taken = 0
     with closing(open_service(address, opened, interval=interval, log=note)) as service:
-        note(f"session '{chosen}', {counted(units, 'unit')}, answers at {service.endpoint}: Ctrl-C ends it")
+        note(f"session '{chosen}', {counted(service.units, 'unit')}, answers at {service.endpoint}: Ctrl-C ends it")
         with suppress(KeyboardInterrupt):
             while taken != frames:
                 taken += service.answer(0.5) is not None
     found = {"frames": taken, "clients": service.clients + service.forgotten, "refused": service.refused}
     found |= {"dropped_answers": service.dropped}
     if silent:
-        print_json({"session": chosen, "units": units, **found})
+        print_json({"session": chosen, "units": service.units, **found})
         return
     say(", ".join(f"{value} {name.replace('_', ' ')}" for name, value in found.items()))
 

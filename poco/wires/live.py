@@ -56,7 +56,9 @@ class Feed:
     The clock of the sender says what is missing. Where the number of a frame falls and the clock goes on, the sender
     was started anew: that is a gap like any other. Where both fall, or the clock alone does for as many frames as a
     context has, nothing is known of what lies between: the stream is reset. So it is where numbers have a gap that no
-    clock can tell the length of. Without a clock, numbers stand in for it if the interval is known.
+    clock can tell the length of. A frame without a time among frames with times counts as one interval, until the next
+    time says more. Where times stay away for a whole context, or were never there, numbers stand in for the clock if
+    the interval is known.
 
     Args:
         stream: where to; one that nobody else pushes into.
@@ -65,13 +67,16 @@ class Feed:
 
     Attributes:
         resets: how often the stream was reset.
-        behind: how many frames in a row, up to the last one, were not after the last one that was taken.
+        behind: how many frames in a row, up to the last one, were not after the last one that was taken; those without
+            a time do not count.
     """
 
     def __init__(self, stream: Stream, *, interval: float | None, log: Log) -> None:
         self.resets = self.behind = 0
         self._stream, self._interval, self._log = stream, interval, log
-        self._last: tuple[int, float | None, bool] | None = None  # number, time, whether the sender has a clock
+        self._last: tuple[int, float | None] | None = None  # number, and the last time that was known
+        self._clock = False  # whether the sender has one
+        self._away = 0  # frames in a row without a time
 
     def push(self, frame: WireFrame) -> StreamForecast:
         """Pushes a frame; a forecast after a reset has the mark ``restarted``.
@@ -79,8 +84,9 @@ class Feed:
         Raises:
             DataError: if the frame cannot be used; the stream is as it was.
         """
-        clock = frame.time is not None
-        seconds = frame.time if clock else frame.number * self._interval if self._interval else None
+        away = 0 if frame.time is not None else self._away + 1
+        clock = frame.time is not None or (self._clock and away < self._stream.context)
+        seconds = frame.number * self._interval if self._interval and not clock else frame.time
         why = None if frame.values.size != self._stream.units else self._broken(frame.number, seconds, clock)
         if why:
             self._log(f"{why}: the stream begins anew")
@@ -88,21 +94,31 @@ class Feed:
             self.resets += 1
             self._last = None
         found = self._stream.push(frame.values, seconds)
-        if self._last is not None and frame.number < self._last[0]:
-            self._log(f"the sender began anew: frame {frame.number} after {self._last[0]}, its clock went on")
-        self._last, self.behind = (frame.number, seconds, clock), 0
+        before = None
+        if self._last is not None:
+            last, before = self._last
+            if frame.number < last:
+                self._log(f"the sender began anew: frame {frame.number} after {last}, its clock went on")
+        self._last = frame.number, before if seconds is None else seconds
+        self._clock, self._away = clock, away
+        if seconds is not None or why:
+            self.behind = 0
         return replace(found, time=frame.time, marks=found.marks | {"restarted"} if why else found.marks)
 
     def _broken(self, number: int, seconds: float | None, clock: bool) -> str | None:
         """Why nothing is known of what lies between the last frame and this one; None if the stream can go on."""
         if self._last is None:
             return None
-        last, before, had = self._last
-        if clock != had:
-            return "the sender's clock is not known any more" if had else "the sender has a clock now"
+        last, before = self._last
+        if self._interval and clock != self._clock:
+            return "the sender has a clock now" if clock else "the sender's clock is not known any more"
         if self._interval is None and number not in (last, last + 1):
             return f"frame {number} came after {last}, and how long a frame takes is not known"
-        if seconds is None or before is None or seconds > before:
+        if seconds is None and number < last:
+            return f"the sender began anew: frame {number} after {last}, at a time that is not known"
+        if seconds is None:
+            return None
+        if before is None or seconds > before:
             self.behind = 0
             return None
         if number < last:

@@ -18,8 +18,9 @@ class ZmqService:
     A client is who has the same identity: by default each socket that connects. Of more than ``clients`` of them, the
     one that was silent longest is forgotten; should it come back, its stream begins anew, which its forecasts say
     (``warming``). A frame that cannot be used, or a message that is no frame, is answered with an error, and the
-    client's stream is as it was. Answers carry the whole envelope that came, and never wait for anybody: where a client
-    does not take them, they are dropped and counted.
+    client's stream is as it was; a message that is no frame of the session makes nobody a client. Answers carry the
+    whole envelope that came, and never wait for anybody: where a client does not take them, they are dropped and
+    counted.
 
     Args:
         address: what comes after ``zmq:``; it binds where that does not say ``connect:``.
@@ -49,6 +50,7 @@ class ZmqService:
     ) -> None:
         self.dropped = self.refused = self.forgotten = 0
         self._zmq, self._open, self._interval, self._most, self._log = library(), open_stream, interval, clients, log
+        self._next = open_stream()  # the next new client's
         self._clients: OrderedDict[bytes, tuple[Stream, Feed]] = OrderedDict()
         # MANDATORY: an answer that a client does not take is an error, and so can be counted.
         # HANDOVER: a client that was started anew takes its name over from a connection that has not ended yet.
@@ -63,6 +65,11 @@ class ZmqService:
     def clients(self) -> int:
         """How many are remembered."""
         return len(self._clients)
+
+    @property
+    def units(self) -> int:
+        """How many a frame has."""
+        return self._next.units
 
     def answer(self, timeout: float) -> Stream | None:
         """Answers one message; None if none came within so many seconds.
@@ -79,15 +86,18 @@ class ZmqService:
             if not isinstance(frame, WireFrame):
                 raise WireError("what can be answered is a frame, and this is a forecast or an error")
         except WireError as error:
-            self.refused += 1
-            self._reply(envelope, encode_failure(0, str(error)))
+            self._refuse(envelope, 0, str(error))
+            return None
+        if frame.values.size != self.units:  # nobody is forgotten for it
+            session = self._next.session
+            says = f"the frame has {frame.values.size} units and session '{session}' has {self.units}"
+            self._refuse(envelope, frame.number, says)
             return None
         stream, feed = self._client(name)
         try:
             found = feed.push(frame)
         except DataError as error:
-            self.refused += 1
-            self._reply(envelope, encode_failure(frame.number, str(error)))
+            self._refuse(envelope, frame.number, str(error))
             return None
         self._reply(envelope, encode_forecast(frame.number, found, stream.horizon))
         return stream
@@ -102,12 +112,16 @@ class ZmqService:
                 gone, _ = self._clients.popitem(last=False)
                 self.forgotten += 1
                 self._log(f"client {gone.hex()} is forgotten: it was silent longest")
-            stream = self._open()
+            stream, self._next = self._next, self._open()
             feed = Feed(stream, interval=self._interval, log=lambda line: self._log(f"client {name.hex()}: {line}"))
             self._clients[name] = stream, feed
             self._log(f"client {name.hex()} is new")
         self._clients.move_to_end(name)
         return self._clients[name]
+
+    def _refuse(self, envelope: list[bytes], number: int, text: str) -> None:
+        self.refused += 1
+        self._reply(envelope, encode_failure(number, text))
 
     def _reply(self, envelope: list[bytes], message: bytes) -> None:
         try:

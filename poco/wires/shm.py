@@ -22,8 +22,9 @@ reader copies the message and believes it if n was right before and after, and t
 writer by a whole ring has missed messages, and goes on with the oldest that are there.
 
 The writer holds an exclusive ``flock`` on ``/dev/shm/poco-NAME.lock``. One that begins makes a new object under another
-name and then renames it, so a reader that finds another file under the name has a new writer. The object is removed
-when its writer ends as it should.
+name and then renames it, so a reader that finds another file under the name has a new writer. It never truncates an
+object that is there, nor begins anew within it: a reader takes that for the end of its writer, and may miss messages of
+the next one, or read some twice. The object is removed when its writer ends as it should.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ import struct
 import time
 import zlib
 from pathlib import Path
-from typing import Any
 
 from poco.errors import ConfigError, WireError
 from poco.stream import StreamForecast
@@ -50,6 +50,10 @@ _WRITTEN = 32  # where the number of messages lies
 _PAUSE = 0.0002  # seconds between two looks for a message
 _TRIES = 10  # to read a message that is not whole
 _LOOK = 0.01  # and for another ring
+
+
+class _GoneError(Exception):
+    """The ring is not any more what it was when it was opened."""
 
 
 class RingWriter:
@@ -140,9 +144,8 @@ class RingReader:
         self.missed = self.damaged = 0
         self.complaint = ""
         self._path = _path(name)
-        self._memory: mmap.mmap | None = None
-        self._words: memoryview | None = None
-        self._file = (-1, -1)  # inode and time of change of the ring, or of what was none
+        self._ring = self._inode = -1  # the open file; it is read, and not mapped: one that shrinks ends nobody
+        self._wrong = -1  # the inode of what was counted as no ring
         self._slots = self._slot = self._read = 0
         self._looked = 0.0
         self._open(after=True)
@@ -151,7 +154,11 @@ class RingReader:
         """The next message; None if none came within so many seconds."""
         until = time.monotonic() + timeout
         while True:
-            message = self._next() if self._memory is not None else None
+            try:
+                message = self._next() if self._ring >= 0 else None
+            except _GoneError:
+                self.close()
+                continue
             if message is not None:
                 return message
             now = time.monotonic()
@@ -165,31 +172,26 @@ class RingReader:
 
     def close(self) -> None:
         """Lets go of the ring."""
-        if self._words is not None:
-            self._words.release()
-        if self._memory is not None:
-            self._memory.close()
-        self._memory = self._words = None
+        if self._ring >= 0:
+            os.close(self._ring)
+        self._ring = self._inode = -1
 
     def _next(self) -> bytes | None:
         """The next message that is whole; None if there is none yet."""
-        memory, words = self._memory, self._words
-        assert memory is not None
-        assert words is not None
-        while (written := words[_WRITTEN // 8]) > self._read:
+        while (written := self._written()) > self._read:
             oldest = max(self._read, written - self._slots)
             self.missed += oldest - self._read
             self._read = oldest
             number = oldest + 1
             at = _HEADER.size + oldest % self._slots * self._slot
             for _ in range(_TRIES):
-                before = words[at // 8]
-                _, size, crc = _SLOT.unpack_from(memory, at)
-                message = memory[at + _SLOT.size : at + _SLOT.size + min(size, self._slot - _SLOT.size)]
-                if before == words[at // 8] == number and len(message) == size and crc == _sum(number, message):
+                before, size, crc = _SLOT.unpack(self._bytes(_SLOT.size, at))
+                message = self._bytes(min(size, self._slot - _SLOT.size), at + _SLOT.size)
+                after = _word(self._bytes(8, at))
+                if before == after == number and len(message) == size and crc == _sum(number, message):
                     self._read = number
                     return message
-                if words[_WRITTEN // 8] - number >= self._slots - 1:  # the writer came round while it was read
+                if self._written() - number >= self._slots - 1:  # the writer came round while it was read
                     self.missed += 1
                     break
                 time.sleep(_PAUSE)  # some processors show the number before the rest
@@ -198,6 +200,20 @@ class RingReader:
                 self.complaint = f"message {number} in {self._path} is not whole"
             self._read = number
         return None
+
+    def _bytes(self, count: int, at: int) -> bytes:
+        """What stands at a place of the ring."""
+        found = os.pread(self._ring, count, at)
+        if len(found) < count:
+            raise _GoneError
+        return found
+
+    def _written(self) -> int:
+        """How many messages were written; never fewer than were read."""
+        found = _word(self._bytes(8, _WRITTEN))
+        if found < self._read:
+            raise _GoneError
+        return found
 
     def _open(self, *, after: bool) -> bool:
         """Opens the ring of the name if it is another than the one that is open; whether there is a new one.
@@ -211,30 +227,27 @@ class RingReader:
             return False
         try:
             found = os.fstat(file)
-            which = found.st_ino, found.st_ctime_ns
-            # No other file has the inode of one that is open; of one that is not, a later one may.
-            if which == self._file or (self._memory is not None and which[0] == self._file[0]):
+            if found.st_ino == self._inode:  # no other file has the inode of one that is open
                 return False
-            if self._words is not None and self._words[_WRITTEN // 8] > self._read:
-                return True  # the last words of the one before
+            try:
+                if self._ring >= 0 and self._written() > self._read:
+                    return True  # the last words of the one before
+            except _GoneError:
+                pass
             self.close()
-            self._file = which
-            size = found.st_size
-            head: tuple[Any, ...] = (b"", 0, 0, 0, 0)
-            if size >= _HEADER.size:
-                self._memory = mmap.mmap(file, size, prot=mmap.PROT_READ)
-                head = _HEADER.unpack_from(self._memory)
+            head = os.pread(file, _HEADER.size, 0)
+            magic, version, slots, slot, written = _HEADER.unpack(head.ljust(_HEADER.size, b"\0"))
+            good = slots > 0 and slot > _SLOT.size and slot % 8 == 0 and found.st_size == _HEADER.size + slots * slot
+            if magic != _MAGIC or version != _VERSION or not good:  # not yet, maybe: it is looked at again
+                if found.st_ino != self._wrong:
+                    self._wrong = found.st_ino
+                    self.damaged += 1
+                    self.complaint = f"{self._path} is no ring of version {_VERSION}"
+                return False
+            self._ring, self._inode, self._wrong, file = file, found.st_ino, -1, -1
         finally:
-            os.close(file)
-        magic, version, slots, slot, written = head
-        good = slots > 0 and slot > _SLOT.size and slot % 8 == 0 and size == _HEADER.size + slots * slot
-        if magic != _MAGIC or version != _VERSION or not good:
-            self.close()
-            self.damaged += 1
-            self.complaint = f"{self._path} is no ring of version {_VERSION}"
-            return False
-        assert self._memory is not None
-        self._words = memoryview(self._memory).cast("Q")
+            if file >= 0:
+                os.close(file)
         self._slots, self._slot, self._read = slots, slot, written if after else 0
         return True
 
@@ -325,6 +338,10 @@ def _path(name: str) -> Path:
     if not FOLDER.is_dir():
         raise ConfigError(f"this machine has no {FOLDER} for shared memory")
     return FOLDER / f"poco-{name}"
+
+
+def _word(found: bytes) -> int:
+    return int.from_bytes(found, "little")
 
 
 def _sum(number: int, message: bytes) -> int:

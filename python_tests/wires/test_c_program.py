@@ -203,10 +203,11 @@ def test_it_asks_poco_stream(wire, model, frames, port, start, tmp_path) -> None
     for unit in (0, 3):
         expected = [found.values[unit] if found.valid[unit] else [np.nan] * 4 for found in direct[11:]]
         np.testing.assert_array_equal(np.array(values_of(printed, unit), np.float32), np.array(expected, np.float32))
-    done = subprocess.run(
-        [*command, "7"], input="\n".join(lines), capture_output=True, text=True, timeout=60, check=False
-    )
-    assert (done.returncode, "there is no unit 7: the forecast has 7" in done.stderr) == (1, True)
+    for wrong in ("7", "first"):
+        done = subprocess.run(
+            [*command, wrong], input="\n".join(lines), capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (done.returncode, f"there is no unit '{wrong}': the forecast has 7" in done.stderr) == (1, True)
 
 
 def test_it_listens(wire, port) -> None:

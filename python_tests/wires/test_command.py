@@ -44,9 +44,9 @@ def broken(frames):
     return found
 
 
-def end(process) -> dict[str, object]:
-    """What the command says when Ctrl-C ends it."""
-    process.send_signal(signal.SIGINT)
+def end(process, by: int = signal.SIGINT) -> dict[str, object]:
+    """What the command says when Ctrl-C, or another signal, ends it."""
+    process.send_signal(by)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     return json.loads(out)
@@ -74,6 +74,48 @@ def test_from_shared_memory_to_shared_memory(streaming, model, broken, name, sam
             same(found, stream.push(frame, i * 0.5))
         check_counters(end(process))
         assert not (FOLDER / f"poco-{name}-out").exists()
+
+
+@pytest.mark.skipif(not FOLDER.is_dir(), reason="needs /dev/shm")
+def test_sigterm_ends_it_as_ctrl_c_does(streaming, name) -> None:
+    with closing(RingReader(f"{name}-out")) as reader:
+        process = streaming("--in", f"shm:{name}-in", "--out", f"shm:{name}-out")
+        with closing(RingWriter(f"{name}-in", frame_bytes(7))) as writer:
+            writer.write(encode_frame(0, 0.0, np.zeros(7)))
+            assert decode(reader.read(30)).missing == 11
+            assert end(process, signal.SIGTERM)["frames"] == 1
+    assert not (FOLDER / f"poco-{name}-out").exists()
+
+
+def test_sigterm_ends_a_service(model, start, tmp_path) -> None:
+    pytest.importorskip("zmq", reason="needs the extra 'stream'")
+    model.save_pretrained(tmp_path / "model")
+    process = start(
+        "-m", "poco", "stream", tmp_path / "model", "--as", "b", "--serve", f"zmq:ipc://{tmp_path}/s", "--json"
+    )
+    while "answers at" not in (said := process.stderr.readline()):
+        assert said, "poco stream ended"
+    assert end(process, signal.SIGTERM) == {
+        "session": "b",
+        "units": 7,
+        "frames": 0,
+        "clients": 0,
+        "refused": 0,
+        "dropped_answers": 0,
+    }
+
+
+@pytest.mark.skipif(not FOLDER.is_dir(), reason="needs /dev/shm")
+def test_a_ring_that_is_truncated_does_not_end_it(streaming, name) -> None:
+    with closing(RingReader(f"{name}-out")) as reader:
+        process = streaming("--in", f"shm:{name}-in", "--out", f"shm:{name}-out")
+        for i in range(2):
+            with closing(RingWriter(f"{name}-in", frame_bytes(7))) as writer:
+                writer.write(encode_frame(i, i * 0.5, np.zeros(7)))
+                assert decode(reader.read(30)).missing == 11 - i
+                (FOLDER / f"poco-{name}-in").write_bytes(b"")
+                time.sleep(0.05)
+        assert end(process)["frames"] == 2
 
 
 @pytest.mark.skipif(not FOLDER.is_dir(), reason="needs /dev/shm")

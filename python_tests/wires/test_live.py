@@ -98,6 +98,63 @@ def test_numbers_stand_in_for_a_clock(model, frames, same) -> None:
     assert feed.push(WireFrame(1, 0.5, frames[1])).marks == {"restarted"}  # what it had to do with 0 is not known
 
 
+def test_a_time_that_is_not_known_among_others_that_are(model, frames, same) -> None:
+    """Each counts as one interval; the next time says what was missing."""
+    for interval in (None, 0.5):
+        stream, direct = poco.Stream(model, "b", interval=interval), poco.Stream(model, "b", interval=interval)
+        said: list[str] = []
+        feed = Feed(stream, interval=interval, log=said.append)
+        for i in range(100):
+            seconds = None if i in (30, 60, 61, *range(80, 91)) else 100 + i * 0.5
+            found = feed.push(WireFrame(i, seconds, frames[i]))
+            same(found, direct.push(frames[i], seconds))
+            assert found.status == ("ok" if i >= 11 else "warming")
+        assert (said, feed.resets, stream.stats()["gaps"]) == ([], 0, 0)
+    feed.push(WireFrame(101, None, frames[101]))
+    assert feed.push(WireFrame(103, 151.5, frames[103])).marks == {"filled"}
+    assert (said, stream.stats()["filled"]) == ([], 2)  # 100 and 102
+
+
+def test_a_clock_that_stays_away_for_a_context_is_gone(model, frames) -> None:
+    stream, said = poco.Stream(model, "b", interval=0.5), []
+    feed = Feed(stream, interval=0.5, log=said.append)
+    for i in range(60):
+        found = feed.push(WireFrame(i, None if 20 <= i < 45 else 100 + i * 0.5, frames[i]))
+        assert found.marks == ({"restarted"} if i in (31, 45) else set())
+        assert found.status == ("ok" if 11 <= i < 31 or 42 <= i < 45 or i >= 56 else "warming")
+    first, second = said
+    assert first == "the sender's clock is not known any more: the stream begins anew"
+    assert second == "the sender has a clock now: the stream begins anew"
+
+
+def test_a_sender_that_began_anew_at_a_time_that_is_not_known(model, frames) -> None:
+    stream, said = poco.Stream(model, "b", interval=0.5), []
+    feed = Feed(stream, interval=0.5, log=said.append)
+    for i in range(20):
+        feed.push(WireFrame(i, 100 + i * 0.5, frames[i]))
+    for i in range(20):
+        found = feed.push(WireFrame(i, i * 0.5 or None, frames[i]))
+        assert found.marks == (set() if i else {"restarted"})
+    assert found.status == "ok"
+    assert said == ["the sender began anew: frame 0 after 19, at a time that is not known: the stream begins anew"]
+
+
+def test_a_clock_that_was_set_back_among_frames_without_a_time(model, frames) -> None:
+    stream, said = poco.Stream(model, "b", interval=0.5), []
+    feed = Feed(stream, interval=0.5, log=said.append)
+    for i in range(20):
+        feed.push(WireFrame(i, 100 + i * 0.5, frames[i]))
+    for i in range(20, 34):
+        if i % 5 == 0:
+            feed.push(WireFrame(i, None, frames[i]))
+            continue
+        with pytest.raises(DataError, match="time stamps must rise"):
+            feed.push(WireFrame(i, i * 0.5, frames[i]))
+    found = feed.push(WireFrame(34, 17.0, frames[34]))
+    assert found.marks == {"restarted"}
+    assert said == ["the sender's clock was set back, to 17 s from 109.5 s: the stream begins anew"]
+
+
 def test_without_a_rate_a_jump_of_numbers_is_no_small_matter(model, frames) -> None:
     for times in (None, 0.5):
         stream, said = poco.Stream(model, "b"), []

@@ -149,6 +149,21 @@ def test_the_client_that_was_silent_longest_is_forgotten(serve, client, frames) 
     assert (warm(1, 1), service.forgotten) == (11, 2)  # 2 is forgotten
 
 
+def test_strangers_without_a_frame_of_the_session_push_nobody_out(serve, client, frames) -> None:
+    service = serve(clients=2)
+    rig = client(service.where)
+    assert ask(rig, encode_frame(0, 0.0, frames[0])).missing == 11
+    for i in range(4):
+        stranger = client(service.where)
+        assert ask(stranger, encode_frame(i, None, frames[0][:6])).text.startswith("the frame has 6 units")
+    assert (service.clients, service.forgotten, service.refused) == (1, 0, 4)
+    other = client(service.where)
+    assert ask(other, encode_frame(0, 0.0, frames[0])).missing == 11
+    assert ask(rig, encode_frame(1, 0.5, frames[1][:6])).number == 1  # nor is who sends one moved to the front
+    assert ask(client(service.where), encode_frame(0, 0.0, frames[0])).missing == 11
+    assert ask(other, encode_frame(1, 0.5, frames[1])).missing == 10
+
+
 def test_a_client_that_takes_no_answers_holds_nobody_up(model, frames, client) -> None:
     opened = open_model(model)
     with closing(ZmqService("tcp://127.0.0.1:*", lambda: poco.Stream(opened, "b"), interval=None)) as service:

@@ -71,4 +71,4 @@ nm -D --defined-only "$shared" > exported.txt
 grep -q " poco_stream_push$" exported.txt
 if grep -v " poco_[a-z_]*$" exported.txt; then exit 1; fi
 "$cc" ${CFLAGS:-} -Wall -Wextra -Werror $(pkg-config --cflags poco) "$source/csrc/tests/unload_test.c" -ldl -o unload
-./unload "$shared" "$model"
+ASAN_OPTIONS=detect_leaks=0 ./unload "$shared" "$model" # GCC's search for leaks crashes here, where threads came by dlopen

@@ -45,6 +45,14 @@ Header = Annotated[
     bool | None,
     typer.Option("--header/--no-header", help="The first line of a table (CSV) holds names.", rich_help_panel=_READING),
 ]
+TimeColumn = Annotated[
+    int | None,
+    typer.Option(
+        help="Column of a table (from 0) that holds time stamps or counts frames, and is no unit.",
+        min=0,
+        rich_help_panel=_READING,
+    ),
+]
 CutTrials = Annotated[
     bool | None,
     typer.Option(
@@ -88,6 +96,7 @@ _READS = {
     "constant": Constant,
     "leave_out": LeaveOut,
     "header": Header,
+    "time_column": TimeColumn,
     "cut_trials": CutTrials,
     "published": Published,
 }
@@ -120,6 +129,7 @@ def reading_options(
     constant: str | None = None,
     leave_out: str | None = None,
     header: bool | None = None,
+    time_column: int | None = None,
     cut_trials: bool | None = None,
     published: str | None = None,
 ) -> dict[str, Any]:
@@ -133,9 +143,12 @@ def reading_options(
         "constant": constant,
         "leave_out": None if leave_out is None else _names(leave_out),
         "header": header,
+        "time_column": time_column,
         "cut_trials": cut_trials,
         "published": published,
     }
+    if rate is not None and not rate > 0:
+        raise ConfigError(f"rate_hz (--rate) must be above 0, got {rate:g}")
     for name in ("nan", "constant"):
         if values[name] not in (None, "keep", "drop", "error"):
             raise ConfigError(f"--{name} must be 'keep', 'drop' or 'error', got '{values[name]}'")

@@ -348,7 +348,7 @@ def test_unknown_option(tmp_path: Path) -> None:
     save(tmp_path / "a.npy")
     refused(tmp_path / "a.npy", "did you mean orientation", orientaton=UNITS_FIRST)
     refused(tmp_path / "a.npy", 'must be "units x frames" or "frames x units"', orientation="rows")
-    refused(tmp_path / "a.npy", "rate_hz must be above 0", orientation=UNITS_FIRST, rate_hz=0)
+    refused(tmp_path / "a.npy", r"rate_hz \(--rate\) must be above 0, got 0", orientation=UNITS_FIRST, rate_hz=0)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not bind this user")

@@ -16,8 +16,8 @@ from poco.cli.options import (
     Json,
     Sessions,
     Without,
+    chosen_sessions,
     examples,
-    pick_sessions,
     reads,
 )
 from poco.cli.output import print_json, say
@@ -26,6 +26,7 @@ from poco.cli.torch_settings import set_threads
 from poco.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
+    from poco.data.recording import Recording
     from poco.run import Run
 
 _LOOP = "Training"
@@ -236,16 +237,16 @@ def _train(
     if foreign:
         raise ConfigError(f"--{foreign[0].replace('_', '-')} is no option of the recipe '{recipe_name}'")
     sizes = dataclasses.replace(sizes, **wanted.model)
+    chosen = chosen_sessions(*sessions)
     if data:
         source: dict[str, Any] = {"path": [str(path) for path in data], "options": options}
     elif before is not None and before.get("source"):
         source = before["source"]
-        sessions = (",".join(entry["session"] for entry in before["sessions"]), None)
+        chosen = {"sessions": [entry["session"] for entry in before["sessions"]]}
     else:
         raise ConfigError(f"the run in {folder} does not say where its recordings are: give DATA")
     paths = [source["path"]] if isinstance(source["path"], str) else source["path"]
-    found = [(path, recording) for path in paths for recording in read(path, **source.get("options", {}))]
-    recordings = pick_sessions([recording for _, recording in found], *sessions)
+    recordings = read(paths, **chosen, **source.get("options", {}))
     run = train(
         recordings,
         model_config=sizes,
@@ -259,9 +260,13 @@ def _train(
         source=source,
         seeds=wanted.seeds if wanted.seeds is not None else (before or {}).get("seeds", 1),
     )
-    first = next(path for path, recording in found if recording is recordings[0])
-    several = sum(path == first for path, _ in found) > 1
+    first = paths[0] if len(paths) == 1 else next(p for p in paths if _is_from(recordings[0], p))
+    several = Path(first).is_dir() or sum(_is_from(recording, first) for recording in recordings) > 1
     return run, [first, "--session", recordings[0].session] if several else [first]
+
+
+def _is_from(recording: Recording, path: str) -> bool:
+    return recording.origin is not None and recording.origin.path == str(Path(path).expanduser().resolve())
 
 
 def default_folder(data: Path) -> Path:

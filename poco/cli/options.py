@@ -32,7 +32,10 @@ Orientation = Annotated[
 Rate = Annotated[float | None, typer.Option(help="Frames a second.", rich_help_panel=_READING)]
 Nan = Annotated[
     str | None,
-    typer.Option(help="Units with NaN or infinite values: 'keep', 'drop' or 'error'.", rich_help_panel=_READING),
+    typer.Option(
+        help="Units with NaN or infinite values: 'keep', 'drop' or 'error'; 'cut' leaves out frames without any value.",
+        rich_help_panel=_READING,
+    ),
 ]
 Constant = Annotated[
     str | None, typer.Option(help="Units that never change: 'keep', 'drop' or 'error'.", rich_help_panel=_READING)
@@ -149,9 +152,11 @@ def reading_options(
     }
     if rate is not None and not rate > 0:
         raise ConfigError(f"rate_hz (--rate) must be above 0, got {rate:g}")
-    for name in ("nan", "constant"):
-        if values[name] not in (None, "keep", "drop", "error"):
-            raise ConfigError(f"--{name} must be 'keep', 'drop' or 'error', got '{values[name]}'")
+    choices = {"nan": ("keep", "drop", "cut", "error"), "constant": ("keep", "drop", "error")}
+    for name, known in choices.items():
+        if values[name] is not None and values[name] not in known:
+            listed = f"{', '.join(map(repr, known[:-1]))} or '{known[-1]}'"
+            raise ConfigError(f"--{name} must be {listed}, got '{values[name]}'")
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -18,7 +18,7 @@ FILE_NAME = "dataset.toml"
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "orientation": (UNITS_FIRST, FRAMES_FIRST),
-    "nan": ("keep", "drop", "error"),
+    "nan": ("keep", "drop", "cut", "error"),
     "constant": ("keep", "drop", "error"),
     "rois": ("accepted", "all"),
     "time_unit": ("s", "ms"),
@@ -58,7 +58,8 @@ class Activity:
         time_column: column of the array that holds the time stamps, or counts frames as its name says.
         time_unit: ``"s"`` or ``"ms"``.
         gap: an interval between frames longer than this many seconds ends a stretch. Default: 1.5 median intervals.
-        nan: units with NaN or infinite values: ``"keep"``, ``"drop"`` or ``"error"``.
+        nan: units with NaN or infinite values: ``"keep"``, ``"drop"`` or ``"error"``; ``"cut"`` keeps them, and ends
+            stretches at frames that hold no value of any unit.
         constant: units that never change: ``"keep"``, ``"drop"`` or ``"error"``.
         leave_out: units to leave out, by name: ``"session/unit"``, or ``"unit"`` for every session that has it.
         rois: ``"accepted"`` or ``"all"``, where a format marks accepted cells.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
+import itertools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +20,8 @@ from poco.data.origin import Origin
 from poco.data.readers import SUFFIXES, TITLED, recognise
 from poco.data.recording import Recording
 from poco.errors import ConfigError, DataError, PocoError
+
+_MOST_BELOW = 10_000  # files further down that are looked at for a hint
 
 
 def read(
@@ -311,12 +315,23 @@ def _files(found: Description, root: Path, path: Path, *, must: bool = True) -> 
     if not files and must:
         if found.files:
             raise DataError(f"{path}: no file in it fits files = {list(found.files)} ({found.origin or 'options'})")
-        below = next((one for one in sorted(root.rglob("*")) if one.suffix.lower() in SUFFIXES), None)
-        hint = ""
-        if below is not None:
-            hint = f'; there are files further down: say files = ["{below.relative_to(root).parent}/*{below.suffix}"]'
+        hint = _further_down(root)
         raise DataError(f"{path}: no recording in this folder; known formats are {', '.join(sorted(SUFFIXES))}{hint}")
     return sorted(files, key=lambda one: _natural(one.relative_to(root).as_posix()))
+
+
+def _further_down(root: Path) -> str:
+    """What to say of recordings in folders below, "" if there are none."""
+    below = [one.relative_to(root) for one in itertools.islice(root.rglob("*"), _MOST_BELOW)]
+    folders = {one.parent.parent for one in below if one.name == "F.npy" and one.parent.name.startswith("plane")}
+    inside = [one for one in below if folders.isdisjoint(one.parents)]
+    patterns = {(*"*" * (len(one.parts) - 1), one.name) for one in folders if one.parts}
+    patterns |= {(*"*" * (len(one.parts) - 1), f"*{one.suffix}") for one in inside if one.suffix.lower() in SUFFIXES}
+    if not patterns:
+        return ""
+    patterns = {one for one in patterns if not one[-1].endswith(".txt")} or patterns  # those may be notes
+    files = json.dumps([*map("/".join, sorted(patterns))][:4])
+    return f"; there are some further down: say files = {files} in {root / descriptions.FILE_NAME}"
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -104,8 +104,11 @@ def load(plan: Plan, description: Description, opener: sources.Opener) -> Loaded
     }
     if description.origin:
         provenance["description"] = description.origin
-    keep = _keep(description, own, name, ids, nan_units, constant, provenance, warnings, units)
+    missing = _missing(activity) if len(nan_units) == units else 0
+    keep = _keep(description, own, name, ids, nan_units, constant, provenance, warnings, units, missing)
     _check_rounding(activity, ids, taken.rounded[keep[taken.rounded]], name)
+    if description.activity.nan == "cut":
+        stretches = _cut(stretches, ~np.isfinite(activity[keep]).any(axis=0), name, warnings)
     index = np.flatnonzero(keep)
     recording = Recording(
         activity=activity if keep.all() else activity[index],
@@ -264,6 +267,29 @@ def _stretches(
     return tuple(found)
 
 
+def _missing(activity: np.ndarray) -> int:
+    """How many frames hold no value of any unit; 0 where none holds one."""
+    whole = ~np.isfinite(activity).any(axis=0)
+    return 0 if whole.all() else int(whole.sum())
+
+
+def _cut(
+    stretches: tuple[tuple[int, int], ...], missing: np.ndarray, name: str, warnings: list[str]
+) -> tuple[tuple[int, int], ...]:
+    """The stretches without the frames ``[T]`` that are missing."""
+    if not missing.any():
+        return stretches
+    found: list[tuple[int, int]] = []
+    for start, stop in stretches:
+        edges = np.flatnonzero(np.diff(np.r_[True, missing[start:stop], True])) + start
+        found += [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    if not found:
+        raise DataError(f"session '{name}': no frame holds a value of any unit")
+    many = "1 frame is" if missing.sum() == 1 else f"{missing.sum()} frames are"
+    warnings.append(f'{many} missing in all units: stretches end there, because nan = "cut"')
+    return tuple(found)
+
+
 def _unit_ids(plan: Plan, description: Description, own: Contents, units: int, orientation: str) -> tuple[str, ...]:
     if plan.parts[0].unit is not None:
         return tuple(part.unit or "" for part in plan.parts)
@@ -285,6 +311,7 @@ def _keep(
     provenance: dict[str, str],
     warnings: list[str],
     units: int,
+    missing: int,
 ) -> np.ndarray:
     """``[N]`` bool, the units to use; what is dropped is said in warnings and provenance."""
     keep = np.ones(units, dtype=bool)
@@ -310,7 +337,11 @@ def _keep(
             keep[here] = False
             warnings.append(f'{_units(len(here))} {what} dropped ({shown}), because {option} = "drop"')
     if not keep.any():
-        raise DataError(f"session '{name}': no unit of {units} is left; see leave_out, rois, nan and constant")
+        hint = "see leave_out, rois, nan and constant"
+        if missing and description.activity.nan == "drop":
+            frames = "1 frame is" if missing == 1 else f"{missing} frames are"
+            hint = f'{frames} missing in all units: nan = "cut" (--nan cut) ends stretches there and keeps the units'
+        raise DataError(f"session '{name}': no unit of {units} is left; {hint}")
     dropped = np.flatnonzero(~keep)
     if len(dropped):
         provenance["dropped_units"] = ", ".join(ids[i] for i in dropped)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -115,9 +115,13 @@ def register(app: typer.Typer) -> None:
         threads: Annotated[int | None, typer.Option(help="Threads on the CPU.", rich_help_panel=_LOOP)] = None,
         resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
         overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
-        no_baselines: Annotated[
-            bool, typer.Option("--no-baselines", help="Compare with the copy forecast only.")
-        ] = False,
+        compare: Annotated[
+            bool | None,
+            typer.Option(
+                "--baselines/--no-baselines",
+                help="Compare with every baseline of 'poco eval' (the default), or with the copy forecast only.",
+            ),
+        ] = None,
         tensorboard: Annotated[
             bool, typer.Option("--tensorboard", help="Also write logs for TensorBoard into the run folder.")
         ] = False,
@@ -163,15 +167,15 @@ def register(app: typer.Typer) -> None:
             training={name: value for name, value in settings.items() if value is not None},
             model={name: value for name, value in sizes.items() if value is not None},
             seeds=seeds,
+            baselines=None if compare is None else baselines.NAMES if compare else ("copy",),
         )
         set_threads(threads)
         folder = out if out is not None else default_folder((data or [Path("run")])[0])
         run, recording = _train(
             folder, data or [], reading, (sessions, without), wanted, resume, overwrite, tensorboard
         )
-        evaluation = run.evaluate(
-            baselines=("copy",) if no_baselines else baselines.NAMES, callbacks=[Progress("baseline")]
-        )
+        names = run.config.get("baselines", baselines.NAMES)
+        evaluation = run.evaluate(baselines=names, callbacks=[Progress("baseline")])
         figure = folder / FIGURE if (folder / FIGURE).exists() else None
         if json:
             print_json({"run": folder, "figure": figure, **evaluation.to_json()})
@@ -194,6 +198,7 @@ class Wanted:
         training: fields of ``TrainConfig``.
         model: fields of ``POCOConfig``.
         seeds: how many, or None.
+        baselines: names of what to compare with, or None.
     """
 
     recipe: str | None
@@ -201,6 +206,7 @@ class Wanted:
     training: Mapping[str, Any]
     model: Mapping[str, Any]
     seeds: int | None
+    baselines: Sequence[str] | None
 
 
 def _train(
@@ -258,6 +264,7 @@ def _train(
         overwrite=overwrite,
         callbacks=[TensorBoard(folder / "tensorboard")] if tensorboard else [],
         source=source,
+        baselines=wanted.baselines,
         seeds=wanted.seeds if wanted.seeds is not None else (before or {}).get("seeds", 1),
     )
     first = paths[0] if len(paths) == 1 else next(p for p in paths if _is_from(recordings[0], p))

@@ -130,7 +130,8 @@ class Adapted:
             DataError: if the recording is not there.
         """
         from poco import models
-        from poco.data.read import read
+        from poco.data.choice import Choice
+        from poco.data.read import read_chosen
 
         folder = Path(folder)
         known = read_json(folder / ADAPTATION, "results of an adaptation")
@@ -149,7 +150,7 @@ class Adapted:
             protocol = known["protocol"]
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{folder / ADAPTATION} is damaged or of another version: {error}") from error
-        own = [r for r in read(place, **reading_options(model)) if r.session == values["session"]]
+        own = read_chosen(place, Choice([values["session"]]), **reading_options(model))
         if not own:
             raise DataError(f"{place} has no session '{values['session']}', which the model was adapted to")
         cut = split(own, protocol=protocol, context=model.config.context, horizon=model.config.horizon)

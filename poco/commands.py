@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 #: Options whose names are not those of the settings.
 _NAMES = {"learning_rate": "lr", "rate_hz": "rate"}
+#: Options of reading that the command line has; Python has more.
+READING = (
+    *("description", "key", "orientation", "rate_hz", "nan", "constant", "leave_out", "header", "time_column"),
+    *("cut_trials", "published"),
+)
 
 
 def train(run: Run, cut: Split, out: str) -> str:
@@ -40,13 +45,15 @@ def train(run: Run, cut: Split, out: str) -> str:
         if name in used_sizes and used_sizes[name] != usual_sizes[name]:
             changed[name] = used_sizes[name]
     sessions = ["--sessions", ",".join(entry["session"] for entry in run.config["sessions"])]
-    return _typed("train", *paths, *sessions, *_options(reading), *given, *_options(changed), "--out", out)
+    if run.config.get("baselines") == ["copy"]:
+        given.append("--no-baselines")
+    return _typed("train", *paths, *sessions, *_reading(reading), *given, *_options(changed), "--out", out)
 
 
 def adapt(adapted: Adapted, out: str) -> str:
     """What adapts the model again, into a folder."""
     given = [adapted.origin.get("run", "RUN"), adapted.origin.get("recording", "RECORDING")]
-    given += ["--session", adapted.session, *_options(reading_options(adapted.model))]
+    given += ["--session", adapted.session, *_reading(reading_options(adapted.model))]
     given += ["--protocol", adapted.split.protocol]
     if adapted.frames is not None:
         given += ["--frames", str(adapted.frames)]
@@ -72,6 +79,11 @@ def option(setting: str) -> str:
 
 def _typed(*arguments: str) -> str:
     return shlex.join(["poco", *arguments])
+
+
+def _reading(options: Mapping[str, Any]) -> list[str]:
+    """Options of reading, those that the command line has."""
+    return _options({k: v for k, v in options.items() if k in READING and not isinstance(v, Mapping)})
 
 
 def _options(settings: Mapping[str, Any]) -> list[str]:

@@ -217,28 +217,34 @@ class Run:
         source = self.config.get("source") or {}
         return source.get("path"), dict(source.get("options", {}))
 
-    def read(self, path: str | Path | None = None) -> tuple[Recording, ...]:
+    def read(self, path: str | Path | None = None, **options: Any) -> tuple[Recording, ...]:
         """The recordings that the run was trained on, read again.
 
         Args:
             path: where they are now; default where they were.
+            **options: of :func:`poco.read`, in place of those that they were read with.
 
         Raises:
             DataError: if it is not known where they are, or one is not there.
         """
-        from poco.data.read import read
+        from poco.data.choice import Choice
+        from poco.data.read import read_chosen
 
-        place, options = self.source
+        place, before = self.source
         place = path if path is not None else place
         if place is None:
-            raise DataError(f"the run in {self.folder} does not say where its recordings are: give them (--data PATH)")
-        found = {recording.session: recording for recording in read(place, **options)}
+            raise DataError(
+                f"the run in {self.folder} does not say where its recordings are, which were not as poco.read read "
+                "them: give them (recordings=..., or on the command line --data PATH)"
+            )
         names = [entry["session"] for entry in self.config["sessions"]]
+        choice = Choice(names)
+        found = {one.session: one for one in read_chosen(place, choice, **{**before, **options})}
         missing = [name for name in names if name not in found]
         if missing:
             raise DataError(
                 f"there is no session '{missing[0]}', which the run was trained on, in {place}: it has "
-                f"{', '.join(found)}; give the recordings (--data PATH)"
+                f"{', '.join(choice.names)}; give the recordings (recordings=..., or on the command line --data PATH)"
             )
         return tuple(found[name] for name in names)
 

@@ -340,3 +340,38 @@ def test_unit_types_come_from_a_label() -> None:
         trained(None, recordings=[recording], model_config=sizes)
     with pytest.raises(DataError, match="no label 'class'"):
         trained(None, recordings=[recording], model_config=sizes, unit_types="class")
+
+
+def test_what_was_trained_in_python_says_where_its_recordings_are(tmp_path: Path) -> None:
+    places = [tmp_path / name for name in ("one", "two")]
+    for place, recording in zip(places, recordings(), strict=True):
+        place.mkdir()
+        np.save(place / f"{recording.session}.npy", recording.activity)
+        (place / "notes.txt").write_text("no recording")
+    options = {"orientation": "units x frames", "rate_hz": 2.0}
+    read = poco.read(places, **options, without=["notes"])
+    done = trained(tmp_path / "run", recordings=read)
+    assert done.source == ([str(place.resolve()) for place in places], options)
+    again = Run.load(tmp_path / "run")
+    assert [one.session for one in again.read()] == ["a", "b"]
+    assert np.isfinite(again.evaluate(baselines=("copy",)).score)
+    one = trained(tmp_path / "one-run", recordings=poco.read(places[0] / "a.npy", **options))
+    assert one.source == (str((places[0] / "a.npy").resolve()), options)
+    assert [r.session for r in Run.load(tmp_path / "one-run").read(places[0])] == ["a"]
+
+
+def test_recordings_that_are_not_as_they_were_read(tmp_path: Path) -> None:
+    for recording in recordings():
+        np.save(tmp_path / f"{recording.session}.npy", recording.activity)
+    options = {"orientation": "units x frames"}
+    first, second = poco.read(tmp_path, **options, rate_hz=2.0)
+    half = dataclasses.replace(first, activity=first.activity / 2)
+    other = poco.read(tmp_path / "b.npy", **options, rate_hz=1.9)[0]
+    for given in ([half, second], [first, other], [first, recordings()[1]]):
+        folder = tmp_path / "run"
+        assert trained(folder, recordings=given, overwrite=True).source == (None, {})
+        again = Run.load(folder)
+        with pytest.raises(DataError, match=r"give them \(recordings=\.\.\., or on the command line --data PATH\)"):
+            again.evaluate(baselines=("copy",))
+    assert np.isfinite(again.evaluate(given, baselines=("copy",)).score)
+    assert again.read(tmp_path, **options, rate_hz=2.0)[0].session == "a"

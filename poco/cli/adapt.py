@@ -11,9 +11,9 @@ import typer
 from poco.cli.options import (
     Json,
     Session,
-    choose_recording,
     examples,
     must_be_empty,
+    read_one,
     reads,
 )
 from poco.cli.output import print_json, say
@@ -96,7 +96,6 @@ def register(app: typer.Typer) -> None:
         from poco.cli.runs import open_forecaster, source_of
         from poco.cli.torch_settings import set_threads
         from poco.commands import option
-        from poco.data.read import read
         from poco.run import Run
         from poco.training.callbacks import Progress
 
@@ -105,7 +104,7 @@ def register(app: typer.Typer) -> None:
         forecaster = open_forecaster(run)
         options = source_of(forecaster)[1]
         options |= reading
-        chosen = choose_recording(read(recording, **options), session, recording)
+        chosen = read_one(recording, session, options)
         again = [str(recording), *(["--session", chosen.session] if session is not None else [])]
         model = forecaster.model if isinstance(forecaster, Run) else forecaster
         given = {

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from poco.cli.options import Json, examples
+from poco.cli.options import Json, examples, reads
 from poco.cli.output import print_json
 from poco.cli.scores import print_scores
 from poco.errors import ConfigError
@@ -24,8 +24,10 @@ def register(app: typer.Typer) -> None:
             "poco eval runs/first --json > scores.json",
             "poco eval runs/first --split val",
             "poco eval runs/first --data /new/place/of/recordings",
+            "poco eval runs/first --data moved.npy --orientation 'units x frames' --rate 2.5",
         ),
     )
+    @reads
     def evaluate(
         run: Annotated[Path, typer.Argument(help="A run folder that 'poco train' wrote.")],
         split: Annotated[str, typer.Option(help="Part to score: 'test', 'val' or 'train'.")] = "test",
@@ -39,13 +41,16 @@ def register(app: typer.Typer) -> None:
         no_baselines: Annotated[bool, typer.Option("--no-baselines", help="Score the run alone.")] = False,
         threads: Annotated[int | None, typer.Option(help="Threads on the CPU.")] = None,
         json: Json = False,
+        *,
+        reading: dict[str, Any],
     ) -> None:
         """Score the run in RUN: 1 - MSE / MSE of repeating the last frame, per session and averaged over sessions.
 
         Every score and every difference to the run's has a 95% interval, for these recordings, not for other animals.
         Scores of the whole test part in float32 are kept in the run folder, with a figure. The JSON document has
         'score', 'interval', 'sessions', 'baselines', 'protocol' and 'split'; each baseline has 'score', 'interval' and
-        'ahead', how far the run is ahead of it: 'difference' and 'interval'.
+        'ahead', how far the run is ahead of it: 'difference' and 'interval'. Options of reading that are not given are
+        those the run was trained with.
         """
         from poco.cli.runs import open_run
         from poco.cli.torch_settings import set_threads
@@ -57,7 +62,7 @@ def register(app: typer.Typer) -> None:
             raise ConfigError(f"--split must be one of {', '.join(PARTS)}, got '{split}'")
         set_threads(threads)
         loaded = open_run(run)
-        recordings = loaded.read(data)
+        recordings = loaded.read(data, **reading)
         options: dict[str, Any] = {"part": split, "stride": stride, "precision": precision}
         options["callbacks"] = [Progress("baseline")]
         if no_baselines:  # scores beside baselines that are kept stay

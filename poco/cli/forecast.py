@@ -10,8 +10,8 @@ import typer
 from poco.cli.options import (
     Json,
     Session,
-    choose_recording,
     examples,
+    read_one,
     reads,
 )
 from poco.cli.output import counted, print_json, say
@@ -54,7 +54,6 @@ def register(app: typer.Typer) -> None:
         """
         from poco.cli.runs import open_forecaster, source_of
         from poco.cli.torch_settings import set_threads
-        from poco.data.read import read
         from poco.forecasting import check_place
         from poco.forecasting import forecast as make
 
@@ -63,7 +62,7 @@ def register(app: typer.Typer) -> None:
         forecaster = open_forecaster(run)
         options = source_of(forecaster)[1]
         options |= reading
-        chosen = choose_recording(read(recording, **options), session, recording)
+        chosen = read_one(recording, session, options)
         forecasts = make(forecaster, chosen, session=as_session, stride=stride, latest=latest)
         forecasts.save(out, overwrite=overwrite)
         windows, units, horizon = forecasts.values.shape

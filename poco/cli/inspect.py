@@ -40,15 +40,19 @@ def register(app: typer.Typer) -> None:
         Sessions that cannot be read are listed with the reason, and the exit code is then 2.
         """
         from poco.data.inspect import inspect as look
+        from poco.data.inspect import repeated
 
         seen = [look(one, **reading) for one in path]
         reports = [report for inspection in seen for report in inspection.sessions]
         unreadable = [report for report in reports if report.error]
         if len(unreadable) == 1 == len(reports):
             raise DataError(unreadable[0].error)
+        warnings = repeated(reports) if len(seen) > 1 else []
         if json:
-            print_json(seen[0].to_json() if len(seen) == 1 else {"paths": [one.to_json() for one in seen]})
+            together = {"paths": [one.to_json() for one in seen], "warnings": warnings}
+            print_json(seen[0].to_json() if len(seen) == 1 else together)
         else:
-            say("\n\n".join(one.to_text() for one in seen))
+            texts = [one.to_text() for one in seen]
+            say("\n\n".join([*texts, *(f"together: {warning}" for warning in warnings)]))
         if unreadable:
             raise DataError(f"{len(unreadable)} of {len(reports)} sessions cannot be read: {unreadable[0].error}")

@@ -32,7 +32,10 @@ Orientation = Annotated[
 Rate = Annotated[float | None, typer.Option(help="Frames a second.", rich_help_panel=_READING)]
 Nan = Annotated[
     str | None,
-    typer.Option(help="Units with NaN or infinite values: 'keep', 'drop' or 'error'.", rich_help_panel=_READING),
+    typer.Option(
+        help="Units with NaN or infinite values: 'keep', 'drop' or 'error'; 'cut' leaves out frames without any value.",
+        rich_help_panel=_READING,
+    ),
 ]
 Constant = Annotated[
     str | None, typer.Option(help="Units that never change: 'keep', 'drop' or 'error'.", rich_help_panel=_READING)
@@ -44,6 +47,14 @@ LeaveOut = Annotated[
 Header = Annotated[
     bool | None,
     typer.Option("--header/--no-header", help="The first line of a table (CSV) holds names.", rich_help_panel=_READING),
+]
+TimeColumn = Annotated[
+    int | None,
+    typer.Option(
+        help="Column of a table (from 0) that holds time stamps or counts frames, and is no unit.",
+        min=0,
+        rich_help_panel=_READING,
+    ),
 ]
 CutTrials = Annotated[
     bool | None,
@@ -88,6 +99,7 @@ _READS = {
     "constant": Constant,
     "leave_out": LeaveOut,
     "header": Header,
+    "time_column": TimeColumn,
     "cut_trials": CutTrials,
     "published": Published,
 }
@@ -120,6 +132,7 @@ def reading_options(
     constant: str | None = None,
     leave_out: str | None = None,
     header: bool | None = None,
+    time_column: int | None = None,
     cut_trials: bool | None = None,
     published: str | None = None,
 ) -> dict[str, Any]:
@@ -133,12 +146,17 @@ def reading_options(
         "constant": constant,
         "leave_out": None if leave_out is None else _names(leave_out),
         "header": header,
+        "time_column": time_column,
         "cut_trials": cut_trials,
         "published": published,
     }
-    for name in ("nan", "constant"):
-        if values[name] not in (None, "keep", "drop", "error"):
-            raise ConfigError(f"--{name} must be 'keep', 'drop' or 'error', got '{values[name]}'")
+    if rate is not None and not rate > 0:
+        raise ConfigError(f"rate_hz (--rate) must be above 0, got {rate:g}")
+    choices = {"nan": ("keep", "drop", "cut", "error"), "constant": ("keep", "drop", "error")}
+    for name, known in choices.items():
+        if values[name] is not None and values[name] not in known:
+            listed = f"{', '.join(map(repr, known[:-1]))} or '{known[-1]}'"
+            raise ConfigError(f"--{name} must be {listed}, got '{values[name]}'")
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -148,46 +166,38 @@ def must_be_empty(folder: Path, option: str) -> None:
         raise ConfigError(f"{folder} exists and is not an empty folder: choose another one with {option}")
 
 
-def pick_sessions(recordings: list[Recording], sessions: str | None, without: str | None = None) -> list[Recording]:
-    """The recordings whose names are listed in ``sessions``, less those in ``without``, in the order they came in.
+def chosen_sessions(sessions: str | None, without: str | None = None) -> dict[str, Any]:
+    """The options ``sessions`` and ``without`` of ``poco.data.read`` that were given.
 
     Raises:
-        DataError: if a listed session is not there; the message names those that are.
-        ConfigError: if a list is empty, or nothing is left.
+        ConfigError: if a list is empty.
     """
-    names = [recording.session for recording in recordings]
-    kept = names if sessions is None else _listed("--sessions", sessions, names)
-    dropped = [] if without is None else _listed("--without", without, names)
-    left = [r for r in recordings if r.session in kept and r.session not in dropped]
-    if not left:
-        raise ConfigError("--without leaves no session")
-    return left
+    given = {"sessions": sessions, "without": without}
+    lists = {name: _names(text) for name, text in given.items() if text is not None}
+    empty = next((name for name, names in lists.items() if not names), None)
+    if empty is not None:
+        raise ConfigError(f"--{empty} names no session")
+    return lists
 
 
-def _listed(option: str, text: str, names: list[str]) -> list[str]:
-    wanted = _names(text)
-    if not wanted:
-        raise ConfigError(f"{option} names no session")
-    for name in wanted:
-        if name not in names:
-            raise DataError(f"there is no session '{name}' here: the sessions are {', '.join(names)}")
-    return wanted
-
-
-def choose_recording(recordings: list[Recording], session: str | None, path: Path) -> Recording:
-    """The recording of the session, or the only one where no session is named.
+def read_one(path: Path, session: str | None, options: dict[str, Any]) -> Recording:
+    """The recording of the session in a file or folder, or the only one where no session is named.
 
     Raises:
         DataError: if it is not clear which, or it is not there; the message names the sessions.
     """
-    names = [recording.session for recording in recordings]
-    if session is None and len(names) == 1:
-        return recordings[0]
-    if session is None:
-        raise DataError(f"{path} holds {len(names)} sessions: choose one with --session: {', '.join(names)}")
-    if session not in names:
-        raise DataError(f"{path}: there is no session '{session}'; it has {', '.join(names)}")
-    return recordings[names.index(session)]
+    from poco.data.choice import Choice
+    from poco.data.read import read_chosen
+
+    choice = Choice(None if session is None else [session])
+    found = read_chosen(path, choice, **options)
+    if session is None and len(found) > 1:
+        raise DataError(
+            f"{path} holds {len(found)} sessions: choose one with --session: {', '.join(r.session for r in found)}"
+        )
+    if not found:
+        raise DataError(f"{path}: there is no session '{session}'; it has {', '.join(choice.names)}")
+    return found[0]
 
 
 def _names(text: str) -> list[str]:

@@ -11,8 +11,8 @@ from poco.cli.options import (
     Json,
     Sessions,
     Without,
+    chosen_sessions,
     examples,
-    pick_sessions,
     reads,
 )
 from poco.cli.output import counted, print_json, say
@@ -86,7 +86,7 @@ def register(app: typer.Typer) -> None:
             raise ConfigError(f"--{'causal' if causal else 'from-rest'} is about a filter: give --low, --high or both")
         if causal and from_rest:
             raise ConfigError("--causal and --from-rest exclude each other: from rest is forwards and backwards")
-        found = pick_sessions(read([str(path) for path in data], **reading), sessions, without)
+        found = read([str(path) for path in data], **chosen_sessions(sessions, without), **reading)
         if low is not None or high is not None:
             found = [
                 by.butterworth(recording, low=low, high=high, causal=causal, padded=not from_rest)

@@ -12,17 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from poco.cli.options import (
-    Description,
     Json,
-    Key,
-    Nan,
-    Orientation,
-    Published,
-    Rate,
     Session,
-    choose_recording,
     examples,
-    reading_options,
+    read_one,
+    reads,
 )
 from poco.cli.output import counted, note, number, print_json, say
 from poco.errors import ConfigError, VocabularyError
@@ -46,6 +40,7 @@ def register(app: typer.Typer) -> None:
             "poco stream runs/first --as fish1 --serve zmq:5555",
         ),
     )
+    @reads
     def stream(
         run: Annotated[Path, typer.Argument(help="A run folder, or a model folder.")],
         replay: Annotated[Path | None, typer.Option("--replay", help="A recording to play.")] = None,
@@ -69,14 +64,10 @@ def register(app: typer.Typer) -> None:
         cpus: Annotated[str | None, typer.Option(help="CPUs to run on, separated by commas.")] = None,
         priority: Annotated[int, typer.Option(help="Real-time priority (SCHED_FIFO), 1 to 99; 0: none.", min=0)] = 0,
         lock_memory: Annotated[bool, typer.Option("--lock-memory", help="Have no memory paged out.")] = False,
-        description: Description = None,
-        key: Key = None,
-        orientation: Orientation = None,
-        rate: Rate = None,
-        nan: Nan = "keep",
-        published: Published = None,
         session: Session = None,
         json: Json = False,
+        *,
+        reading: dict[str, Any],
     ) -> None:
         """Take frames one by one, forecast after each, and score what then comes.
 
@@ -101,14 +92,11 @@ def register(app: typer.Typer) -> None:
         }
         with _sigterm_as_ctrl_c():
             if replay is not None:
-                reading = reading_options(
-                    description=description, key=key, orientation=orientation, rate=rate, nan=nan, published=published
-                )
                 _replay(run, replay, sink, as_session, session, options, reading, speed, frames, silent=json)
             elif source is not None:
-                _listen(run, source, sink, as_session, options, rate, frames, silence, silent=json)
+                _listen(run, source, sink, as_session, options, reading.get("rate_hz"), frames, silence, silent=json)
             elif serve is not None:
-                _serve(run, serve, as_session, options, rate, frames, silent=json)
+                _serve(run, serve, as_session, options, reading.get("rate_hz"), frames, silent=json)
 
 
 @contextmanager
@@ -147,12 +135,11 @@ def _replay(
 ) -> None:
     """Plays a recording."""
     from poco.cli.runs import open_forecaster, source_of
-    from poco.data.read import read
     from poco.replay import replay as play
     from poco.stream import Stream
     from poco.wires import open_sink
 
-    recording = choose_recording(read(recorded, **(source_of(open_forecaster(run))[1] | reading)), session, recorded)
+    recording = read_one(recorded, session, source_of(open_forecaster(run))[1] | reading)
     interval = 1 / recording.rate_hz if recording.rate_hz else None
     opened = Stream(run, as_session or recording.session, interval=interval, **options)
     if not silent:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,8 +16,8 @@ from poco.cli.options import (
     Json,
     Sessions,
     Without,
+    chosen_sessions,
     examples,
-    pick_sessions,
     reads,
 )
 from poco.cli.output import print_json, say
@@ -26,6 +26,7 @@ from poco.cli.torch_settings import set_threads
 from poco.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
+    from poco.data.recording import Recording
     from poco.run import Run
 
 _LOOP = "Training"
@@ -114,9 +115,13 @@ def register(app: typer.Typer) -> None:
         threads: Annotated[int | None, typer.Option(help="Threads on the CPU.", rich_help_panel=_LOOP)] = None,
         resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
         overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
-        no_baselines: Annotated[
-            bool, typer.Option("--no-baselines", help="Compare with the copy forecast only.")
-        ] = False,
+        compare: Annotated[
+            bool | None,
+            typer.Option(
+                "--baselines/--no-baselines",
+                help="Compare with every baseline of 'poco eval' (the default), or with the copy forecast only.",
+            ),
+        ] = None,
         tensorboard: Annotated[
             bool, typer.Option("--tensorboard", help="Also write logs for TensorBoard into the run folder.")
         ] = False,
@@ -162,15 +167,15 @@ def register(app: typer.Typer) -> None:
             training={name: value for name, value in settings.items() if value is not None},
             model={name: value for name, value in sizes.items() if value is not None},
             seeds=seeds,
+            baselines=None if compare is None else baselines.NAMES if compare else ("copy",),
         )
         set_threads(threads)
         folder = out if out is not None else default_folder((data or [Path("run")])[0])
         run, recording = _train(
             folder, data or [], reading, (sessions, without), wanted, resume, overwrite, tensorboard
         )
-        evaluation = run.evaluate(
-            baselines=("copy",) if no_baselines else baselines.NAMES, callbacks=[Progress("baseline")]
-        )
+        names = run.config.get("baselines", baselines.NAMES)
+        evaluation = run.evaluate(baselines=names, callbacks=[Progress("baseline")])
         figure = folder / FIGURE if (folder / FIGURE).exists() else None
         if json:
             print_json({"run": folder, "figure": figure, **evaluation.to_json()})
@@ -193,6 +198,7 @@ class Wanted:
         training: fields of ``TrainConfig``.
         model: fields of ``POCOConfig``.
         seeds: how many, or None.
+        baselines: names of what to compare with, or None.
     """
 
     recipe: str | None
@@ -200,6 +206,7 @@ class Wanted:
     training: Mapping[str, Any]
     model: Mapping[str, Any]
     seeds: int | None
+    baselines: Sequence[str] | None
 
 
 def _train(
@@ -236,16 +243,16 @@ def _train(
     if foreign:
         raise ConfigError(f"--{foreign[0].replace('_', '-')} is no option of the recipe '{recipe_name}'")
     sizes = dataclasses.replace(sizes, **wanted.model)
+    chosen = chosen_sessions(*sessions)
     if data:
         source: dict[str, Any] = {"path": [str(path) for path in data], "options": options}
     elif before is not None and before.get("source"):
         source = before["source"]
-        sessions = (",".join(entry["session"] for entry in before["sessions"]), None)
+        chosen = {"sessions": [entry["session"] for entry in before["sessions"]]}
     else:
         raise ConfigError(f"the run in {folder} does not say where its recordings are: give DATA")
     paths = [source["path"]] if isinstance(source["path"], str) else source["path"]
-    found = [(path, recording) for path in paths for recording in read(path, **source.get("options", {}))]
-    recordings = pick_sessions([recording for _, recording in found], *sessions)
+    recordings = read(paths, **chosen, **source.get("options", {}))
     run = train(
         recordings,
         model_config=sizes,
@@ -257,11 +264,16 @@ def _train(
         overwrite=overwrite,
         callbacks=[TensorBoard(folder / "tensorboard")] if tensorboard else [],
         source=source,
+        baselines=wanted.baselines,
         seeds=wanted.seeds if wanted.seeds is not None else (before or {}).get("seeds", 1),
     )
-    first = next(path for path, recording in found if recording is recordings[0])
-    several = sum(path == first for path, _ in found) > 1
+    first = paths[0] if len(paths) == 1 else next(p for p in paths if _is_from(recordings[0], p))
+    several = Path(first).is_dir() or sum(_is_from(recording, first) for recording in recordings) > 1
     return run, [first, "--session", recordings[0].session] if several else [first]
+
+
+def _is_from(recording: Recording, path: str) -> bool:
+    return recording.origin is not None and recording.origin.path == str(Path(path).expanduser().resolve())
 
 
 def default_folder(data: Path) -> Path:

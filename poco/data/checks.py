@@ -45,13 +45,16 @@ def check(recordings: Sequence[Recording], *, context: int, horizon: int) -> lis
 
 
 def _check_names(recordings: Sequence[Recording]) -> None:
-    seen: set[str] = set()
+    seen: dict[str, Recording] = {}
     for recording in recordings:
         if recording.session in seen:
-            raise DataError(
-                f"session '{recording.session}' occurs more than once: give each recording a session name of its own"
-            )
-        seen.add(recording.session)
+            files = [one.provenance.get("file", "") for one in (seen[recording.session], recording)]
+            way = f", in {files[0]} and {files[1]}" if all(files) else ""
+            way += ": give each recording a session name of its own"
+            if all(files):
+                way += ', such as name = "{folder}-{stem}" in dataset.toml under [sessions]'
+            raise DataError(f"session '{recording.session}' occurs more than once{way}")
+        seen[recording.session] = recording
 
 
 def check_values(recording: Recording) -> None:
@@ -62,7 +65,7 @@ def check_values(recording: Recording) -> None:
     for start, stop in recording.stretches:
         covered[start:stop] = True
     bad = np.zeros(recording.units, dtype=np.int64)
-    frames_bad = 0
+    frames_bad = whole = 0
     low = np.full(recording.units, np.inf, dtype=np.float32)
     high = np.full(recording.units, -np.inf, dtype=np.float32)
     for first in range(0, recording.frames, _FRAMES_A_CHUNK):
@@ -74,14 +77,20 @@ def check_values(recording: Recording) -> None:
         missing = ~np.isfinite(chunk)
         bad += missing.sum(axis=1)
         frames_bad += int(missing.any(axis=0).sum())
+        whole += int(missing.all(axis=0).sum())
         low = np.minimum(low, chunk.min(axis=1))
         high = np.maximum(high, chunk.max(axis=1))
     if bad.any():
-        units = np.flatnonzero(bad)
+        cut = "end stretches there when reading (--nan cut, or nan='cut')"
+        if (bad == whole).all():
+            raise DataError(f"{where}: {_count(whole, 'frame')} without a value of any unit: {cut}")
+        way = "drop such units when reading (--nan drop, or nan='drop')"
+        if whole:
+            way = f"{whole} of them without a value of any unit: {cut}, and leave out such units (--leave-out)"
+        units = np.flatnonzero(bad > whole)
         raise DataError(
             f"{where}: {_count(int(bad.sum()), 'NaN or infinite value')} in {_some_units(recording, units)}, over "
-            f"{_count(frames_bad, 'frame')}: drop such units when reading (--nan drop, or nan='drop'), or repair the "
-            "recording"
+            f"{_count(frames_bad, 'frame')}{', ' if whole else ': '}{way}, or repair the recording"
         )
     constant = np.flatnonzero(low == high)
     if constant.size:

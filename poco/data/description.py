@@ -18,7 +18,7 @@ FILE_NAME = "dataset.toml"
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "orientation": (UNITS_FIRST, FRAMES_FIRST),
-    "nan": ("keep", "drop", "error"),
+    "nan": ("keep", "drop", "cut", "error"),
     "constant": ("keep", "drop", "error"),
     "rois": ("accepted", "all"),
     "time_unit": ("s", "ms"),
@@ -50,15 +50,16 @@ class Activity:
 
     Attributes:
         key: key of the array; with ``*`` in it, every key that fits is one session.
-        orientation: ``"units x frames"`` or ``"frames x units"``.
+        orientation: ``"units x frames"`` or ``"frames x units"``; of a format that says so itself it is left aside.
         rate_hz: frames a second.
         rate_key: key of a number that is the rate.
         time_key: key of the time stamps, one a frame.
         time_row: row of the array that holds the time stamps, not a unit (0 is the first).
-        time_column: column of the array that holds the time stamps.
+        time_column: column of the array that holds the time stamps, or counts frames as its name says.
         time_unit: ``"s"`` or ``"ms"``.
         gap: an interval between frames longer than this many seconds ends a stretch. Default: 1.5 median intervals.
-        nan: units with NaN or infinite values: ``"keep"``, ``"drop"`` or ``"error"``.
+        nan: units with NaN or infinite values: ``"keep"``, ``"drop"`` or ``"error"``; ``"cut"`` keeps them, and ends
+            stretches at frames that hold no value of any unit.
         constant: units that never change: ``"keep"``, ``"drop"`` or ``"error"``.
         leave_out: units to leave out, by name: ``"session/unit"``, or ``"unit"`` for every session that has it.
         rois: ``"accepted"`` or ``"all"``, where a format marks accepted cells.
@@ -128,7 +129,7 @@ class Description:
     """What a person has to say about the files of a data set.
 
     Attributes:
-        name: name of the data set. Default: that of the folder.
+        name: name of the data set. Default: that which the file says, otherwise ``"default"``.
         species, area, indicator, licence, citation, source: for people; carried along as provenance.
         neural: False for a control that is not neural activity.
         notes: for people.
@@ -259,13 +260,13 @@ def _value(name: str, value: Any, kind: str, where: str) -> Any:
     elif kind.startswith("Mapping"):
         good = isinstance(value, Mapping) and all(isinstance(v, str) for v in value.values())
         expected = "" if good else "a table of texts"
+    if name == "rate_hz" and isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
+        raise DataError(f"{where}: rate_hz (--rate) must be above 0, got {value:g}")
     if expected:
         raise DataError(f"{where}: {name} must be {expected}, got {value!r}")
     if name in _CHOICES and value not in _CHOICES[name]:
         choices = " or ".join(f'"{choice}"' for choice in _CHOICES[name])
         raise DataError(f"{where}: {name} must be {choices}, got {value!r}")
-    if name == "rate_hz" and value == 0:
-        raise DataError(f"{where}: rate_hz must be above 0")
     return value
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -221,7 +221,7 @@ def _try(job: Job, plan: sessions.Plan) -> SessionReport:
 def _report(loaded: sessions.Loaded) -> SessionReport:
     recording = loaded.recording
     finite = recording.activity[np.isfinite(recording.activity)]
-    drift = _drifting(recording.activity)
+    drift = _drifting(_covered(recording))
     return SessionReport(
         session=recording.session,
         subject=recording.subject,
@@ -254,6 +254,13 @@ def _report(loaded: sessions.Loaded) -> SessionReport:
     )
 
 
+def _covered(recording: Recording) -> np.ndarray:
+    """``[N, T]``, the frames that stretches cover."""
+    if sum(stop - start for start, stop in recording.stretches) == recording.frames:
+        return recording.activity
+    return np.concatenate([recording.activity[:, start:stop] for start, stop in recording.stretches], axis=1)
+
+
 def _longest(recording: Recording) -> int:
     return max(stop - start for start, stop in recording.stretches)
 
@@ -268,9 +275,13 @@ def _duration(loaded: sessions.Loaded) -> float | None:
 def _noticed(recording: Recording, drift: float) -> list[str]:
     """What would get in the way of training."""
     out = []
-    activity = recording.activity
+    activity = _covered(recording)
     finite = np.isfinite(activity)
-    bad = int((~finite.all(axis=1)).sum())
+    whole = ~finite.any(axis=0)
+    bad = int((~finite[:, ~whole].all(axis=1)).sum())
+    if whole.any():
+        many = "1 frame holds" if whole.sum() == 1 else f"{whole.sum()} frames hold"
+        out.append(f"{many} no value of any unit, which training refuses (--nan cut ends stretches there)")
     if bad:
         many = "1 unit holds" if bad == 1 else f"{bad} units hold"
         out.append(f"{many} NaN or infinite values, which training refuses (--nan drop leaves such units out)")
@@ -296,11 +307,11 @@ def _drifting(activity: np.ndarray) -> float:
     part = activity.shape[1] // 5
     if part < 10:
         return 0.0
-    good = activity[np.isfinite(activity).all(axis=1)]
-    if not len(good):
-        return 0.0
-    shift = np.abs(good[:, :part].mean(axis=1) - good[:, -part:].mean(axis=1))
-    return float((shift > good.std(axis=1)).mean())
+    shifts = []
+    for unit in activity[np.isfinite(activity).all(axis=1)]:
+        values = unit.astype(np.float64)  # squares of large values do not fit float32
+        shifts.append(abs(values[:part].mean() - values[-part:].mean()) > values.std())
+    return float(np.mean(shifts)) if shifts else 0.0
 
 
 def _across(reports: list[SessionReport]) -> list[str]:
@@ -311,13 +322,23 @@ def _across(reports: list[SessionReport]) -> list[str]:
     rates = sorted({report.rate_hz for report in good if report.rate_hz is not None})
     if rates and rates[-1] > 1.02 * rates[0]:
         out.append(f"sessions have different rates, from {rates[0]:.4g} to {rates[-1]:.4g} Hz")
-    names = [report.session for report in reports]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        out.append(f"session names occur more than once: {', '.join(repeated)} (say a pattern under [sessions])")
+    out += repeated(reports)
     if any(not report.neural for report in good):
         out.append("NOT NEURAL ACTIVITY: this is a control; never count its scores as forecasts of neural activity")
     return out
+
+
+def repeated(reports: Sequence[SessionReport]) -> list[str]:
+    """A warning where sessions of one name cannot be used together, with the files of the first such."""
+    files: dict[str, list[str]] = {}
+    for report in reports:
+        files.setdefault(report.session, []).append(report.file)
+    several = sorted(name for name, places in files.items() if len(places) > 1)
+    if not several:
+        return []
+    found = f"{', '.join(several)} ('{several[0]}' in {' and '.join(files[several[0]][:2])})"
+    way = 'say name = "{folder}-{stem}" or a pattern in dataset.toml under [sessions]'
+    return [f"session names occur more than once: {found}; {way}"]
 
 
 def _row(report: SessionReport) -> tuple[str, ...]:

@@ -42,6 +42,7 @@ def downsample(recording: Recording, factor: int) -> Recording:
         rate_hz=None if recording.rate_hz is None else recording.rate_hz / factor,
         channels={name: values[frames].mean(1) for name, values in recording.channels.items()},
         stretches=tuple(stretches),
+        origin=None,
         provenance=_done(recording, f"means of {factor} frames"),
     )
 
@@ -108,6 +109,7 @@ def butterworth(
     return dataclasses.replace(
         recording,
         activity=activity,
+        origin=None,
         provenance=_done(recording, f"{kind} {given} cycles a frame, {way}"),
         warnings=recording.warnings if causal else later,
     )
@@ -151,6 +153,7 @@ def components(recording: Recording, count: int, *, frames: Sequence[tuple[int, 
         unit_ids=tuple(f"pc{number}" for number in range(count)),
         labels={},
         coordinates=None,
+        origin=None,
         provenance=_done(recording, what),
         warnings=all_known if frames is None else recording.warnings,
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
+import itertools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,10 +14,14 @@ from typing import Any
 
 from poco.data import description as descriptions
 from poco.data import session, sources
+from poco.data.choice import Choice
 from poco.data.description import Description, absolute
-from poco.data.readers import SUFFIXES, recognise
+from poco.data.origin import Origin
+from poco.data.readers import SUFFIXES, TITLED, recognise
 from poco.data.recording import Recording
-from poco.errors import ConfigError, DataError
+from poco.errors import ConfigError, DataError, PocoError
+
+_MOST_BELOW = 10_000  # files further down that are looked at for a hint
 
 
 def read(
@@ -23,9 +29,11 @@ def read(
     *,
     description: str | Path | Mapping[str, Any] | None = None,
     published: str | None = None,
+    sessions: Sequence[str] | None = None,
+    without: Sequence[str] = (),
     **options: Any,
 ) -> list[Recording]:
-    """Read all sessions in a file or folder.
+    """Read the sessions in a file or folder.
 
     Formats are recognised by name and content: NWB, suite2p folder, CaImAn HDF5, HDF5, MATLAB, NPY, NPZ, CSV, zarr and
     pickles of numpy arrays. What a file leaves open (which array, which axis is time, the rate) a description must say:
@@ -37,6 +45,9 @@ def read(
         description: path of a description, or its content as a dictionary.
         published: name of a data set of the published work in its published files (:data:`poco.published.NAMES`); then
             nothing but ``rate_hz`` is left open.
+        sessions: names of the sessions to read. Default: all. Files of others need not be readable, where their names
+            can be told before they are read.
+        without: names of sessions to leave out.
         **options: single fields that override the description: those of ``[activity]`` (``key``, ``orientation``,
             ``rate_hz``, ``nan``, ``constant``, ``leave_out``, ``rois``, ``neuropil``, ...), ``files``, ``format``,
             ``dataset`` (its name), ``session`` and ``subject`` (names or templates), ``cut_trials``,
@@ -47,26 +58,48 @@ def read(
 
     Raises:
         DataError: if something is missing, damaged or left open; the message is one line that says what to do.
+        ConfigError: if ``without`` leaves no session.
         MissingExtraError: if a format needs a package that is not installed.
     """
+    choice = Choice(sessions, without)
+    found = read_chosen(path, choice, description=description, published=published, **options)
+    choice.check()
+    return found
+
+
+def read_chosen(
+    path: str | Path | Sequence[str | Path],
+    choice: Choice,
+    *,
+    description: str | Path | Mapping[str, Any] | None = None,
+    published: str | None = None,
+    **options: Any,
+) -> list[Recording]:
+    """As :func:`read`, where the caller looks after sessions that are not there."""
     paths = [path] if isinstance(path, (str, Path)) else list(path)
     if not paths:
         raise DataError("no path to read from")
-    if published is not None:
-        from poco.published import read as read_published
-
-        rate = options.pop("rate_hz", None)
-        wanted = {**options, "description": description}
-        given = [name for name, value in wanted.items() if value is not None and value != "keep"]  # they keep all units
-        if given:
-            raise ConfigError(f"files of the published data set {published} leave no '{given[0]}' open: leave it out")
-        found = read_published(published, paths)
-        return found if rate is None else [dataclasses.replace(recording, rate_hz=rate) for recording in found]
+    given = {**options, "description": description, "published": published}
     recordings: list[Recording] = []
-    for one in paths:
-        job = Job(Path(one), description, options)
-        recordings.extend(job.load(plan).recording for plan in job.plans)
+    for one in map(Path, paths):
+        if published is not None:
+            found = [r for r in _read_published(published, one, description, options) if choice.takes(r.session)]
+        else:
+            found = Job(one, description, options).read(choice)
+        recordings += [dataclasses.replace(r, origin=Origin.of(one, given, r)) for r in found]
     return recordings
+
+
+def _read_published(name: str, path: Path, description: Any, options: Mapping[str, Any]) -> list[Recording]:
+    from poco.published import read as read_published
+
+    wanted = {**options, "description": description}
+    rate = wanted.pop("rate_hz", None)
+    given = [option for option, value in wanted.items() if value is not None and value != "keep"]  # they keep all units
+    if given:
+        raise ConfigError(f"files of the published data set {name} leave no '{given[0]}' open: leave it out")
+    found = read_published(name, path)
+    return found if rate is None else [dataclasses.replace(recording, rate_hz=rate) for recording in found]
 
 
 class Job:
@@ -104,6 +137,36 @@ class Job:
     def load(self, plan: session.Plan) -> session.Loaded:
         """Read one session."""
         return session.load(plan, self.description, self._opener)
+
+    def read(self, choice: Choice) -> list[Recording]:
+        """The recordings of the sessions wanted; a session that is not is not loaded where its name is known before."""
+        recordings = []
+        for plan in self.plans:
+            name = self._known_name(plan)
+            if name and not choice.takes(name):
+                continue
+            try:
+                recording = self.load(plan).recording
+            except PocoError as error:
+                if not name and not choice.takes(plan.name or plan.parts[0].path.stem):
+                    continue
+                raise type(error)(f"{error}{self._way_out(plan)}") from None
+            if name or choice.takes(recording.session):
+                recordings.append(recording)
+        return recordings
+
+    def _known_name(self, plan: session.Plan) -> str:
+        """The name of the session, "" where only its file says."""
+        path = plan.parts[0].path
+        titled = not plan.name and (self.description.format or recognise(path)) in TITLED
+        return "" if titled else plan.name or path.stem
+
+    def _way_out(self, plan: session.Plan) -> str:
+        """How to do without a file that cannot be read."""
+        if len(self.plans) == 1:
+            return ""
+        name = plan.name or plan.parts[0].path.stem
+        return f"; to leave it out: --without {name}, or files = [...] in dataset.toml"
 
     def _plan(self, files: list[Path]) -> list[session.Plan]:
         naming, key = self.description.sessions, self.description.activity.key
@@ -252,12 +315,23 @@ def _files(found: Description, root: Path, path: Path, *, must: bool = True) -> 
     if not files and must:
         if found.files:
             raise DataError(f"{path}: no file in it fits files = {list(found.files)} ({found.origin or 'options'})")
-        below = next((one for one in sorted(root.rglob("*")) if one.suffix.lower() in SUFFIXES), None)
-        hint = ""
-        if below is not None:
-            hint = f'; there are files further down: say files = ["{below.relative_to(root).parent}/*{below.suffix}"]'
+        hint = _further_down(root)
         raise DataError(f"{path}: no recording in this folder; known formats are {', '.join(sorted(SUFFIXES))}{hint}")
     return sorted(files, key=lambda one: _natural(one.relative_to(root).as_posix()))
+
+
+def _further_down(root: Path) -> str:
+    """What to say of recordings in folders below, "" if there are none."""
+    below = [one.relative_to(root) for one in itertools.islice(root.rglob("*"), _MOST_BELOW)]
+    folders = {one.parent.parent for one in below if one.name == "F.npy" and one.parent.name.startswith("plane")}
+    inside = [one for one in below if folders.isdisjoint(one.parents)]
+    patterns = {(*"*" * (len(one.parts) - 1), one.name) for one in folders if one.parts}
+    patterns |= {(*"*" * (len(one.parts) - 1), f"*{one.suffix}") for one in inside if one.suffix.lower() in SUFFIXES}
+    if not patterns:
+        return ""
+    patterns = {one for one in patterns if not one[-1].endswith(".txt")} or patterns  # those may be notes
+    files = json.dumps([*map("/".join, sorted(patterns))][:4])
+    return f"; there are some further down: say files = {files} in {root / descriptions.FILE_NAME}"
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

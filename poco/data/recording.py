@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from poco.data.origin import Origin
 from poco.errors import DataError
 
 
@@ -28,6 +29,7 @@ class Recording:
             Default: one stretch over the whole recording. Trials and gaps in time end a stretch.
         provenance: where the recording came from (file, reader, key, indicator, licence, ...), all text.
         warnings: what the reader noticed and a person should know, one line each.
+        origin: path and options that :func:`poco.read` read it with, or None.
 
     Raises:
         DataError: if shapes, names or stretches do not fit together.
@@ -45,6 +47,7 @@ class Recording:
     stretches: tuple[tuple[int, int], ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    origin: Origin | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         activity = np.asarray(self.activity)

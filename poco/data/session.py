@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from poco.data import activity as activities
 from poco.data import sources
 from poco.data.description import Description
 from poco.data.readers import Contents
-from poco.data.readers.base import FRAMES_FIRST, UNITS_FIRST
+from poco.data.readers.base import FRAMES_FIRST
 from poco.data.recording import Recording
 from poco.errors import DataError
 
@@ -79,10 +80,11 @@ def load(plan: Plan, description: Description, opener: sources.Opener) -> Loaded
         DataError: if a file cannot be read, or leaves something open that the description does not say.
     """
     own = opener.recording(plan.parts[0].path, plan.parts[0].key)
-    activity, times, key = _activity(plan, description, opener)
+    taken = activities.take(plan, description, opener)
+    activity, times = taken.activity, taken.times
     units, frames = activity.shape
     name = plan.name or own.title or plan.parts[0].path.stem
-    warnings = list(description.warnings) + list(own.warnings)
+    warnings = [*description.warnings, *own.warnings, *taken.warnings]
     if not description.neural and own.neural:
         warnings.insert(0, "not neural activity: a control, by its description; never count its scores")
     rate = _rate(description, own, times, warnings)
@@ -90,11 +92,11 @@ def load(plan: Plan, description: Description, opener: sources.Opener) -> Loaded
     stretches = _stretches(description, own.stretches or ((0, frames),), times, frames, warnings)
 
     nan_units, constant = _bad_units(activity)
-    ids = _unit_ids(plan, description, own, units)
+    ids = _unit_ids(plan, description, own, units, taken.orientation)
     provenance = {
         "file": str(plan.parts[0].path if len(plan.parts) == 1 else plan.parts[0].path.parent),
         "format": own.format,
-        "key": key,
+        "key": taken.key,
         "source_shape": f"{units} x {frames}",
         **own.provenance,
         **description.facts,
@@ -102,7 +104,11 @@ def load(plan: Plan, description: Description, opener: sources.Opener) -> Loaded
     }
     if description.origin:
         provenance["description"] = description.origin
-    keep = _keep(description, own, name, ids, nan_units, constant, provenance, warnings, units)
+    missing = _missing(activity) if len(nan_units) == units else 0
+    keep = _keep(description, own, name, ids, nan_units, constant, provenance, warnings, units, missing)
+    _check_rounding(activity, ids, taken.rounded[keep[taken.rounded]], name)
+    if description.activity.nan == "cut":
+        stretches = _cut(stretches, ~np.isfinite(activity[keep]).any(axis=0), name, warnings)
     index = np.flatnonzero(keep)
     recording = Recording(
         activity=activity if keep.all() else activity[index],
@@ -150,129 +156,6 @@ def _bad_units(activity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(~finite.all(axis=1)), np.flatnonzero(finite.any(axis=1) & (low == high))
 
 
-def _activity(
-    plan: Plan, description: Description, opener: sources.Opener
-) -> tuple[np.ndarray, np.ndarray | None, str]:
-    """``[N, T]`` float32, times ``[T]`` and the key used."""
-    blocks: list[np.ndarray] = []
-    times, key = None, ""
-    for part in plan.parts:
-        contents = opener.recording(part.path, part.key)
-        key = part.key or contents.key or _only_key(contents, stacked=part.unit is not None)
-        value = _array(contents, key)
-        block, found = _oriented(contents, key, value, description, stacked=part.unit is not None)
-        times = found if times is None else times
-        if blocks and block.shape[1] != blocks[0].shape[1]:
-            raise DataError(
-                f"{part.path}: {block.shape[1]} frames where {plan.parts[0].path.name} has {blocks[0].shape[1]}; "
-                f"the units of session '{plan.name}' must have equal length"
-            )
-        with np.errstate(over="ignore"):
-            taken = np.asarray(block, dtype=np.float32)
-        if block.dtype.itemsize > 4 and (np.isinf(taken) & np.isfinite(block)).any():
-            largest = np.abs(block[np.isfinite(block)]).max()
-            raise DataError(
-                f"{part.path}: '{key}' holds {float(largest):.3g}, which does not fit float32: scale or repair it"
-            )
-        blocks.append(taken)
-    activity = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-    if 0 in activity.shape:
-        raise DataError(f"{plan.parts[0].path}: no activity in it, '{key}' has shape {activity.shape}")
-    return np.ascontiguousarray(activity), times, key
-
-
-def _only_key(contents: Contents, *, stacked: bool) -> str:
-    axes = (1, 2) if stacked else (2,)
-    found = [name for name, entry in contents.entries.items() if entry.numeric and len(entry.shape or ()) in axes]
-    if len(found) == 1:
-        return found[0]
-    if len(contents.entries) == 1:
-        return next(iter(contents.entries))
-    if not found:
-        raise DataError(f"{contents.path}: no array of numbers with two axes in it; it has {contents.keys_text()}")
-    raise DataError(
-        f"{contents.path}: say which array is the activity: --key with one of {contents.keys_text(found)} "
-        "(or key = ... in dataset.toml under [activity])"
-    )
-
-
-def _array(contents: Contents, key: str) -> np.ndarray:
-    where = f"{contents.path}: '{key}'"
-    value = contents.get(key)
-    try:
-        value = np.asarray(value)
-    except ValueError:
-        raise DataError(f"{where} holds rows of different lengths") from None
-    if value.dtype.kind == "c":
-        raise DataError(f"{where} holds complex numbers; activity must be real")
-    if value.dtype.kind == "O":
-        raise DataError(f"{where} holds Python objects (dtype object); save it as plain numbers")
-    if value.dtype.kind not in "fiub":
-        raise DataError(f"{where} holds {value.dtype}, not numbers; it has {contents.keys_text()}")
-    return value
-
-
-def _oriented(
-    contents: Contents, key: str, value: np.ndarray, description: Description, *, stacked: bool
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """``[N, T]`` and the time stamps ``[T]``, if any."""
-    how, where = description.activity, f"{contents.path}: '{key}'"
-    if stacked:
-        vector = value.reshape(-1) if max(value.shape, default=0) == value.size else None
-        if vector is None or value.ndim == 0:
-            raise DataError(f"{where} has shape {value.shape}; one file per unit needs a vector")
-        rows, times = vector[None, :], None
-    else:
-        if value.ndim == 1:
-            raise DataError(
-                f"{where} has one axis, shape {value.shape}; activity has two, units and frames "
-                "(for one file per unit say unit = ... under [sessions])"
-            )
-        if value.ndim != 2:
-            raise DataError(f"{where} has shape {value.shape}; activity has two axes, units and frames")
-        orientation = how.orientation or contents.orientation
-        if orientation is None:
-            a, b = value.shape
-            raise DataError(
-                f"{where} has shape {a} x {b} and nothing says which axis is time: say "
-                f'--orientation "units x frames" ({a} units, {b} frames) or "frames x units" ({b} units, {a} frames), '
-                "or orientation = ... in dataset.toml under [activity]"
-            )
-        rows, times = _take_times(value, orientation, description, where)
-    if times is None and how.time_key is not None:
-        times = np.asarray(sources.numbers(contents.get(how.time_key), f"{contents.path}: '{how.time_key}'"))
-        times = np.asarray(contents.get(how.time_key), dtype=np.float64).reshape(-1)
-    if times is None and contents.times is not None:
-        times = contents.times
-    elif times is not None and how.time_unit == "ms":
-        times = times / 1000.0
-    if times is not None:
-        if times.shape != (rows.shape[1],):
-            raise DataError(f"{where} has {rows.shape[1]} frames but {times.size} time stamps")
-        if not np.isfinite(times).all() or (np.diff(times) <= 0).any():
-            bad = int(np.argmax(~np.isfinite(times) | np.r_[False, ~(np.diff(times) > 0)]))
-            raise DataError(f"{where}: time stamps must rise from frame to frame; frame {bad} does not")
-    return rows, times
-
-
-def _take_times(
-    value: np.ndarray, orientation: str, description: Description, where: str
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Turn to units x frames; take out the row or column that holds time stamps."""
-    how = description.activity
-    index = how.time_row if orientation == UNITS_FIRST else how.time_column
-    wrong = how.time_column if orientation == UNITS_FIRST else how.time_row
-    rows = value if orientation == UNITS_FIRST else value.T
-    if wrong is not None:
-        other = ("time_row", "time_column") if orientation == UNITS_FIRST else ("time_column", "time_row")
-        raise DataError(f'{where}: orientation "{orientation}" goes with {other[0]}, not {other[1]}')
-    if index is None:
-        return rows, None
-    if index >= len(rows):
-        raise DataError(f"{where}: shape {value.shape} has no row or column {index} for the time stamps")
-    return np.delete(rows, index, axis=0), np.asarray(rows[index], dtype=np.float64)
-
-
 def _rate(description: Description, own: Contents, times: np.ndarray | None, warnings: list[str]) -> float | None:
     how = description.activity
     measured = None
@@ -312,6 +195,11 @@ def _extras(
 
     labels = dict(own.labels)
     coordinates = own.coordinates
+    sizes = {f"label '{label}'": len(values) for label, values in labels.items()}
+    sizes |= {} if coordinates is None else {"coordinates": len(coordinates)}
+    wrong = next((what for what, size in sizes.items() if size != units), None)
+    if wrong is not None:
+        raise DataError(f"{own.path}: {units} units, but {wrong} of {sizes[wrong]}: is the right array read?")
     channels = dict(own.channels)
     for name, source in description.labels.items():
         found = find(source, f"label '{name}'", "text")
@@ -379,13 +267,36 @@ def _stretches(
     return tuple(found)
 
 
-def _unit_ids(plan: Plan, description: Description, own: Contents, units: int) -> tuple[str, ...]:
+def _missing(activity: np.ndarray) -> int:
+    """How many frames hold no value of any unit; 0 where none holds one."""
+    whole = ~np.isfinite(activity).any(axis=0)
+    return 0 if whole.all() else int(whole.sum())
+
+
+def _cut(
+    stretches: tuple[tuple[int, int], ...], missing: np.ndarray, name: str, warnings: list[str]
+) -> tuple[tuple[int, int], ...]:
+    """The stretches without the frames ``[T]`` that are missing."""
+    if not missing.any():
+        return stretches
+    found: list[tuple[int, int]] = []
+    for start, stop in stretches:
+        edges = np.flatnonzero(np.diff(np.r_[True, missing[start:stop], True])) + start
+        found += [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    if not found:
+        raise DataError(f"session '{name}': no frame holds a value of any unit")
+    many = "1 frame is" if missing.sum() == 1 else f"{missing.sum()} frames are"
+    warnings.append(f'{many} missing in all units: stretches end there, because nan = "cut"')
+    return tuple(found)
+
+
+def _unit_ids(plan: Plan, description: Description, own: Contents, units: int, orientation: str) -> tuple[str, ...]:
     if plan.parts[0].unit is not None:
         return tuple(part.unit or "" for part in plan.parts)
     if len(own.unit_ids) == units:
         return own.unit_ids
     columns = [name for i, name in enumerate(own.columns) if i != description.activity.time_column]
-    if len(columns) == units and (description.activity.orientation or own.orientation) == FRAMES_FIRST:
+    if len(columns) == units and orientation == FRAMES_FIRST:
         return tuple(columns)
     return tuple(map(str, range(units)))
 
@@ -400,6 +311,7 @@ def _keep(
     provenance: dict[str, str],
     warnings: list[str],
     units: int,
+    missing: int,
 ) -> np.ndarray:
     """``[N]`` bool, the units to use; what is dropped is said in warnings and provenance."""
     keep = np.ones(units, dtype=bool)
@@ -425,11 +337,26 @@ def _keep(
             keep[here] = False
             warnings.append(f'{_units(len(here))} {what} dropped ({shown}), because {option} = "drop"')
     if not keep.any():
-        raise DataError(f"session '{name}': no unit of {units} is left; see leave_out, rois, nan and constant")
+        hint = "see leave_out, rois, nan and constant"
+        if missing and description.activity.nan == "drop":
+            frames = "1 frame is" if missing == 1 else f"{missing} frames are"
+            hint = f'{frames} missing in all units: nan = "cut" (--nan cut) ends stretches there and keeps the units'
+        raise DataError(f"session '{name}': no unit of {units} is left; {hint}")
     dropped = np.flatnonzero(~keep)
     if len(dropped):
         provenance["dropped_units"] = ", ".join(ids[i] for i in dropped)
     return keep
+
+
+def _check_rounding(activity: np.ndarray, ids: tuple[str, ...], rounded: np.ndarray, name: str) -> None:
+    """Refuse units whose values lie so far from 0 that float32 cannot tell them apart."""
+    if len(rounded):
+        shown = ", ".join(ids[i] for i in rounded[:8]) + (", ..." if len(rounded) > 8 else "")
+        level = float(np.nanmean(activity[rounded[0]], dtype=np.float64))
+        raise DataError(
+            f"session '{name}': {_units(len(rounded))} ({shown}) lie so far from 0, at about {level:.3g}, that float32 "
+            "cannot hold how they change (its steps are above 1% of their deviation): subtract the offset of each unit"
+        )
 
 
 def _leave_out(wanted: tuple[str, ...], name: str, ids: tuple[str, ...], keep: np.ndarray, warnings: list[str]) -> None:

@@ -352,7 +352,8 @@ def _check_windows(
 def _check_deviation(recording: Recording, std: np.ndarray) -> list[str]:
     """Refuse units that are constant in the training part; warn of units that hardly move there."""
     where = f"session '{recording.session}'"
-    scale = np.abs(recording.activity).max(axis=1)
+    traces = recording.activity  # of which frames outside all stretches may hold no value
+    scale = np.array([np.abs(trace[np.isfinite(trace)]).max(initial=0) for trace in traces], dtype=np.float32)
     constant = np.flatnonzero(std <= 1e-7 * scale)
     if constant.size:
         names = [f"{recording.session}/{recording.unit_ids[int(unit)]}" for unit in constant]

@@ -87,7 +87,7 @@ def finish(
         f"{stretch['stretch']}: " + ", ".join(f"{stretch[name]:.3f} {name}" for name in names) for stretch in judged
     )
     used = ", ".join(f"{g:.0%} {name}" for g, name in zip(gains, names[1:], strict=True))
-    _tell(callbacks, f"forecast: {1 - gains.sum():.0%} ground alone, {used} ({told})")
+    _tell(callbacks, f"forecast: {max(0.0, 1 - gains.sum()):.0%} ground alone, {used} ({told})")
     return reasons
 
 

@@ -137,8 +137,9 @@ def score(subject: Subject, callbacks: Sequence[Callback] = (), *, trained: bool
         evaluation = Evaluation.from_json(read_json(kept, "scores"))
         if set(names) <= set(evaluation.baselines):
             return evaluation
-    for callback in callbacks if trained else ():
-        callback.message(f"scoring it; {' and '.join(TRAINED)} to compare with are trained, this once (--no-baselines)")
+    wanted = " and ".join(name for name in names if name in TRAINED)
+    for callback in callbacks if wanted else ():
+        callback.message(f"scoring it; {wanted} to compare with are trained, this once (--no-baselines)")
     folder = subject.folder / BASELINES
     evaluation = evaluate(subject.model, subject.split, baselines=names, folder=folder, callbacks=callbacks)
     write_json(kept, evaluation.to_json())

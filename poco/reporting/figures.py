@@ -127,7 +127,8 @@ def raster(recording: Recording, name: str) -> Drawn:
     figure, axes = _figure()
     activity = recording.activity
     rows = drawn_rows(len(activity))
-    shown = np.nan_to_num(activity[rows] - np.nanmean(activity[rows], axis=1, keepdims=True))
+    known = np.where(np.isfinite(activity[rows]), activity[rows], np.nan)
+    shown = np.nan_to_num(known - np.nanmean(known, axis=1, keepdims=True))
     draw_raster(axes, shown, recording.rate_hz, "")
     drawn = (
         "all units" if len(rows) == recording.units else f"{len(rows):,} of {recording.units:,} units, drawn at random"

@@ -118,10 +118,13 @@ class Progress(Callback):
             print(text, file=self._stream, flush=True)
 
     def end(self, history: History) -> None:
-        """Take the bar down."""
+        """Take the bar down; say so where training stopped early."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+        if history.stopped == "patience":
+            why = f"{history.since_best} validations without a new best"
+            self.message(f"{self.title}: stopped early at step {history.step} of {self._steps}, after {why}")
 
 
 class TensorBoard(Callback):

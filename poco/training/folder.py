@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ def run_config(
     recipe: str,
     source: Mapping[str, Any] | None,
     seeds: int = 1,
+    baselines: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Content of ``config.json`` for a new run."""
     sessions = [
@@ -61,6 +62,7 @@ def run_config(
         "protocol": cut.protocol,
         "seed": train_config.seed,
         **({"seeds": seeds} if seeds > 1 else {}),
+        **({"baselines": list(baselines)} if baselines is not None else {}),
         "model": dict(model_config),
         "training": train_config.to_json(),
         "sessions": sessions,

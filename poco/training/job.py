@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from poco.data.origin import source as source_of
 from poco.data.recording import Recording
 from poco.data.splits import split
 from poco.errors import CheckpointError, ConfigError, DataError
@@ -51,6 +52,7 @@ def train(
     source: Mapping[str, Any] | None = None,
     unit_types: str | None = None,
     seeds: int = 1,
+    baselines: Sequence[str] | None = None,
 ) -> Run:
     """Train a forecaster on recordings: one on the ground, a POCO, or an ensemble of several seeds of either.
 
@@ -69,10 +71,13 @@ def train(
         overwrite: replace a run that is in ``out``.
         progress: whether to show progress on standard error; default yes.
         callbacks: what else may watch.
-        source: how the recordings were read (``path``, ``options``), kept so that they can be read again.
+        source: how the recordings were read (``path``, ``options``), kept so that they can be read again; default as
+            :func:`poco.read` read them, where it did, with the same options and all as they were read.
         unit_types: label of the units that ``unit_type_embedding`` embeds; default the only one there is.
         seeds: how many seeds to train from, that of the settings and those after it. With several the model is a
             :class:`poco.Ensemble`, which averages their forecasts. A run of several may be resumed with more.
+        baselines: what the run is to be compared with, kept in its settings for who evaluates it; not computed here.
+            Default, on resume: what the run has.
 
     Returns:
         The run, with the best model.
@@ -97,7 +102,8 @@ def train(
     settings = recipes.complete(recipe, settings, cut)
     if getattr(sizes, "unit_type_embedding", False):
         unit_types = choose_label(cut.recordings, unit_types)
-    config = run_config(cut, sizes.to_dict(), settings, recipe, _with_full_path(source), seeds)
+    source = _with_full_path(source) if source is not None else source_of(recordings)
+    config = run_config(cut, sizes.to_dict(), settings, recipe, source, seeds, baselines)
     folder = Path(out) if out is not None else None
     going_on = folder is not None and _prepare_folder(folder, config, resume=resume, overwrite=overwrite)
     watching = [*callbacks]
@@ -142,16 +148,16 @@ def as_recordings(given: Any) -> tuple[Recording, ...]:
     return tuple(found)
 
 
-def _with_full_path(source: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if source is None or "path" not in source:
-        return dict(source) if source is not None else None
+def _with_full_path(source: Mapping[str, Any]) -> dict[str, Any]:
+    if "path" not in source:
+        return dict(source)
     path = source["path"]
     full = str(Path(path).resolve()) if isinstance(path, (str, Path)) else [str(Path(p).resolve()) for p in path]
     return {**source, "path": full}
 
 
 def _prepare_folder(folder: Path, config: dict[str, Any], *, resume: bool, overwrite: bool) -> bool:
-    """Make the folder ready; returns whether the run in it goes on, whose source then stands in ``config`` too."""
+    """Make the folder ready; returns whether that in it goes on; ``config`` then has its source and baselines too."""
     exists = (folder / CONFIG).exists()
     if exists and resume:
         before = read_config(folder)
@@ -160,6 +166,8 @@ def _prepare_folder(folder: Path, config: dict[str, Any], *, resume: bool, overw
             raise CheckpointError(f"cannot resume the run in {folder}: {'; '.join(changes)}")
         _remove_leftovers(folder)
         config["source"] = config["source"] or before.get("source")
+        if "baselines" in before:
+            config.setdefault("baselines", before["baselines"])
         return True
     if exists and not overwrite:
         raise ConfigError(

@@ -38,6 +38,7 @@ def test_a_trained_and_an_adapted_model(poco, trained: Path, recordings: Path, t
     assert 0 <= before["kept_step"] <= 4
     done = poco("report", trained, adapted, "--out", out, "--json")
     assert done.code == 0, done.err
+    assert "scoring it; nlinear and mlp to compare with are trained, this once" in done.err
     assert done.json["report"] == str(out / "report.html")
     text = (out / "report.html").read_text()
     assert "2-adaptation" in text

@@ -8,6 +8,7 @@ from helpers.recordings import waves
 
 from poco.data.checks import check
 from poco.data.recording import Recording
+from poco.data.splits import split
 from poco.errors import ConfigError, DataError
 
 
@@ -57,7 +58,11 @@ def test_too_few_frames() -> None:
 
 def test_no_recordings_and_repeated_names() -> None:
     assert "no recordings" in refused()
-    assert "session 'a' occurs more than once" in refused(waves("a"), waves("a", seed=1))
+    assert "session 'a' occurs more than once: give" in refused(waves("a"), waves("a", seed=1))
+    read = [waves("a", seed=seed, provenance={"file": f"d/{seed}/a.npy"}) for seed in (1, 2)]
+    message = refused(*read)
+    assert "in d/1/a.npy and d/2/a.npy" in message
+    assert 'name = "{folder}-{stem}" in dataset.toml under [sessions]' in message
 
 
 def test_rates_of_one_data_set_must_agree() -> None:
@@ -84,3 +89,17 @@ def test_the_odd_one_out_is_told_not_all_the_others() -> None:
 def test_impossible_sizes(context: int, horizon: int) -> None:
     with pytest.raises(ConfigError):
         check([waves()], context=context, horizon=horizon)
+
+
+def test_frames_without_any_value() -> None:
+    holes = waves(frames=200).activity.copy()
+    holes[:, 50:53] = np.nan
+    whole = Recording(holes, "a")
+    assert "3 frames without a value of any unit: end stretches there when reading (--nan cut" in refused(whole)
+    holes = holes.copy()
+    holes[1, 100] = np.nan
+    message = refused(Recording(holes, "a"))
+    assert "16 NaN or infinite values in unit '1', over 4 frames, 3 of them without a value of any unit" in message
+    cut = Recording(whole.activity, "a", stretches=((0, 50), (53, 200)))
+    found = split([cut], context=8, horizon=4)
+    assert np.isfinite(found.std[0]).all()

@@ -130,3 +130,11 @@ def test_control_and_labels_and_notes(tmp_path: Path) -> None:
     assert session.labels == {"region": {"labelled": 2, "classes": 1}}
     for line in ("NOT NEURAL ACTIVITY", "region 2 (1)", "worth knowing", "GFP"):
         assert line in seen.to_text()
+
+
+def test_large_values_are_looked_at_too(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal((4, 400)) + np.linspace(0, 20, 400)
+    np.save(tmp_path / "a.npy", (1e31 * values).astype(np.float32))
+    seen = inspect(tmp_path / "a.npy", orientation="units x frames", rate_hz=1)
+    assert seen.sessions[0].drift == 1
+    assert any("slow drift" in line for line in seen.sessions[0].warnings)

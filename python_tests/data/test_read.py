@@ -269,6 +269,24 @@ def test_missing_and_constant_units(tmp_path: Path) -> None:
     refused(tmp_path / "b.npy", "no unit of 3 is left", **options, nan="drop")
 
 
+def test_frames_that_are_missing_in_all_units(tmp_path: Path) -> None:
+    values = activity(5, 60)
+    values[:, 20:23] = np.nan
+    values[:, 59] = np.inf
+    np.save(tmp_path / "a.npy", values)
+    options = {"orientation": UNITS_FIRST, "rate_hz": 1}
+    (found,) = read(tmp_path / "a.npy", **options, nan="cut")
+    assert found.stretches == ((0, 20), (23, 59))
+    np.testing.assert_array_equal(found.activity, values)
+    assert '4 frames are missing in all units: stretches end there, because nan = "cut"' in found.warnings
+    refused(tmp_path / "a.npy", r"no unit of 5 is left; 4 frames are missing in all .*--nan cut", **options, nan="drop")
+    np.save(tmp_path / "b.npy", activity())
+    assert read(tmp_path / "b.npy", **options, nan="cut")[0].stretches == ((0, 40),)
+    np.save(tmp_path / "c.npy", np.full((3, 20), np.nan))
+    refused(tmp_path / "c.npy", "no frame holds a value of any unit", **options, nan="cut")
+    refused(tmp_path / "c.npy", "no unit of 3 is left; see leave_out", **options, nan="drop")
+
+
 def test_units_left_out_by_name(tmp_path: Path) -> None:
     for name in ("a", "b"):
         np.save(tmp_path / f"{name}.npy", activity(4, 30))
@@ -310,8 +328,22 @@ def test_empty_folder(tmp_path: Path) -> None:
     refused(tmp_path, "no recording in this folder")
     (tmp_path / "deep").mkdir()
     save(tmp_path / "deep" / "a.npy")
-    refused(tmp_path, re.escape('say files = ["deep/*.npy"]'))
+    message = refused(tmp_path, re.escape(f'say files = ["*/*.npy"] in {tmp_path / "dataset.toml"}'))
+    (tmp_path / "dataset.toml").write_text(message[message.index("files = ") : message.index("]") + 1] + "\n")
+    (found,) = read(tmp_path, orientation=UNITS_FIRST)
+    assert found.session == "a"
     refused(tmp_path, "no file in it fits", files=["*.mat"])
+
+
+def test_suite2p_folders_further_down(tmp_path: Path) -> None:
+    for mouse in ("one", "two"):
+        for name in ("F", "Fneu", "spks", "iscell"):
+            plane = tmp_path / mouse / "suite2p" / "plane0"
+            plane.mkdir(parents=True, exist_ok=True)
+            np.save(plane / f"{name}.npy", activity() if name != "iscell" else np.ones((5, 2)))
+    refused(tmp_path, re.escape('say files = ["*/suite2p"] in '))
+    (tmp_path / "dataset.toml").write_text('files = ["*/suite2p"]\n')
+    assert [one.session for one in read(tmp_path)] == ["one", "two"]
 
 
 def test_wrong_key_lists_what_is_there(tmp_path: Path) -> None:
@@ -348,7 +380,7 @@ def test_unknown_option(tmp_path: Path) -> None:
     save(tmp_path / "a.npy")
     refused(tmp_path / "a.npy", "did you mean orientation", orientaton=UNITS_FIRST)
     refused(tmp_path / "a.npy", 'must be "units x frames" or "frames x units"', orientation="rows")
-    refused(tmp_path / "a.npy", "rate_hz must be above 0", orientation=UNITS_FIRST, rate_hz=0)
+    refused(tmp_path / "a.npy", r"rate_hz \(--rate\) must be above 0, got 0", orientation=UNITS_FIRST, rate_hz=0)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not bind this user")

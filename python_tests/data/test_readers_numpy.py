@@ -75,6 +75,18 @@ def test_header_missing_cells_and_byte_order_mark(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.activity, np.array([[1, 4], [np.nan, np.nan], [3, np.inf]], dtype=np.float32))
 
 
+def test_cells_that_are_missing_by_name(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("\na,b,c\n1,NA,nan\nNaN,5,null\n")
+    (found,) = read(tmp_path / "a.csv", orientation="frames x units", rate_hz=1, header=True)
+    np.testing.assert_array_equal(np.isnan(found.activity), [[False, True], [True, False], [True, True]])
+
+
+def test_a_wrong_cell_below_a_header(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b\n1,x\n3,4\n")
+    with pytest.raises(DataError, match=r"line 2, column 2 is not a number: 'x'$"):
+        read(tmp_path / "a.csv", orientation="frames x units", header=True)
+
+
 def test_header_names_units(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("time,cell 1,cell 2\n0,1,2\n0.5,3,4\n1,5,6\n")
     options = {"orientation": "frames x units", "header": True}

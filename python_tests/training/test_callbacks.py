@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import io
 import sys
 from pathlib import Path
@@ -49,6 +50,16 @@ def test_the_best_is_named_with_its_step() -> None:
     first, second = stream.getvalue().splitlines()
     assert "validation 0.5000, best 0.5000 at step 10," in first
     assert "validation 0.6000, best 0.5000 at step 10," in second
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_an_early_stop_is_said(kind: type[io.StringIO]) -> None:
+    stream, settings = kind(), dataclasses.replace(SMALL, learning_rate=10.0, steps=100, patience=2)
+    cut = split([waves()], context=12, horizon=4)
+    history = fit(NLinear(12, 4), cut, settings, callbacks=[Progress("fitting", stream, seconds_between=1000.0)])
+    assert history.stopped == "patience"
+    told = f"fitting: stopped early at step {history.step} of 100, after 2 validations without a new best"
+    assert stream.getvalue().splitlines()[-1].endswith(told)
 
 
 def test_few_lines_for_many_steps() -> None:

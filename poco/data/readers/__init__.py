@@ -57,6 +57,10 @@ FORMATS: dict[str, _Reader] = {
 """Readers by the name of their format."""
 
 
+TITLED = ("npz", "suite2p")
+"""Formats whose content, not the name of the file, may name the session."""
+
+
 def recognise(path: Path) -> str | None:
     """The format of a file or folder, by its suffix, its first bytes or what lies in it; None if it is none of ours."""
     if path.is_dir():

@@ -12,6 +12,8 @@ from poco.data.readers.base import Contents, Entry, guard
 from poco.errors import DataError
 
 FORMAT = "csv"
+#: Cells without a value, in lower case.
+_MISSING = ("", "na", "n/a", "nan", "null")
 
 
 def rows(path: Path) -> list[list[str]]:
@@ -32,7 +34,7 @@ def _separator(path: Path, line: str) -> str | None:
 
 
 def table(path: Path, *, header: bool = False) -> np.ndarray:
-    """The numbers of a table, ``[lines, columns]`` float64; an empty cell is NaN.
+    """The numbers of a table, ``[lines, columns]`` float64; an empty cell is NaN, and so are ``nan``, ``NA``, ``null``.
 
     Args:
         path: the file.
@@ -66,13 +68,19 @@ def _careful_table(path: Path, first: str, *, header: bool) -> np.ndarray:
     """As ``table``, cell by cell: for files with empty cells, and to say where a wrong cell is."""
     separator = _separator(path, first)
     values: list[list[float]] = []
+    named = header
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
-            if not line.strip() or (header and number == 1):
+            if not line.strip():
+                continue
+            if named:
+                named = False
                 continue
             cells = line.rstrip("\r\n").split(separator)
+            first_line = not header and not values
             row = [
-                _number(path, cell.strip().strip('"'), number, column, values) for column, cell in enumerate(cells, 1)
+                _number(path, cell.strip().strip('"'), number, column, may_be_name=first_line)
+                for column, cell in enumerate(cells, 1)
             ]
             if values and len(row) != len(values[0]):
                 raise DataError(f"{path}: line {number} has {len(row)} cells where the first has {len(values[0])}")
@@ -80,11 +88,11 @@ def _careful_table(path: Path, first: str, *, header: bool) -> np.ndarray:
     return np.asarray(values, dtype=np.float64)
 
 
-def _number(path: Path, cell: str, line: int, column: int, before: list[list[float]]) -> float:
+def _number(path: Path, cell: str, line: int, column: int, *, may_be_name: bool) -> float:
     try:
-        return float(cell) if cell else float("nan")
+        return float("nan") if cell.lower() in _MISSING else float(cell)
     except ValueError:
-        hint = "" if before else "; if the first line holds names, say --header, or header = true under [activity]"
+        hint = "; if the first line holds names, say --header, or header = true under [activity]" if may_be_name else ""
         raise DataError(f"{path}: line {line}, column {column} is not a number: '{cell[:40]}'{hint}") from None
 
 

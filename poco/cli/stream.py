@@ -154,6 +154,8 @@ def _replay(
             dashboard.show(recording.activity[:, number], found, score.score, opened.stats())
     more = {} if out is None else {"dropped_forecasts": out.dropped}
     _report(opened, None if score is None else score.score, more, silent=silent)
+    if not silent:
+        note("The score is of every frame played, those of training too: 'poco eval' scores the test part alone.")
 
 
 def _listen(

@@ -112,6 +112,16 @@ def test_a_residual_that_was_never_better_is_not_used(cut: Split) -> None:
     assert reasons["gains"][1] == pytest.approx(0.2)  # what is insured, and no more
 
 
+def test_no_residual_is_used_where_validation_has_no_room_for_two_windows() -> None:
+    for frames, used in ((155, False), (165, True)):  # a fifth of them validates, and a window has 16
+        cut = split([waves("a", frames=frames)], context=12, horizon=4)
+        assert gain.can_be_judged(cut) == used
+        model, fitted = prepare(cut, CONFIG, SETTINGS)
+        assert (finish(model, fitted, cut, SETTINGS, {"level": 0, "shape": 10})["gains"] != [0, 0]) == used
+    both = split([waves("a", frames=155), waves("b", frames=155)], context=12, horizon=4)
+    assert gain.can_be_judged(both)
+
+
 def test_a_fifth_goes_to_the_shape_where_it_has_learnt() -> None:
     best_level = np.array([[1.0, 1.0, 1.0], [1.0, 0.5, 0.9], [1.0, 0.9, 0.9]])
     assert gain.weigh([best_level], {"level": True, "shape": True}).tolist() == pytest.approx([0.8, 0.2])

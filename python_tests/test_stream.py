@@ -376,7 +376,8 @@ def test_numbers_are_read_in_every_locale(tmp_path: Path) -> None:
         [sys.executable, "-c", script, str(tmp_path / "model")],
         capture_output=True,
         text=True,
-        env={**os.environ, "LOCPATH": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**os.environ, "LOCPATH": str(tmp_path)},
+        cwd=tmp_path,
         check=False,
     )
     assert told.stdout.strip() == "1", told.stderr

@@ -190,8 +190,8 @@ def _listen(
         dashboard = ends.enter_context(_Dashboard(silent=silent))
         live = Live(opened, came, out, interval=interval, silence=silence, log=note)
         where = "" if sink is None else f", to {sink}"
-        note(f"session '{opened.session}', {counted(opened.units, 'unit')}, from {source}{where}: Ctrl-C ends it")
         with suppress(KeyboardInterrupt):
+            note(f"session '{opened.session}', {counted(opened.units, 'unit')}, from {source}{where}: Ctrl-C ends it")
             last = -1
             for taken, (frame, found) in enumerate(live, start=1):
                 if found.frame != last + 1 or "restarted" in found.marks:
@@ -228,8 +228,8 @@ def _serve(
 
     taken = 0
     with closing(open_service(address, opened, interval=interval, log=note)) as service:
-        note(f"session '{chosen}', {counted(service.units, 'unit')}, answers at {service.endpoint}: Ctrl-C ends it")
         with suppress(KeyboardInterrupt):
+            note(f"session '{chosen}', {counted(service.units, 'unit')}, answers at {service.endpoint}: Ctrl-C ends it")
             while taken != frames:
                 taken += service.answer(0.5) is not None
     found = {"frames": taken, "clients": service.clients + service.forgotten, "refused": service.refused}

@@ -5,8 +5,8 @@ rehearsal on the first three quarters of the training part, for as many steps as
 last quarter; the residuals proper are judged on the validation part. What is used is the mixture of the ground alone
 and the ground with each residual that has the smallest mean squared relative regret, as for the forms of the ground.
 Whatever the stretches say, a fifth goes to the residual of the window's shape if it has learnt anything, as a tenth of
-the ground goes to its centred form: training may not show the drift that comes. Where validation has not even room for
-two windows side by side, none is used: what is best on one says next to nothing of the next.
+the ground goes to its centred form: training may not show the drift that comes. All is used the less, the shorter validation is,
+see :func:`trust`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ from poco.training.seeds import stream
 
 #: Weight of the residual of the shape that the stretches have no say in.
 INSURANCE = 0.2
-#: Windows side by side that the validation part must have room for, all sessions together.
-LEAST_SIDE_BY_SIDE = 2
 
 
 def weigh(stretches: Sequence[np.ndarray], learnt: Mapping[str, bool]) -> np.ndarray:
@@ -50,11 +48,13 @@ def weigh(stretches: Sequence[np.ndarray], learnt: Mapping[str, bool]) -> np.nda
     return gains
 
 
-def can_be_judged(split: Split) -> bool:
-    """Whether the validation part is long enough to tell whether a residual is of use."""
-    length = split.context + split.horizon
-    room = sum((stop - first) // length for segments in split.segments["val"] for first, stop in segments)
-    return room >= LEAST_SIDE_BY_SIDE
+def trust(split: Split) -> float:
+    """How far validation can be trusted: ``1 - 1 / n``, where ``n`` windows have room in it side by side.
+
+    Windows that overlap say much the same, so what is best on little more than one says next to nothing of the next.
+    """
+    frames = sum(stop - first for segments in split.segments["val"] for first, stop in segments)
+    return max(0.0, 1.0 - (split.context + split.horizon) / frames)
 
 
 def start(fitted: Fitted, split: Split, config: GroundedConfig, seed: int) -> Grounded:

@@ -68,29 +68,28 @@ def finish(
     Returns:
         The gains and the reasons, which are also kept in the model's metadata.
     """
-    enough = gain.can_be_judged(split)
-    learnt = {name: enough and best_steps.get(name, 0) > 0 for name in model.residuals}
+    trust = gain.trust(split)
     stretches = {}
-    if any(learnt.values()):
+    if any(best_steps.values()):
         rehearsal = gain.rehearse(fitted, split, model.config, settings, best_steps)
         if rehearsal is not None:
             stretches["rehearsal on the last quarter of training"] = rehearsal
     stretches["validation"] = gain.products(model, split, "val")
-    gains = gain.weigh(list(stretches.values()), learnt)
+    learnt = {name: best_steps.get(name, 0) > 0 for name in model.residuals}
+    gains = trust * gain.weigh(list(stretches.values()), learnt)
     model.gains.copy_(torch.from_numpy(gains))
     model.forget()
     names = ["ground", *(f"with the {name} residual" for name in model.residuals)]
     judged = [
         {"stretch": name, **dict(zip(names, (1 - np.diag(p)).tolist(), strict=True))} for name, p in stretches.items()
     ]
-    reasons = {"gains": gains.tolist(), "stretches": judged}
+    reasons = {"gains": gains.tolist(), "trust": trust, "stretches": judged}
     model.metadata["residual"] = reasons
     told = "; ".join(
         f"{stretch['stretch']}: " + ", ".join(f"{stretch[name]:.3f} {name}" for name in names) for stretch in judged
     )
     used = ", ".join(f"{g:.0%} {name}" for g, name in zip(gains, names[1:], strict=True))
-    short = "" if enough else "; validation is too short to judge residuals by"
-    _tell(callbacks, f"forecast: {max(0.0, 1 - gains.sum()):.0%} ground alone, {used} ({told}{short})")
+    _tell(callbacks, f"forecast: {max(0.0, 1 - gains.sum()):.0%} ground alone, {used} ({told})")
     return reasons
 
 

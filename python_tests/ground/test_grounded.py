@@ -109,17 +109,20 @@ def test_a_residual_that_was_never_better_is_not_used(cut: Split) -> None:
         model.residuals["shape"].output.weight.normal_(std=10)  # never better, and far off
     reasons = finish(model, fitted, cut, SETTINGS, {"level": 0, "shape": 10})
     assert reasons["gains"][0] == 0
-    assert reasons["gains"][1] == pytest.approx(0.2)  # what is insured, and no more
+    assert reasons["gains"][1] == pytest.approx(0.2 * reasons["trust"])  # what is insured, and no more
 
 
-def test_no_residual_is_used_where_validation_has_no_room_for_two_windows() -> None:
-    for frames, used in ((155, False), (165, True)):  # a fifth of them validates, and a window has 16
-        cut = split([waves("a", frames=frames)], context=12, horizon=4)
-        assert gain.can_be_judged(cut) == used
-        model, fitted = prepare(cut, CONFIG, SETTINGS)
-        assert (finish(model, fitted, cut, SETTINGS, {"level": 0, "shape": 10})["gains"] != [0, 0]) == used
-    both = split([waves("a", frames=155), waves("b", frames=155)], context=12, horizon=4)
-    assert gain.can_be_judged(both)
+def test_the_shorter_validation_is_the_less_is_used() -> None:
+    for sessions, frames, trust in ((1, 400, 0.8), (2, 400, 0.9), (1, 160, 0.5)):  # a fifth of them validates
+        some = split([waves(name, frames=frames) for name in "ab"[:sessions]], context=12, horizon=4)
+        assert gain.trust(some) == pytest.approx(trust)
+        model, fitted = prepare(some, CONFIG, SETTINGS)
+        stretches = [np.array([[1.0, 1.0, 1.0], [1.0, 0.5, 0.9], [1.0, 0.9, 0.9]])]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(gain, "rehearse", lambda *_: None)
+            patch.setattr(gain, "products", lambda *_: stretches[0])
+            gains = finish(model, fitted, some, SETTINGS, {"level": 10, "shape": 10})["gains"]
+        assert gains == pytest.approx([0.8 * trust, 0.2 * trust])
 
 
 def test_a_fifth_goes_to_the_shape_where_it_has_learnt() -> None:

@@ -227,11 +227,10 @@ def _serve(
         return Stream(model, chosen, interval=interval, **options)
 
     taken = 0
-    with closing(open_service(address, opened, interval=interval, log=note)) as service:
-        with suppress(KeyboardInterrupt):
-            note(f"session '{chosen}', {counted(service.units, 'unit')}, answers at {service.endpoint}: Ctrl-C ends it")
-            while taken != frames:
-                taken += service.answer(0.5) is not None
+    with closing(open_service(address, opened, interval=interval, log=note)) as service, suppress(KeyboardInterrupt):
+        note(f"session '{chosen}', {counted(service.units, 'unit')}, answers at {service.endpoint}: Ctrl-C ends it")
+        while taken != frames:
+            taken += service.answer(0.5) is not None
     found = {"frames": taken, "clients": service.clients + service.forgotten, "refused": service.refused}
     found |= {"dropped_answers": service.dropped}
     if silent:

@@ -5,8 +5,8 @@ rehearsal on the first three quarters of the training part, for as many steps as
 last quarter; the residuals proper are judged on the validation part. What is used is the mixture of the ground alone
 and the ground with each residual that has the smallest mean squared relative regret, as for the forms of the ground.
 Whatever the stretches say, a fifth goes to the residual of the window's shape if it has learnt anything, as a tenth of
-the ground goes to its centred form: training may not show the drift that comes. All is used the less, the shorter validation is,
-see :func:`trust`.
+the ground goes to its centred form: training may not show the drift that comes. All is used the less, the shorter
+validation is, see :func:`trust`.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ WITH_POPULATION = dataclasses.replace(CONFIG, population=True)
 SETTINGS = dataclasses.replace(
     recipe("grounded")[1], steps=30, batch_size=8, learning_rate=5e-3, clip=5.0, ema=0.9, val_every=10
 )
+BEST_LEVEL = np.array([[1.0, 1.0, 1.0], [1.0, 0.5, 0.9], [1.0, 0.9, 0.9]])  # products of errors
 
 
 @pytest.fixture(scope="module")
@@ -117,19 +118,17 @@ def test_the_shorter_validation_is_the_less_is_used() -> None:
         some = split([waves(name, frames=frames) for name in "ab"[:sessions]], context=12, horizon=4)
         assert gain.trust(some) == pytest.approx(trust)
         model, fitted = prepare(some, CONFIG, SETTINGS)
-        stretches = [np.array([[1.0, 1.0, 1.0], [1.0, 0.5, 0.9], [1.0, 0.9, 0.9]])]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(gain, "rehearse", lambda *_: None)
-            patch.setattr(gain, "products", lambda *_: stretches[0])
+            patch.setattr(gain, "products", lambda *_: BEST_LEVEL)
             gains = finish(model, fitted, some, SETTINGS, {"level": 10, "shape": 10})["gains"]
         assert gains == pytest.approx([0.8 * trust, 0.2 * trust])
 
 
 def test_a_fifth_goes_to_the_shape_where_it_has_learnt() -> None:
-    best_level = np.array([[1.0, 1.0, 1.0], [1.0, 0.5, 0.9], [1.0, 0.9, 0.9]])
-    assert gain.weigh([best_level], {"level": True, "shape": True}).tolist() == pytest.approx([0.8, 0.2])
-    assert gain.weigh([best_level], {"level": True, "shape": False}).tolist() == pytest.approx([1.0, 0.0])
-    assert gain.weigh([best_level], {"level": False, "shape": True}).tolist() == pytest.approx([0.0, 0.2])
+    assert gain.weigh([BEST_LEVEL], {"level": True, "shape": True}).tolist() == pytest.approx([0.8, 0.2])
+    assert gain.weigh([BEST_LEVEL], {"level": True, "shape": False}).tolist() == pytest.approx([1.0, 0.0])
+    assert gain.weigh([BEST_LEVEL], {"level": False, "shape": True}).tolist() == pytest.approx([0.0, 0.2])
 
 
 def test_the_population_is_read_by_a_residual_of_its_own(cut: Split) -> None:

@@ -25,7 +25,7 @@ import numpy as np
 from poco.data.recording import Recording
 from poco.data.splits import Split, fingerprint, split
 from poco.errors import CheckpointError, DataError, MissingExtraError
-from poco.files import MODEL, read_json, write_json
+from poco.files import MODEL, write_json
 from poco.training.config import TrainConfig
 from poco.training.folder import (
     CONFIG,
@@ -173,9 +173,7 @@ class Run:
         """The scores kept by the last :meth:`evaluate`, or None."""
         from poco.scores import Evaluation
 
-        if self.folder is None or not (self.folder / EVALUATION).exists():
-            return None
-        return Evaluation.from_json(read_json(self.folder / EVALUATION, "scores"))
+        return None if self.folder is None else Evaluation.kept(self.folder / EVALUATION)
 
     def draw(self, evaluation: Evaluation, cut: Split) -> Path:
         """Draw ``figure.png`` into the run folder.

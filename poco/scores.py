@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from poco.errors import CheckpointError
+from poco.files import read_json
 from poco.intervals import FEW_BLOCKS, Ahead, Interval, block_length, interval_from_json
 
 
@@ -177,6 +179,11 @@ class Evaluation:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"the stored evaluation is incomplete ({error}): evaluate the run again") from error
+
+    @classmethod
+    def kept(cls, file: Path) -> Evaluation | None:
+        """The evaluation that a file was written of, None if there is no file; a CheckpointError if it is damaged."""
+        return cls.from_json(read_json(file, "scores")) if file.exists() else None
 
 
 def _session_json(session: SessionScore) -> dict[str, Any]:

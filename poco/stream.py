@@ -306,7 +306,7 @@ def open_model(model: Member | str | Path | Any) -> Any:
             model.save_pretrained(made)
             return open_model(made)
     try:
-        return engine.StreamModel.open(str(_folder(model)))
+        return engine.StreamModel.open(str(model))
     except engine.Error as error:
         raise CheckpointError(str(error)) from None
 

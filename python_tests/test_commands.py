@@ -26,3 +26,8 @@ def test_only_what_differs_from_the_recipe_is_typed(name: str) -> None:
     typed = shlex.split(commands.train(run, run.split(), "again"))
     assert typed[typed.index("--batch-size") + 1] == "8"
     assert ("--clip" in typed) == (settings.clip is not None)
+
+
+def test_the_command_line_has_the_options_of_reading_that_are_typed() -> None:
+    options = pytest.importorskip("poco.cli.options", reason="needs the extra 'cli'")
+    assert {"rate_hz" if name == "rate" else name for name in options._READS} == set(commands.READING)

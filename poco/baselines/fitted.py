@@ -57,7 +57,7 @@ def fit_baseline(
         model = build(name, split.context, split.horizon, sessions)
     if name not in TRAINED + FITTED:
         return model
-    made_of = {"name": name, "split": split.key(), "config": config.to_json() if name in TRAINED else None}
+    made_of = {"name": name, "split": split.key, "config": config.to_json() if name in TRAINED else None}
     path = folder / f"{name}.safetensors" if folder is not None else None
     if path is not None and path.exists():
         stored = _stored(path, made_of)

@@ -7,6 +7,7 @@ come from the whole session, and each block of 1000 frames is cut 60/20/20.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -132,6 +133,7 @@ class Split:
         """Names of the data sets, in order of first appearance."""
         return tuple(dict.fromkeys(recording.dataset for recording in self.recordings))
 
+    @functools.cached_property
     def key(self) -> str:
         """SHA-256 of what a forecaster is fitted to: recordings, training and validation parts, statistics, sizes."""
         digest = hashlib.sha256()

@@ -141,7 +141,7 @@ class Grounded(nn.Module):
     def fitted_to(self, split: Split) -> bool:
         """Whether the ground was fitted to this split, with no session added or taken away since."""
         same = [spec.name for spec in self.sessions] == [recording.session for recording in split.recordings]
-        return same and not self.metadata.get("adaptations") and self.metadata.get("split") == split.key()
+        return same and not self.metadata.get("adaptations") and self.metadata.get("split") == split.key
 
     def session_index(self, session: int | str) -> int:
         """Index of a session given by name or index; a VocabularyError if it is not known."""

@@ -43,7 +43,7 @@ def prepare(
     if config.population is None:
         config = dataclasses.replace(config, population=len(split.windows("train")) >= POPULATION_WINDOWS)
     model = gain.start(fitted, split, config, settings.seed)
-    model.metadata |= {"ground": reasons, "split": split.key()}
+    model.metadata |= {"ground": reasons, "split": split.key}
     return model, fitted
 
 

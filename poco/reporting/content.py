@@ -21,10 +21,10 @@ from poco.data.recording import Recording
 from poco.data.splits import Split
 from poco.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from poco.evaluation import evaluate
-from poco.files import ADAPTATION, BASELINES, read_json, write_json
+from poco.files import ADAPTATION, BASELINES, write_json
 from poco.installation import info
 from poco.nn import POCO
-from poco.parameters import count_solved
+from poco.parameters import count_solved, device_of
 from poco.plots.style import label as shown_name
 from poco.reporting import embeddings, figures
 from poco.reporting.figures import Drawn
@@ -126,23 +126,18 @@ def score(subject: Subject, callbacks: Sequence[Callback] = (), *, trained: bool
         trained: whether baselines that have to be trained are wanted too.
     """
     names = [name for name in NAMES if trained or name not in TRAINED]
+    there = None if subject.folder is None else Evaluation.kept(subject.folder / EVALUATION)
+    if there is not None and set(names) <= set(there.baselines):
+        return there
     if subject.run is not None:
-        there = subject.run.evaluation
-        if there is not None and set(names) <= set(there.baselines):
-            return there
         return subject.run.evaluate(subject.split.recordings, baselines=names, callbacks=callbacks)
     assert subject.folder is not None
-    kept = subject.folder / EVALUATION
-    if kept.exists():
-        evaluation = Evaluation.from_json(read_json(kept, "scores"))
-        if set(names) <= set(evaluation.baselines):
-            return evaluation
     wanted = " and ".join(name for name in names if name in TRAINED)
     for callback in callbacks if wanted else ():
         callback.message(f"scoring it; {wanted} to compare with are trained, this once (--no-baselines)")
     folder = subject.folder / BASELINES
     evaluation = evaluate(subject.model, subject.split, baselines=names, folder=folder, callbacks=callbacks)
-    write_json(kept, evaluation.to_json())
+    write_json(subject.folder / EVALUATION, evaluation.to_json())
     return evaluation
 
 
@@ -295,7 +290,9 @@ def _cost(subject: Subject) -> list[tuple[str, str]]:
 @torch.no_grad()
 def _latencies(model: Forecaster, recording: Recording, context: int) -> npt.NDArray[np.float64]:
     """Seconds that each of some forecasts took on the CPU."""
-    model, x = copy.deepcopy(model).cpu(), torch.zeros(1, recording.units, context)
+    x = torch.zeros(1, recording.units, context)
+    if device_of(model) != x.device:
+        model = copy.deepcopy(model).cpu()
     taken = []
     for _ in range(35):
         began = time.perf_counter()

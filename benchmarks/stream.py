@@ -44,8 +44,8 @@ def grounded(units: int) -> poco.Grounded:
     return model.eval()
 
 
-def measure(units: int, seconds: float, threads: int) -> dict[str, Any]:
-    """Milliseconds of a frame: quantiles of every contestant."""
+def measure(units: int, seconds: float, threads: int, device: str) -> dict[str, Any]:
+    """Milliseconds of a frame: quantiles of every contestant, those of a POCO on ``device`` as well."""
     case = Case("model", FORWARD, 1, units)
     inputs = Inputs.of(case)
     frames = np.random.default_rng(0).normal(size=(96, units)).astype(np.float32)
@@ -61,12 +61,17 @@ def measure(units: int, seconds: float, threads: int) -> dict[str, Any]:
     ground = grounded(units)
     with torch.no_grad():
         right_on_ground = ground(window)[0].numpy()
-    for name, model, expected, precision, tolerance in (
-        ("poco float32", inputs.model, right, "float32", TOLERANCES["float32"]),
-        ("poco bf16", inputs.model, right, "bf16", TOLERANCES["bfloat16"]),
-        ("on the ground, float32", ground, right_on_ground, "float32", TOLERANCES["float32"]),
+    low = TOLERANCES["bfloat16"]
+    for name, model, expected, precision, tolerance, where in (
+        ("poco float32", inputs.model, right, "float32", TOLERANCES["float32"], "cpu"),
+        ("poco bf16", inputs.model, right, "bf16", low, "cpu"),
+        ("on the ground, float32", ground, right_on_ground, "float32", TOLERANCES["float32"], "cpu"),
+        (f"poco float32, {device}", inputs.model, right, "float32", TOLERANCES["float32"], device),
+        (f"poco bf16, {device}", inputs.model, right, "bf16", low, device),
     ):
-        stream = poco.Stream(model, precision=precision, threads=threads)
+        if where == "cpu" and name.endswith(", cpu"):
+            continue
+        stream = poco.Stream(model, precision=precision, threads=threads, device=where)
         *_, last = stream.over(frames)
         assert last.values is not None
         error = float(np.linalg.norm(last.values - expected) / np.linalg.norm(expected))
@@ -106,6 +111,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--seconds", type=float, default=20.0, help="for each size")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu", help="'cuda': a GPU as well")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     if min(*given.sizes, given.threads) < 1:
@@ -115,7 +121,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     report: dict[str, Any] = {"environment": environment.describe("none", {}), "cases": []}
     for units in given.sizes:
-        found = measure(units, given.seconds, given.threads)
+        found = measure(units, given.seconds, given.threads, given.device)
         report["cases"].append(found)
         print(f"{units:,} units, {given.threads} threads, load {found['load']}", flush=True)
         for name, row in found["milliseconds"].items():

@@ -93,6 +93,16 @@ def build_info() -> dict[str, Any]:
     return {name: getattr(_core_module, name) for name in names}
 
 
+def gpus() -> tuple[list[str], str]:
+    """Names of the GPUs on which the streaming engine can forecast, and why there are none."""
+    if _core_module is None:
+        return [], _core_words
+    try:
+        return _core_module.gpus(), ""
+    except _core_module.GpuError as error:
+        return [], str(error)
+
+
 def kernels_missing() -> str | None:
     """Why the core's kernels of the two passes cannot be used; None if they can."""
     if _core_module is None:

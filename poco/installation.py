@@ -35,8 +35,9 @@ class Info(dict[str, Any]):
     """What :func:`info` found: a dictionary ready for JSON; ``str()`` and ``repr()`` give it as text.
 
     Keys: ``versions`` (name -> version), ``core`` (``available``, ``reason``, ``compiler``, ``cuda_compiler``, ``isa``,
-    ``cpu_features``), ``backends`` (name -> ``available``, ``reason``), ``threads``, ``devices`` and ``extras``
-    (name -> ``available``, ``packages``, ``install``).
+    ``cpu_features``, ``gpus`` on which streams can forecast, ``gpus_missing``: why there are none), ``backends``
+    (name -> ``available``, ``reason``), ``threads``, ``devices`` and ``extras`` (name -> ``available``, ``packages``,
+    ``install``).
     """
 
     def __str__(self) -> str:
@@ -46,6 +47,7 @@ class Info(dict[str, Any]):
         shown = {"compiled": _yes_no(compiled)}
         if compiled["available"]:
             shown["CUDA compiler"] = f"{compiled['cuda_compiler']} (when it was built)"
+            shown["GPUs of streams"] = ", ".join(compiled["gpus"]) or f"none: {compiled['gpus_missing']}"
             shown["CPU"] = " ".join(compiled["cpu_features"]) or "no known instruction sets"
         lines += _rows("core", shown)
         lines += _rows("backends", {name: _yes_no(found) for name, found in self["backends"].items()})
@@ -86,6 +88,7 @@ def info() -> Info:
 def _core() -> dict[str, Any]:
     here, reason = core.available()
     build = core.build_info()
+    gpus, gpus_missing = core.gpus()
     return {
         "available": here,
         "reason": reason,
@@ -93,6 +96,8 @@ def _core() -> dict[str, Any]:
         "cuda_compiler": build.get("cuda_compiler", ""),
         "isa": build.get("isa", ""),
         "cpu_features": build.get("cpu_features", []),
+        "gpus": gpus,
+        "gpus_missing": gpus_missing,
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from poco import core
-from poco.errors import BackendError, CheckpointError, ConfigError, DataError, VocabularyError
+from poco.errors import BackendError, CheckpointError, ConfigError, DataError, PocoError, VocabularyError
 from poco.online import OnlineAdaptation, Seen
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ class Stream:
         session: name or index of the session.
         precision: ``"float32"`` or ``"bf16"`` (of a POCO's weights and products).
         threads: of the engine; None: as many as torch has.
+        device: ``"cpu"``, or ``"cuda"`` or ``"cuda:1"``: the GPU that forecasts. It has to forecast a window as the
+            processor does before it is used. Of a forecaster on the ground it computes what the residual over the
+            population adds; the ground is the processor's.
         missing: ``"hold"``: the last value of a missing unit stands in for it, and its forecast is made and marked
             as not valid; ``"drop"``: it is also left out of what the population tells, and its forecast is NaN.
         gap: where time stamps show that frames are missing: ``"fill"`` takes the last frame for them if they are fewer
@@ -81,7 +85,7 @@ class Stream:
         CheckpointError: if there is no model, it is damaged, or of a kind that cannot be streamed.
         VocabularyError: if the model does not know the session.
         ConfigError: if an option has a value that cannot work.
-        BackendError: if the compiled core is not in use.
+        BackendError: if the compiled core is not in use, or the GPU cannot be.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class Stream:
         *,
         precision: str = "float32",
         threads: int | None = None,
+        device: str = "cpu",
         missing: str = "hold",
         gap: str = "fill",
         interval: float | None = None,
@@ -115,6 +120,7 @@ class Stream:
         options = {
             "bfloat16": precision == "bf16",
             "threads": torch.get_num_threads() if threads is None else threads,
+            "gpu": _gpu(device),
             "missing": missing,
             "gap": gap,
             "interval": interval or 0.0,
@@ -127,11 +133,8 @@ class Stream:
         self._model, self._seen = model, Seen(keep, self.units) if keep else None
         self._online: OnlineAdaptation | None = None
         self._next = 0
-        engine = _engine()
-        try:
+        with _errors(ConfigError) as engine:
             self._stream = engine.Stream(opened, index, options)
-        except engine.Error as error:
-            raise ConfigError(str(error)) from None
 
     def push(self, frame: npt.ArrayLike, time: float | None = None) -> StreamForecast:
         """Takes a frame and forecasts what follows it.
@@ -143,18 +146,16 @@ class Stream:
         Raises:
             DataError: if the frame has not one number for each unit, or its time does not come after the last one's;
                 the stream is as it was.
+            BackendError: if the GPU failed: the frame was taken and has no forecast.
         """
         given = np.asarray(frame)
         if given.dtype.kind not in "fiub":
             raise DataError(f"a frame is one number for each unit, got values of type {given.dtype}")
         with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so missing
             values = np.ascontiguousarray(given, dtype=np.float32)
-        engine = _engine()
         adapted = self._take_adapted()
-        try:
+        with _errors(DataError):
             found = self._stream.push(values, math.nan if time is None else float(time))
-        except engine.Error as error:
-            raise DataError(str(error)) from None
         marks, number, missing, latency, forecast, valid = found
         named = frozenset(name for bit, name in MARKS.items() if marks & bit) | ({"adapted"} if adapted else set())
         if self._seen is not None:
@@ -187,11 +188,9 @@ class Stream:
             ConfigError: if it does not know the session, with as many units, or has another context or horizon; the
                 stream is as it was.
         """
-        opened, engine = open_model(model), _engine()
-        try:
+        opened = open_model(model)
+        with _errors(ConfigError):
             self._stream.swap(opened)
-        except engine.Error as error:
-            raise ConfigError(str(error)) from None
         self._model = model
 
     def adapt_online(self, **options: Any) -> OnlineAdaptation:
@@ -278,6 +277,28 @@ def _engine() -> Any:
     if module is None:
         raise BackendError(f"streaming needs the compiled core, which is not in use: {core.available()[1]}")
     return module
+
+
+@contextmanager
+def _errors(kind: type[PocoError]) -> Iterator[Any]:
+    """The engine; its errors are of this kind, and a GPU's a BackendError."""
+    engine = _engine()
+    try:
+        yield engine
+    except engine.GpuError as error:
+        raise BackendError(str(error)) from None
+    except engine.Error as error:
+        raise kind(str(error)) from None
+
+
+def _gpu(device: str) -> int:
+    """The number of a GPU by the name of a device; -1: the processor."""
+    if device == "cpu":
+        return -1
+    kind, _, number = device.partition(":") if isinstance(device, str) else ("", "", "")
+    if kind != "cuda" or not ((number.isascii() and number.isdigit()) or device == "cuda"):
+        raise ConfigError(f"device must be 'cpu', 'cuda' or 'cuda:NUMBER', got {device!r}")
+    return min(int(number or 0), 2**31 - 1)
 
 
 def open_model(model: Member | str | Path | Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from helpers.models import randomise
 import poco
 from poco import core
 from poco.ensemble import Ensemble
-from poco.errors import CheckpointError, ConfigError, DataError, VocabularyError
+from poco.errors import BackendError, CheckpointError, ConfigError, DataError, VocabularyError
 from poco.ground.grounded import Grounded, GroundedConfig
 from poco.ops import use_backend
 
@@ -381,3 +382,40 @@ def test_numbers_are_read_in_every_locale(tmp_path: Path) -> None:
         check=False,
     )
     assert told.stdout.strip() == "1", told.stderr
+
+
+def test_a_gpu_that_is_not_there_is_an_error() -> None:
+    names, missing = core.gpus()
+    assert bool(names) != bool(missing)
+    assert poco.info()["core"]["gpus"] == names
+    with pytest.raises(BackendError, match="there is no GPU 4096" if names else re.escape(missing)):
+        poco.Stream(small_poco(), 0, device="cuda:4096")
+    for wrong in ("gpu", "cuda:", "cuda:-1", "cuda:x", "", 0):
+        with pytest.raises(ConfigError, match="device must be 'cpu', 'cuda' or 'cuda:NUMBER'"):
+            poco.Stream(small_poco(), 0, device=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("missing", ["hold", "drop"])
+def test_a_gpu_forecasts_as_the_processor_does(precision: str, missing: str) -> None:
+    generator = np.random.default_rng(0)
+    for config in (SMALL, {}, {"width": 200, "latents": 17, "ffn_width": 300, "layers": 2}):
+        units = 300
+        specs = [poco.SessionSpec("a", units)]
+        model = randomised(poco.POCO(poco.POCOConfig(**config), specs)).float()
+        frames = generator.normal(size=(model.config.context + 12, units)).astype(np.float32)
+        frames[generator.random(frames.shape) < 0.01] = np.nan
+        here = poco.Stream(model, precision=precision, missing=missing)
+        there = poco.Stream(model, precision=precision, missing=missing, device="cuda")
+        for frame in frames:
+            by_here, by_there = here.push(frame), there.push(frame)
+            assert by_here.marks == by_there.marks
+            assert np.array_equal(by_here.valid, by_there.valid)
+            if by_here.values is None or by_there.values is None:
+                assert by_here.values is by_there.values
+                continue
+            seen = ~np.isnan(by_here.values)
+            assert np.array_equal(seen, ~np.isnan(by_there.values))
+            apart = relative_error(torch.from_numpy(by_there.values[seen]), torch.from_numpy(by_here.values[seen]))
+            assert apart < (1e-5 if precision == "float32" else 2e-2)

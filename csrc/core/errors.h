@@ -13,12 +13,18 @@ public:
     using std::runtime_error::runtime_error;
 };
 
+// A GPU cannot be used, or failed.
+class GpuError : public Error {
+public:
+    using Error::Error;
+};
+
 // Throws an Error whose message is all parts one after another.
-template <typename... Parts>
+template <typename Kind = Error, typename... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
     std::ostringstream message;
     (message << ... << parts);
-    throw Error(message.str());
+    throw Kind(message.str());
 }
 
 }  // namespace poco

@@ -513,6 +513,7 @@ std::string cpu_kernels_missing() {
 PYBIND11_MODULE(_core, m) {
     m.doc() = "The compiled core of poco; use it through poco.core.";
     py::register_exception<poco::Error>(m, "Error", PyExc_ValueError);
+    py::register_exception<poco::GpuError>(m, "GpuError", m.attr("Error"));
     m.attr("version") = poco_version();
     m.attr("compiler") = poco::compiler();
     m.attr("cuda_compiler") = poco::cuda_compiler();

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "core/errors.h"
+#include "cuda/gpu.h"
 #include "stream/realtime.h"
 #include "stream/stream.h"
 
@@ -21,6 +22,7 @@ poco::StreamOptions options_of(const py::dict& given) {
     const auto text = given["missing"].cast<std::string>(), gap = given["gap"].cast<std::string>();
     options.arithmetic.bfloat16 = given["bfloat16"].cast<bool>();
     options.arithmetic.threads = given["threads"].cast<int>();
+    options.arithmetic.gpu = given["gpu"].cast<int>();
     options.missing = text == "drop" ? poco::Missing::drop : poco::Missing::hold;
     options.gap = gap == "fill" ? poco::Gap::fill : gap == "restart" ? poco::Gap::restart : poco::Gap::refuse;
     options.interval = given["interval"].cast<double>();
@@ -104,6 +106,7 @@ void define_stream(py::module_& m) {
                  stream.swap(model);
              })
         .def("stats", &stats_of);
+    m.def("gpus", [] { return poco::gpu_names(poco::cuda_driver()); });
     m.def("set_realtime", [](const std::vector<int32_t>& cpus, int32_t priority, bool lock_memory) {
         poco::set_realtime({cpus, priority, lock_memory});
     });

@@ -8,6 +8,7 @@
 #include "core/log.h"
 #include "core/memory.h"
 #include "core/workspace.h"
+#include "cuda/gpu.h"
 #include "poco/poco.h"
 #include "stream/realtime.h"
 #include "stream/sized.h"
@@ -52,6 +53,8 @@ int32_t guarded(poco_status* status, Run&& run) {
         return say(status, code, "");
     } catch (const std::bad_alloc&) {
         return say(status, POCO_NO_MEMORY, "there is not enough memory: free some, or take a smaller model");
+    } catch (const poco::GpuError& error) {
+        return say(status, POCO_NO_GPU, error.what());
     } catch (const std::exception& error) {
         return say(status, POCO_ERROR, error.what());
     } catch (...) {
@@ -64,10 +67,16 @@ const poco::Session* session_of(const poco_model* model, int64_t index) {
     return &model->model->sessions()[static_cast<size_t>(index)];
 }
 
+// What is not named is 0, the first of its kind.
 poco_stream_options default_options() {
     const poco::StreamOptions defaults;
-    return {sizeof(poco_stream_options), POCO_FLOAT32,       defaults.arithmetic.threads, POCO_HOLD, POCO_FILL,
-            defaults.interval,           defaults.tolerance, defaults.deadline_ms};
+    poco_stream_options options{};
+    options.size = sizeof options;
+    options.threads = defaults.arithmetic.threads;
+    options.interval = defaults.interval;
+    options.tolerance = defaults.tolerance;
+    options.deadline_ms = defaults.deadline_ms;
+    return options;
 }
 
 poco::StreamOptions options_of(const poco_stream_options& given) {
@@ -79,6 +88,9 @@ poco::StreamOptions options_of(const poco_stream_options& given) {
     poco::StreamOptions options;
     options.arithmetic.bfloat16 = given.precision == POCO_BFLOAT16;
     options.arithmetic.threads = given.threads;
+    if (given.device != POCO_CPU && given.device != POCO_CUDA) poco::fail("unknown device ", given.device);
+    if (given.gpu < 0) poco::fail("there is no GPU ", given.gpu);
+    if (given.device == POCO_CUDA) options.arithmetic.gpu = given.gpu;
     options.missing = static_cast<poco::Missing>(given.missing);
     options.gap = static_cast<poco::Gap>(given.gap);
     options.interval = given.interval;
@@ -88,6 +100,15 @@ poco::StreamOptions options_of(const poco_stream_options& given) {
 }
 
 }  // namespace
+
+int32_t poco_gpus(poco_status* status) {
+    int32_t found = 0;
+    guarded(status, [&]() -> int32_t {
+        found = static_cast<int32_t>(poco::gpu_names(poco::cuda_driver()).size());
+        return POCO_OK;
+    });
+    return found;
+}
 
 poco_model* poco_model_open(const char* folder, poco_status* status) {
     poco_model* opened = nullptr;

@@ -278,6 +278,11 @@ public:
         }
         call_.residuals = residuals_.data();
         call_.residual_count = static_cast<int64_t>(residuals_.size());
+        if (!model.network_ && arithmetic.gpu >= 0) {
+            fail<GpuError>(
+                "the model has no network over the population, and its ground is the processor's work: take "
+                "the processor");
+        }
         if (model.network_) {
             network_ = network_forecaster(*model.network_, model.table(session), {}, arithmetic);
             centred_.resize(static_cast<size_t>(units_ * s.context));

@@ -15,6 +15,7 @@ namespace poco {
 struct Arithmetic {
     bool bfloat16 = false;
     int threads = 1;
+    int gpu = -1;  // its number; -1: the processor
 };
 
 // Forecasts of one session, frame after frame. Not to be used by two threads at once.

@@ -1,11 +1,13 @@
 #include "stream/network.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "core/errors.h"
 #include "cpu/dispatch.h"
 #include "cpu/inference.h"
+#include "cuda/passes.h"
 
 namespace poco {
 namespace {
@@ -93,25 +95,44 @@ public:
         shift_weight_.resize(static_cast<size_t>(n.horizon * n.width));
         shift_bias_.resize(static_cast<size_t>(n.horizon));
         prepare(n, arithmetic.threads);
+        if (arithmetic.gpu >= 0) {
+            gpu_ = cuda_passes<T>(cuda_driver(), cuda_image(), arithmetic.gpu, pool_, between_, film_);
+            in_ = gpu_->x;
+            film_.x = in_;
+            check_gpu();
+        }
     }
 
     void forecast(const float* x, const uint8_t* seen, float* forecast) override {
         for (int64_t u = 0; u < units_; ++u) {
             const float* const from = x + u * context_ + context_ - seen_;
-            T* const to = x_.data() + u * seen_;
+            T* const to = in_ + u * seen_;
             for (int64_t t = 0; t < seen_; ++t) store(from[t], to[t]);
         }
+        if (gpu_ != nullptr) {
+            std::copy_n(seen, units_, gpu_->seen);
+            gpu_->run();
+        } else {
+            by_processor(seen);
+        }
+        const T* const made = gpu_ != nullptr ? gpu_->forecast : forecast_.data();
+        for (size_t i = 0; i < forecast_.size(); ++i) forecast[i] = to_float(made[i]);
+    }
+
+private:
+    // From in_ to forecast_.
+    void by_processor(const uint8_t* seen) {
         int64_t present = 0;
         for (int64_t u = 0; u < units_; ++u) present += seen[u] != 0;
         pool_.rows = present;
         if (present == units_) {
-            pool_.x = x_.data();
+            pool_.x = in_;
             pool_.unit_index = index_.data();
         } else {
             int64_t row = 0;
             for (int64_t u = 0; u < units_; ++u) {
                 if (seen[u] == 0) continue;
-                std::memcpy(part_.data() + row * seen_, x_.data() + u * seen_, static_cast<size_t>(seen_) * sizeof(T));
+                std::memcpy(part_.data() + row * seen_, in_ + u * seen_, static_cast<size_t>(seen_) * sizeof(T));
                 part_index_[static_cast<size_t>(row++)] = static_cast<int32_t>(u);
             }
             pool_.x = part_.data();
@@ -121,10 +142,27 @@ public:
         kernels_.latent_pool(pool_);
         kernels_.latent_transformer(between_);
         kernels_.film_forecast(film_);
-        for (size_t i = 0; i < forecast_.size(); ++i) forecast[i] = to_float(forecast_[i]);
     }
 
-private:
+    // A GPU is trusted once it has forecast a made-up window, some units left out, as the processor does.
+    void check_gpu() {
+        for (int64_t i = 0; i < units_ * seen_; ++i) store(std::sin(0.37f * static_cast<float>(i % 9973)), in_[i]);
+        for (int64_t u = 0; u < units_; ++u) gpu_->seen[u] = u % 5 != 1;
+        by_processor(gpu_->seen);
+        gpu_->run();
+        float most = 0;
+        for (const T& value : forecast_) most = std::max(most, std::abs(to_float(value)));
+        for (size_t i = 0; i < forecast_.size(); ++i) {
+            const float wanted = to_float(forecast_[i]), found = to_float(gpu_->forecast[i]);
+            if (std::abs(found - wanted) <= kTolerance * most) continue;
+            fail<GpuError>("the GPU forecasts ", found, " where the processor forecasts ", wanted,
+                           ": it is not used. Please report this, with the model, the GPU and its driver");
+        }
+    }
+
+    // Of a forecast by a GPU, over the largest of all.
+    static constexpr float kTolerance = sizeof(T) == sizeof(float) ? 1e-4f : 5e-2f;
+
     template <typename Call>
     void sizes(const Network& n, int threads, Call& call) {
         call.windows = 1;
@@ -190,7 +228,8 @@ private:
         film_.horizon = n.horizon;
         film_.ffn_width = n.ffn_width;
         film_.film_width = n.film_width;
-        film_.x = x_.data();
+        in_ = x_.data();
+        film_.x = in_;
         film_.unit_index = index_.data();
         film_.window_offsets = offsets_;
         film_.unit_table = table_.data();
@@ -215,6 +254,8 @@ private:
     }
 
     const Passes<T>& kernels_;
+    std::unique_ptr<CudaPasses<T>> gpu_;  // nullptr: the processor forecasts
+    T* in_ = nullptr;                     // [N, seen]
     int64_t units_, context_, seen_;
     Floats frequencies_;
     Buffer<T> table_, initial_, x_, part_, forecast_, keys_, values_, queries_, shift_weight_, shift_bias_;

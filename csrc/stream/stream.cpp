@@ -19,9 +19,10 @@ constexpr float kLargest = 1e6f;
 // Says what a stream is made of.
 void log_session(const char* what, const Model& model, const Session& session, const Arithmetic& arithmetic) {
     if (!logs(kLogSetup)) return;
-    log_line(kLogSetup, "%s session '%s': %lld units, %lld frames to forecast %lld, %s, threads: %d", what,
+    log_line(kLogSetup, "%s session '%s': %lld units, %lld frames to forecast %lld, %s, threads: %d%s", what,
              session.name.c_str(), static_cast<long long>(session.units), static_cast<long long>(model.context()),
-             static_cast<long long>(model.horizon()), arithmetic.bfloat16 ? "bfloat16" : "float32", arithmetic.threads);
+             static_cast<long long>(model.horizon()), arithmetic.bfloat16 ? "bfloat16" : "float32", arithmetic.threads,
+             arithmetic.gpu >= 0 ? ", on a GPU" : "");
 }
 }  // namespace
 

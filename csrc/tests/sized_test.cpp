@@ -1,5 +1,6 @@
 // Programs that were built with an older or a newer header: structs of another size.
 #include <cmath>
+#include <cstddef>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -31,17 +32,19 @@ private:
 };
 
 // What is asked of an answer, whatever makes it: `ask` fills a T, and `name` is in the message where it cannot.
+// `first`: the bytes that the interface's first version had of it.
 template <typename T, typename Ask>
-void answers(const std::string& name, const Ask& ask) {
+void answers(const std::string& name, size_t first, const Ask& ask) {
     poco_status status;
-    for (const size_t wrong : {size_t{0}, size_t{1}, sizeof(T) - 1, size_t{4097}, ~size_t{0}}) {
+    for (const size_t wrong : {size_t{0}, size_t{1}, first - 1, size_t{4097}, ~size_t{0}}) {
         Inside<T> given(wrong);
         CHECK(ask(given.get(), &status) == POCO_ERROR && status.code == POCO_ERROR);
         CHECK(std::strstr(status.message, name.c_str()) != nullptr && std::strstr(status.message, "sizeof"));
         CHECK(given.untouched_from(sizeof(size_t)));
     }
     CHECK(ask(nullptr, &status) == POCO_ERROR && std::strstr(status.message, name.c_str()) != nullptr);
-    Inside<T> same(sizeof(T)), newer(sizeof(T) + 40);
+    Inside<T> older(first), same(sizeof(T)), newer(sizeof(T) + 40);
+    CHECK(ask(older.get(), &status) >= 0 && older.get()->size == first && older.untouched_from(first));
     CHECK(ask(same.get(), &status) >= 0 && same.get()->size == sizeof(T) && same.untouched_from(sizeof(T)));
     CHECK(ask(newer.get(), &status) >= 0 && newer.get()->size == sizeof(T) + 40);
     CHECK(newer.zeros(sizeof(T), sizeof(T) + 40) && newer.untouched_from(sizeof(T) + 40));
@@ -49,9 +52,12 @@ void answers(const std::string& name, const Ask& ask) {
 
 // And of what a caller asks for: `good` is a T that can be had.
 template <typename T, typename Ask>
-void wishes(const std::string& name, const T& good, const Ask& ask) {
+void wishes(const std::string& name, size_t first, const T& good, const Ask& ask) {
     poco_status status;
-    for (const size_t wrong : {size_t{0}, sizeof(T) - 1, size_t{4097}}) {
+    T older = good;
+    older.size = first;
+    CHECK(ask(&older, &status));
+    for (const size_t wrong : {size_t{0}, first - 1, size_t{4097}}) {
         T given = good;
         given.size = wrong;
         CHECK(!ask(&given, &status) && std::strstr(status.message, name.c_str()) != nullptr);
@@ -78,29 +84,30 @@ int main(int count, char** arguments) {
     if (stream == nullptr) return 1;
 
     const float frame[kUnits] = {};
-    answers<poco_forecast>("poco_forecast", [&](poco_forecast* to, poco_status* status) {
+    answers<poco_forecast>("poco_forecast", sizeof(poco_forecast), [&](poco_forecast* to, poco_status* status) {
         return poco_stream_push(stream, frame, kUnits, NAN, to, status);
     });
-    answers<poco_stats>("poco_stats",
+    answers<poco_stats>("poco_stats", sizeof(poco_stats),
                         [&](poco_stats* to, poco_status* status) { return poco_stream_stats(stream, to, status); });
     poco_stats stats{};
     stats.size = sizeof stats;
     CHECK(poco_stream_stats(stream, &stats, nullptr) == POCO_OK);
-    CHECK(stats.frames == 2 && stats.refused == 0);  // a forecast that cannot be written costs no frame
+    CHECK(stats.frames == 3 && stats.refused == 0);  // a forecast that cannot be written costs no frame
     CHECK(poco_stream_stats(nullptr, &stats, nullptr) == POCO_ERROR);
 
-    answers<poco_stream_options>("poco_stream_options", poco_stream_default_options);
+    constexpr size_t of_options = offsetof(poco_stream_options, device);
+    answers<poco_stream_options>("poco_stream_options", of_options, poco_stream_default_options);
     poco_stream_options options{};
     options.size = sizeof options;
     poco_stream_default_options(&options, nullptr);
-    wishes("poco_stream_options", options, [&](const poco_stream_options* wanted, poco_status* status) {
+    wishes("poco_stream_options", of_options, options, [&](const poco_stream_options* wanted, poco_status* status) {
         poco_stream* const opened = poco_stream_open(model, 0, wanted, status);
         poco_stream_close(opened);
         return opened != nullptr;
     });
     poco_realtime nothing{};
     nothing.size = sizeof nothing;
-    wishes("poco_realtime", nothing, [](const poco_realtime* wanted, poco_status* status) {
+    wishes("poco_realtime", sizeof nothing, nothing, [](const poco_realtime* wanted, poco_status* status) {
         return poco_set_realtime(wanted, status) == POCO_OK;
     });
     nothing.reserved = 1;

@@ -57,6 +57,7 @@ def register(app: typer.Typer) -> None:
         frames: Annotated[int | None, typer.Option(help="Stop after so many frames.", min=1)] = None,
         precision: Annotated[str, typer.Option(help="'float32' or 'bf16'.")] = "float32",
         threads: Annotated[int | None, typer.Option(help="Threads of the engine.", min=1)] = None,
+        device: Annotated[str, typer.Option(help="'cpu', or 'cuda' or 'cuda:1': a GPU forecasts.")] = "cpu",
         missing: Annotated[str, typer.Option(help="Units without a value: 'hold' or 'drop'.")] = "hold",
         gap: Annotated[str, typer.Option(help="Missing frames: 'fill', 'restart' or 'refuse'.")] = "fill",
         deadline_ms: Annotated[float | None, typer.Option(help="Count forecasts that take longer.", min=0)] = None,
@@ -86,6 +87,7 @@ def register(app: typer.Typer) -> None:
         options = {
             "precision": precision,
             "threads": threads,
+            "device": device,
             "missing": missing,
             "gap": gap,
             "deadline_ms": deadline_ms,

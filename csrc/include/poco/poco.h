@@ -56,10 +56,11 @@ POCO_API const char* poco_cpu_features(void);
 
 /* What a call came to. Below 0: an error, with a message in the poco_status, and everything is as it was. */
 typedef enum poco_code {
-    POCO_OK = 0,        /* done; of a pushed frame: there is a forecast */
-    POCO_WARMING = 1,   /* the frame was taken; there is no forecast until the context is full */
-    POCO_ERROR = -1,    /* an argument, a file or a frame that cannot be used: the message says which and why */
-    POCO_NO_MEMORY = -2 /* there is not enough memory */
+    POCO_OK = 0,         /* done; of a pushed frame: there is a forecast */
+    POCO_WARMING = 1,    /* the frame was taken; there is no forecast until the context is full */
+    POCO_ERROR = -1,     /* an argument, a file or a frame that cannot be used: the message says which and why */
+    POCO_NO_MEMORY = -2, /* there is not enough memory */
+    POCO_NO_GPU = -3     /* a GPU cannot be used, or failed: the message says why */
 } poco_code;
 
 typedef struct poco_status {
@@ -96,6 +97,14 @@ POCO_API int64_t poco_model_find_session(const poco_model* model, const char* na
 
 typedef enum poco_precision { POCO_FLOAT32 = 0, POCO_BFLOAT16 = 1 } poco_precision;
 
+/* What forecasts. A GPU (of NVIDIA, compute capability 8.0 or later) makes a POCO's forecasts, and what the residual
+   over the population adds to a ground; grounds themselves are the processor's work. */
+typedef enum poco_device { POCO_CPU = 0, POCO_CUDA = 1 } poco_device;
+
+/* How many GPUs there are for POCO_CUDA; 0, and the reason in `status`, if there is none or this library was built
+   without nvcc. `status` may be NULL. Thread-safe. */
+POCO_API int32_t poco_gpus(poco_status* status);
+
 /* Units whose value in a frame is NaN, infinite, or more than a million of their deviations from their mean. Either way
    they are marked as invalid until they have been in as many frames as a context has; frames that were filled in do not
    count. */
@@ -120,6 +129,8 @@ typedef struct poco_stream_options {
     double interval;    /* seconds from frame to frame; default 0: by the rate that the session was learnt from */
     double tolerance;   /* a gap begins where an interval is longer by more than this share; default 0.5 */
     double deadline_ms; /* for a forecast, default 0: none. Later ones are marked and counted */
+    int32_t device;     /* of poco_device; default POCO_CPU */
+    int32_t gpu;        /* where that is POCO_CUDA, which one; default 0 */
 } poco_stream_options;
 
 /* Writes the defaults into options whose size is set; a field that is left out of an initialiser is 0, which is not the
@@ -127,7 +138,8 @@ typedef struct poco_stream_options {
 POCO_API int32_t poco_stream_default_options(poco_stream_options* options, poco_status* status);
 
 /* A stream of one session of a model; `options` NULL: the defaults; `status` may be NULL. NULL on failure. Makes a
-   forecast of its own, so that no later one allocates memory. Thread-safe. */
+   forecast of its own, so that no later one allocates memory. A GPU has to forecast a window as the processor does
+   first, or it is an error. Thread-safe. */
 POCO_API poco_stream* poco_stream_open(const poco_model* model, int64_t session, const poco_stream_options* options,
                                        poco_status* status);
 
@@ -205,8 +217,8 @@ typedef struct poco_forecast {
    counts as one interval after the frame before it), and forecasts into `forecast`, whose size is set. What that points
    to is overwritten by the next call. Returns a poco_code; after an error the stream is as it was. `status` may be
    NULL. No memory is allocated, no lock taken by this call itself, but for a block of scratch when more calls run side
-   by side than ever before; should there be none (POCO_NO_MEMORY), the frame was taken and has no forecast. With more
-   than one thread it wakes its helpers. For one thread at a time. */
+   by side than ever before; should there be none (POCO_NO_MEMORY), or should a GPU fail (POCO_NO_GPU), the frame was
+   taken and has no forecast. With more than one thread it wakes its helpers. For one thread at a time. */
 POCO_API int32_t poco_stream_push(poco_stream* stream, const float* frame, int64_t units, double time,
                                   poco_forecast* forecast, poco_status* status);
 

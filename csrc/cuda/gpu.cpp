@@ -1,6 +1,7 @@
 #include "cuda/gpu.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "core/errors.h"
 #include "cuda/calls.h"
@@ -99,6 +100,7 @@ void* Gpu::allocate_host(size_t bytes) {
     void* memory = nullptr;
     must(driver_.memory_allocate_host(&memory, std::max<size_t>(bytes, 1), 0), "allocate pinned memory");
     host_memory_.push_back(memory);
+    std::memset(memory, 0, bytes);
     return memory;
 }
 
@@ -119,12 +121,11 @@ void Gpu::end_graph() {
 }
 
 void Gpu::copy_in(const void* to, const void* from, size_t bytes) {
-    must(driver_.copy_to_device_queued(reinterpret_cast<CudaDriver::Address>(to), from, bytes, queue_),
-         "record a copy");
+    must(driver_.copy_to_device_queued(reinterpret_cast<CudaDriver::Address>(to), from, bytes, queue_), "copy");
 }
 
 void Gpu::copy_out(void* to, const void* from, size_t bytes) {
-    must(driver_.copy_to_host_queued(to, reinterpret_cast<CudaDriver::Address>(from), bytes, queue_), "record a copy");
+    must(driver_.copy_to_host_queued(to, reinterpret_cast<CudaDriver::Address>(from), bytes, queue_), "copy");
 }
 
 void Gpu::launch_with(const std::string& kernel, const void* call, int64_t grid_x, int64_t grid_y, int64_t shared) {
@@ -142,11 +143,15 @@ void Gpu::launch_with(const std::string& kernel, const void* call, int64_t grid_
     void* arguments[] = {const_cast<void*>(call)};
     must(driver_.launch_kernel(function, static_cast<unsigned>(grid_x), static_cast<unsigned>(grid_y), 1,
                                cuda::kThreads, 1, 1, static_cast<unsigned>(shared), queue_, arguments, nullptr),
-         "record a kernel");
+         "start a kernel");
 }
 
 void Gpu::run() {
     must(driver_.graph_launch(graph_, queue_), "start a forecast");
+    wait();
+}
+
+void Gpu::wait() {
     must(driver_.queue_synchronise(queue_), "make a forecast");
 }
 

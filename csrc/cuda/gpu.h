@@ -51,9 +51,16 @@ public:
         return to;
     }
 
-    // What is queued between these two is the graph. Throws Error if it cannot be.
-    void begin_graph();
-    void end_graph();
+    // What `queue_all` queues becomes the graph. It is run once as it is, so that all kernels are loaded and what does
+    // not fit is found. Throws Error if it cannot be.
+    template <typename Queued>
+    void record(const Queued& queue_all) {
+        queue_all();
+        wait();
+        begin_graph();
+        queue_all();
+        end_graph();
+    }
     void copy_in(const void* to, const void* from, size_t bytes);
     void copy_out(void* to, const void* from, size_t bytes);
     template <typename Call>
@@ -67,6 +74,9 @@ public:
 private:
     explicit Gpu(const CudaDriver& driver) : driver_(driver) {}
 
+    void begin_graph();
+    void end_graph();
+    void wait();
     void must(int error, const char* what) const;
     int attribute(int which) const;
     CudaDriver::Address allocate(size_t bytes);

@@ -32,18 +32,18 @@ public:
                               parts.most,  parts.sum,      parts.pooled,  latents.pooled};
         const Film<T> last = second_pass(film, activity, table, latents.keys, latents.values);
 
-        gpu_.begin_graph();
-        gpu_.copy_in(activity, this->x, static_cast<size_t>(in) * sizeof(T));
-        gpu_.copy_in(present, this->seen, static_cast<size_t>(units));
-        gpu_.launch(typed<T>("poco_pool_parts"), parts, parts.parts, parts.segments,
-                    4 * pool_floats(parts.rows, parts.width, parts.latents));
-        gpu_.launch("poco_pool_merge", merge, merge.latents, merge.segments,
-                    4 * merge_floats(merge.parts, merge.segments));
-        latents.queue();
-        gpu_.launch(typed<T>("poco_film_forecast"), last, (units + last.rows - 1) / last.rows, 1,
-                    film_bytes(film, last.rows));
-        gpu_.copy_out(this->forecast, last.forecast, static_cast<size_t>(out) * sizeof(T));
-        gpu_.end_graph();
+        gpu_.record([&] {
+            gpu_.copy_in(activity, this->x, static_cast<size_t>(in) * sizeof(T));
+            gpu_.copy_in(present, this->seen, static_cast<size_t>(units));
+            gpu_.launch(typed<T>("poco_pool_parts"), parts, parts.parts, parts.segments,
+                        4 * pool_floats(parts.rows, parts.width, parts.latents));
+            gpu_.launch("poco_pool_merge", merge, merge.latents, merge.segments,
+                        4 * merge_floats(merge.parts, merge.segments));
+            latents.queue();
+            gpu_.launch(typed<T>("poco_film_forecast"), last, (units + last.rows - 1) / last.rows, 1,
+                        film_bytes(film, last.rows));
+            gpu_.copy_out(this->forecast, last.forecast, static_cast<size_t>(out) * sizeof(T));
+        });
     }
 
     void run() override {

@@ -32,7 +32,6 @@ def fit_baseline(
     split: Split,
     *,
     seed: int = 0,
-    steps: int = BASELINE_STEPS,
     config: TrainConfig | None = None,
     folder: Path | None = None,
     callbacks: Iterable[Callback] = (),
@@ -43,13 +42,14 @@ def fit_baseline(
         name: one of :data:`poco.baselines.ALL`.
         split: recordings and parts.
         seed: seed of initial weights and order of windows.
-        steps: gradient steps at most of one that is trained.
         config: all settings of one that is trained, seed and steps too.
         folder: where fitted baselines are kept; one fitted to the same split in the same way is taken from there.
         callbacks: what may watch the training.
     """
     if config is None:
-        config = TrainConfig(steps=steps, batch_size=None, val_stride=None, patience=BASELINE_PATIENCE, seed=seed)
+        config = TrainConfig(
+            steps=BASELINE_STEPS, batch_size=None, val_stride=None, patience=BASELINE_PATIENCE, seed=seed
+        )
     config = bounded(config, split, most=BATCH_SIZE)
     sessions = [SessionSpec(r.session, r.unit_ids, r.dataset) for r in split.recordings]
     with torch.random.fork_rng(devices=[]):

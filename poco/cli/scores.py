@@ -16,7 +16,7 @@ _WIDTH = 100  # columns of text that a table may take
 _MOST_SESSIONS = 8
 
 
-def print_scores(evaluation: Evaluation, title: str | None = None) -> None:
+def print_scores(evaluation: Evaluation) -> None:
     """Print the score of every forecaster, best first, over all sessions with intervals, then session by session."""
     from poco.intervals import FEW_BLOCKS
     from poco.plots.style import label
@@ -25,7 +25,7 @@ def print_scores(evaluation: Evaluation, title: str | None = None) -> None:
     order = sorted(scores, key=lambda name: scores[name].score, reverse=True)
     part = {"val": "validation", "train": "training"}.get(evaluation.part, evaluation.part)
     print_table(
-        title or f"Score on the {part} part, {evaluation.protocol} protocol (1 - MSE / MSE of copy)",
+        f"Score on the {part} part, {evaluation.protocol} protocol (1 - MSE / MSE of copy)",
         ["forecaster", "score", "95% interval", *([f"{label(own)} ahead by"] if evaluation.baselines else [])],
         [
             [

@@ -140,7 +140,7 @@ def check_units(session: str, units: Sequence[str], expected: Sequence[str]) -> 
 
 
 class ShuffledWindows:
-    """Endless shuffled batches: for each step one batch of windows of every data set.
+    """Endless shuffled batches of training windows: for each step one batch of every data set.
 
     Within a data set the windows of all sessions are pooled and drawn without replacement; the last batch of an epoch
     may be short. An epoch ends with the data set that has the fewest batches. The order of an epoch depends on the
@@ -150,18 +150,17 @@ class ShuffledWindows:
         split: recordings and their parts.
         batch_size: windows per data set and step.
         seed: seed of the order; nothing else draws from this generator.
-        part: part of the split to draw from.
 
     Raises:
         ConfigError: if ``batch_size`` is below 1.
     """
 
-    def __init__(self, split: Split, batch_size: int, seed: int, part: str = "train") -> None:
+    def __init__(self, split: Split, batch_size: int, seed: int) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1 window, got {batch_size}")
         self.batch_size = batch_size
         self.seed = seed
-        everything = split.windows(part)
+        everything = split.windows("train")
         dataset = np.array([split.datasets.index(recording.dataset) for recording in split.recordings])
         of_window = dataset[everything.session]
         self._pools = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -86,9 +85,7 @@ class SpacedForecasts:
         )
 
 
-def choose_examples(
-    model: Forecaster, split: Split, part: str = "test", count: int = 4, sessions: Sequence[str] | None = None
-) -> list[Example]:
+def choose_examples(model: Forecaster, split: Split, part: str = "test", count: int = 4) -> list[Example]:
     """Examples of falling quality: the n-th is the n-th of :data:`PERCENTILES` among the units and windows that move.
 
     Sessions are taken in turn. Candidates are all units in windows spaced evenly over the part; those whose copy
@@ -99,12 +96,10 @@ def choose_examples(
         split: where the windows come from.
         part: ``"train"``, ``"val"`` or ``"test"``.
         count: number of examples, at most the number of percentiles.
-        sessions: names of the sessions to take, default all of the split.
     """
-    names = list(sessions) if sessions is not None else [recording.session for recording in split.recordings]
     examples = []
     for number in range(min(count, len(PERCENTILES))):
-        index = split.session_index(names[number % len(names)])
+        index = number % len(split.recordings)
         shown = SpacedForecasts.of(model, split, index, part, _WINDOWS)
         copy_error = np.square(shown.truth - shown.context[..., -1:]).mean(-1)  # [W, N]
         score = 1 - np.square(shown.truth - shown.forecast).mean(-1) / np.maximum(copy_error, 1e-12)

@@ -14,6 +14,7 @@ from poco.data.splits import split
 from poco.nn import POCO, POCOConfig, SessionSpec
 from poco.reporting.units import examples, unit_results
 from poco.scoring import score_forecasters
+from poco.training import TrainConfig
 
 SIZES = {"context": 12, "horizon": 4, "segment_length": 4, "latents": 3, "width": 8, "heads": 2, "head_width": 8}
 
@@ -66,7 +67,7 @@ def test_a_unit_that_never_moves_has_no_score() -> None:
     activity = recordings[0].activity.copy()
     activity[1, 200:] = 1.0
     cut = split([Recording(activity, "a")], context=12, horizon=4)
-    model = fit_baseline("nlinear", cut, steps=1)
+    model = fit_baseline("nlinear", cut, config=TrainConfig(steps=1))
     one = unit_results(model, cut)[0]  # type: ignore[arg-type]
     assert np.isnan(one.score).tolist() == [False, True, False]
     config = POCOConfig(**SIZES, film_width=16)

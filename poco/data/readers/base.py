@@ -111,8 +111,9 @@ class Contents:
         with guard(self.path, self.format):
             return self.entries[key].load()
 
-    def keys_text(self, keys: list[str] | None = None, limit: int = 12) -> str:
-        """Keys with their shapes, for messages."""
+    def keys_text(self, keys: list[str] | None = None) -> str:
+        """Keys with their shapes, for messages: the first dozen."""
+        limit = 12
         names = list(self.entries) if keys is None else keys
         shown = [f"'{name}' {self.entries[name]}" for name in names[:limit]]
         more = f" and {len(names) - limit} more" if len(names) > limit else ""

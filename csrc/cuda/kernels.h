@@ -120,7 +120,6 @@ __device__ void pool_parts(const PoolParts<T>& c) {
             pooled[i] = total;
         }
     }
-    __syncthreads();
     const long long place = static_cast<long long>(part) * c.segments + segment;
     for (int q = thread; q < latents; q += kThreads) {
         c.most[place * latents + q] = most[q];

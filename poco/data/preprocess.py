@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,8 @@ from poco.errors import ConfigError, DataError, MissingExtraError
 
 #: Order of the Butterworth filters, as published.
 ORDER = 4
+# Of a component over that of the first: less is rounding.
+_LEAST_SINGULAR = 1e-6
 
 
 def downsample(recording: Recording, factor: int) -> Recording:
@@ -72,7 +75,7 @@ def butterworth(
 
     Raises:
         ConfigError: if there is no cut-off, or they are not in order between 0 and .5.
-        DataError: if a stretch is too short to be padded.
+        DataError: if a stretch is too short to be padded, or a unit has NaN in one.
         MissingExtraError: if scipy is missing.
     """
     try:
@@ -89,7 +92,9 @@ def butterworth(
     if shortest <= padding and padded and not causal:
         raise DataError(f"session '{recording.session}': a stretch of {shortest} frames is too short to filter")
     activity = recording.activity.astype(np.float64)
-    mean = activity.mean(1, keepdims=True)
+    known = _frames_of(activity, recording.stretches)
+    _refuse_nan(recording, known, "a filter would spread them")
+    mean = known.mean(1, keepdims=True)
 
     def forwards(piece: npt.NDArray[np.float64], before: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """One pass, begun as if all before it had been ``before`` ``[N, 1]``."""
@@ -129,20 +134,24 @@ def components(recording: Recording, count: int, *, frames: Sequence[tuple[int, 
         variance that they hold is in its provenance.
 
     Raises:
-        ConfigError: if there are fewer units or frames than components.
+        ConfigError: if there are fewer units or frames than components, or units that follow from others leave fewer.
         DataError: if a unit is constant or has NaN.
     """
-    ranges = [(0, recording.frames)] if frames is None else frames
-    fitted = np.concatenate([recording.activity[:, start:stop] for start, stop in ranges], 1)
+    ranges = recording.stretches if frames is None else frames
+    fitted = _frames_of(recording.activity, ranges)
     if not 1 <= count <= min(fitted.shape):
         units, length = fitted.shape
         raise ConfigError(f"session '{recording.session}': {units} units in {length} frames have no {count} components")
     mean, std = fitted.mean(1, keepdims=True, dtype=np.float64), fitted.std(1, keepdims=True, dtype=np.float64)
-    if not (np.isfinite(std).all() and (std > 0).all()):
-        bad = recording.unit_ids[int(np.flatnonzero(~(std[:, 0] > 0))[0])]
-        raise DataError(f"session '{recording.session}': unit '{bad}' is constant or has NaN: leave it out first")
+    _refuse_nan(recording, fitted, "components would hold them")
+    if not (std > 0).all():
+        bad = recording.unit_ids[int(np.flatnonzero(std[:, 0] == 0)[0])]
+        raise DataError(f"session '{recording.session}': unit '{bad}' is constant: leave it out first")
     scores = (fitted - mean) / std
     vectors, singular = _leading(scores, count)
+    rank = int((singular > _LEAST_SINGULAR * singular[0]).sum())
+    if rank < count:
+        raise ConfigError(f"session '{recording.session}': its units make no more than {rank} components")
     held = float(np.square(singular).sum() / np.square(scores).sum())
     what = f"{count} principal components, {held:.1%} of the variance"
     what += " of all frames" if frames is None else " of " + " and ".join(f"frames {a} to {b}" for a, b in ranges)
@@ -157,6 +166,21 @@ def components(recording: Recording, count: int, *, frames: Sequence[tuple[int, 
         provenance=_done(recording, what),
         warnings=all_known if frames is None else recording.warnings,
     )
+
+
+def _frames_of(activity: npt.NDArray[Any], ranges: Sequence[tuple[int, int]]) -> npt.NDArray[Any]:
+    """The frames of these ranges, one after another."""
+    return np.concatenate([activity[:, start:stop] for start, stop in ranges], 1)
+
+
+def _refuse_nan(recording: Recording, activity: npt.NDArray[Any], why: str) -> None:
+    bad = np.flatnonzero(~np.isfinite(activity).all(1))
+    if bad.size:
+        name = recording.unit_ids[int(bad[0])]
+        raise DataError(
+            f"session '{recording.session}': {bad.size} units have values that are no numbers ('{name}' is one), and "
+            f"{why}: leave such units out (nan='drop', --nan drop), or cut such frames (nan='cut')"
+        )
 
 
 def _leading(scores: npt.NDArray[np.float64], count: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -231,6 +231,29 @@ def _extras(
     return labels, coordinates, channels
 
 
+def gaps_in_time(times: np.ndarray, longest: float | None, warnings: list[str]) -> list[int]:
+    """The frames that come after a gap.
+
+    Args:
+        times: ``[T]`` seconds.
+        longest: interval that is no gap; None: one and a half of the usual one.
+        warnings: is told of them.
+    """
+    if times.size <= 2:
+        return []
+    steps = np.diff(times)
+    usual = float(np.median(steps))
+    limit = longest or 1.5 * usual
+    gaps = np.flatnonzero(steps > limit)
+    if gaps.size:
+        many = f"{gaps.size} gaps" if gaps.size > 1 else "a gap"
+        warnings.append(
+            f"irregular time stamps: {many} longer than {limit:.3g} s (usual interval {usual:.3g} s, "
+            f"longest {steps.max():.3g} s); stretches end there"
+        )
+    return [int(gap) + 1 for gap in gaps]
+
+
 def _stretches(
     description: Description,
     known: tuple[tuple[int, int], ...],
@@ -240,18 +263,8 @@ def _stretches(
 ) -> tuple[tuple[int, int], ...]:
     """Contiguous ranges: those known, cut at gaps in time and, if the description says so, at trial borders."""
     borders: set[int] = set()
-    if times is not None and frames > 2:
-        steps = np.diff(times)
-        usual = float(np.median(steps))
-        limit = description.activity.gap or 1.5 * usual
-        gaps = np.flatnonzero(steps > limit)
-        borders.update(int(g) + 1 for g in gaps)
-        if len(gaps):
-            many = f"{len(gaps)} gaps" if len(gaps) > 1 else "a gap"
-            warnings.append(
-                f"irregular time stamps: {many} longer than {limit:.3g} s (usual interval {usual:.3g} s, "
-                f"longest {steps.max():.3g} s); stretches end there"
-            )
+    if times is not None:
+        borders.update(gaps_in_time(times, description.activity.gap, warnings))
     trial = description.trials
     if trial.frames:
         if trial.cut:

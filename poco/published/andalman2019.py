@@ -33,7 +33,8 @@ def sessions(path: Path) -> list[Recording]:
     if not kept.size:
         raise DataError(f"{path}: no unit has a median above {LEAST_MEDIAN:g}")
     centre = median[kept, None]
-    left_out = units - kept.size
+    broken = int(np.isnan(median).sum())
+    left_out = {f"with a median of {LEAST_MEDIAN:g} or less": units - kept.size - broken, "with NaN": broken}
     return [
         Recording(
             (fluorescence[kept] - centre) / (centre + 1e-6),
@@ -42,6 +43,6 @@ def sessions(path: Path) -> list[Recording]:
             dataset="andalman2019",
             labels={"area": tuple(area[kept])},
             provenance={"file": str(path), "reader": "andalman2019", "values": "dF/F by the median"},
-            warnings=(f"{left_out} units with a median of {LEAST_MEDIAN:g} or less are left out",) if left_out else (),
+            warnings=tuple(f"units {why} are left out: {count}" for why, count in left_out.items() if count),
         )
     ]

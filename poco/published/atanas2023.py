@@ -6,6 +6,7 @@ The site has laid its files out in two ways: flat at first, later in groups (``g
 from __future__ import annotations
 
 import bz2
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from poco.data.recording import Recording
+from poco.data.session import gaps_in_time
 from poco.errors import DataError
 
 PATTERN = "????-??-??-??.json*"
@@ -25,6 +27,8 @@ def sessions(path: Path) -> list[Recording]:
         content = json.loads(bz2.decompress(path.read_bytes()) if path.suffix == ".bz2" else path.read_bytes())
     except (ValueError, OSError) as error:
         raise DataError(f"{path} is not JSON{' in bzip2' * (path.suffix == '.bz2')}: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds no object of named values")
     grouped = "gcamp" in content
     if grouped:
         # How its 'label' counts the units is not known, so names are left out.
@@ -41,12 +45,16 @@ def sessions(path: Path) -> list[Recording]:
     times = _numbers(content["timestamp_confocal"])
     if times is None or times.shape != (frames,):
         raise DataError(f"{path}: 'timestamp_confocal' has not a number for each of {frames} frames")
-    names = [""] * units
-    for place, entry in content["labeled"].items():
+    names, labeled = [""] * units, content["labeled"] or {}
+    if not isinstance(labeled, dict):
+        raise DataError(f"{path}: 'labeled' is no object of named units")
+    for place, entry in labeled.items():
         number = int(place) if str(place).isdigit() else 0
-        if not 1 <= number <= units or "label" not in entry:
+        if not 1 <= number <= units or not isinstance(entry, dict) or "label" not in entry:
             raise DataError(f"{path}: 'labeled' has an entry '{place}' that is no unit from 1 to {units} with a label")
         names[number - 1] = str(entry["label"])
+    warnings = ["how the file numbers its named neurons is not known: names are left out"] if grouped else []
+    borders = gaps_in_time(times, None, warnings)
     return [
         Recording(
             activity,
@@ -56,7 +64,8 @@ def sessions(path: Path) -> list[Recording]:
             labels={} if grouped else {"neuron": tuple(names)},
             channels=_channels(content, frames),
             provenance={"file": str(path), "reader": "atanas2023"},
-            warnings=("how the file numbers its named neurons is not known: names are left out",) if grouped else (),
+            stretches=tuple(itertools.pairwise([0, *borders, frames])),
+            warnings=tuple(warnings),
         )
     ]
 

@@ -120,3 +120,24 @@ def test_components_of_the_training_part_do_not_know_the_rest() -> None:
     changed[2] = 1
     with pytest.raises(DataError, match="unit '2' is constant"):
         components(Recording(changed, "a"), 2)
+    twins = Recording(np.repeat(recording.activity[:2], 2, axis=0), "a")
+    with pytest.raises(ConfigError, match="make no more than 2 components"):
+        components(twins, 3)
+
+
+def test_frames_outside_of_stretches_do_not_count() -> None:
+    recording = waves("a", units=4, frames=200)
+    holed = recording.activity.copy()
+    holed[:, 80:90] = np.nan
+    cut = Recording(holed, "a", stretches=((0, 80), (90, 200)))
+    for options in ({}, {"padded": False}, {"causal": True}):
+        found = butterworth(cut, high=0.1, **options)
+        assert np.isfinite(found.activity[:, :80]).all()
+        assert np.isfinite(found.activity[:, 90:]).all()
+    without = Recording(np.delete(recording.activity, np.s_[80:90], axis=1), "a")
+    found, wanted = components(cut, 2).activity, components(without, 2).activity
+    np.testing.assert_allclose(found[:, 90:], wanted[:, 80:], rtol=1e-5, atol=1e-6)
+    with pytest.raises(DataError, match="4 units have values that are no numbers"):
+        components(Recording(holed, "a"), 2)
+    with pytest.raises(DataError, match="a filter would spread them"):
+        butterworth(Recording(holed, "a"), high=0.1)

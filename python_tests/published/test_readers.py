@@ -61,9 +61,11 @@ def test_chen(tmp_path: Path) -> None:
 # --- zebrafish, Andalman 2019 -----------------------------------------------------------------------------------------
 
 
-def write_andalman(path: Path, leave_out: str = "") -> np.ndarray:
+def write_andalman(path: Path, leave_out: str = "", missing: bool = False) -> np.ndarray:
     fluorescence = np.abs(RNG.standard_normal((6, 30))) + 5
     fluorescence[2] = 0.5  # too dark
+    if missing:
+        fluorescence[4, 3] = np.nan
     areas = [
         f"in_{side}_{name}"
         for side in "lr"
@@ -85,7 +87,11 @@ def test_andalman(tmp_path: Path) -> None:
     assert found.session == "ctrl_1"
     assert found.unit_ids == ("0", "1", "3", "4", "5")
     assert found.labels["area"] == ("l_LHb", "l_MHb", "l_dthal", "l_gc", "")
-    assert found.warnings == ("1 units with a median of 1 or less are left out",)
+    assert found.warnings == ("units with a median of 1 or less are left out: 1",)
+    write_andalman(tmp_path / "ctrl_1_CNMF_compressed.h5", missing=True)
+    found = read_published("andalman2019", tmp_path)[0]
+    assert found.unit_ids == ("0", "1", "3", "5")
+    assert found.warnings[1:] == ("units with NaN are left out: 1",)
     write_andalman(tmp_path / "b_CNMF_compressed.h5", leave_out="in_r_vent")
     with pytest.raises(DataError, match=r"b_CNMF_compressed.h5 has no 'in_r_vent': it has M"):
         read_published("andalman2019", tmp_path)
@@ -220,12 +226,22 @@ def test_atanas(tmp_path: Path) -> None:
     packed.unlink()
     for key, value, message in (
         ("labeled", {"4": {"label": "X"}}, "no unit from 1 to 3"),
+        ("labeled", ["AVAL"], "'labeled' is no object"),
         ("timestamp_confocal", [1.0], "a number for each of 20 frames"),
         ("trace_array", [[1.0], [1.0, 2.0]], "traces of one length"),
     ):
         file.write_text(json.dumps({**worm, key: value}))
         with pytest.raises(DataError, match=message):
             read_published("atanas2023", tmp_path)
+    times = np.arange(20) * 0.6 + 60 * (np.arange(20) >= 8)
+    file.write_text(json.dumps({**worm, "labeled": [], "timestamp_confocal": times.tolist()}))
+    (broken,) = read_published("atanas2023", tmp_path)
+    assert broken.stretches == ((0, 8), (8, 20))
+    assert "a gap longer than" in broken.warnings[0]
+    assert broken.labels["neuron"] == ("", "", "")
+    file.write_text("[1, 2]")
+    with pytest.raises(DataError, match="holds no object"):
+        read_published("atanas2023", tmp_path)
     file.write_text(json.dumps({"trace_array": traces}))
     with pytest.raises(DataError, match="has no 'labeled': it has trace_array"):
         read_published("atanas2023", tmp_path)

@@ -45,6 +45,7 @@ def build() -> None:
 
 
 _SANITIZE = [sys.executable, "-m", "benchmarks.sanitize"]
+_STREAM = [sys.executable, "-m", "benchmarks.stream"]
 CHECKS: list[tuple[str, list[str], str]] = [
     (
         "tests marked gpu",
@@ -53,6 +54,11 @@ CHECKS: list[tuple[str, list[str], str]] = [
     ),
     ("compute-sanitizer memcheck", ["compute-sanitizer", "--tool", "memcheck", *_SANITIZE], r"ERROR SUMMARY: (.*)"),
     ("compute-sanitizer racecheck", ["compute-sanitizer", "--tool", "racecheck", *_SANITIZE], r"SUMMARY: (.*)"),
+    (
+        "streams",
+        [*_STREAM, "--device", "cuda", "--seconds", "5", "--json", str(RESULTS / "stream-gpu.json")],
+        r"(poco bf16, cuda .*)",
+    ),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Every Triton kernel once, on small ragged inputs: ``compute-sanitizer python -m benchmarks.sanitize``."""
+"""Every kernel for GPUs once, on small inputs: ``compute-sanitizer python -m benchmarks.sanitize``."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "python_tests"))
 
 
 def main() -> None:
-    """Run both passes, forward and backward, and inference, in both precisions; raises where one is wrong."""
+    """Run the Triton kernels, forward and backward, inference and streams, in both precisions; raises on a fault."""
     from helpers import inference, parity  # type: ignore[import-not-found]
 
+    import poco
     from poco.ops import triton
 
     sizes = {"counts": (37, 0, 70), "width": 128, "latents": 8}
@@ -22,6 +23,11 @@ def main() -> None:
         parity.check_pool({**sizes, "segments": 3, "length": 16}, dtype, by=triton, device="cuda")
         parity.check_film({**sizes, **film}, dtype, by=triton, device="cuda")
         inference.check({"counts": (37, 5)}, dtype, by=triton, device="cuda")
+    model = poco.POCO(poco.POCOConfig(), [poco.SessionSpec("a", 70)]).eval()
+    for precision in ("float32", "bf16"):  # a stream compares what the GPU computes when it is opened
+        with poco.Stream(model, precision=precision, device="cuda") as stream:
+            for frame in torch.randn(50, 70).numpy():
+                stream.push(frame)
     torch.cuda.synchronize()
     print("every kernel ran and was right")
 

@@ -71,6 +71,7 @@ class Stream:
         device: ``"cpu"``, or ``"cuda"`` or ``"cuda:1"``: the GPU that forecasts. It has to forecast a window as the
             processor does before it is used. Of a forecaster on the ground it computes what the residual over the
             population adds; the ground is the processor's.
+        spin: ask the GPU without a pause whether it is done, which keeps a core busy, in place of the driver's waiting.
         missing: ``"hold"``: the last value of a missing unit stands in for it, and its forecast is made and marked
             as not valid; ``"drop"``: it is also left out of what the population tells, and its forecast is NaN.
         gap: where time stamps show that frames are missing: ``"fill"`` takes the last frame for them if they are fewer
@@ -96,6 +97,7 @@ class Stream:
         precision: str = "float32",
         threads: int | None = None,
         device: str = "cpu",
+        spin: bool = False,
         missing: str = "hold",
         gap: str = "fill",
         interval: float | None = None,
@@ -121,6 +123,7 @@ class Stream:
             "bfloat16": precision == "bf16",
             "threads": torch.get_num_threads() if threads is None else threads,
             "gpu": _gpu(device),
+            "spin": bool(spin),
             "missing": missing,
             "gap": gap,
             "interval": interval or 0.0,

@@ -90,6 +90,7 @@ struct Found {
         find(d.queue_create, "cuStreamCreate");
         find(d.queue_destroy, "cuStreamDestroy_v2");
         find(d.queue_synchronise, "cuStreamSynchronize");
+        find(d.queue_query, "cuStreamQuery");
         find(d.capture_begin, "cuStreamBeginCapture_v2");
         find(d.capture_end, "cuStreamEndCapture");
         find(d.graph_instantiate, "cuGraphInstantiateWithFlags");

@@ -41,6 +41,7 @@ struct CudaDriver {
     int (*queue_create)(Queue** queue, unsigned flags);
     int (*queue_destroy)(Queue* queue);
     int (*queue_synchronise)(Queue* queue);
+    int (*queue_query)(Queue* queue);  // 600 while it is not done
     int (*capture_begin)(Queue* queue, int mode);
     int (*capture_end)(Queue* queue, Graph** graph);
     int (*graph_instantiate)(Executable** executable, Graph* graph, unsigned long long flags);

@@ -14,6 +14,7 @@ constexpr int kDynamicSharedMemory = 8;  // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED
 constexpr int kThreadLocal = 1;          // CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
 constexpr unsigned kNonBlocking = 1;     // CU_STREAM_NON_BLOCKING
 constexpr int kOldest = 8;               // compute capability: it has products of bfloat16
+constexpr int kNotReady = 600;           // CUDA_ERROR_NOT_READY
 constexpr int64_t kWidestGrid = 2147483647, kTallestGrid = 65535;
 
 void must_be(const CudaDriver& driver, int error, const char* what) {
@@ -146,8 +147,13 @@ void Gpu::launch_with(const std::string& kernel, const void* call, int64_t grid_
          "start a kernel");
 }
 
-void Gpu::run() {
+void Gpu::run(bool spin) {
     must(driver_.graph_launch(graph_, queue_), "start a forecast");
+    while (spin) {
+        const int state = driver_.queue_query(queue_);
+        if (state == kNotReady) continue;
+        return must(state, "make a forecast");
+    }
     wait();
 }
 

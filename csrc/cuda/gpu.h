@@ -68,8 +68,9 @@ public:
         launch_with(kernel, &call, grid_x, grid_y, shared);
     }
 
-    // Runs the graph to its end. Throws Error if the GPU fails.
-    void run();
+    // Runs the graph to its end, asking without a pause whether it is there, or as the driver waits. Throws Error if
+    // the GPU fails.
+    void run(bool spin);
 
 private:
     explicit Gpu(const CudaDriver& driver) : driver_(driver) {}

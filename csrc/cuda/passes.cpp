@@ -46,9 +46,9 @@ public:
         });
     }
 
-    void run() override {
+    void run(bool spin) override {
         const Gpu::Current current(gpu_);
-        gpu_.run();
+        gpu_.run(spin);
     }
 
 private:

@@ -14,9 +14,9 @@ class CudaPasses {
 public:
     virtual ~CudaPasses() = default;
 
-    // Makes the forecast of `x`, without the units whose `seen` is 0 in pass 1. Allocates nothing. Throws Error if the
-    // GPU fails.
-    virtual void run() = 0;
+    // Makes the forecast of `x`, without the units whose `seen` is 0 in pass 1; waits as Gpu::run does. Allocates
+    // nothing. Throws Error if the GPU fails.
+    virtual void run(bool spin) = 0;
 
     // Of the host, pinned.
     T* x = nullptr;           // [N, C]

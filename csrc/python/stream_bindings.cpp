@@ -22,6 +22,7 @@ poco::StreamOptions options_of(const py::dict& given) {
     const auto text = given["missing"].cast<std::string>(), gap = given["gap"].cast<std::string>();
     options.arithmetic.bfloat16 = given["bfloat16"].cast<bool>();
     options.arithmetic.threads = given["threads"].cast<int>();
+    options.arithmetic.spin = given["spin"].cast<bool>();
     options.arithmetic.gpu = given["gpu"].cast<int>();
     options.missing = text == "drop" ? poco::Missing::drop : poco::Missing::hold;
     options.gap = gap == "fill" ? poco::Gap::fill : gap == "restart" ? poco::Gap::restart : poco::Gap::refuse;

@@ -90,6 +90,8 @@ poco::StreamOptions options_of(const poco_stream_options& given) {
     options.arithmetic.threads = given.threads;
     if (given.device != POCO_CPU && given.device != POCO_CUDA) poco::fail("unknown device ", given.device);
     if (given.gpu < 0) poco::fail("there is no GPU ", given.gpu);
+    if (given.reserved != 0) poco::fail("reserved of a poco_stream_options must be 0, and is ", given.reserved);
+    options.arithmetic.spin = given.spin != 0;
     if (given.device == POCO_CUDA) options.arithmetic.gpu = given.gpu;
     options.missing = static_cast<poco::Missing>(given.missing);
     options.gap = static_cast<poco::Gap>(given.gap);

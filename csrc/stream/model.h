@@ -15,7 +15,8 @@ namespace poco {
 struct Arithmetic {
     bool bfloat16 = false;
     int threads = 1;
-    int gpu = -1;  // its number; -1: the processor
+    int gpu = -1;       // its number; -1: the processor
+    bool spin = false;  // ask a GPU without a pause whether it is done
 };
 
 // Forecasts of one session, frame after frame. Not to be used by two threads at once.

@@ -70,6 +70,7 @@ public:
           units_(static_cast<int64_t>(table.size()) / n.width),
           context_(n.context),
           seen_(n.seen),
+          spin_(arithmetic.spin),
           frequencies_(n.frequencies),
           table_(in_type<T>(table)) {
         for (const Floats& parameter : n.parameters) parameters_.push_back(in_type<T>(parameter));
@@ -111,7 +112,7 @@ public:
         }
         if (gpu_ != nullptr) {
             std::copy_n(seen, units_, gpu_->seen);
-            gpu_->run();
+            gpu_->run(spin_);
         } else {
             by_processor(seen);
         }
@@ -149,7 +150,7 @@ private:
         for (int64_t i = 0; i < units_ * seen_; ++i) store(std::sin(0.37f * static_cast<float>(i % 9973)), in_[i]);
         for (int64_t u = 0; u < units_; ++u) gpu_->seen[u] = u % 5 != 1;
         by_processor(gpu_->seen);
-        gpu_->run();
+        gpu_->run(spin_);
         float most = 0;
         for (const T& value : forecast_) most = std::max(most, std::abs(to_float(value)));
         for (size_t i = 0; i < forecast_.size(); ++i) {
@@ -257,6 +258,7 @@ private:
     std::unique_ptr<CudaPasses<T>> gpu_;  // nullptr: the processor forecasts
     T* in_ = nullptr;                     // [N, seen]
     int64_t units_, context_, seen_;
+    bool spin_;
     Floats frequencies_;
     Buffer<T> table_, initial_, x_, part_, forecast_, keys_, values_, queries_, shift_weight_, shift_bias_;
     std::vector<Buffer<T>> parameters_;

@@ -317,7 +317,7 @@ void as_the_processor(const Sizes& sizes, int multiprocessors, float tolerance) 
             set_emulated_order(order);
             std::copy(seen.begin(), seen.end(), passes->seen);
             std::fill_n(passes->forecast, sizes.units * sizes.horizon, in_type<T>(NAN));
-            passes->run();
+            passes->run(order == 1);
             const std::vector<float> found = network.numbers(passes->forecast);
             const float off = difference(found, reference.by_processor(seen));
             if (!(off < tolerance)) {
@@ -369,6 +369,7 @@ void streams() {
             options.arithmetic.bfloat16 = low;
             Stream here(model, 0, options);
             options.arithmetic.gpu = 0;
+            options.arithmetic.spin = low;
             Stream there(model, 0, options);
             std::vector<float> frame(kUnits), found, wanted;
             for (int i = 0; i < 2 * kContext; ++i) {

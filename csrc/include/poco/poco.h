@@ -131,6 +131,8 @@ typedef struct poco_stream_options {
     double deadline_ms; /* for a forecast, default 0: none. Later ones are marked and counted */
     int32_t device;     /* of poco_device; default POCO_CPU */
     int32_t gpu;        /* where that is POCO_CUDA, which one; default 0 */
+    int32_t spin;       /* 1: it is asked without a pause whether it is done, which keeps a core busy; default 0 */
+    int32_t reserved;   /* 0 */
 } poco_stream_options;
 
 /* Writes the defaults into options whose size is set; a field that is left out of an initialiser is 0, which is not the

@@ -193,8 +193,10 @@ int32_t poco_set_realtime(const poco_realtime* wanted, poco_status* status) {
 
 int32_t poco_set_allocator(poco_allocate allocate, poco_release release, void* user, poco_status* status) {
     return guarded(status, [&]() -> int32_t {
+        const poco::MemoryHooks hooks{allocate, release, user};
+        poco::check_memory_hooks(hooks, poco::Workspace::spares());  // an error changes nothing
         poco::Workspace::give_up_spares();
-        poco::set_memory_hooks({allocate, release, user});
+        poco::set_memory_hooks(hooks);
         return POCO_OK;
     });
 }

@@ -26,7 +26,8 @@ static_assert(POCO_MARK_HELD == poco::kHeld && POCO_MARK_FILLED == poco::kFilled
 static_assert(POCO_MARK_RESTARTED == poco::kRestarted && POCO_MARK_LATE == poco::kLate,
               "marks are those of the engine");
 static_assert(POCO_LOG_SETUP == poco::kLogSetup && POCO_LOG_FRAMES == poco::kLogFrames, "kinds are those of the core");
-static_assert(POCO_MARK_OVERFLOWED == poco::kOverflowed, "marks are those of the engine");
+static_assert(POCO_MARK_OVERFLOWED == poco::kOverflowed && POCO_MARK_RATE == poco::kRate,
+              "marks are those of the engine");
 
 namespace poco {
 POCO_FIRST_VERSION(poco_stream_options, deadline_ms);
@@ -258,7 +259,8 @@ int32_t poco_stream_stats(const poco_stream* stream, poco_stats* stats, poco_sta
                                 s.latencies.quantile(0.5),
                                 s.latencies.quantile(0.99),
                                 s.latencies.quantile(0.999),
-                                s.latencies.longest()};
+                                s.latencies.longest(),
+                                s.off_rate};
         poco::write_sized(answer, stats);
         return POCO_OK;
     });

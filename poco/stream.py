@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from poco.models import Member
 
 MISSING, GAPS = ("hold", "drop"), ("fill", "restart", "refuse")
-MARKS = {1: "held", 2: "filled", 4: "restarted", 8: "late", 16: "overflowed"}
+MARKS = {1: "held", 2: "filled", 4: "restarted", 8: "late", 16: "overflowed", 32: "rate"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +35,12 @@ class StreamForecast:
         status: ``"ok"``, or ``"warming"`` while there are fewer frames than the context.
         values: ``[N, H]`` float32 forecast of the next frames in the recording's own units; None while warming.
         valid: ``[N]`` bool: whether the unit was in each of the last ``C`` frames that came and has a finite forecast.
+            Frames that were filled in, or came before a restart, do not count.
         marks: ``"held"``: of some units a value was missing in this context; ``"filled"``: whole frames were;
             ``"restarted"``: the context begins anew with this frame; ``"late"``: it took longer than the deadline;
-            ``"overflowed"``: of some units the forecast is not finite; ``"adapted"``: from this frame on an adapted
-            model forecasts (:meth:`Stream.adapt_online`).
+            ``"overflowed"``: of some units the forecast is not finite; ``"rate"``: the frames of this context took
+            less than 0.75 or more than 1.33 of the time that so many should have taken, by their time stamps;
+            ``"adapted"``: from this frame on an adapted model forecasts (:meth:`Stream.adapt_online`).
         frame: number of the frame, from 0; frames that were filled in count.
         time: seconds, as they were given; None if they were not.
         latency_ms: milliseconds from the call into the engine to the forecast; 0 while warming.
@@ -78,7 +80,7 @@ class Stream:
             than the context, ``"restart"`` collects the context anew, ``"refuse"`` is an error.
         interval: seconds from frame to frame; None: by the rate of the recording that the session was learnt from, and
             without one no gap is seen.
-        tolerance: a gap begins where an interval is longer by more than this share.
+        tolerance: a gap begins where an interval is longer by more than this share, and by half at least.
         deadline_ms: for a forecast; later ones are marked and counted. None: there is none.
         keep: how many of the last frames to keep for :meth:`adapt_online`; 0: none.
 
@@ -188,8 +190,8 @@ class Stream:
 
         Raises:
             CheckpointError: as for the first one.
-            ConfigError: if it does not know the session, with as many units, or has another context or horizon; the
-                stream is as it was.
+            ConfigError: if it does not know the session, with the same units in their order, or has another context or
+                horizon; the stream is as it was.
         """
         opened = open_model(model)
         with _errors(ConfigError):
@@ -241,7 +243,10 @@ class Stream:
         return True
 
     def stats(self) -> dict[str, Any]:
-        """Counters since the stream began, and quantiles of the latency of forecasts in milliseconds (to 9%)."""
+        """Counters since the stream began, and quantiles of the latency of forecasts in milliseconds (to 9%).
+
+        ``off_rate`` counts forecasts with the mark ``"rate"``.
+        """
         return dict(self._stream.stats())
 
     def __enter__(self) -> Stream:

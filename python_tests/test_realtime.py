@@ -72,3 +72,21 @@ def test_priority_and_memory_where_they_are_permitted() -> None:
 def test_what_is_not_permitted_says_how_to_get_it() -> None:
     assert "raise 'rtprio'" in ask(f"cpus=[{FIRST}], priority=50", as_nobody=True)
     assert "raise 'memlock'" in ask("lock_memory=True", as_nobody=True)
+
+
+def test_a_request_that_fails_leaves_memory_locked() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("this user cannot become another one")
+    drop = "set_realtime(lock_memory=True); import resource; resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0)); "
+    code = ASK.format(drop=drop + "os.setgid(65534); os.setuid(65534)", asked="priority=50, lock_memory=True")
+    code += 'print(next(line for line in open("/proc/self/status") if line.startswith("VmLck")).split()[1])'
+    environment = {**os.environ, "PYTHONPATH": str(Path(poco.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd="/", capture_output=True, text=True, check=False
+    )
+    if "raise 'memlock'" in done.stderr:
+        pytest.skip("memory cannot be locked here")
+    assert done.returncode == 0, done.stderr
+    said, locked = done.stdout.strip().splitlines()
+    assert "raise 'rtprio'" in said
+    assert int(locked) > 0

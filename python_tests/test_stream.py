@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +110,7 @@ def test_every_frame_is_the_batch_forecast(name: str, precision: str) -> None:
     with poco.Stream(model, "b", precision=precision, threads=2) as stream:
         assert (stream.session, stream.units, stream.context, stream.horizon) == ("b", 7, 12, 4)
         for t, found in enumerate(stream.over(frames)):
-            assert (found.frame, found.valid.all(), found.marks) == (t, True, frozenset())
+            assert (found.frame, found.valid.all(), found.marks) == (t, t >= 11, frozenset())
             if t < 11:
                 assert (found.status, found.values, found.missing) == ("warming", None, 11 - t)
                 continue
@@ -148,7 +150,7 @@ def test_missing_values_are_marked_until_a_whole_context_was_seen(name: str, mis
     stream = poco.Stream(model, "b", missing=missing)
     for t, found in enumerate(stream.over(broken)):
         invalid = {n for n, last in ((2, 21), (5, 21)) if t >= (20 if n == 2 else 21) and t < last + 12}
-        assert set(np.flatnonzero(~found.valid)) == invalid
+        assert set(np.flatnonzero(~found.valid)) == (invalid if t >= 11 else set(range(7)))
         assert ("held" in found.marks) == bool(invalid)
         if found.values is None:
             continue
@@ -172,7 +174,7 @@ def test_values_out_of_all_range_are_missing(name: str, huge: float) -> None:
     expected = list(poco.Stream(MODELS[name](), "b").over(held))
     stream = poco.Stream(MODELS[name](), "b")
     for t, (found, same) in enumerate(zip(stream.over(frames), expected, strict=True)):
-        assert list(np.flatnonzero(~found.valid)) == ([3] if 15 <= t < 27 else [])
+        assert list(np.flatnonzero(~found.valid)) == (list(range(7)) if t < 11 else [3] if 15 <= t < 27 else [])
         assert found.marks == ({"held"} if 15 <= t < 27 else set())
         if same.values is not None:
             np.testing.assert_array_equal(found.values, same.values)
@@ -201,7 +203,7 @@ def test_a_filled_frame_is_no_sight_of_a_unit() -> None:
     times[24:] += 2.0  # four frames are missing
     stream = poco.Stream(small_poco(), "b", interval=0.5)
     valid = [stream.push(frame, time).valid[2] for frame, time in zip(frames, times, strict=True)]
-    assert valid == [True] * 20 + [False] * 12 + [True] * 8
+    assert valid == [False] * 11 + [True] * 9 + [False] * 12 + [True] * 8
     assert stream.stats()["filled"] == 4
 
 
@@ -297,6 +299,59 @@ def test_another_model_between_two_frames() -> None:
         stream.swap(small_poco(units=6))
     with pytest.raises(ConfigError, match="takes 16 frames"):
         stream.swap(small_poco(context=16))
+    specs = [poco.SessionSpec("b", tuple("0213456"), dataset="y")]
+    with pytest.raises(ConfigError, match="session 'b' has other units in the new model, or the same in another order"):
+        stream.swap(randomised(poco.POCO(poco.POCOConfig(**SMALL), specs)).float())
+
+
+@pytest.mark.parametrize("slower", [0.5, 1.0, 1.45])
+def test_frames_of_another_rate_are_marked(slower: float) -> None:
+    stream = poco.Stream(small_poco(), "b", interval=0.1)
+    marks = [found.marks for found in stream.over(activity(frames=30), rate_hz=10 / slower)]
+    assert marks == [set() if slower == 1.0 or t < 11 else {"rate"} for t in range(30)]
+    assert [stream.stats()[name] for name in ("off_rate", "gaps")] == [0 if slower == 1.0 else 19, 0]
+
+
+def test_a_unit_is_valid_after_a_context_of_frames_that_came() -> None:
+    stream, frames = poco.Stream(small_poco(), "b", interval=0.5, tolerance=0.1), activity(frames=20)
+    found = [stream.push(frame, 0.5 * t + (1.5 if t >= 8 else 0.0)) for t, frame in enumerate(frames)]
+    assert [f.status for f in found] == ["warming"] * 8 + ["ok"] * 12  # three frames were filled in
+    assert [f.valid.any() for f in found] == [f.valid.all() for f in found] == [False] * 11 + [True] * 9
+    assert not any("held" in f.marks for f in found)
+    stream.reset()
+    assert not stream.push(frames[0], 0.0).valid.any()
+
+
+def test_a_stream_is_for_one_thread_at_a_time() -> None:
+    config = poco.POCOConfig(**{**SMALL, "width": 64, "film_width": 512})
+    model = randomised(poco.POCO(config, [poco.SessionSpec("a", 4000)])).float()
+    stream, frame = poco.Stream(model, threads=1), np.zeros(4000, np.float32)
+    said: list[str] = []  # of each frame what came of it
+
+    def push_one() -> str:
+        try:
+            return stream.push(frame).status
+        except DataError as error:
+            return str(error)
+
+    def push() -> None:
+        said.extend(push_one() for _ in range(40))
+
+    def others() -> None:
+        for call in (stream.reset, stream.stats, lambda: stream.swap(model)) * 20:
+            with contextlib.suppress(core.module().Error, ConfigError):
+                call()
+
+    for work in ((push, others), (push, push)):
+        threads = [threading.Thread(target=one) for one in work]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert set(said) <= {"ok", "warming", "the stream is in use by another thread"}
+    taken = sum(what in ("ok", "warming") for what in said)
+    assert 0 < taken < len(said) == 120
+    assert [stream.stats()[name] for name in ("frames", "refused")] == [taken, 0]
 
 
 def test_a_deadline_is_counted() -> None:

@@ -13,15 +13,19 @@ std::atomic<int64_t> held{0};  // blocks
 
 }  // namespace
 
-void set_memory_hooks(const MemoryHooks& hooks) {
+void check_memory_hooks(const MemoryHooks& hooks, int64_t spare) {
     if ((hooks.allocate == nullptr) != (hooks.release == nullptr)) {
         fail("an allocator is two functions, and one of them is NULL: give both, or none for the default");
     }
-    const int64_t blocks = held.load();
+    const int64_t blocks = held.load() - spare;
     if (blocks != 0) {
         fail("the allocator cannot be changed while ", blocks,
              " blocks of memory are in use: set it first, or close all streams and models before");
     }
+}
+
+void set_memory_hooks(const MemoryHooks& hooks) {
+    check_memory_hooks(hooks, 0);
     given = hooks;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <new>
 #include <vector>
@@ -17,6 +18,9 @@ struct MemoryHooks {
     void (*release)(void* block, size_t bytes, void* user) = nullptr;
     void* user = nullptr;
 };
+
+// Throws Error unless set_memory_hooks could take these once so many blocks are given back.
+void check_memory_hooks(const MemoryHooks& hooks, int64_t spare);
 
 // From now on memory comes from these; from C++'s own where they are null. Throws Error while any memory is held. Not
 // while another call of the library is running.

@@ -57,13 +57,32 @@ bool spin(const Ready& ready) {
 
 // Keeps the workers off the caller's processor, on the others that the caller may use. Systems that spread threads by
 // themselves do this sooner or later; some virtual machines wake a worker behind its busy caller and leave it there.
+// Workers also have the policy and priority of their caller, who would wait for them at a lower one.
 class Placement {
 public:
 #if defined(__linux__)
     void add(pid_t worker) { workers_[count_++] = worker; }
 
-    // To be called by the caller of every loop: two quick system calls unless something has changed.
+    // To be called by the caller of every loop: a few quick system calls unless something has changed.
     void update() {
+        follow_priority();
+        follow_processors();
+        placed_ = count_;
+    }
+
+private:
+    void follow_priority() {
+        const int policy = sched_getscheduler(0);
+        sched_param parameters{};
+        if (policy < 0 || sched_getparam(0, &parameters) != 0) return;  // of C libraries that cannot tell
+        const int priority = parameters.sched_priority;
+        if (policy == policy_ && priority == priority_ && placed_ == count_) return;
+        for (size_t i = 0; i < count_; ++i) sched_setscheduler(workers_[i], policy, &parameters);
+        policy_ = policy;
+        priority_ = priority;
+    }
+
+    void follow_processors() {
         cpu_set_t allowed;
         if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;  // more processors than the set has room for
         const int processor = sched_getcpu();
@@ -74,14 +93,12 @@ public:
         if (CPU_COUNT(&others) == 0) others = allowed;
         for (size_t i = 0; i < count_; ++i) sched_setaffinity(workers_[i], sizeof others, &others);
         processor_ = processor;
-        placed_ = count_;
         allowed_ = allowed;
     }
 
-private:
     std::array<pid_t, kMostThreads> workers_{};  // no memory is asked for in a worker, where nobody could be told
     size_t count_ = 0, placed_ = 0;
-    int processor_ = -1;
+    int processor_ = -1, policy_ = -1, priority_ = -1;
     cpu_set_t allowed_{};
 #else
     void update() {}

@@ -9,10 +9,10 @@ namespace poco {
 namespace {
 
 // Blocks that nobody uses at the moment: fresh memory of a few megabytes costs as much as the work in it, as the system
-// hands it out page by page. As many as calls that are likely to be in each other or side by side. The size of each is
-// written at its beginning.
-constexpr size_t kSpares = 8;
-std::atomic<void*> spares[kSpares];
+// hands it out page by page. As many as calls that may be in each other or side by side in a large program. The size of
+// each is written at its beginning.
+constexpr size_t kSpares = 64;
+std::atomic<void*> spare_blocks[kSpares];
 
 #if defined(__SANITIZE_ADDRESS__)
 constexpr size_t kKeepAtMost = 0;  // so that it sees what goes past the end of a block
@@ -31,7 +31,7 @@ void give_back(void* block) {
 // Makes a block a spare one, if there is a place for it.
 void keep(void* block) {
     if (block == nullptr) return;
-    for (std::atomic<void*>& spare : spares) {
+    for (std::atomic<void*>& spare : spare_blocks) {
         void* empty = nullptr;
         if (spare.compare_exchange_strong(empty, block, std::memory_order_release, std::memory_order_relaxed)) return;
     }
@@ -41,7 +41,8 @@ void keep(void* block) {
 // The smallest spare block of at least `bytes`; nullptr if there is none, and then one that is too small is given up.
 void* take_spare(size_t bytes) {
     void* best = nullptr;
-    for (std::atomic<void*>& spare : spares) {
+    for (std::atomic<void*>& spare : spare_blocks) {
+        if (spare.load(std::memory_order_relaxed) == nullptr) continue;
         void* const block = spare.exchange(nullptr, std::memory_order_acquire);
         if (block == nullptr) continue;
         const bool fits = size_of(block) >= bytes, best_fits = best != nullptr && size_of(best) >= bytes;
@@ -74,8 +75,14 @@ Workspace::~Workspace() {
     }
 }
 
+int64_t Workspace::spares() {
+    int64_t count = 0;
+    for (const std::atomic<void*>& spare : spare_blocks) count += spare.load(std::memory_order_relaxed) != nullptr;
+    return count;
+}
+
 void Workspace::give_up_spares() {
-    for (std::atomic<void*>& spare : spares) give_back(spare.exchange(nullptr, std::memory_order_acquire));
+    for (std::atomic<void*>& spare : spare_blocks) give_back(spare.exchange(nullptr, std::memory_order_acquire));
 }
 
 void* Workspace::take(size_t bytes) {

@@ -20,7 +20,10 @@ public:
         return (static_cast<size_t>(count) * size + kLine - 1) / kLine * kLine;
     }
 
-    // Lets go of the blocks that are kept for later calls. Thread-safe.
+    // How many blocks are kept for later calls. Thread-safe.
+    static int64_t spares();
+
+    // Lets go of them. Thread-safe.
     static void give_up_spares();
 
     // The next `bytes` bytes (whole cache lines). The sum of all pieces must not pass the size of the workspace.

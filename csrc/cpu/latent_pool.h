@@ -183,13 +183,13 @@ struct PoolWorker {
 template <typename T>
 inline void latent_pool(const LatentPool<T>& p) {
     PoolPlan plan = pool_plan(p, round_up(p.rows, kPoolTile));
-    const int64_t threads = p.threads < 1 ? 1 : smaller(p.threads, plan.chunks);
+    const int64_t threads = p.threads < 1 ? 1 : smaller(p.threads, pool_room(p, plan.chunks));
     PoolMemory weights_size, worker_size, state_size;
     static_cast<void>(PoolWeights(p, weights_size));
     static_cast<void>(PoolWorker(p, worker_size));
     static_cast<void>(PoolState(p, state_size));
     const size_t worker_bytes = worker_size.used() * static_cast<size_t>(threads);
-    const size_t slot_bytes = state_size.used() * static_cast<size_t>(plan.slots);
+    const size_t slot_bytes = state_size.used() * static_cast<size_t>(pool_room(p, plan.slots));
     Workspace workspace(pool_plan_bytes(p, plan) + weights_size.used() + worker_bytes + slot_bytes);
     list_pool_plan(p, workspace, plan);
     PoolMemory weights_memory(workspace.take(weights_size.used()));

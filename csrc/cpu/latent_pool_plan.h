@@ -53,10 +53,19 @@ inline PoolPlan pool_plan(const LatentPool<T>& p, int64_t most_rows) {
     return plan;
 }
 
+// How many pieces, chunks or slots to have memory for: fewer rows may be cut into more, and a stream that leaves units
+// out must not take memory then.
+template <typename T>
+inline int64_t pool_room(const LatentPool<T>& p, int64_t count) {
+    const bool most = p.windows == 1 && p.rows > kPoolChunks * kPoolLeast;
+    return most && count < kPoolChunks ? kPoolChunks : count;
+}
+
 template <typename T>
 inline size_t pool_plan_bytes(const LatentPool<T>& p, const PoolPlan& plan) {
-    return Workspace::bytes_of(plan.pieces, sizeof(PoolPiece)) + Workspace::bytes_of(p.windows + 1, sizeof(int64_t)) +
-           Workspace::bytes_of(plan.chunks + 1, sizeof(int64_t));
+    return Workspace::bytes_of(pool_room(p, plan.pieces), sizeof(PoolPiece)) +
+           Workspace::bytes_of(p.windows + 1, sizeof(int64_t)) +
+           Workspace::bytes_of(pool_room(p, plan.chunks) + 1, sizeof(int64_t));
 }
 
 template <typename T>

@@ -242,7 +242,8 @@ inline void gelu_and_slope(Vector v, Vector& value, Vector& slope) {
 
 #else
 
-// Phi(v), the normal distribution function, within 2e-7: 1/2 + v P(v^2) / Q(v^2).
+// Phi(v), the normal distribution function, within 2e-7: 1/2 + v P(v^2) / Q(v^2), and 0 or 1 beyond 5.5, as v times
+// what rounding leaves there would grow.
 inline Vector normal_cdf(Vector v) {
     const Vector x = min(broadcast(5.5f), max(broadcast(-5.5f), v));  // NaN passes
     const Vector t = x * x;
@@ -256,7 +257,9 @@ inline Vector normal_cdf(Vector v) {
     q = fma(q, t, broadcast(0.0284160134f));
     q = fma(q, t, broadcast(0.250534906f));
     q = fma(q, t, broadcast(1.0f));
-    return x * p / q + 0.5f;
+    p = x * p / q + 0.5f;
+    p = v > 5.5f ? broadcast(1.0f) : p;
+    return v < -5.5f ? Vector{} : p;
 }
 
 // The exact GELU, v Phi(v).

@@ -4,6 +4,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <atomic>
 #include <cstring>
 
 #include "core/errors.h"
@@ -32,34 +33,63 @@ poco::StreamOptions options_of(const py::dict& given) {
     return options;
 }
 
+// A stream, and whether a call uses it: others run while Python's lock is let go.
+struct Guarded {
+    Guarded(std::shared_ptr<const poco::Model> model, int64_t session, const poco::StreamOptions& options)
+        : stream(std::move(model), session, options) {}
+
+    poco::Stream stream;
+    std::atomic<bool> busy{false};
+};
+
+// The use of a stream by one call.
+class Use {
+public:
+    explicit Use(Guarded& guarded) : guarded_(guarded) {
+        if (guarded_.busy.exchange(true, std::memory_order_acquire))
+            poco::fail("the stream is in use by another thread");
+    }
+    ~Use() { guarded_.busy.store(false, std::memory_order_release); }
+    Use(const Use&) = delete;
+    Use& operator=(const Use&) = delete;
+
+    poco::Stream* operator->() const { return &guarded_.stream; }
+
+private:
+    Guarded& guarded_;
+};
+
 // What came of a frame, its arrays copied: the stream overwrites its own.
-py::tuple push(poco::Stream& stream, const Frame& frame, double time) {
+py::tuple push(Guarded& guarded, const Frame& frame, double time) {
     if (frame.ndim() != 1) poco::fail("a frame is one value for each unit, got ", frame.ndim(), " dimensions");
+    const Use stream(guarded);
     poco::StreamForecast made;
     {
         const py::gil_scoped_release release;
-        made = stream.push(frame.data(), frame.shape(0), time);
+        made = stream->push(frame.data(), frame.shape(0), time);
     }
     py::object values = py::none();
     if (made.values != nullptr) {
-        py::array_t<float> copy({stream.units(), stream.horizon()});
+        py::array_t<float> copy({stream->units(), stream->horizon()});
         std::memcpy(copy.mutable_data(), made.values, static_cast<size_t>(copy.nbytes()));
         values = std::move(copy);
     }
-    py::array_t<bool> valid(stream.units());
-    std::memcpy(valid.mutable_data(), made.valid, static_cast<size_t>(stream.units()));
+    py::array_t<bool> valid(stream->units());
+    std::memcpy(valid.mutable_data(), made.valid, static_cast<size_t>(stream->units()));
     return py::make_tuple(made.flags, made.frame, made.missing, made.latency_ms, values, valid);
 }
 
 // Which units had a value in the last frame.
-py::array_t<bool> seen(const poco::Stream& stream) {
-    py::array_t<bool> found(stream.units());
-    for (int64_t i = 0; i < stream.units(); ++i) found.mutable_at(i) = stream.seen(i);
+py::array_t<bool> seen(Guarded& guarded) {
+    const Use stream(guarded);
+    py::array_t<bool> found(stream->units());
+    for (int64_t i = 0; i < stream->units(); ++i) found.mutable_at(i) = stream->seen(i);
     return found;
 }
 
-py::dict stats_of(const poco::Stream& stream) {
-    const poco::StreamStats& s = stream.stats();
+py::dict stats_of(Guarded& guarded) {
+    const Use stream(guarded);
+    const poco::StreamStats& s = stream->stats();
     py::dict found;
     found["frames"] = s.frames;
     found["forecasts"] = s.forecasts;
@@ -73,6 +103,7 @@ py::dict stats_of(const poco::Stream& stream) {
     found["p99_ms"] = s.latencies.quantile(0.99);
     found["p999_ms"] = s.latencies.quantile(0.999);
     found["longest_ms"] = s.latencies.longest();
+    found["off_rate"] = s.off_rate;
     return found;
 }
 
@@ -92,19 +123,20 @@ void define_stream(py::module_& m) {
             for (const poco::Session& session : model.sessions()) found.emplace_back(session.name, session.units);
             return found;
         });
-    py::class_<poco::Stream>(m, "Stream")
+    py::class_<Guarded>(m, "Stream")
         .def(py::init([](const std::shared_ptr<poco::Model>& model, int64_t session, const py::dict& options) {
             const poco::StreamOptions taken = options_of(options);
             const py::gil_scoped_release release;
-            return std::make_unique<poco::Stream>(model, session, taken);
+            return std::make_unique<Guarded>(model, session, taken);
         }))
         .def("push", &push)
         .def("seen", &seen)
-        .def("reset", &poco::Stream::reset)
+        .def("reset", [](Guarded& guarded) { Use(guarded)->reset(); })
         .def("swap",
-             [](poco::Stream& stream, const std::shared_ptr<poco::Model>& model) {
+             [](Guarded& guarded, const std::shared_ptr<poco::Model>& model) {
+                 const Use stream(guarded);
                  const py::gil_scoped_release release;
-                 stream.swap(model);
+                 stream->swap(model);
              })
         .def("stats", &stats_of);
     m.def("gpus", [] { return poco::gpu_names(poco::cuda_driver()); });

@@ -26,7 +26,8 @@ static_assert(POCO_MARK_HELD == poco::kHeld && POCO_MARK_FILLED == poco::kFilled
 static_assert(POCO_MARK_RESTARTED == poco::kRestarted && POCO_MARK_LATE == poco::kLate,
               "marks are those of the engine");
 static_assert(POCO_LOG_SETUP == poco::kLogSetup && POCO_LOG_FRAMES == poco::kLogFrames, "kinds are those of the core");
-static_assert(POCO_MARK_OVERFLOWED == poco::kOverflowed, "marks are those of the engine");
+static_assert(POCO_MARK_OVERFLOWED == poco::kOverflowed && POCO_MARK_RATE == poco::kRate,
+              "marks are those of the engine");
 
 namespace poco {
 POCO_FIRST_VERSION(poco_stream_options, deadline_ms);
@@ -195,8 +196,10 @@ int32_t poco_set_realtime(const poco_realtime* wanted, poco_status* status) {
 
 int32_t poco_set_allocator(poco_allocate allocate, poco_release release, void* user, poco_status* status) {
     return guarded(status, [&]() -> int32_t {
+        const poco::MemoryHooks hooks{allocate, release, user};
+        poco::check_memory_hooks(hooks, poco::Workspace::spares());  // an error changes nothing
         poco::Workspace::give_up_spares();
-        poco::set_memory_hooks({allocate, release, user});
+        poco::set_memory_hooks(hooks);
         return POCO_OK;
     });
 }
@@ -258,7 +261,8 @@ int32_t poco_stream_stats(const poco_stream* stream, poco_stats* stats, poco_sta
                                 s.latencies.quantile(0.5),
                                 s.latencies.quantile(0.99),
                                 s.latencies.quantile(0.999),
-                                s.latencies.longest()};
+                                s.latencies.longest(),
+                                s.off_rate};
         poco::write_sized(answer, stats);
         return POCO_OK;
     });

@@ -28,7 +28,7 @@ private:
 };
 
 bool alike(const Session& a, const Session& b) {
-    return a.name == b.name && a.units == b.units && a.mean == b.mean && a.std == b.std;
+    return a.name == b.name && a.units == b.units && a.units_hash == b.units_hash && a.mean == b.mean && a.std == b.std;
 }
 
 class Ensemble : public Model {
@@ -39,10 +39,14 @@ public:
         horizon_ = members_[0]->horizon();
         sessions_ = members_[0]->sessions();
         for (const auto& member : members_) {
-            bool same = member->context() == context_ && member->horizon() == horizon_ &&
-                        member->sessions().size() == sessions_.size();
-            for (size_t i = 0; same && i < sessions_.size(); ++i) same = alike(member->sessions()[i], sessions_[i]);
+            const bool same = member->context() == context_ && member->horizon() == horizon_ &&
+                              member->sessions().size() == sessions_.size();
             if (!same) fail("members of an ensemble must know the same sessions and have the same sizes");
+            for (size_t i = 0; i < sessions_.size(); ++i) {
+                if (alike(member->sessions()[i], sessions_[i])) continue;
+                fail("members of an ensemble must know session '", sessions_[i].name,
+                     "' with the same units in their order, and the same normalisation");
+            }
         }
     }
 

@@ -88,6 +88,17 @@ std::shared_ptr<const Model> build(const std::string& kind, const Json& config, 
     fail("a model of kind '", kind, "'; what can be streamed is POCO and Grounded, and ensembles of them");
 }
 
+// FNV-1a of the units' names. Each ends with a byte that no UTF-8 has, so ("a", "bc") is not ("ab", "c").
+uint64_t hash_of(const std::vector<Json>& units) {
+    uint64_t hash = 14695981039346656037ull;
+    const auto add = [&hash](unsigned char byte) { hash = (hash ^ byte) * 1099511628211ull; };
+    for (const Json& unit : units) {
+        for (const char c : unit.string()) add(static_cast<unsigned char>(c));
+        add(255);
+    }
+    return hash;
+}
+
 // Members whose tensors are named members.0. ..., members.1. ..., and shared. ... for what all have alike.
 std::shared_ptr<const Model> build_ensemble(const Json& config, const Json& description, const SafeTensors& tensors) {
     const size_t count = config.at("members").array().size();
@@ -109,7 +120,9 @@ std::vector<Session> read_vocabulary(const std::string& text, const Json& descri
     for (const Json& entry : entries.array()) {
         Session session;
         session.name = entry.at("name").string();
-        session.units = static_cast<int64_t>(entry.at("units").array().size());
+        const std::vector<Json>& units = entry.at("units").array();
+        session.units = static_cast<int64_t>(units.size());
+        session.units_hash = hash_of(units);
         if (session.units == 0) fail("session '", session.name, "' of the model has no units");
         const Json* const rate =
             rates != nullptr && rates->kind() == Json::Kind::object ? rates->find(session.name) : nullptr;
@@ -135,6 +148,7 @@ std::shared_ptr<const Model> Model::load(const std::string& folder) {
         return std::filesystem::exists(place + "/model.safetensors", ignored);
     };
     const std::string within = folder + "/model";  // of the folder of a run
+    if (folder.empty()) fail("no folder was given: its name is empty");
     const std::string place = !there(folder) && there(within) ? within : folder;
     const Buffer<uint8_t> text = read_file(place + "/config.json", kLargestConfig);
     const std::string_view config(reinterpret_cast<const char*>(text.data()), text.size());

@@ -33,8 +33,9 @@ public:
 struct Session {
     std::string name;
     int64_t units = 0;
-    Floats mean, std;    // [N], of the normalisation
-    double rate_hz = 0;  // of the recording it was learnt from; 0: not known
+    uint64_t units_hash = 0;  // of their names, in their order
+    Floats mean, std;         // [N], of the normalisation
+    double rate_hz = 0;       // of the recording it was learnt from; 0: not known
 };
 
 class Model {

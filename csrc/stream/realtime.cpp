@@ -59,16 +59,20 @@ void set_realtime(const Realtime& wanted) {
     }
     cpu_set_t before;
     if (sched_getaffinity(0, sizeof before, &before) != 0) fail("the CPUs cannot be read: ", std::strerror(errno));
-    bool locked = false;
+    const int policy = sched_getscheduler(0);
+    sched_param parameters{};
+    sched_getparam(0, &parameters);
+    bool raised = false;
     try {
         if (!wanted.cpus.empty()) pin(wanted.cpus);
-        if (wanted.lock_memory) {
-            lock();
-            locked = true;
+        if (wanted.priority != 0) {
+            raise(wanted.priority);
+            raised = true;
         }
-        if (wanted.priority != 0) raise(wanted.priority);
+        // Last, as nobody can tell what was locked before.
+        if (wanted.lock_memory) lock();
     } catch (...) {
-        if (locked) munlockall();
+        if (raised) sched_setscheduler(0, policy, &parameters);
         sched_setaffinity(0, sizeof before, &before);
         throw;
     }

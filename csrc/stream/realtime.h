@@ -6,7 +6,7 @@
 
 namespace poco {
 
-// Of the calling thread, and of the threads that it makes later, those of a stream that it opens among them.
+// Of the calling thread and of the threads that it makes later. Helpers of the pool follow their caller.
 struct Realtime {
     std::vector<int32_t> cpus;  // it may run on; empty: as it is
     int32_t priority = 0;       // of SCHED_FIFO, 1 to 99; 0: as it is

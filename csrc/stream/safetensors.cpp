@@ -11,6 +11,12 @@
 #include "stream/checksum.h"
 #include "stream/json.h"
 
+// It could be done, and nobody could test it.
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+#error \
+    "poco reads and writes numbers lowest byte first, as this processor does not: it runs on little-endian ones alone"
+#endif
+
 namespace poco {
 namespace {
 

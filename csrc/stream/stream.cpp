@@ -16,6 +16,9 @@ namespace {
 // Deviations from the mean. Squares of larger ones, and sums of them, would soon be beyond float32; no activity is.
 constexpr float kLargest = 1e6f;
 
+// A context whose frames took this share of the time that they should have taken is of another rate.
+constexpr double kFast = 0.75, kSlow = 1.33;
+
 // Says what a stream is made of.
 void log_session(const char* what, const Model& model, const Session& session, const Arithmetic& arithmetic) {
     if (!logs(kLogSetup)) return;
@@ -62,18 +65,21 @@ Stream::Stream(std::shared_ptr<const Model> model, int64_t session, const Stream
     x_.resize(units * static_cast<size_t>(context_));
     unseen_.resize(units);
     valid_.resize(units);
-    everyone_.assign(units, 1);
+    there_.assign(units, 1);
+    times_.resize(static_cast<size_t>(context_));
     values_.resize(units * static_cast<size_t>(model_->horizon()));
     reset();
     forecaster_ = model_->forecaster(session_, options_.arithmetic);
-    forecaster_->forecast(x_.data(), everyone_.data(), values_.data());
+    forecaster_->forecast(x_.data(), there_.data(), values_.data());
     log_session("a stream of", *model_, this->session(), options_.arithmetic);
 }
 
 void Stream::restart() {
     std::fill(x_.begin(), x_.end(), 0.0f);
-    std::fill(unseen_.begin(), unseen_.end(), static_cast<int32_t>(context_));
+    std::fill(unseen_.begin(), unseen_.end(), 0);
+    std::fill(times_.begin(), times_.end(), std::numeric_limits<double>::quiet_NaN());
     collected_ = 0;
+    came_ = 0;
     since_filled_ = context_;
 }
 
@@ -99,11 +105,26 @@ int64_t Stream::gap_before(double time) const {
     const auto since = static_cast<double>(untimed_ + 1);  // this frame and those without a time before it
     if (!(interval_ > 0) || passed <= interval_ * (since + options_.tolerance)) return 0;
     const double missing = std::round(passed / interval_) - since;
-    return missing > static_cast<double>(context_) ? context_ : std::max<int64_t>(1, static_cast<int64_t>(missing));
+    if (missing < 1) return 0;  // it is late, and no frame is missing
+    return missing > static_cast<double>(context_) ? context_ : static_cast<int64_t>(missing);
+}
+
+// Whether the frames of a full context took another time than so many take at the usual rate. Half an interval is
+// jitter, however few frames have a time.
+bool Stream::off_rate() const {
+    if (!(interval_ > 0)) return false;
+    const auto time_of = [this](int64_t frame) { return times_[static_cast<size_t>(frame % context_)]; };
+    int64_t first = stats_.frames - context_, last = stats_.frames - 1;
+    while (first < last && std::isnan(time_of(first))) ++first;
+    while (first < last && std::isnan(time_of(last))) --last;
+    if (first == last) return false;
+    const double usual = interval_ * static_cast<double>(last - first), taken = time_of(last) - time_of(first);
+    if (std::abs(taken - usual) <= 0.5 * interval_) return false;
+    return taken < kFast * usual || taken > kSlow * usual;
 }
 
 // One more frame, normalised; nullptr: the last one again.
-void Stream::shift_in(const float* frame) {
+void Stream::shift_in(const float* frame, double time) {
     const Session& own = session();
     const auto later = static_cast<size_t>(context_ - 1) * sizeof(float);
     for (int64_t u = 0; u < units_; ++u) {
@@ -119,7 +140,9 @@ void Stream::shift_in(const float* frame) {
         unseen_[i] = seen ? std::min(unseen_[i] + 1, static_cast<int32_t>(context_)) : 0;
         stats_.held_values += !seen;
     }
+    times_[static_cast<size_t>(stats_.frames % context_)] = time;
     collected_ = std::min(collected_ + 1, context_);
+    if (frame != nullptr) came_ = std::min(came_ + 1, static_cast<int32_t>(context_));
     since_filled_ = frame == nullptr ? 0 : std::min(since_filled_ + 1, context_);
     ++stats_.frames;
 }
@@ -144,7 +167,7 @@ StreamForecast Stream::push(const float* frame, int64_t length, double time) {
     if (missing > 0) {
         ++stats_.gaps;
         if (options_.gap == Gap::fill && missing < context_ && collected_ > 0) {
-            for (int64_t i = 0; i < missing; ++i) shift_in(nullptr);
+            for (int64_t i = 0; i < missing; ++i) shift_in(nullptr, std::numeric_limits<double>::quiet_NaN());
             stats_.filled += missing;
             log_line(kLogFrames, "frame %lld: %lld frames are missing before it, the last one stands in for them",
                      static_cast<long long>(stats_.frames), static_cast<long long>(missing));
@@ -164,27 +187,33 @@ StreamForecast Stream::push(const float* frame, int64_t length, double time) {
         has_time_ = true;
         untimed_ = 0;
     }
-    shift_in(frame);
+    shift_in(frame, time);
     result.frame = stats_.frames - 1;
     result.time = time;
     result.missing = context_ - collected_;
     result.valid = valid_.data();
+    const bool drop = options_.missing == Missing::drop;
     bool held = false;
     for (size_t i = 0; i < valid_.size(); ++i) {
+        const bool missed = unseen_[i] < came_;
         valid_[i] = unseen_[i] >= context_;
-        held = held || valid_[i] == 0;
+        there_[i] = !(drop && missed);
+        held = held || missed;
     }
     if (held) result.flags |= kHeld;
     if (since_filled_ < context_) result.flags |= kFilled;
     if (collected_ < context_) return result;
 
-    const bool drop = options_.missing == Missing::drop;
-    forecaster_->forecast(x_.data(), drop ? valid_.data() : everyone_.data(), values_.data());
+    forecaster_->forecast(x_.data(), there_.data(), values_.data());
+    if (off_rate()) {
+        result.flags |= kRate;
+        ++stats_.off_rate;
+    }
     const Session& own = session();
     const int64_t steps = model_->horizon();
     for (int64_t u = 0; u < units_; ++u) {
         const auto i = static_cast<size_t>(u);
-        const bool nothing = drop && valid_[i] == 0;
+        const bool nothing = there_[i] == 0;
         bool finite = true;
         for (int64_t h = 0; h < steps; ++h) {
             float& value = values_[static_cast<size_t>(u * steps + h)];
@@ -209,6 +238,26 @@ StreamForecast Stream::push(const float* frame, int64_t length, double time) {
     return result;
 }
 
+// The context by another normalisation. What is out of range by that is missing, as in a frame.
+void Stream::normalise_anew(const Session& before, const Session& now) {
+    for (int64_t u = 0; u < units_; ++u) {
+        const auto i = static_cast<size_t>(u);
+        if (before.mean[i] == now.mean[i] && before.std[i] == now.std[i]) continue;
+        float last = 0;
+        for (int64_t t = context_ - collected_; t < context_; ++t) {
+            float& value = x_[static_cast<size_t>(u * context_ + t)];
+            value = (value * before.std[i] + before.mean[i] - now.mean[i]) / now.std[i];
+            if (std::abs(value) <= kLargest) {
+                last = value;
+                continue;
+            }
+            value = last;
+            unseen_[i] = 0;
+            ++stats_.held_values;
+        }
+    }
+}
+
 void Stream::swap(std::shared_ptr<const Model> model) {
     const Session& before = session();
     const auto& sessions = model->sessions();
@@ -218,21 +267,18 @@ void Stream::swap(std::shared_ptr<const Model> model) {
     if (found->units != units_) {
         fail("session '", before.name, "' has ", units_, " units, and ", found->units, " in the new model");
     }
+    if (found->units_hash != before.units_hash) {
+        fail("session '", before.name, "' has other units in the new model, or the same in another order");
+    }
     if (model->context() != context_ || model->horizon() != model_->horizon()) {
         fail("the new model takes ", model->context(), " frames to forecast ", model->horizon(), ", the old one ",
              context_, " to forecast ", model_->horizon());
     }
     const int64_t place = found - sessions.begin();
     std::unique_ptr<Forecaster> forecaster = model->forecaster(place, options_.arithmetic);
-    forecaster->forecast(x_.data(), everyone_.data(), values_.data());
-    for (int64_t u = 0; u < units_; ++u) {
-        const auto i = static_cast<size_t>(u);
-        if (before.mean[i] == found->mean[i] && before.std[i] == found->std[i]) continue;
-        for (int64_t t = context_ - collected_; t < context_; ++t) {
-            float& value = x_[static_cast<size_t>(u * context_ + t)];
-            value = (value * before.std[i] + before.mean[i] - found->mean[i]) / found->std[i];
-        }
-    }
+    std::fill(there_.begin(), there_.end(), 1);
+    forecaster->forecast(x_.data(), there_.data(), values_.data());
+    normalise_anew(before, *found);
     forecaster_ = std::move(forecaster);
     model_ = std::move(model);
     session_ = place;

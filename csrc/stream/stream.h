@@ -29,13 +29,13 @@ struct StreamOptions {
     Gap gap = Gap::fill;
     double interval =
         0;  // seconds from frame to frame; 0: by the session's rate, and if that is not known by the frames
-    double tolerance = 0.5;  // a gap begins where an interval is longer by more than this share
+    double tolerance = 0.5;  // a gap begins where an interval is longer by more than this share, and by half at least
     double deadline_ms = 0;  // 0: none
 };
 
 enum class Outcome { forecast, warming };
 
-constexpr uint32_t kHeld = 1, kFilled = 2, kRestarted = 4, kLate = 8, kOverflowed = 16;
+constexpr uint32_t kHeld = 1, kFilled = 2, kRestarted = 4, kLate = 8, kOverflowed = 16, kRate = 32;
 
 // Points into the stream until the next call.
 struct StreamForecast {
@@ -46,7 +46,7 @@ struct StreamForecast {
     double latency_ms = 0;
     int64_t missing = 0;            // frames until the first forecast
     const float* values = nullptr;  // [N, H] in the recording's own units; nullptr while warming
-    // [N], 1 where the unit was in the last C frames that came, and its forecast is finite.
+    // [N], 1 where the unit was in the last C frames that came, all since the last restart, and its forecast is finite.
     const uint8_t* valid = nullptr;
 };
 
@@ -67,7 +67,8 @@ private:
 
 struct StreamStats {
     int64_t frames = 0, forecasts = 0, late = 0, gaps = 0, filled = 0, restarts = 0, held_values = 0, refused = 0;
-    Latencies latencies;  // of forecasts
+    int64_t off_rate = 0;  // forecasts marked with kRate
+    Latencies latencies;   // of forecasts
 };
 
 // Not to be used by two threads at once; streams of one model may.
@@ -85,8 +86,9 @@ public:
     // Forgets all frames.
     void reset();
 
-    // Goes on with another model, which knows the session by its name with as many units, and has the same context and
-    // horizon. Throws Error, and leaves everything as it was, if not.
+    // Goes on with another model, which knows the session by its name with the same units in their order, and has the
+    // same context and horizon. Throws Error, and leaves everything as it was, if not. Values that are out of range by
+    // its normalisation are missing.
     void swap(std::shared_ptr<const Model> model);
 
     // Whether a unit had a value in the last frame that counts.
@@ -101,17 +103,22 @@ private:
     int64_t gap_before(double time) const;
     void restart();
     void take_interval();
-    void shift_in(const float* frame);
+    bool off_rate() const;
+    void shift_in(const float* frame, double time);
+    void normalise_anew(const Session& before, const Session& now);
 
     std::shared_ptr<const Model> model_;
     int64_t session_, units_, context_;
     StreamOptions options_;
     std::unique_ptr<Forecaster> forecaster_;
     Floats x_;                // [N, C] normalised
-    Buffer<int32_t> unseen_;  // [N] frames that came since the unit was last missing, at most C
-    Buffer<uint8_t> valid_, everyone_;
+    Buffer<int32_t> unseen_;  // [N] frames that came since the unit was last missing or the restart, at most C
+    Buffer<uint8_t> valid_;
+    Buffer<uint8_t> there_;  // [N] of the units that tell the population something
+    Buffer<double> times_;   // [C] of frame i at i % C; NaN: not known
     Floats values_;
     int64_t collected_ = 0;     // frames of the context that are there
+    int32_t came_ = 0;          // frames that came since the restart, at most C: collected_ without those filled in
     int64_t since_filled_ = 0;  // frames since one was filled in, at most C
     double last_time_ = 0, interval_ = 0;
     bool has_time_ = false;

@@ -76,6 +76,13 @@ void test_functions() {
     CHECK(exp_error < 2e-7);
     CHECK(gelu_error < 5e-7);
     CHECK(slope_error < 5e-7);
+    for (const float far : {6.0f, 50.0f, 1e4f, 3e38f}) {
+        Vector value, slope;
+        gelu_and_slope(broadcast(-far), value, slope);
+        CHECK(value[0] == 0 && gelu(broadcast(-far))[0] == 0 && std::fabs(slope[0]) < 1e-7);
+        gelu_and_slope(broadcast(far), value, slope);
+        CHECK(value[0] == far && gelu(broadcast(far))[0] == far && std::fabs(slope[0] - 1) < 1e-7);
+    }
     CHECK(poco::exp(Vector{})[0] == 1.0f);
     CHECK(poco::exp(broadcast(-kInfinity))[0] == 0.0f && poco::exp(broadcast(-90.0f))[0] == 0.0f);
     CHECK(poco::exp(broadcast(kInfinity))[0] == kInfinity && poco::exp(broadcast(89.0f))[0] == kInfinity);

@@ -92,6 +92,7 @@ void frames_take_no_memory(const std::string& folder) {
         poco_status status;
         CHECK(poco_set_allocator(nullptr, nullptr, nullptr, &status) == POCO_ERROR);
         CHECK(std::strstr(status.message, "in use") != nullptr);
+        CHECK(push(stream, 0, NAN) == POCO_OK && (kFreshMemory || memory.taken == before));  // scratch is where it was
         poco_model_close(model);
         CHECK(poco_set_allocator(nullptr, nullptr, nullptr, nullptr) == POCO_ERROR);  // the stream holds it
         poco_stream_close(stream);
@@ -99,6 +100,20 @@ void frames_take_no_memory(const std::string& folder) {
         CHECK(memory.held == 0 && memory.bytes == 0);
     }
     CHECK(poco_set_allocator(Memory::allocate, nullptr, nullptr, nullptr) == POCO_ERROR);
+}
+
+// Scratch of many calls side by side is kept.
+void scratch_is_kept() {
+    Memory memory;
+    set_memory(&memory);
+    for (int round = 0; round < 3; ++round) {
+        std::vector<std::unique_ptr<poco::Workspace>> calls;
+        for (size_t i = 0; i < 64; ++i) calls.push_back(std::make_unique<poco::Workspace>(1000));
+        CHECK(memory.taken == (kFreshMemory ? 64 * (round + 1) : 64));
+    }
+    CHECK(poco::Workspace::spares() == (kFreshMemory ? 0 : 64));
+    set_memory(nullptr);
+    CHECK(memory.held == 0 && poco::Workspace::spares() == 0);
 }
 
 // Without the first block, the second, and so on: an error, and all that was taken is back.
@@ -222,6 +237,7 @@ int main(int count, char** arguments) {
     if (count < 2) return 1;
     const std::string folder = arguments[1];
     frames_take_no_memory(folder);
+    scratch_is_kept();
     no_memory(folder);
     no_memory_on_the_way(folder);
     streams_side_by_side(folder);

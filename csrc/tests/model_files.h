@@ -112,29 +112,39 @@ inline void add_network(TensorWriter& w, const std::string& prefix, const Networ
     to.affine("film.output", {kHorizon, k});
 }
 
-inline void add_vocabulary(TensorWriter& w, const std::string& name) {
+// What small models may differ in.
+struct Fish {
+    int64_t units = kUnits;
+    bool reversed = false;   // the names of its units
+    float deviation = 1.0f;  // of its units, about
+};
+
+inline void add_vocabulary(TensorWriter& w, const std::string& name, const Fish& fish = {}) {
+    std::string names;
+    for (int64_t u = 0; u < fish.units; ++u) {
+        names += (u > 0 ? ", \"" : "\"") + std::to_string(fish.reversed ? fish.units - 1 - u : u) + "\"";
+    }
     const std::string vocabulary =
-        "[{\"name\": \"fish\", \"units\": [\"0\", \"1\", \"2\", \"3\", \"4\", \"5\", \"6\"], \"dataset\": \"x\", "
-        "\"unit_types\": []}]";
+        "[{\"name\": \"fish\", \"units\": [" + names + "], \"dataset\": \"x\", \"unit_types\": []}]";
     w.add(name, "U8", {static_cast<int64_t>(vocabulary.size())}, vocabulary);
 }
 
-inline void add_normalisation(TensorWriter& w, const std::string& prefix) {
-    w.floats(prefix + "mean", {kUnits}, 0, 1);
-    w.floats(prefix + "std", {kUnits}, 1.0f, 0.5f);
+inline void add_normalisation(TensorWriter& w, const std::string& prefix, const Fish& fish = {}) {
+    w.floats(prefix + "mean", {fish.units}, 0, 1);
+    w.floats(prefix + "std", {fish.units}, fish.deviation, 0.5f * fish.deviation);
 }
 
 // A POCO with units' embeddings of its own, but for what add_session adds.
-inline void add_poco(TensorWriter& w) {
+inline void add_poco(TensorWriter& w, const Fish& fish = {}) {
     add_network(w, "", {4, 10, 8, 2, 15, 18, 3});
-    w.floats("session_embeddings.0.units", {kUnits, 10}, 0, 1);
+    w.floats("session_embeddings.0.units", {fish.units, 10}, 0, 1);
     w.floats("session_embeddings.0.session", {10}, 0, 1);
     w.floats("datasets.0", {10}, 0, 1);
 }
 
-inline void add_session(TensorWriter& w) {
-    add_vocabulary(w, "vocabulary");
-    add_normalisation(w, "session_embeddings.0.");
+inline void add_session(TensorWriter& w, const Fish& fish = {}) {
+    add_vocabulary(w, "vocabulary", fish);
+    add_normalisation(w, "session_embeddings.0.", fish);
 }
 
 constexpr char kPocoSizes[] =
@@ -147,22 +157,25 @@ inline std::string config_of(const std::string& kind, const std::string& sizes) 
     return "{\"format\": 1, \"model\": \"" + kind + "\", \"rate_hz\": {\"fish\": 2.0}, \"config\": " + sizes + "}";
 }
 
-inline ModelFiles small_model() {
+inline ModelFiles small_model(const Fish& fish = {}) {
     TensorWriter w;
-    add_poco(w);
-    add_session(w);
+    add_poco(w, fish);
+    add_session(w, fish);
     return {config_of("POCO", kPocoSizes), w.file()};
 }
 
-// Two of them that forecast as one.
-inline ModelFiles small_ensemble() {
+// Two of them that forecast as one; each has a session of its own where these differ.
+inline ModelFiles small_ensemble(const Fish& first = {}, const Fish& second = {}) {
     TensorWriter w;
-    for (const char* const member : {"members.0.", "members.1."}) {
-        w.begin(member);
-        add_poco(w);
-    }
+    const bool differ = first.reversed != second.reversed;
+    w.begin("members.0.");
+    add_poco(w, first);
+    if (differ) add_session(w, first);
+    w.begin("members.1.");
+    add_poco(w, second);
+    if (differ) add_session(w, second);
     w.begin("shared.");
-    add_session(w);
+    if (!differ) add_session(w, first);
     const std::string sizes = "{\"kind\": \"POCO\", \"members\": [{}, {}], \"sizes\": " + std::string(kPocoSizes) + "}";
     return {config_of("Ensemble", sizes), w.file()};
 }

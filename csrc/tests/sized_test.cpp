@@ -87,7 +87,7 @@ int main(int count, char** arguments) {
     answers<poco_forecast>("poco_forecast", sizeof(poco_forecast), [&](poco_forecast* to, poco_status* status) {
         return poco_stream_push(stream, frame, kUnits, NAN, to, status);
     });
-    answers<poco_stats>("poco_stats", sizeof(poco_stats),
+    answers<poco_stats>("poco_stats", offsetof(poco_stats, off_rate),
                         [&](poco_stats* to, poco_status* status) { return poco_stream_stats(stream, to, status); });
     poco_stats stats{};
     stats.size = sizeof stats;

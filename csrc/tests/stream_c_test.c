@@ -39,7 +39,8 @@ int main(int count, char** arguments) {
             return 11;
         if (i < 11 && (forecast.values != NULL || forecast.missing != 11 - i)) return 12;
         if (i >= 11 && (forecast.values == NULL || !(forecast.marks & POCO_MARK_LATE))) return 13;
-        if ((forecast.valid[2] == 0) != (i >= 15) || ((forecast.marks & POCO_MARK_HELD) != 0) != (i >= 15)) return 14;
+        if ((forecast.valid[2] == 0) != (i < 11 || i >= 15) || ((forecast.marks & POCO_MARK_HELD) != 0) != (i >= 15))
+            return 14;
         if (forecast.frame != i || forecast.time != 0.5 * i) return 15;
     }
     if (poco_stream_push(stream, frame, 6, 99, &forecast, &status) != POCO_ERROR || status.message[0] == '\0')

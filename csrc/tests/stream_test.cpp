@@ -90,6 +90,7 @@ void damaged_file(const std::string& folder) {
     CHECK(poco_model_open(folder.c_str(), &status) == nullptr);
     CHECK(status.code == POCO_ERROR && std::string(status.message).find("lies outside the file") != std::string::npos);
     CHECK(write_model(folder, small_model()));
+    CHECK(poco_model_open("", &status) == nullptr && std::string(status.message).find("no folder") == 0);
 }
 
 void two_streams_of_one_model(const std::shared_ptr<const poco::Model>& model) {
@@ -131,7 +132,8 @@ void faults(const std::string& folder, int64_t frames) {
 
             const float bad[] = {NAN, INFINITY, -INFINITY, 3e38f, -1e20f, 1e9f};
             std::mt19937_64 random(static_cast<uint64_t>(10 * missing + gap));
-            std::vector<int64_t> since(kUnits, kContext);
+            std::vector<int64_t> since(kUnits, 0);  // frames that a unit was in, since it was missing or a restart
+            int64_t came = 0;                       // frames since the restart
             int64_t refused = 0, taken = 0, unmarked = 0, wrong = 0, finite_marked = 0, forecasts = 0;
             double time = 0;
             for (int64_t i = 0; i < frames; ++i) {
@@ -159,14 +161,19 @@ void faults(const std::string& folder, int64_t frames) {
                     if (gap == POCO_REFUSE && now > time) time = now - 0.5;  // the clock went on without us
                     if (gap == POCO_REFUSE) {
                         poco_stream_reset(stream);
-                        std::fill(since.begin(), since.end(), kContext);
+                        std::fill(since.begin(), since.end(), 0);
+                        came = 0;
                     }
                     if (std::isinf(time)) time = 0;
                     continue;
                 }
                 ++taken;
                 if (!std::isnan(now)) time = now;
-                if ((made.marks & POCO_MARK_RESTARTED) != 0) std::fill(since.begin(), since.end(), kContext);
+                if ((made.marks & POCO_MARK_RESTARTED) != 0) {
+                    std::fill(since.begin(), since.end(), 0);
+                    came = 0;
+                }
+                ++came;
                 forecasts += code == POCO_OK;
                 for (size_t u = 0; u < kUnits; ++u) {
                     since[u] = seen[u] ? since[u] + 1 : 0;
@@ -176,7 +183,7 @@ void faults(const std::string& folder, int64_t frames) {
                     for (size_t h = 0; h < kHorizon; ++h)
                         finite = finite && std::isfinite(made.values[u * kHorizon + h]);
                     unmarked += made.valid[u] == 1 && !finite;
-                    finite_marked += made.valid[u] == 0 && finite;
+                    finite_marked += made.valid[u] == 0 && since[u] < came && finite;  // it was missing
                 }
             }
             poco_stats stats{};
@@ -189,6 +196,145 @@ void faults(const std::string& folder, int64_t frames) {
             CHECK((stats.filled > 0) == (gap == POCO_FILL) && (stats.restarts > 0) == (gap != POCO_REFUSE));
             poco_stream_close(stream);
         }
+    }
+}
+
+// A unit that is left out makes more pieces of fewer rows; memory for them is there.
+void nothing_is_allocated_for_fewer_units() {
+    constexpr int64_t units = 12'289;
+    const std::shared_ptr<const poco::Model> model = model_of(small_model({units}));
+    for (const bool low : {false, true}) {
+        poco::StreamOptions options;
+        options.arithmetic.bfloat16 = low;
+        options.missing = poco::Missing::drop;
+        poco::Stream stream(model, 0, options);
+        std::vector<float> frame(units, 0.5f);
+        for (int i = 0; i < kContext; ++i) stream.push(frame.data(), units, NAN);
+        const int64_t before = allocations;
+        frame[7] = NAN;
+        for (int i = 0; i < 3; ++i) stream.push(frame.data(), units, NAN);
+        std::fill(frame.begin(), frame.begin() + 5'000, NAN);
+        for (int i = 0; i < 3; ++i) stream.push(frame.data(), units, NAN);
+        CHECK(kFreshMemory || allocations == before);
+        CHECK(stream.stats().forecasts == 7);
+    }
+}
+
+// Frames of another rate than the session's 2 Hz are marked, jitter and gaps are not.
+void rates(const std::shared_ptr<const poco::Model>& model) {
+    constexpr int64_t frames = 4 * kContext, forecasts = frames - kContext + 1;
+    // Forecasts that are marked, of frames at times that `next` makes of the number and the time of the one before.
+    const auto marked = [&](auto next, int64_t gaps = 0, double tolerance = 0.5) {
+        poco::StreamOptions options;
+        options.tolerance = tolerance;
+        poco::Stream stream(model, 0, options);
+        const std::vector<float> frame = frame_of(1);
+        int64_t found = 0;
+        double time = 0;
+        for (int64_t i = 0; i < frames; ++i) {
+            time = next(i, time);
+            const bool timed = !(time < 0);
+            const poco::StreamForecast made = stream.push(frame.data(), kUnits, timed ? time : NAN);
+            if (!timed) time = -time;
+            found += (made.flags & poco::kRate) != 0;
+            CHECK((made.flags & poco::kRate) == 0 || made.values != nullptr);
+        }
+        CHECK(stream.stats().off_rate == found && stream.stats().gaps == gaps);
+        return found;
+    };
+    for (const double slower : {1.0, 0.8, 1.3}) {
+        CHECK(marked([&](int64_t, double before) { return before + 0.5 * slower; }) == 0);
+    }
+    for (const double slower : {0.5, 0.7, 1.45}) {
+        CHECK(marked([&](int64_t, double before) { return before + 0.5 * slower; }) == forecasts);
+    }
+    CHECK(marked([](int64_t, double before) { return before + 1.6; }, 0, 3.0) == forecasts);  // no gap, and yet
+    const auto jitter = [](int64_t i, double) {
+        return 10 + 0.5 * (static_cast<double>(i) + (i % 2 == 0 ? 0.2 : -0.2));
+    };
+    CHECK(marked(jitter) == 0);
+    CHECK(marked(jitter, 0, 0.1) == 0);  // nor is a frame filled in for it
+    CHECK(marked([](int64_t i, double before) { return before + (i == 30 ? 3.0 : 0.5); }, 1) == 0);
+    CHECK(marked([](int64_t, double) { return -1.0; }) == 0);  // no times
+    const auto seldom = [](int64_t i, double before) { return (i % 3 == 0 ? 1 : -1) * (before + 0.25); };
+    CHECK(marked(seldom) == forecasts);
+    // The rate comes right: it is marked as long as the context is too fast as a whole.
+    const int64_t some = marked([](int64_t i, double before) { return before + (i < 20 ? 0.25 : 0.5); });
+    CHECK(some > 20 - kContext && some < 21);
+}
+
+// Units are valid once they were in a context of frames, those filled in left out.
+void valid_units(const std::shared_ptr<const poco::Model>& model) {
+    for (const poco::Missing missing : {poco::Missing::hold, poco::Missing::drop}) {
+        poco::StreamOptions options;
+        options.missing = missing;
+        poco::Stream stream(model, 0, options);
+        std::vector<float> frame = frame_of(1);
+        double time = 0;
+        const auto push = [&] { return stream.push(frame.data(), kUnits, time += 0.5); };
+        const auto valid = [](const poco::StreamForecast& made) {
+            return std::count(made.valid, made.valid + kUnits, uint8_t{1});
+        };
+        for (int i = 0; i < kContext - 1; ++i) {
+            const poco::StreamForecast made = push();
+            CHECK(made.flags == 0 && valid(made) == 0);
+        }
+        poco::StreamForecast made = push();
+        CHECK(made.flags == 0 && valid(made) == kUnits);
+        stream.reset();
+        frame[3] = NAN;
+        made = push();
+        CHECK(made.flags == poco::kHeld && valid(made) == 0);
+        frame[3] = 0;
+        for (int i = 1; i < kContext; ++i) made = push();
+        CHECK(made.flags == poco::kHeld && valid(made) == kUnits - 1 && made.valid[3] == 0);
+        made = push();
+        CHECK(made.flags == 0 && valid(made) == kUnits);
+
+        stream.reset();
+        for (int i = 0; i < kContext - 4; ++i) push();
+        time += 1.5;  // three frames are missing
+        made = push();
+        CHECK(made.flags == poco::kFilled && made.values != nullptr && valid(made) == 0);
+        for (int i = 0; i < kUnits * kHorizon; ++i) CHECK(std::isfinite(made.values[i]));
+        for (int i = 0; i < 2; ++i) CHECK(valid(push()) == 0);
+        made = push();
+        CHECK(made.flags == poco::kFilled && valid(made) == kUnits);
+    }
+}
+
+// What a model that is swapped in must know of a session, and what becomes of values that are out of its range.
+void swaps() {
+    poco::StreamOptions options;
+    options.arithmetic.threads = 1;
+    poco::Stream stream(model_of(small_model()), 0, options);
+    const std::vector<float> frame = frame_of(1);
+    for (int i = 0; i < kContext; ++i) stream.push(frame.data(), kUnits, NAN);
+    const auto refused = [](const auto& run) {
+        try {
+            run();
+        } catch (const poco::Error& error) {
+            return std::string(error.what());
+        }
+        return std::string();
+    };
+    const Fish reversed{kUnits, true};
+    const std::string says = refused([&] { stream.swap(model_of(small_model(reversed))); });
+    CHECK(says.find("session 'fish' has other units") != std::string::npos);
+    CHECK(refused([&] { model_of(small_ensemble({}, reversed)); }).find("session 'fish'") != std::string::npos);
+    poco::StreamForecast made = stream.push(frame.data(), kUnits, NAN);
+    CHECK(made.flags == 0 && stream.stats().held_values == 0);
+
+    const auto narrow = model_of(small_model({kUnits, false, 1e-9f}));
+    stream.swap(narrow);
+    CHECK(stream.stats().held_values == kUnits * kContext);
+    std::vector<float> inside(kUnits);
+    for (size_t i = 0; i < kUnits; ++i) inside[i] = narrow->sessions()[0].mean[i];
+    for (int i = 0; i < kContext; ++i) {
+        made = stream.push(inside.data(), kUnits, NAN);
+        const bool whole = i == kContext - 1;
+        CHECK(made.flags == (whole ? 0 : poco::kHeld) && made.valid[0] == whole);
+        for (int j = 0; j < kUnits * kHorizon; ++j) CHECK(std::isfinite(made.values[j]));
     }
 }
 
@@ -234,6 +380,10 @@ int main(int count, char** arguments) {
         nothing_is_allocated(model_of(files), frames / 4);
         two_streams_of_one_model(model_of(files));
     }
+    nothing_is_allocated_for_fewer_units();
+    rates(model_of(small_model()));
+    valid_units(model_of(small_model()));
+    swaps();
     faults(folder, frames);
     damaged_file(folder);
     return failures == 0 ? 0 : 1;

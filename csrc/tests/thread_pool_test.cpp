@@ -14,6 +14,9 @@
 #include <pthread.h>
 #include <signal.h>
 #endif
+#if defined(__linux__)
+#include <sched.h>
+#endif
 
 namespace {
 
@@ -137,6 +140,26 @@ bool goes_on_without_memory_for_a_helper() {
     return ran && calls == 100 && open && helped && covers(40, 3);
 }
 
+#if defined(__linux__)
+// Whether a helper comes to run with this policy when its caller does. SCHED_BATCH needs no privilege.
+bool helpers_have_the_policy(int policy) {
+    bool found = false;
+    std::thread([&] {
+        const sched_param parameters{};
+        if (sched_setscheduler(0, policy, &parameters) != 0) return;
+        for (int i = 0; i < 10000 && !found; ++i) {
+            std::atomic<int> with{0}, without{0};
+            poco::parallel_for(64, 3, [&](int64_t, int worker) {
+                if (worker > 0) ++(sched_getscheduler(0) == policy ? with : without);
+                std::this_thread::yield();
+            });
+            found = with > 0 && without == 0;
+        }
+    }).join();
+    return found;
+}
+#endif
+
 }  // namespace
 
 void* operator new(size_t size) {
@@ -160,6 +183,9 @@ int main() {
     check(callers_do_not_disturb_each_other(), "several callers at once");
     for (int i = 0; i < 500; ++i) check(phases_follow_each_other(1 + i % 6), "phases follow each other");
     check(error_of_a_phase_comes_back(1) && error_of_a_phase_comes_back(3), "what a phase throws comes back");
+#if defined(__linux__)
+    check(helpers_have_the_policy(SCHED_BATCH) && helpers_have_the_policy(SCHED_OTHER), "helpers follow their caller");
+#endif
     check(goes_on_without_memory_for_a_helper(), "no memory for a helper");
     if (failures == 0) std::printf("all passed\n");
     return failures == 0 ? 0 : 1;

@@ -118,7 +118,7 @@ WRONG = [
     (6, "B", 1, ["forecast"], "0 frames are missing before the first forecast, but"),
     (6, "B", 0, ["warming"], "7 frames are missing before the first forecast, but"),
     (6, "B", 1, ["frame", "error"], "'status' of a message that is no forecast must be 0, got 1"),
-    (7, "B", 32, ["forecast", "warming"], "marks 0x20"),
+    (7, "B", 64, ["forecast", "warming"], "marks 0x40"),
     (7, "B", 1, ["frame", "error"], "'marks' of a message that is no forecast"),
     (16, "d", np.inf, MESSAGES, "time of the message is infinite"),
     (16, "d", -np.inf, MESSAGES, "time of the message is infinite"),

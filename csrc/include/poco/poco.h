@@ -74,8 +74,8 @@ typedef struct poco_model poco_model;
 /* Frames, scratch and counters of one stream: to be used by one thread at a time. */
 typedef struct poco_stream poco_stream;
 
-/* Reads the model in a folder (config.json and model.safetensors), or in the folder of a run. `status` may be NULL.
-   NULL on failure. Thread-safe. */
+/* Reads the model in a folder (config.json and model.safetensors), or in the folder of a run. An empty name is an
+   error. `status` may be NULL. NULL on failure. Thread-safe. */
 POCO_API poco_model* poco_model_open(const char* folder, poco_status* status);
 
 /* Lets go of the model; streams that use it go on. NULL is ignored. Thread-safe, but for this handle itself. */
@@ -107,7 +107,7 @@ POCO_API int32_t poco_gpus(poco_status* status);
 
 /* Units whose value in a frame is NaN, infinite, or more than a million of their deviations from their mean. Either way
    they are marked as invalid until they have been in as many frames as a context has; frames that were filled in do not
-   count. */
+   count. So is every unit after the stream was opened or reset, or the context began anew. */
 typedef enum poco_missing {
     POCO_HOLD = 0, /* their last value stands in, and their forecasts are made */
     POCO_DROP = 1  /* they are also left out of what the population tells, and their forecasts are NaN */
@@ -117,7 +117,7 @@ typedef enum poco_missing {
 typedef enum poco_gap {
     POCO_FILL = 0,    /* the last frame stands in if they are fewer than the context, otherwise as POCO_RESTART */
     POCO_RESTART = 1, /* the context is collected anew */
-    POCO_REFUSE = 2   /* the frame is an error */
+    POCO_REFUSE = 2   /* the frame is an error, and so is every later one with a time, until poco_stream_reset */
 } poco_gap;
 
 typedef struct poco_stream_options {
@@ -127,7 +127,8 @@ typedef struct poco_stream_options {
     int32_t missing;    /* of poco_missing; default POCO_HOLD */
     int32_t gap;        /* of poco_gap; default POCO_FILL */
     double interval;    /* seconds from frame to frame; default 0: by the rate that the session was learnt from */
-    double tolerance;   /* a gap begins where an interval is longer by more than this share; default 0.5 */
+    double tolerance;   /* a gap begins where an interval is longer by more than this share, default 0.5; what is less
+                           than half an interval late is no gap whatever it is */
     double deadline_ms; /* for a forecast, default 0: none. Later ones are marked and counted */
     int32_t device;     /* of poco_device; default POCO_CPU */
     int32_t gpu;        /* where that is POCO_CUDA, which one; default 0 */
@@ -140,8 +141,8 @@ typedef struct poco_stream_options {
 POCO_API int32_t poco_stream_default_options(poco_stream_options* options, poco_status* status);
 
 /* A stream of one session of a model; `options` NULL: the defaults; `status` may be NULL. NULL on failure. Makes a
-   forecast of its own, so that no later one allocates memory. A GPU has to forecast a window as the processor does
-   first, or it is an error. Thread-safe. */
+   forecast of its own, so that no later one allocates memory, but for what poco_stream_push says. A GPU has to forecast
+   a window as the processor does first, or it is an error. Thread-safe. */
 POCO_API poco_stream* poco_stream_open(const poco_model* model, int64_t session, const poco_stream_options* options,
                                        poco_status* status);
 
@@ -156,9 +157,10 @@ typedef struct poco_realtime {
 } poco_realtime;
 
 /* Asks the operating system (Linux alone) for a real-time set-up of the calling thread and of those that it makes
-   later, those of a stream that it opens among them: call it before poco_stream_open. Returns a poco_code; after an
-   error, which says what is not permitted and how to get it, everything is as it was. `status` may be NULL.
-   Thread-safe. */
+   later: call it before poco_stream_open. The library's helper threads, which all streams share, take over CPUs, policy
+   and priority of the thread whose frame they work on, each time these differ. Returns a poco_code; after an error,
+   which says what is not permitted and how to get it, everything is as it was, memory that was locked before included.
+   `status` may be NULL. Thread-safe. */
 POCO_API int32_t poco_set_realtime(const poco_realtime* wanted, poco_status* status);
 
 /* Where large memory comes from: `bytes` of it, beginning at a multiple of `alignment`, or NULL if there is none; and
@@ -168,7 +170,7 @@ typedef void (*poco_release)(void* block, size_t bytes, void* user);
 
 /* Takes large memory from the program's own functions; both NULL: from C++'s operator new, as before. Through them go
    the bytes of a model file while it is read, the weights and embeddings of models, the frames, weights in the
-   stream's own precision and results of streams, and the scratch of forecasts, of which the library keeps up to eight
+   stream's own precision and results of streams, and the scratch of forecasts, of which the library keeps up to 64
    blocks for later calls. Not through them go objects of a fixed size, names, texts and what is read out of JSON, the
    threads and their stacks, and messages of errors: none of that is on the way of a frame. Where they give NULL, a call
    returns POCO_NO_MEMORY (NULL where it opens something), and has let go of what it had taken. Returns a poco_code; an
@@ -201,6 +203,9 @@ POCO_API void poco_stream_close(poco_stream* stream);
 #define POCO_MARK_RESTARTED 4u   /* the context begins anew with this frame */
 #define POCO_MARK_LATE 8u        /* it took longer than the deadline */
 #define POCO_MARK_OVERFLOWED 16u /* of some units it is not finite: they are marked as invalid */
+/* The frames of this context, filled ones included, took less than 0.75 or more than 1.33 of the time that so many take
+   at the usual rate: see `interval`. */
+#define POCO_MARK_RATE 32u
 
 typedef struct poco_forecast {
     size_t size;          /* sizeof(poco_forecast), set by the caller */
@@ -212,7 +217,7 @@ typedef struct poco_forecast {
     double latency_ms;    /* from the call to the forecast */
     const float* values;  /* [units, horizon] in the recording's own units; NULL while warming */
     const uint8_t* valid; /* [units], 1 where the unit has a finite forecast and was in the last frames that came, a
-                             context of them */
+                             context of them; frames that were filled in, or came before a restart, do not count */
 } poco_forecast;
 
 /* Pushes a frame of `units` values in the recording's own units, taken at `time` seconds (NaN: not known, it then
@@ -220,7 +225,8 @@ typedef struct poco_forecast {
    to is overwritten by the next call. Returns a poco_code; after an error the stream is as it was. `status` may be
    NULL. No memory is allocated, no lock taken by this call itself, but for a block of scratch when more calls run side
    by side than ever before; should there be none (POCO_NO_MEMORY), or should a GPU fail (POCO_NO_GPU), the frame was
-   taken and has no forecast. With more than one thread it wakes its helpers. For one thread at a time. */
+   taken and has no forecast. The message of an error takes a few small blocks, for as long as the call. With more than
+   one thread it wakes its helpers. For one thread at a time. */
 POCO_API int32_t poco_stream_push(poco_stream* stream, const float* frame, int64_t units, double time,
                                   poco_forecast* forecast, poco_status* status);
 
@@ -229,9 +235,10 @@ POCO_API int32_t poco_stream_push(poco_stream* stream, const float* frame, int64
    running. */
 POCO_API void poco_stream_reset(poco_stream* stream);
 
-/* Goes on with another model, between two frames: one that knows the session by its name with as many units, and has
-   the same context and horizon. A gap is told by its rate from then on. Returns a poco_code; after an error the stream
-   is as it was. `status` may be NULL. Not while another call with the stream is running. */
+/* Goes on with another model, between two frames: one that knows the session by its name with the same units (by their
+   names) in the same order, and has the same context and horizon. A gap is told by its rate from then on, and what is
+   out of range by its normalisation is missing, frames that came before included. Returns a poco_code; after an error
+   the stream is as it was. `status` may be NULL. Not while another call with the stream is running. */
 POCO_API int32_t poco_stream_swap(poco_stream* stream, const poco_model* model, poco_status* status);
 
 typedef struct poco_stats {
@@ -245,6 +252,7 @@ typedef struct poco_stats {
     int64_t held_values;                        /* NaN, infinite or out of range */
     int64_t refused;                            /* frames that were errors */
     double p50_ms, p99_ms, p999_ms, longest_ms; /* latency of forecasts, quantiles to 9 % */
+    int64_t off_rate;                           /* forecasts that are marked with POCO_MARK_RATE */
 } poco_stats;
 
 /* Counters since the stream was opened. Returns a poco_code. `status` may be NULL. Not while another call with the

@@ -34,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 from poco.errors import WireError
-from poco.stream import MARKS, StreamForecast
+from poco.stream import MARKS, StreamForecast, float32_of
 
 VERSION = 1
 HEADER = struct.Struct("<4sBBBBQdIIfIQ")
@@ -78,13 +78,12 @@ def encode_frame(number: int, time: float | None, values: npt.ArrayLike) -> byte
     Args:
         number: as the sender counts, from 0.
         time: seconds; None: not known.
-        values: ``[N]`` numbers, NaN where a unit was not seen.
+        values: ``[N]`` numbers, NaN, or masked, where a unit was not seen.
 
     Raises:
         WireError: if the message would be none that :func:`decode` takes.
     """
-    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so missing
-        given = np.ascontiguousarray(values, dtype="<f4")
+    given = float32_of(values).astype("<f4", copy=False)
     if given.ndim != 1:
         raise WireError(f"a frame is one value for each unit, got {given.ndim} dimensions")
     return _checked(_message(_FRAME, 0, 0, number, time, given.size, 1, 0.0, 0, given.tobytes()))

@@ -72,6 +72,11 @@ def test_frames_arrive(time) -> None:
     np.testing.assert_array_equal(found.values, values)
 
 
+def test_masked_values_are_sent_as_missing() -> None:
+    found = decode(encode_frame(0, None, np.ma.MaskedArray([1, 2, 3], [False, True, False])))
+    np.testing.assert_array_equal(found.values, np.array([1, np.nan, 3], np.float32))
+
+
 @pytest.mark.parametrize("units", [1, 7, 8, 9, 31, 32, 33, 64])
 def test_forecasts_arrive(units) -> None:
     generator = np.random.default_rng(units)

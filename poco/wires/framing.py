@@ -9,7 +9,7 @@ offset type      what
 4      uint8     version of the framing: 1
 5      uint8     kind: 1 a frame, 2 a forecast, 3 an error
 6      uint8     status of a forecast: 0 there is one, 1 warming up; otherwise 0
-7      uint8     marks of a forecast: bits as in ``poco.h`` (1 held, 2 filled, 4 restarted, 8 late, 16 overflowed)
+7      uint8     marks of a forecast: 1 held, 2 filled, 4 restarted, 8 late, 16 overflowed, 32 rate, 64 adapted
 8      uint64    number of the frame, as its sender counts; of a forecast or error: of the frame that it answers
 16     float64   seconds at which the frame was taken, by its sender's clock; NaN: not known
 24     uint32    units; of an error 0
@@ -41,7 +41,7 @@ HEADER = struct.Struct("<4sBBBBQdIIfIQ")
 MAX_UNITS, MAX_STEPS, MAX_TEXT = 1 << 24, 1 << 16, 1 << 16
 _MAGIC = b"POCO"
 _FRAME, _FORECAST, _ERROR = 1, 2, 3
-_BITS = {name: bit for bit, name in MARKS.items()}
+WIRE_MARKS = {**MARKS, 32: "rate", 64: "adapted"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,10 +106,20 @@ def encode_forecast(number: int, found: StreamForecast, steps: int) -> bytes:
     bits = np.packbits(found.valid, bitorder="little").tobytes()
     bits += bytes(-len(bits) % 4)
     values = b"" if found.values is None else np.ascontiguousarray(found.values, dtype="<f4").tobytes()
-    marks = sum(_BITS[name] for name in found.marks)
     status, took = int(found.values is None), found.latency_ms
     return _checked(
-        _message(_FORECAST, status, marks, number, found.time, units, steps, took, found.missing, bits + values)
+        _message(
+            _FORECAST,
+            status,
+            bits_of(found.marks),
+            number,
+            found.time,
+            units,
+            steps,
+            took,
+            found.missing,
+            bits + values,
+        )
     )
 
 
@@ -163,7 +173,7 @@ def decode(message: bytes | bytearray | memoryview) -> WireFrame | StreamForecas
         raise WireError(f"the forecast has {steps} steps: it must have 1 to {MAX_STEPS}")
     if status > 1:
         raise WireError(f"the forecast has status {status}: known are 0 (there is one) and 1 (warming up)")
-    if marks & ~sum(MARKS):
+    if marks & ~sum(WIRE_MARKS):
         raise WireError(f"the forecast has marks {marks:#x}, of which some are not known")
     if not (math.isfinite(took) and took >= 0):
         raise WireError(f"the forecast took {took} milliseconds")
@@ -180,10 +190,15 @@ def decode(message: bytes | bytearray | memoryview) -> WireFrame | StreamForecas
         values = np.frombuffer(data, "<f4", units * steps, HEADER.size + of_bits).reshape(units, steps)
         if not np.isfinite(values[bits[:units].astype(bool)]).all():
             raise WireError("a unit is marked as valid, and its forecast is not finite")
-    named = frozenset(name for bit, name in MARKS.items() if marks & bit)
+    named = frozenset(name for bit, name in WIRE_MARKS.items() if marks & bit)
     return StreamForecast(
         "warming" if warming else "ok", values, bits[:units].astype(bool), named, number, when, took, missing
     )
+
+
+def bits_of(marks: frozenset[str]) -> int:
+    """Marks as a sum of bits."""
+    return sum(bit for bit, name in WIRE_MARKS.items() if name in marks)
 
 
 def frame_bytes(units: int) -> int:

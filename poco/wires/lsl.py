@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from poco.errors import ConfigError, MissingExtraError
-from poco.stream import MARKS, StreamForecast
-from poco.wires.framing import WireFrame
+from poco.stream import StreamForecast
+from poco.wires.framing import WIRE_MARKS, WireFrame, bits_of
 
 _SECONDS = 10  # of samples that an inlet or outlet keeps; of one without a rate, as many hundred samples
 _PATIENCE = 5.0  # seconds without a sample after which the stream is looked for again
-_BITS = {name: bit for bit, name in MARKS.items()}
 
 
 def library() -> Any:
@@ -158,7 +157,7 @@ class LslSink:
     """An LSL stream of forecasts: ``units x steps`` channels and two more.
 
     All steps of the first unit come first, then those of the second. A value is NaN where it is not valid. The last two
-    channels are the marks (a sum of bits, as in ``poco.h``) and the latency in milliseconds. While the stream warms up
+    channels are the marks (a sum of bits, as in the framing) and the latency in milliseconds. While the stream warms up
     there is no sample. LSL does not say what a slow consumer misses.
 
     Args:
@@ -187,7 +186,7 @@ class LslSink:
             ("units", units),
             ("steps", steps),
             ("order", "unit 0 step 1, unit 0 step 2, ..., unit 1 step 1, ..., marks, latency_ms"),
-            ("marks", ", ".join(f"{bit} {mark}" for bit, mark in MARKS.items())),
+            ("marks", ", ".join(f"{bit} {mark}" for bit, mark in WIRE_MARKS.items())),
         ):
             about.append_child_value(field, str(value))
         self._outlet = lsl.StreamOutlet(info, 1, _SECONDS)
@@ -198,7 +197,7 @@ class LslSink:
         if found.values is None:
             return
         self._sample[:-2] = np.where(found.valid[:, None], found.values, np.nan).ravel()
-        self._sample[-2:] = sum(_BITS[name] for name in found.marks), found.latency_ms
+        self._sample[-2:] = bits_of(found.marks), found.latency_ms
         # Time 0: now.
         self._outlet.push_sample(self._sample, found.time if self._times and found.time is not None else 0.0)
 

@@ -100,6 +100,11 @@ def test_forecasts_arrive(units) -> None:
             np.testing.assert_array_equal(found.values, values)
 
 
+@pytest.mark.parametrize("mark", ["held", "filled", "restarted", "late", "overflowed", "rate", "adapted"])
+def test_every_mark_arrives(mark) -> None:
+    assert decode(encode_forecast(0, forecast(marks=frozenset({mark})), 3)).marks == {mark}
+
+
 def test_errors_arrive() -> None:
     assert decode(encode_failure(3, "zu kurz: 6 µV")) == WireFailure(3, "zu kurz: 6 µV")
     cut = decode(encode_failure(3, "x" * 65535 + "µ"))
@@ -123,7 +128,7 @@ WRONG = [
     (6, "B", 1, ["forecast"], "0 frames are missing before the first forecast, but"),
     (6, "B", 0, ["warming"], "7 frames are missing before the first forecast, but"),
     (6, "B", 1, ["frame", "error"], "'status' of a message that is no forecast must be 0, got 1"),
-    (7, "B", 32, ["forecast", "warming"], "marks 0x20"),
+    (7, "B", 128, ["forecast", "warming"], "marks 0x80"),
     (7, "B", 1, ["frame", "error"], "'marks' of a message that is no forecast"),
     (16, "d", np.inf, MESSAGES, "time of the message is infinite"),
     (16, "d", -np.inf, MESSAGES, "time of the message is infinite"),

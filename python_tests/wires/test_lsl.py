@@ -179,7 +179,7 @@ def test_from_lsl_to_lsl(lsl, model, frames) -> None:
 
 def test_times_of_other_clocks_are_not_taken_for_lsls(lsl) -> None:
     found = StreamForecast(
-        "ok", np.ones((7, 4), np.float32), np.ones(7, bool), frozenset({"late", "filled"}), 0, 3.5, 1.5, 0
+        "ok", np.ones((7, 4), np.float32), np.ones(7, bool), frozenset({"late", "filled", "adapted"}), 0, 3.5, 1.5, 0
     )
     with closing(open_sink(f"lsl:{NAME}-now", 7, 4)) as sink:
         inlet = lsl.StreamInlet(lsl.resolve_byprop("name", f"{NAME}-now", 1, 5)[0])
@@ -189,4 +189,4 @@ def test_times_of_other_clocks_are_not_taken_for_lsls(lsl) -> None:
         sink.send(0, found)
         sample, stamp = inlet.pull_sample(5)
         assert now <= stamp <= now + 1
-        assert sample == [1.0] * 28 + [10.0, 1.5]
+        assert sample == [1.0] * 28 + [74.0, 1.5]

@@ -61,7 +61,7 @@ def register(app: typer.Typer) -> None:
         device: Annotated[str, typer.Option(help="'cpu', or 'cuda' or 'cuda:1': a GPU forecasts.")] = "cpu",
         missing: Annotated[str, typer.Option(help="Units without a value: 'hold' or 'drop'.")] = "hold",
         gap: Annotated[str, typer.Option(help="Missing frames: 'fill', 'restart' or 'refuse'.")] = "fill",
-        deadline_ms: Annotated[float | None, typer.Option(help="Count forecasts that take longer.", min=0)] = None,
+        deadline_ms: Annotated[float | None, typer.Option(help="Mark and count later forecasts.", min=0)] = None,
         silence: Annotated[float, typer.Option(help="Seconds without a frame after which it is said.", min=0.1)] = 5.0,
         cpus: Annotated[str | None, typer.Option(help="CPUs to run on, separated by commas.")] = None,
         priority: Annotated[int, typer.Option(help="Real-time priority (SCHED_FIFO), 1 to 99; 0: none.", min=0)] = 0,
@@ -209,13 +209,15 @@ def _listen(
                 last = found.frame
                 seen = np.where(opened.seen, frame.values, np.float32("nan"))
                 score.come(seen, found)
-                dashboard.show(seen, found, score.score, opened.stats())
+                dashboard.show(seen, found, score.score, {**opened.stats(), "late": live.feed.late})
                 if taken == frames:
                     break
-    more = {"resets": live.feed.resets, "silences": live.silences}
+    waiting = live.feed.waiting
+    waited = {"waited_p50_ms": waiting.p50_ms, "waited_longest_ms": waiting.longest_ms, "late": live.feed.late}
+    more = {"resets": live.feed.resets, "silences": live.silences, "repeated_frames": live.feed.repeated}
     more |= {"dropped_frames": came.dropped, "damaged_messages": came.damaged}
     more |= {} if out is None else {"dropped_forecasts": out.dropped}
-    _report(opened, score.score, more, silent=silent)
+    _report(opened, score.score, more, waited, silent=silent)
 
 
 def _serve(
@@ -270,13 +272,21 @@ def _session_of(run: Path, as_session: str | None, rate: float | None) -> tuple[
     return model, chosen, 1 / rate if rate else None, learnt.normalisation(chosen)[1].cpu().numpy()
 
 
-def _report(stream: Stream, score: float | None, more: dict[str, int], *, silent: bool) -> None:
+def _report(
+    stream: Stream,
+    score: float | None,
+    more: dict[str, int],
+    waited: dict[str, float] | None = None,
+    *,
+    silent: bool,
+) -> None:
     """Prints what came of it all."""
-    stats = {**stream.stats(), "score": score, **more}
+    stats = {**stream.stats(), "score": score, **(waited or {}), **more}
     if silent:
         print_json({"session": stream.session, "units": stream.units, **stats})
         return
-    rest = "".join(f", {value} {name.replace('_', ' ')}" for name, value in more.items() if value)
+    rest = "" if waited is None else f", frames waited at most {waited['waited_longest_ms']:.3g} ms"
+    rest += "".join(f", {value} {name.replace('_', ' ')}" for name, value in more.items() if value)
     say(
         f"{counted(stats['frames'], 'frame')}, {counted(stats['forecasts'], 'forecast')}: median "
         f"{stats['p50_ms']:.3g} ms, 99% within {stats['p99_ms']:.3g} ms, longest {stats['longest_ms']:.3g} ms, "

@@ -52,11 +52,13 @@ class WireFrame:
         number: as the sender counts, 0 to 2^64 - 1.
         time: seconds by the sender's clock; None: not known.
         values: ``[N]`` float32, read-only.
+        arrived: ``time.monotonic()`` when it was first known to be here; None: it was not looked at.
     """
 
     number: int
     time: float | None
     values: npt.NDArray[np.float32]
+    arrived: float | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 from poco.errors import ConfigError, MissingExtraError
 from poco.stream import StreamForecast
 from poco.wires.framing import WIRE_MARKS, WireFrame, bits_of
+from poco.wires.live import Arrivals
 
 _SECONDS = 10  # of samples that an inlet or outlet keeps; of one without a rate, as many hundred samples
 _PATIENCE = 5.0  # seconds without a sample after which the stream is looked for again
@@ -60,6 +61,7 @@ class LslSource:
         self._resolver: Any = None
         self._uid = ""
         self._number = 0
+        self._arrivals = Arrivals()
         self._heard = 0.0
         self._sample = np.empty(0)
 
@@ -118,7 +120,7 @@ class LslSource:
             inlet.open_stream(timeout=2.0)
         except (self._lsl.util.LostError, self._lsl.util.TimeoutError):
             return
-        self._inlet, self._heard = inlet, time.monotonic()
+        self._inlet, self._heard, self._arrivals = inlet, time.monotonic(), Arrivals()
         _end_aside([self._resolver])
         self._resolver = None
         self._sample = np.empty(self._units, formats[info.channel_format()])
@@ -128,8 +130,10 @@ class LslSource:
     def _pull(self, timeout: float) -> WireFrame | None:
         """The next sample; without one the inlet may be gone afterwards."""
         try:
-            while self._inlet.samples_available() > self._keep and self._one(0.0) is not None:
+            while (waiting := self._inlet.samples_available()) > self._keep and self._one(0.0) is not None:
                 self.dropped += 1
+            if waiting:
+                self._arrivals.look(self._number + waiting)
             seconds = self._one(timeout)
         except self._lsl.util.LostError:
             _end_aside([self._inlet])
@@ -141,7 +145,8 @@ class LslSource:
                 self._inlet = None
             return None
         with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so missing
-            return WireFrame(self._number - 1, seconds, self._sample.astype(np.float32))
+            values = self._sample.astype(np.float32)
+        return WireFrame(self._number - 1, seconds, values, self._arrivals.of(self._number))
 
     def _one(self, timeout: float) -> float | None:
         """Takes one sample and gives its time; None if none came."""

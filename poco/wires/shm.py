@@ -37,11 +37,13 @@ import struct
 import sys
 import time
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 from poco.errors import ConfigError, WireError
 from poco.stream import StreamForecast
 from poco.wires.framing import WireFrame, decode, encode_forecast, forecast_bytes
+from poco.wires.live import Arrivals
 
 FOLDER = Path("/dev/shm")
 _HEADER, _SLOT = struct.Struct("<8sQQQQ24x"), struct.Struct("<QII")
@@ -147,6 +149,7 @@ class RingReader:
         missed: messages that were overwritten before they were read.
         damaged: messages that were not whole, and rings that were none.
         complaint: what was wrong with the last one of these; empty if there was none.
+        arrived: ``time.monotonic()`` when the last message that was read was first known to be there.
 
     Raises:
         ConfigError: if there can be no such ring here.
@@ -154,7 +157,8 @@ class RingReader:
 
     def __init__(self, name: str) -> None:
         self.missed = self.damaged = 0
-        self.complaint = ""
+        self.complaint, self.arrived = "", 0.0
+        self._arrivals = Arrivals()
         self._path = _path(name)
         self._ring = self._inode = -1  # the open file; it is read, and not mapped: one that shrinks ends nobody
         self._wrong = -1  # the inode of what was counted as no ring
@@ -191,6 +195,7 @@ class RingReader:
     def _next(self) -> bytes | None:
         """The next message that is whole; None if there is none yet."""
         while (written := self._written()) > self._read:
+            self._arrivals.look(written)
             oldest = max(self._read, written - self._slots)
             self.missed += oldest - self._read
             self._read = oldest
@@ -202,6 +207,7 @@ class RingReader:
                 after = _word(self._bytes(8, at))
                 if before == after == number and len(message) == size and crc == _sum(number, message):
                     self._read = number
+                    self.arrived = self._arrivals.of(number)
                     return message
                 if self._written() - number >= self._slots - 1:  # the writer came round while it was read
                     self.missed += 1
@@ -261,6 +267,7 @@ class RingReader:
             if file >= 0:
                 os.close(file)
         self._slots, self._slot, self._read = slots, slot, written if after else 0
+        self._arrivals = Arrivals()
         return True
 
 
@@ -304,7 +311,7 @@ class ShmSource:
             try:
                 found = decode(message)
                 if isinstance(found, WireFrame):
-                    return found
+                    return replace(found, arrived=self._ring.arrived)
                 self._complaint = "it is no frame, but a forecast or an error"
             except WireError as error:
                 self._complaint = str(error)

@@ -79,6 +79,20 @@ def test_the_newest_samples_are_kept_and_others_counted(lsl, frames) -> None:
         assert source.dropped == 10
 
 
+def test_frames_say_when_they_arrived(lsl, frames) -> None:
+    with closing(open_source(f"lsl:{NAME}-arrived", 7)) as source:
+        sends = outlet(lsl, f"{NAME}-arrived", 7)
+        while not sends.have_consumers():
+            assert source.next(0.0) is None
+        for i in range(3):
+            sends.push_sample(frames[i].tolist(), 100 + i * 0.5)
+        wait_for(lambda: source._inlet.samples_available() == 3)
+        first = source.next(5).arrived
+        taken = time.monotonic()
+        time.sleep(0.1)
+        assert first == source.next(5).arrived <= taken  # it has waited here
+
+
 def test_an_outlet_that_pauses_is_the_same_one(lsl, frames, monkeypatch) -> None:
     with closing(open_source(f"lsl:{NAME}-pauses", 7)) as source:
         sends = outlet(lsl, f"{NAME}-pauses", 7)

@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from contextlib import ExitStack, closing
 
@@ -60,6 +61,20 @@ def test_a_slow_reader_misses_the_oldest_and_counts(name) -> None:
         assert [struct.unpack("<Q", reader.read(0.0))[0] for _ in range(8)] == list(range(42, 50))
         assert reader.read(0.0) is None
         assert (reader.missed, reader.damaged) == (42, 0)
+
+
+def test_frames_say_when_they_arrived(name) -> None:
+    with closing(RingWriter(name, 100)) as writer, closing(open_source(f"shm:{name}", 3)) as source:
+        for i in range(3):
+            writer.write(encode_frame(i, None, np.zeros(3)))
+        before = time.monotonic()
+        first = source.next(5).arrived
+        taken = time.monotonic()
+        time.sleep(0.1)
+        assert before <= first == source.next(0).arrived <= taken  # it has waited here
+        writer.write(encode_frame(3, None, np.zeros(3)))
+        assert source.next(0).arrived == first
+        assert source.next(0).arrived > taken
 
 
 def test_two_writers_are_refused(name) -> None:

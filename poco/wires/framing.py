@@ -108,20 +108,10 @@ def encode_forecast(number: int, found: StreamForecast, steps: int) -> bytes:
     bits = np.packbits(found.valid, bitorder="little").tobytes()
     bits += bytes(-len(bits) % 4)
     values = b"" if found.values is None else np.ascontiguousarray(found.values, dtype="<f4").tobytes()
+    marks = bits_of(found.marks)
     status, took = int(found.values is None), found.latency_ms
     return _checked(
-        _message(
-            _FORECAST,
-            status,
-            bits_of(found.marks),
-            number,
-            found.time,
-            units,
-            steps,
-            took,
-            found.missing,
-            bits + values,
-        )
+        _message(_FORECAST, status, marks, number, found.time, units, steps, took, found.missing, bits + values)
     )
 
 

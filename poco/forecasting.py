@@ -182,8 +182,7 @@ def forecast(
         raise ConfigError(f"stride must be at least 1 frame, got {stride}")
     index = model.session_index(session if session is not None else recording.session)
     spec = model.sessions[index]
-    check_units(recording.session, recording.unit_ids, spec.units)
-    _check_rate(recording, learnt_rate(model, spec.name))
+    check_fits(model, spec.name, recording)
     context, horizon = model.config.context, model.config.horizon
     check_length(recording, context=context, horizon=0)
     start = _starts(recording, context, stride, latest)
@@ -210,6 +209,17 @@ def forecast(
         out = model.forward_packed(batch).float().cpu().numpy().reshape(some.size, recording.units, horizon)
         values[first : first + some.size] = out * std[:, None] + mean[:, None]
     return Forecasts(values, start + context, spec.name, recording.unit_ids, recording.rate_hz)
+
+
+def check_fits(model: Forecaster, session: str, recording: Recording) -> None:
+    """Check that a recording is one of a session as a model learnt it: the same units in their order, at its rate.
+
+    Raises:
+        VocabularyError: if the model does not know the session, or its units are others.
+        DataError: if the recording's rate is another than the session's.
+    """
+    check_units(recording.session, recording.unit_ids, model.sessions[model.session_index(session)].units)
+    _check_rate(recording, learnt_rate(model, session))
 
 
 def _starts(recording: Recording, context: int, stride: int, latest: bool) -> np.ndarray:

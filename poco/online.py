@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
+import time
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from poco.data.recording import Recording
     from poco.models import Member
 
+_CANCELLED = "the adaptation was cancelled"
 _REQUEST, _FRAMES, _BASE = "request.json", "frames.npz", "base"
 
 
@@ -104,7 +109,7 @@ class OnlineAdaptation:
     """An adaptation that goes on in a process of its own; see :meth:`poco.Stream.adapt_online`.
 
     Attributes:
-        opened: the adapted model, ready to be swapped in; None while there is none.
+        opened: the adapted model, ready to be swapped in; None while there is none, and when the stream has taken it.
     """
 
     def __init__(
@@ -118,6 +123,7 @@ class OnlineAdaptation:
         self._thread = threading.Thread(
             target=self._run, args=(model, session, seen, options), name="poco-online", daemon=True
         )
+        _RUNNING.add(self)
         self._thread.start()
 
     @property
@@ -131,7 +137,8 @@ class OnlineAdaptation:
         The adapted model is swapped in at the next frame that is pushed after the end.
 
         Raises:
-            AdaptationFailedError: if it failed or was cancelled; the message says why.
+            AdaptationFailedError: if it failed or was cancelled, or the stream cannot go on with the adapted model; the
+                message says why.
             TimeoutError: if it is not over after so many seconds.
         """
         self._thread.join(timeout)
@@ -142,27 +149,32 @@ class OnlineAdaptation:
         return self._result
 
     def cancel(self) -> None:
-        """Stop it; the stream keeps the model it has."""
+        """Stop it; the stream keeps the model it has. It is too late once the adapted model forecasts."""
         self._cancelled.set()
         if self._process is not None:
             self._process.kill()
         self._thread.join()
-        self.opened = None
+        if self.opened is not None:
+            self.fail(_CANCELLED)
+
+    def fail(self, why: str) -> None:
+        """What it made is not used, and :meth:`result` says why."""
+        self.opened, self._result, self._error = None, None, why
 
     def _run(self, model: Member | Path, session: str, seen: Seen, options: Mapping[str, Any]) -> None:
         """Write the request, wait for the process, open what it made: not in the thread that pushes frames."""
         try:
-            with tempfile.TemporaryDirectory(prefix="poco-online-") as made:
+            with tempfile.TemporaryDirectory(prefix="poco-online-", ignore_cleanup_errors=True) as made:
                 self._adapt(Path(made), model, session, seen, options)
-        except (OSError, ValueError, TypeError, PocoError) as error:
-            self._error = f"the adaptation failed: {error}"
+        except Exception as error:  # noqa: BLE001 - whatever it is, result() says it
+            self.fail(f"the adaptation failed: {str(error) or type(error).__name__}")
 
     def _adapt(self, folder: Path, model: Member | Path, session: str, seen: Seen, options: Mapping[str, Any]) -> None:
         base = model
         if not isinstance(base, Path):
             base = folder / _BASE
             cast("Member", model).save_pretrained(base)
-        request = {"session": session, "model": str(base.resolve()), "options": dict(options)}
+        request = {"session": session, "model": str(base.resolve()), "options": dict(options), "parent": os.getpid()}
         (folder / _REQUEST).write_text(json.dumps(request))
         seen.save(folder / _FRAMES)
         path = os.pathsep.join(filter(None, (str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH"))))
@@ -178,13 +190,25 @@ class OnlineAdaptation:
             self._process.kill()
         _, said = self._process.communicate()
         if self._cancelled.is_set():
-            self._error = "the adaptation was cancelled"
+            self._error = _CANCELLED
         elif self._process.returncode:
             last = (said.strip() or f"the process ended with {self._process.returncode}").splitlines()[-1]
             self._error = f"the adaptation failed: {last}"
         else:
+            opened = self._open(folder / MODEL)
             self._result = read_json(folder / ADAPTATION, "results")
-            self.opened = self._open(folder / MODEL)
+            self.opened = opened
+
+
+_RUNNING: weakref.WeakSet[OnlineAdaptation] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_RUNNING.clear)  # they are the parent's
+
+
+@atexit.register
+def _cancel_all() -> None:
+    """No process outlives the program; the threads of those that are over are no more."""
+    for adaptation in list(_RUNNING):
+        adaptation.cancel()
 
 
 def without(model: Member, session: str) -> Member:
@@ -207,6 +231,14 @@ def without(model: Member, session: str) -> Member:
     raise ConfigError(f"a model of kind {type(model).__name__} is not adapted beside a stream")
 
 
+def _end_with(parent: int, folder: Path) -> None:
+    """End this process when the one of the stream has ended, however that was, and leave nothing behind."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
+
+
 def main(folder: Path) -> int:
     """Adapt as the request in a folder says, at low priority and on one thread, so that the stream has the rest."""
     import torch
@@ -216,6 +248,7 @@ def main(folder: Path) -> int:
 
     os.nice(10)
     request = json.loads((folder / _REQUEST).read_text())
+    threading.Thread(target=_end_with, args=(request["parent"], folder), daemon=True).start()
     torch.set_num_threads(1)
     session = request["session"]
     model = cast("Member", models.load(Path(request["model"])))

@@ -5,14 +5,19 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from poco.data.recording import Recording
 from poco.errors import DataError
+from poco.forecasting import check_fits
 from poco.stream import Stream, StreamForecast
+
+if TYPE_CHECKING:
+    from poco.models import Forecaster
 
 
 @dataclass
@@ -41,7 +46,7 @@ class ScoreSoFar:
         """A frame has come, and its forecast was made: earlier forecasts of this frame are scored.
 
         Args:
-            frame: ``[N]``.
+            frame: ``[N]``, NaN where the stream saw no value (:attr:`poco.Stream.seen`).
             found: what the stream made of it.
         """
         for values, last, scored in self._waiting:
@@ -63,39 +68,50 @@ class ScoreSoFar:
 
 
 def replay(
-    stream: Stream, recording: Recording, *, speed: float = 1.0, frames: int | None = None
-) -> Iterator[tuple[StreamForecast, ScoreSoFar]]:
+    stream: Stream, model: Forecaster, recording: Recording, *, speed: float = 1.0, frames: int | None = None
+) -> Iterator[tuple[int, StreamForecast, ScoreSoFar]]:
     """Pushes the frames of a recording at its rate, and scores the forecasts against what then comes.
+
+    Where a stretch of the recording ends, the stream begins anew: no context and no score reaches across.
 
     Args:
         stream: where to.
-        recording: the session; units as the stream's.
+        model: that of the stream: the recording must fit its session, and errors are in units of its deviations.
+        recording: the session.
         speed: times the recording's rate; 0: as fast as possible.
         frames: the first ones alone; None: all.
 
-    Yields:
-        The forecast after each frame, and the score so far.
+    Returns:
+        For each frame its number, the forecast after it, and the score so far.
 
     Raises:
-        DataError: if the recording has other units than the session of the stream, or no rate.
+        VocabularyError: if the recording has other units than the session of the stream, or in another order.
+        DataError: if its rate is another than the session's, or it has none.
     """
-    if recording.units != stream.units:
-        raise DataError(
-            f"'{recording.session}' has {recording.units} units and session '{stream.session}' of the model has "
-            f"{stream.units}"
-        )
-    rate = recording.rate_hz
-    if not rate:
+    check_fits(model, stream.session, recording)
+    if not recording.rate_hz:
         raise DataError(f"'{recording.session}' says no rate: give it (--rate)")
-    std = np.nanstd(recording.activity, axis=1).astype(np.float32)
+    std = model.normalisation(stream.session)[1].cpu().numpy()
     score = ScoreSoFar(np.where(std > 0, std, 1).astype(np.float32))
+    return _play(stream, recording, recording.rate_hz, speed, recording.frames if frames is None else frames, score)
+
+
+def _play(
+    stream: Stream, recording: Recording, rate: float, speed: float, frames: int, score: ScoreSoFar
+) -> Iterator[tuple[int, StreamForecast, ScoreSoFar]]:
     began = time.monotonic()
-    for number in range(recording.frames if frames is None else min(recording.frames, frames)):
-        due = number / (rate * speed) if speed else 0.0
-        wait = began + due - time.monotonic()
-        if wait > 0:
-            time.sleep(wait)
-        frame = np.ascontiguousarray(recording.activity[:, number], dtype=np.float32)
-        found = stream.push(frame, number / rate)
-        score.come(frame, found)
-        yield found, score
+    for place, (start, stop) in enumerate(recording.stretches):
+        if place > 0 and start < frames:
+            stream.reset()
+            score.lost()
+        for number in range(start, min(stop, frames)):
+            due = number / (rate * speed) if speed else 0.0
+            wait = began + due - time.monotonic()
+            if wait > 0:
+                time.sleep(wait)
+            frame = np.ascontiguousarray(recording.activity[:, number], dtype=np.float32)
+            found = stream.push(frame, number / rate)
+            if place > 0 and number == start:
+                found = replace(found, marks=found.marks | {"restarted"})
+            score.come(np.where(stream.seen, frame, np.float32("nan")), found)
+            yield number, found, score

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
+from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -40,10 +41,11 @@ class StreamForecast:
             ``"restarted"``: the context begins anew with this frame; ``"late"``: it took longer than the deadline;
             ``"overflowed"``: of some units the forecast is not finite; ``"rate"``: the frames of this context took
             less than 0.75 or more than 1.33 of the time that so many should have taken, by their time stamps;
-            ``"adapted"``: from this frame on an adapted model forecasts (:meth:`Stream.adapt_online`).
+            ``"adapted"``: it is the first one by an adapted model (:meth:`Stream.adapt_online`).
         frame: number of the frame, from 0; frames that were filled in count.
         time: seconds, as they were given; None if they were not.
-        latency_ms: milliseconds from the call into the engine to the forecast; 0 while warming.
+        latency_ms: milliseconds from the call into the engine to the forecast, the time that it took to go on with an
+            adapted model included; 0 while warming.
         missing: frames until the first forecast.
     """
 
@@ -134,9 +136,11 @@ class Stream:
         }
         index = _find(opened.sessions, session)
         self.session, self.units = opened.sessions[index]
-        self.context, self.horizon = opened.context, opened.horizon
+        self.context, self.horizon, self.deadline_ms = opened.context, opened.horizon, deadline_ms
         self._model, self._seen = model, Seen(keep, self.units) if keep else None
         self._online: OnlineAdaptation | None = None
+        self._adapted = False  # whether a model was swapped in that no forecast is of yet
+        self._swaps_late, self._longest_swap_ms = 0, 0.0  # what the engine does not know of
         self._next = 0
         with _errors(ConfigError) as engine:
             self._stream = engine.Stream(opened, index, options)
@@ -145,30 +149,44 @@ class Stream:
         """Takes a frame and forecasts what follows it.
 
         Args:
-            frame: ``[N]`` activity in the recording's own units; NaN where a unit was not seen.
+            frame: ``[N]`` activity in the recording's own units; NaN, or masked, where a unit was not seen.
             time: seconds at which it was taken; None: not known, one interval after the frame before it.
 
         Raises:
             DataError: if the frame has not one number for each unit, or its time does not come after the last one's;
-                the stream is as it was.
+                the stream is as it was, but that it may have gone on with an adapted model.
             BackendError: if the GPU failed: the frame was taken and has no forecast.
         """
-        given = np.asarray(frame)
+        given = np.asanyarray(frame)
         if given.dtype.kind not in "fiub":
             raise DataError(f"a frame is one number for each unit, got values of type {given.dtype}")
-        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so missing
-            values = np.ascontiguousarray(given, dtype=np.float32)
-        adapted = self._take_adapted()
+        values = float32_of(given)
+        swap_ms = self._take_adapted()
         with _errors(DataError):
             found = self._stream.push(values, math.nan if time is None else float(time))
         marks, number, missing, latency, forecast, valid = found
-        named = frozenset(name for bit, name in MARKS.items() if marks & bit) | ({"adapted"} if adapted else set())
+        named = {name for bit, name in MARKS.items() if marks & bit}
+        if forecast is not None:
+            if swap_ms:
+                latency += swap_ms
+                self._longest_swap_ms = max(self._longest_swap_ms, latency)
+                if self.deadline_ms and latency > self.deadline_ms and "late" not in named:
+                    named.add("late")
+                    self._swaps_late += 1
+            if self._adapted:
+                named.add("adapted")
+                self._adapted = False
         if self._seen is not None:
-            values = np.where(self._stream.seen(), values, np.float32("nan"))  # without what was held as missing
+            values = np.where(self.seen, values, np.float32("nan"))  # without what was held as missing
             self._seen.add(values, number != self._next or "restarted" in named)
             self._next = number + 1
         status = "warming" if forecast is None else "ok"
-        return StreamForecast(status, forecast, valid, named, number, time, latency, missing)
+        return StreamForecast(status, forecast, valid, frozenset(named), number, time, latency, missing)
+
+    @property
+    def seen(self) -> npt.NDArray[np.bool_]:
+        """``[N]``: which units had a value in the last frame that was taken: of the others it counted as missing."""
+        return self._stream.seen()
 
     def over(self, source: Iterable[Any], rate_hz: float | None = None) -> Iterator[StreamForecast]:
         """Pushes frame after frame of a source.
@@ -182,11 +200,15 @@ class Stream:
 
     def reset(self) -> None:
         """Forgets all frames, those that are kept excepted; counters stay."""
-        self._stream.reset()
+        with _errors(ConfigError):
+            self._stream.reset()
         self._next = -1
 
     def swap(self, model: Member | str | Path) -> None:
         """Goes on with another model between two frames, an adapted one for example.
+
+        An adaptation that is going on, or whose model no frame was forecast by yet, is of the model before: it is
+        cancelled.
 
         Raises:
             CheckpointError: as for the first one.
@@ -196,15 +218,17 @@ class Stream:
         opened = open_model(model)
         with _errors(ConfigError):
             self._stream.swap(opened)
-        self._model = model
+        self._model, self._adapted = model, False
+        self._forget_adaptation()
 
     def adapt_online(self, **options: Any) -> OnlineAdaptation:
         """Adapt the model to the frames seen so far while the stream goes on, and then go on with what came of it.
 
         A process of its own, at low priority and on one thread, fits the session anew from the frames that were kept,
         as :func:`poco.adapt` does, so the other sessions' parameters are what they were. When it is over, the next
-        frame that is pushed is forecast by the adapted model and marked ``"adapted"``. If it fails, the stream goes on
-        as it is, and :meth:`OnlineAdaptation.result` says why.
+        frame that is pushed is forecast by the adapted model, and the first forecast by it is marked ``"adapted"``;
+        going on with it takes that frame longer, which is in its latency. If it fails, the stream goes on as it is,
+        and :meth:`OnlineAdaptation.result` says why. The process ends with the stream (``with``), and with the program.
 
         Args:
             **options: those of :func:`poco.adapt`, as JSON can hold them: ``mode``, ``steps``, ``frames``, ...
@@ -224,30 +248,46 @@ class Stream:
         model = _folder(self._model) if isinstance(self._model, str | Path) else self._model
         if not isinstance(model, Path) and not hasattr(model, "save_pretrained"):
             raise ConfigError("a model that was opened for streaming is not adapted: give the stream its folder")
-        self._online = OnlineAdaptation(model, self.session, self._seen.copy(), options, self._adapted)
+        self._online = OnlineAdaptation(model, self.session, self._seen.copy(), options, self._load)
         return self._online
 
-    def _adapted(self, folder: Path) -> Any:
+    def _load(self, folder: Path) -> Any:
         """The adapted model in memory and in the engine."""
         from poco import models
 
         return models.load(folder), open_model(folder)
 
-    def _take_adapted(self) -> bool:
-        """Go on with the adapted model if there is one that is new."""
+    def _take_adapted(self) -> float:
+        """Go on with the adapted model if there is one that is new; milliseconds that it took, 0: there is none."""
         if self._online is None or self._online.opened is None:
-            return False
-        self._model, opened = self._online.opened
-        self._online = None
-        self._stream.swap(opened)
-        return True
+            return 0.0
+        began = perf_counter()
+        online, self._online = self._online, None
+        (model, opened), online.opened = online.opened, None
+        try:
+            with _errors(ConfigError):
+                self._stream.swap(opened)
+        except PocoError as error:
+            online.fail(f"the stream cannot go on with the adapted model: {error}")
+        else:
+            self._model, self._adapted = model, True
+        return 1e3 * (perf_counter() - began)
+
+    def _forget_adaptation(self) -> None:
+        if self._online is not None:
+            self._online.cancel()
+            self._online = None
 
     def stats(self) -> dict[str, Any]:
         """Counters since the stream began, and quantiles of the latency of forecasts in milliseconds (to 9%).
 
         ``off_rate`` counts forecasts with the mark ``"rate"``.
         """
-        return dict(self._stream.stats())
+        with _errors(ConfigError):
+            found = dict(self._stream.stats())
+        found["late"] += self._swaps_late
+        found["longest_ms"] = max(found["longest_ms"], self._longest_swap_ms)
+        return found
 
     def __enter__(self) -> Stream:
         return self
@@ -255,7 +295,15 @@ class Stream:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._forget_adaptation()
         self._stream.reset()
+
+
+def float32_of(values: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """Numbers as float32: NaN where they are masked, infinite where float32 cannot hold them; both count as missing."""
+    with np.errstate(over="ignore"):
+        found = np.asanyarray(values).astype(np.float32, copy=False)
+    return np.ascontiguousarray(np.ma.filled(found, np.nan))
 
 
 def set_realtime(cpus: Sequence[int] = (), priority: int = 0, lock_memory: bool = False) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from helpers.parity import relative_error
+from helpers.processes import environment
 
 import poco
 from poco import core
@@ -103,6 +107,170 @@ def test_what_goes_wrong_leaves_the_stream_as_it_was(joined: Any, recordings: li
     with pytest.raises(AdaptationFailedError, match="was cancelled"):
         cancelled.result()
     assert "adapted" not in stream.push(frames[0]).marks
+
+
+class Made(OnlineAdaptation):
+    """An adaptation by whatever function is put in place of the process."""
+
+    made: Any = staticmethod(dict)
+
+    def _adapt(self, folder: Any, *_: Any) -> None:
+        found = self.made()
+        opened = self._open(folder)
+        self._result, self.opened = found, opened
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> tuple[poco.Stream, poco.POCO, np.ndarray]:
+    """A stream that has a forecast, the model that its adaptations come to, and frames."""
+    monkeypatch.setattr("poco.stream.OnlineAdaptation", Made)
+    model, other = (poco.POCO(CONFIG, [poco.SessionSpec("a", 2)]).eval() for _ in range(2))
+    opened = poco.stream.open_model(other)
+    monkeypatch.setattr(poco.Stream, "_load", lambda *_: (other, opened))
+    frames = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
+    stream = poco.Stream(model, "a", keep=100)
+    for frame in frames[:15]:
+        stream.push(frame)
+    return stream, other, frames
+
+
+def test_the_mark_waits_for_a_forecast(small: Any) -> None:
+    stream, other, frames = small
+    direct = poco.Stream(other, "a")
+    stream.adapt_online().result()
+    with pytest.raises(DataError):
+        stream.push(frames[15][:1])
+    found = stream.push(frames[15])
+    assert "adapted" in found.marks
+    for frame in frames[4:16]:
+        expected = direct.push(frame)
+    np.testing.assert_allclose(found.values, expected.values, rtol=1e-5)
+    assert "adapted" not in stream.push(frames[16]).marks
+    stream.adapt_online().result()
+    stream.reset()
+    marks = [stream.push(frame).marks for frame in frames[17:30]]
+    assert [("adapted" in of_one) for of_one in marks] == [False] * 11 + [True, False]
+
+
+def test_going_on_with_it_is_in_the_latency(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, other, frames = small
+    stream = poco.Stream(other, "a", keep=100, deadline_ms=10_000)
+    for frame in frames[:15]:
+        before = stream.push(frame)
+    clock = iter((100.0, 111.0))
+    monkeypatch.setattr("poco.stream.perf_counter", lambda: next(clock))
+    stream.adapt_online().result()
+    found = stream.push(frames[15])
+    assert before.latency_ms < 10_000
+    assert found.latency_ms > 11_000
+    assert found.marks == {"late", "adapted"}
+    assert stream.stats()["late"] == 1
+    assert stream.stats()["longest_ms"] == found.latency_ms
+    assert stream.push(frames[16]).marks == set()
+
+
+def test_a_model_that_is_swapped_in_meanwhile_stays(small: Any) -> None:
+    stream, _, frames = small
+    adaptation = stream.adapt_online()
+    adaptation.result()
+    third = poco.POCO(CONFIG, [poco.SessionSpec("a", 2)]).eval()
+    stream.swap(third)
+    with pytest.raises(AdaptationFailedError, match="was cancelled"):
+        adaptation.result()
+    found, direct = stream.push(frames[15]), poco.Stream(third, "a")
+    for frame in frames[4:16]:
+        expected = direct.push(frame)
+    assert "adapted" not in found.marks
+    np.testing.assert_allclose(found.values, expected.values, rtol=1e-5)
+
+
+def test_what_cannot_be_opened_or_swapped_in_is_no_success(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, _, frames = small
+    fits = poco.Stream._load
+
+    def cannot(*_: Any) -> Any:
+        raise RuntimeError("no room for it")
+
+    monkeypatch.setattr(poco.Stream, "_load", cannot)
+    with pytest.raises(AdaptationFailedError, match="failed: no room for it"):
+        stream.adapt_online().result()
+    monkeypatch.setattr(Made, "made", staticmethod(lambda: 1 / 0))
+    with pytest.raises(AdaptationFailedError, match="failed: division by zero"):
+        stream.adapt_online().result()
+
+    def nothing() -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(Made, "made", staticmethod(nothing))
+    with pytest.raises(AdaptationFailedError, match="failed: MemoryError"):
+        stream.adapt_online().result()
+    monkeypatch.setattr(Made, "made", staticmethod(lambda: {"session": "a"}))
+    wide = poco.POCO(CONFIG, [poco.SessionSpec("a", 3)])
+    wide = wide, poco.stream.open_model(wide)
+    monkeypatch.setattr(poco.Stream, "_load", lambda *_: wide)
+    adaptation = stream.adapt_online()
+    assert adaptation.result() == {"session": "a"}
+    assert stream.push(frames[15]).marks == set()
+    with pytest.raises(AdaptationFailedError, match="cannot go on with the adapted model: session 'a' has 2 units"):
+        adaptation.result()
+    monkeypatch.setattr(poco.Stream, "_load", fits)
+    stream.adapt_online().result()
+    assert stream.push(frames[16]).marks == {"adapted"}
+
+
+def running(adaptation: OnlineAdaptation) -> subprocess.Popen[str]:
+    until = time.monotonic() + 60
+    while adaptation._process is None:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    return adaptation._process
+
+
+def test_the_process_ends_with_the_stream(joined: Any, recordings: list[Recording]) -> None:
+    with poco.Stream(joined, "animal-3", keep=1000) as stream:
+        for frame in recordings[2].activity.T:
+            stream.push(frame)
+        adaptation = stream.adapt_online()
+        process = running(adaptation)
+        assert process.poll() is None
+    assert process.poll() is not None
+    with pytest.raises(AdaptationFailedError, match="was cancelled"):
+        adaptation.result()
+
+
+@pytest.mark.parametrize("end", ["pass", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_the_process_ends_with_the_program(recordings: list[Recording], tmp_path: Path, end: str) -> None:
+    poco.POCO(CONFIG, [poco.SessionSpec("a", 6)]).save_pretrained(tmp_path / "model")
+    np.save(tmp_path / "frames.npy", recordings[2].activity.T)
+    code = f"""if True:
+        import os, signal, sys, time
+        import numpy as np, poco
+        stream = poco.Stream("model", "a", keep=1000)
+        for frame in np.load("frames.npy"):
+            stream.push(frame)
+        adaptation = stream.adapt_online(steps=10**6)
+        while adaptation._process is None:
+            time.sleep(0.01)
+        print(adaptation._process.pid, flush=True)
+        {end}
+    """
+    made = environment(TMPDIR=str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=made, stdout=subprocess.PIPE, text=True, check=False
+    )
+    until = time.monotonic() + 60  # what is not yet beyond its imports looks later
+    while b"poco" in command(int(done.stdout)):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert not list(tmp_path.glob("poco-online-*"))
+
+
+def command(process: int) -> bytes:
+    """The command line of a process; empty of one that has ended."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def test_frames_are_kept_in_stretches_and_missing_values_held() -> None:

@@ -51,6 +51,23 @@ def test_it_triggers_once_for_each_crossing(tmp_path: Path) -> None:
     assert "60 frames" in done.stderr
 
 
+def test_nothing_is_triggered_where_whole_frames_are_missing(tmp_path: Path) -> None:
+    sizes = {"context": 6, "horizon": 3, "segment_length": 3, "width": 8, "heads": 2, "head_width": 8, "film_width": 16}
+    poco.POCO(poco.POCOConfig(**sizes), [poco.SessionSpec("fish", 2)]).save_pretrained(
+        tmp_path, {"rate_hz": {"fish": 1.0}}
+    )
+    command = [sys.executable, str(PROGRAM), str(tmp_path), "fish", "-1000", "1"]
+    path = str(Path(poco.__file__).parents[1])
+    # numbers of frames count those that were filled in; a gap before the first forecast, no gap, a gap too long to fill
+    for gap, missing, frame in ((3, 2, 10), (30, 0, 5), (5, 100, 10)):
+        times = [i + missing * (i >= gap) for i in range(30)]
+        lines = "\n".join(f"t={time} {time % 3} 1" for time in times)
+        done = subprocess.run(
+            command, input=lines, env={"PYTHONPATH": path}, capture_output=True, text=True, check=True
+        )
+        assert [line.split()[1] for line in done.stdout.splitlines()] == [str(frame)]
+
+
 def test_a_unit_that_is_not_there_is_refused(tmp_path: Path) -> None:
     poco.POCO(poco.POCOConfig(), [poco.SessionSpec("fish", 4)]).save_pretrained(tmp_path)
     command = [sys.executable, str(PROGRAM), str(tmp_path), "fish", "1", "4"]

@@ -354,6 +354,19 @@ def test_a_stream_is_for_one_thread_at_a_time() -> None:
     assert [stream.stats()[name] for name in ("frames", "refused")] == [taken, 0]
 
 
+def test_masked_values_are_missing() -> None:
+    frames = activity(frames=30)
+    mask = np.random.default_rng(2).random(frames.shape) < 0.1
+    masked = poco.Stream(small_poco(), "b").over(np.ma.MaskedArray(frames.astype(np.float64), mask))
+    for found, same in zip(masked, poco.Stream(small_poco(), "b").over(np.where(mask, np.nan, frames)), strict=True):
+        np.testing.assert_array_equal(found.valid, same.valid)
+        if same.values is not None:
+            np.testing.assert_array_equal(found.values, same.values)
+    stream = poco.Stream(small_poco(), "b")
+    stream.push(np.ma.MaskedArray(range(7), [0, 0, 1, 0, 0, 0, 1]))
+    assert list(np.flatnonzero(~stream.seen)) == [2, 6]
+
+
 def test_a_deadline_is_counted() -> None:
     stream = poco.Stream(small_poco(), "b", deadline_ms=1e-6)
     marks = [found.marks for found in stream.over(activity(frames=14))]

@@ -7,14 +7,18 @@
  * A frame is a line of numbers in the recording's own units, one for each unit in the order of the session; "nan" is a
  * unit that was not seen. Where a first number is wanted for the time in seconds, begin lines with "t=0.5". A line
  * "TRIGGER frame step value" is printed, once for each crossing, when the forecast mean of the chosen units rises above
- * the threshold at some step; units that are not valid have no say. After five frames in a row whose times do not come
- * after the last one, the clock is believed, and the stream begins anew.
+ * the threshold at some step; units that are not valid have no say, nor has a forecast that counts whole frames which
+ * never came (filled), or one past the deadline (late; this stream has none: poco_stream_options sets it). After a gap
+ * that begins the context anew (restarted) there is no forecast until it is full. After five frames in a row whose
+ * times do not come after the last one, the clock is believed, and the stream begins anew.
  */
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "poco/poco.h"
 #include "text_frames.h"
+
+#define DOUBTFUL (POCO_MARK_FILLED | POCO_MARK_LATE)
 
 int main(int count, char** arguments) {
     poco_status status;
@@ -84,7 +88,7 @@ int main(int count, char** arguments) {
             continue;
         }
         refused = 0;
-        if (code == POCO_WARMING) continue;
+        if (code == POCO_WARMING || (forecast.marks & DOUBTFUL)) continue;
         int crossed = 0;
         for (int64_t step = 0; step < horizon && !crossed; ++step) {
             double sum = 0;

@@ -5,8 +5,10 @@
 A frame is a line of numbers in the recording's own units, one for each unit in the order of the session; "nan" is a
 unit that was not seen. Where a first number is wanted for the time in seconds, begin lines with "t=0.5". A line
 "TRIGGER frame step value" is printed, once for each crossing, when the forecast mean of the chosen units rises above
-the threshold at some step; units that are not valid have no say. After five frames in a row whose times do not come
-after the last one, the clock is believed, and the stream begins anew.
+the threshold at some step; units that are not valid have no say, nor has a forecast that counts whole frames which
+never came (mark "filled"), or one past the deadline ("late"; this stream has none: deadline_ms sets it). After a gap
+that begins the context anew (mark "restarted") there is no forecast until it is full. After five frames in a row whose
+times do not come after the last one, the clock is believed, and the stream begins anew.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ import numpy as np
 
 import poco
 from poco.errors import PocoError
+
+DOUBTFUL = {"filled", "late"}
 
 
 def read_frame(line: str) -> tuple[list[float], float | None]:
@@ -65,10 +69,12 @@ def main() -> int:
                 refused = 0
             continue
         refused = 0
+        if forecast.status == "warming" or forecast.marks & DOUBTFUL:
+            continue
         found = crossing(forecast, given.units, given.threshold)
         if found is not None and not above:
             print(f"TRIGGER {forecast.frame} {found[0]} {found[1]:g}", flush=True)
-        above = found is not None if forecast.status == "ok" else above
+        above = found is not None
     stats = stream.stats()
     print(f"{stats['frames']} frames, median {stats['p50_ms']:.3f} ms", file=sys.stderr)
     return 0

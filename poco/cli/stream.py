@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from collections.abc import Iterator
@@ -61,7 +62,7 @@ def register(app: typer.Typer) -> None:
         spin: Annotated[bool, typer.Option("--spin", help="Ask the GPU without a pause whether it is done.")] = False,
         missing: Annotated[str, typer.Option(help="Units without a value: 'hold' or 'drop'.")] = "hold",
         gap: Annotated[str, typer.Option(help="Missing frames: 'fill', 'restart' or 'refuse'.")] = "fill",
-        deadline_ms: Annotated[float | None, typer.Option(help="Count forecasts that take longer.", min=0)] = None,
+        deadline_ms: Annotated[float | None, typer.Option(help="Mark and count later forecasts.", min=0)] = None,
         silence: Annotated[float, typer.Option(help="Seconds without a frame after which it is said.", min=0.1)] = 5.0,
         cpus: Annotated[str | None, typer.Option(help="CPUs to run on, separated by commas.")] = None,
         priority: Annotated[int, typer.Option(help="Real-time priority (SCHED_FIFO), 1 to 99; 0: none.", min=0)] = 0,
@@ -138,24 +139,31 @@ def _replay(
     silent: bool,
 ) -> None:
     """Plays a recording."""
+    import numpy as np
+
     from poco.cli.runs import open_forecaster, source_of
     from poco.replay import replay as play
+    from poco.run import Run
     from poco.stream import Stream
     from poco.wires import open_sink
 
-    recording = read_one(recorded, session, source_of(open_forecaster(run))[1] | reading)
+    forecaster = open_forecaster(run)
+    recording = read_one(recorded, session, source_of(forecaster)[1] | reading)
     interval = 1 / recording.rate_hz if recording.rate_hz else None
     opened = Stream(run, as_session or recording.session, interval=interval, **options)
+    model: Any = forecaster.model if isinstance(forecaster, Run) else forecaster
+    played = play(opened, model, recording, speed=speed, frames=frames)
     if not silent:
         note(f"session '{opened.session}', {counted(opened.units, 'unit')}, at {recording.rate_hz or 0:g} Hz")
     with ExitStack() as ends:
         out = None if sink is None else ends.enter_context(closing(open_sink(sink, opened.units, opened.horizon)))
         dashboard = ends.enter_context(_Dashboard(silent=silent))
         score = None
-        for number, (found, score) in enumerate(play(opened, recording, speed=speed, frames=frames)):
+        for number, found, score in played:
             if out is not None:
                 out.send(number, found)
-            dashboard.show(recording.activity[:, number], found, score.score, opened.stats())
+            seen = np.where(opened.seen, recording.activity[:, number], np.nan)
+            dashboard.show(seen, found, score.score, opened.stats())
     more = {} if out is None else {"dropped_forecasts": out.dropped}
     _report(opened, None if score is None else score.score, more, silent=silent)
     if not silent:
@@ -201,14 +209,17 @@ def _listen(
                 if found.frame != last + 1 or "restarted" in found.marks:
                     score.lost()
                 last = found.frame
-                score.come(frame.values, found)
-                dashboard.show(frame.values, found, score.score, opened.stats())
+                seen = np.where(opened.seen, frame.values, np.float32("nan"))
+                score.come(seen, found)
+                dashboard.show(seen, found, score.score, {**opened.stats(), "late": live.feed.late})
                 if taken == frames:
                     break
-    more = {"resets": live.feed.resets, "silences": live.silences}
+    waiting = live.feed.waiting
+    waited = {"waited_p50_ms": waiting.p50_ms, "waited_longest_ms": waiting.longest_ms, "late": live.feed.late}
+    more = {"resets": live.feed.resets, "silences": live.silences, "repeated_frames": live.feed.repeated}
     more |= {"dropped_frames": came.dropped, "damaged_messages": came.damaged}
     more |= {} if out is None else {"dropped_forecasts": out.dropped}
-    _report(opened, score.score, more, silent=silent)
+    _report(opened, score.score, more, waited, silent=silent)
 
 
 def _serve(
@@ -263,17 +274,43 @@ def _session_of(run: Path, as_session: str | None, rate: float | None) -> tuple[
     return model, chosen, 1 / rate if rate else None, learnt.normalisation(chosen)[1].cpu().numpy()
 
 
-def _report(stream: Stream, score: float | None, more: dict[str, int], *, silent: bool) -> None:
+def _report(
+    stream: Stream,
+    score: float | None,
+    more: dict[str, int],
+    waited: dict[str, float] | None = None,
+    *,
+    silent: bool,
+) -> None:
     """Prints what came of it all."""
-    stats = {**stream.stats(), "score": score, **more}
+    stats = {**stream.stats(), "score": score, **(waited or {}), **more}
     if silent:
         print_json({"session": stream.session, "units": stream.units, **stats})
         return
-    rest = "".join(f", {value} {name.replace('_', ' ')}" for name, value in more.items() if value)
+    rest = "" if waited is None else f", frames waited at most {waited['waited_longest_ms']:.3g} ms"
+    rest += "".join(f", {value} {name.replace('_', ' ')}" for name, value in more.items() if value)
     say(
         f"{counted(stats['frames'], 'frame')}, {counted(stats['forecasts'], 'forecast')}: median "
         f"{stats['p50_ms']:.3g} ms, 99% within {stats['p99_ms']:.3g} ms, longest {stats['longest_ms']:.3g} ms, "
         f"{stats['late']} late, {stats['gaps']} gaps{rest}; score {number(stats['score'])}"
+    )
+
+
+def _population(frame: object) -> float:
+    """The mean activity of a frame, of the units that have a value; NaN if none has."""
+    import numpy as np
+
+    values = np.asarray(frame, dtype=np.float64)
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if values.size else float("nan")
+
+
+def _sparkline(past: list[float]) -> str:
+    """A bar for each value, a blank where it is not finite."""
+    known = [value for value in past if math.isfinite(value)]
+    low, high = min(known, default=0.0), max(known, default=0.0)
+    return "".join(
+        _BARS[int(7.99 * (value - low) / ((high - low) or 1))] if math.isfinite(value) else " " for value in past
     )
 
 
@@ -301,13 +338,9 @@ class _Dashboard:
         """What there is after a frame."""
         if self._live is None:
             return
-        import numpy as np
-
-        self._past = [*self._past[-39:], float(np.nanmean(np.asarray(frame, dtype=np.float64)))]
-        low, high = min(self._past), max(self._past)
-        bars = "".join(_BARS[int(7.99 * (v - low) / ((high - low) or 1))] for v in self._past)
+        self._past = [*self._past[-39:], _population(frame)]
         status, marks = getattr(found, "status", ""), ", ".join(sorted(getattr(found, "marks", ())))
         self._live.update(
-            f"{bars}  frame {stats['frames']:,} {status}  p50 {stats['p50_ms']:.2f} ms  p99 {stats['p99_ms']:.2f} ms  "
-            f"late {stats['late']}  gaps {stats['gaps']}  score {number(score)}  {marks}"
+            f"{_sparkline(self._past)}  frame {stats['frames']:,} {status}  p50 {stats['p50_ms']:.2f} ms  "
+            f"p99 {stats['p99_ms']:.2f} ms  late {stats['late']}  gaps {stats['gaps']}  score {number(score)}  {marks}"
         )

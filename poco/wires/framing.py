@@ -9,7 +9,7 @@ offset type      what
 4      uint8     version of the framing: 1
 5      uint8     kind: 1 a frame, 2 a forecast, 3 an error
 6      uint8     status of a forecast: 0 there is one, 1 warming up; otherwise 0
-7      uint8     marks of a forecast: bits of ``poco.h`` (1 held, 2 filled, 4 restarted, 8 late, 16 overflowed, 32 rate)
+7      uint8     marks of a forecast: 1 held, 2 filled, 4 restarted, 8 late, 16 overflowed, 32 rate, 64 adapted
 8      uint64    number of the frame, as its sender counts; of a forecast or error: of the frame that it answers
 16     float64   seconds at which the frame was taken, by its sender's clock; NaN: not known
 24     uint32    units; of an error 0
@@ -34,14 +34,14 @@ import numpy as np
 import numpy.typing as npt
 
 from poco.errors import WireError
-from poco.stream import MARKS, StreamForecast
+from poco.stream import MARKS, StreamForecast, float32_of
 
 VERSION = 1
 HEADER = struct.Struct("<4sBBBBQdIIfIQ")
 MAX_UNITS, MAX_STEPS, MAX_TEXT = 1 << 24, 1 << 16, 1 << 16
 _MAGIC = b"POCO"
 _FRAME, _FORECAST, _ERROR = 1, 2, 3
-_BITS = {name: bit for bit, name in MARKS.items()}
+WIRE_MARKS = {**MARKS, 64: "adapted"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +52,13 @@ class WireFrame:
         number: as the sender counts, 0 to 2^64 - 1.
         time: seconds by the sender's clock; None: not known.
         values: ``[N]`` float32, read-only.
+        arrived: ``time.monotonic()`` when it was first known to be here; None: it was not looked at.
     """
 
     number: int
     time: float | None
     values: npt.NDArray[np.float32]
+    arrived: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,12 @@ def encode_frame(number: int, time: float | None, values: npt.ArrayLike) -> byte
     Args:
         number: as the sender counts, from 0.
         time: seconds; None: not known.
-        values: ``[N]`` numbers, NaN where a unit was not seen.
+        values: ``[N]`` numbers, NaN, or masked, where a unit was not seen.
 
     Raises:
         WireError: if the message would be none that :func:`decode` takes.
     """
-    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so missing
-        given = np.ascontiguousarray(values, dtype="<f4")
+    given = float32_of(values).astype("<f4", copy=False)
     if given.ndim != 1:
         raise WireError(f"a frame is one value for each unit, got {given.ndim} dimensions")
     return _checked(_message(_FRAME, 0, 0, number, time, given.size, 1, 0.0, 0, given.tobytes()))
@@ -107,7 +108,7 @@ def encode_forecast(number: int, found: StreamForecast, steps: int) -> bytes:
     bits = np.packbits(found.valid, bitorder="little").tobytes()
     bits += bytes(-len(bits) % 4)
     values = b"" if found.values is None else np.ascontiguousarray(found.values, dtype="<f4").tobytes()
-    marks = sum(_BITS[name] for name in found.marks)
+    marks = bits_of(found.marks)
     status, took = int(found.values is None), found.latency_ms
     return _checked(
         _message(_FORECAST, status, marks, number, found.time, units, steps, took, found.missing, bits + values)
@@ -164,7 +165,7 @@ def decode(message: bytes | bytearray | memoryview) -> WireFrame | StreamForecas
         raise WireError(f"the forecast has {steps} steps: it must have 1 to {MAX_STEPS}")
     if status > 1:
         raise WireError(f"the forecast has status {status}: known are 0 (there is one) and 1 (warming up)")
-    if marks & ~sum(MARKS):
+    if marks & ~sum(WIRE_MARKS):
         raise WireError(f"the forecast has marks {marks:#x}, of which some are not known")
     if not (math.isfinite(took) and took >= 0):
         raise WireError(f"the forecast took {took} milliseconds")
@@ -181,10 +182,15 @@ def decode(message: bytes | bytearray | memoryview) -> WireFrame | StreamForecas
         values = np.frombuffer(data, "<f4", units * steps, HEADER.size + of_bits).reshape(units, steps)
         if not np.isfinite(values[bits[:units].astype(bool)]).all():
             raise WireError("a unit is marked as valid, and its forecast is not finite")
-    named = frozenset(name for bit, name in MARKS.items() if marks & bit)
+    named = frozenset(name for bit, name in WIRE_MARKS.items() if marks & bit)
     return StreamForecast(
         "warming" if warming else "ok", values, bits[:units].astype(bool), named, number, when, took, missing
     )
+
+
+def bits_of(marks: frozenset[str]) -> int:
+    """Marks as a sum of bits."""
+    return sum(bit for bit, name in WIRE_MARKS.items() if name in marks)
 
 
 def frame_bytes(units: int) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Protocol
@@ -12,6 +14,12 @@ from poco.stream import Stream, StreamForecast
 from poco.wires.framing import WireFrame
 
 Log = Callable[[str], None]
+_DRIFT = 0.01  # seconds a second by which a sender's clock may be slower than the one here, and no frame is late for it
+_KEPT = 10_000  # of the last waiting times, for their median
+
+
+class RepeatedFrameError(DataError):
+    """A frame came twice."""
 
 
 class Source(Protocol):
@@ -30,7 +38,7 @@ class Source(Protocol):
         """What was wrong with one of these; empty if there was none."""
 
     def next(self, timeout: float) -> WireFrame | None:
-        """The next frame; None if none came within so many seconds."""
+        """The next frame, which says when it arrived; None if none came within so many seconds."""
 
     def close(self) -> None:
         """Lets go of the wire."""
@@ -50,6 +58,65 @@ class Sink(Protocol):
         """Lets go of the wire."""
 
 
+class Arrivals:
+    """When the messages of a wire, which says how many there are, were first known to be there."""
+
+    def __init__(self) -> None:
+        self._known: deque[tuple[int, float]] = deque()
+
+    def look(self, count: int) -> None:
+        """There are so many messages now, those that were read included."""
+        if not self._known or count > self._known[-1][0]:
+            self._known.append((count, time.monotonic()))
+
+    def of(self, number: int) -> float:
+        """When a message was, from 1; the next one that is asked for is a later one."""
+        while self._known and self._known[0][0] < number:
+            self._known.popleft()
+        return self._known[0][1] if self._known else time.monotonic()
+
+
+class Waiting:
+    """How long frames waited until they were taken.
+
+    That is the longer of two times: since the frame was first known to be here; and what it came later than the
+    quickest one, by the sender's clock, which also knows of those that waited where nobody looked: this process was
+    stopped, or the wire was slow. That clock may be slower than the one here by a hundredth: what the quickest one took
+    is taken to rise by so much.
+
+    Attributes:
+        longest_ms: of all.
+    """
+
+    def __init__(self) -> None:
+        self.longest_ms = 0.0
+        self._last: deque[float] = deque(maxlen=_KEPT)
+        self._quickest: tuple[float, float] | None = None  # how far the clocks were apart, and when
+
+    @property
+    def p50_ms(self) -> float:
+        """The median of the last 10,000."""
+        return statistics.median(self._last) if self._last else 0.0
+
+    def begin_anew(self) -> None:
+        """Nothing is known of the sender's clock."""
+        self._quickest = None
+
+    def take(self, frame: WireFrame, now: float) -> float:
+        """A frame was taken at a time of ``time.monotonic()``; milliseconds that it had waited."""
+        waited = 0.0 if frame.arrived is None else now - frame.arrived
+        if frame.time is not None:
+            apart = least = now - frame.time
+            if self._quickest is not None:
+                before, when = self._quickest
+                least = min(apart, before + _DRIFT * (now - when))
+            self._quickest = least, now
+            waited = max(waited, apart - least)
+        self._last.append(1e3 * waited)
+        self.longest_ms = max(self.longest_ms, 1e3 * waited)
+        return 1e3 * waited
+
+
 class Feed:
     """Pushes the frames of one sender into a stream, and knows when the sender began anew.
 
@@ -58,7 +125,9 @@ class Feed:
     context has, nothing is known of what lies between: the stream is reset. So it is where numbers have a gap that no
     clock can tell the length of. A frame without a time among frames with times counts as one interval, until the next
     time says more. Where times stay away for a whole context, or were never there, numbers stand in for the clock if
-    the interval is known.
+    the interval is known; where it is not, a number that comes again is that of a frame that does.
+
+    A forecast is late if it took, with the time that the frame had waited, longer than the stream's deadline.
 
     Args:
         stream: where to; one that nobody else pushes into.
@@ -67,14 +136,19 @@ class Feed:
 
     Attributes:
         resets: how often the stream was reset.
+        repeated: frames that came twice.
+        late: forecasts that were late.
+        waiting: how long frames waited.
         behind: how many frames in a row, up to the last one, were not after the last one that was taken; those without
             a time do not count.
     """
 
     def __init__(self, stream: Stream, *, interval: float | None, log: Log) -> None:
-        self.resets = self.behind = 0
+        self.resets = self.behind = self.repeated = self.late = 0
+        self.waiting = Waiting()
         self._stream, self._interval, self._log = stream, interval, log
         self._last: tuple[int, float | None] | None = None  # number, and the last time that was known
+        self._first = 0  # the number from which numbers are counted where they stand in for the clock
         self._clock = False  # whether the sender has one
         self._away = 0  # frames in a row without a time
 
@@ -82,28 +156,43 @@ class Feed:
         """Pushes a frame; a forecast after a reset has the mark ``restarted``.
 
         Raises:
+            RepeatedFrameError: if it came twice, and no time says that it did not; the stream is as it was.
             DataError: if the frame cannot be used; the stream is as it was.
         """
+        now = time.monotonic()
         away = 0 if frame.time is not None else self._away + 1
         clock = frame.time is not None or (self._clock and away < self._stream.context)
-        seconds = frame.number * self._interval if self._interval and not clock else frame.time
+        interval = 0.0 if clock else self._interval or 0.0  # by which numbers stand in for a clock
+        first = frame.number if self._last is None else self._first
+        seconds = (frame.number - first) * interval if interval else frame.time
         why = None if frame.values.size != self._stream.units else self._broken(frame.number, seconds, clock)
         if why:
             self._log(f"{why}: the stream begins anew")
             self._stream.reset()
+            self.waiting.begin_anew()
             self.resets += 1
-            self._last = None
+            self._last, first = None, frame.number
+            seconds = 0.0 if interval else frame.time
+        if seconds is None and self._last is not None and frame.number == self._last[0]:
+            self.repeated += 1
+            raise RepeatedFrameError(f"frame {frame.number} came twice, and no time says that it is another")
         found = self._stream.push(frame.values, seconds)
+        waited = self.waiting.take(frame, now)
         before = None
         if self._last is not None:
             last, before = self._last
             if frame.number < last:
                 self._log(f"the sender began anew: frame {frame.number} after {last}, its clock went on")
-        self._last = frame.number, before if seconds is None else seconds
+        self._last, self._first = (frame.number, before if seconds is None else seconds), first
         self._clock, self._away = clock, away
         if seconds is not None or why:
             self.behind = 0
-        return replace(found, time=frame.time, marks=found.marks | {"restarted"} if why else found.marks)
+        marks = found.marks | {"restarted"} if why else found.marks
+        deadline = self._stream.deadline_ms
+        if deadline and found.values is not None and waited + found.latency_ms > deadline:
+            marks |= {"late"}
+        self.late += "late" in marks
+        return replace(found, time=frame.time, marks=marks)
 
     def _broken(self, number: int, seconds: float | None, clock: bool) -> str | None:
         """Why nothing is known of what lies between the last frame and this one; None if the stream can go on."""
@@ -186,7 +275,8 @@ class Live:
             try:
                 found = self.feed.push(frame)
             except DataError as error:
-                if frame.values.size == self._stream.units and not self.feed.behind:
+                repeated = isinstance(error, RepeatedFrameError)
+                if frame.values.size == self._stream.units and not self.feed.behind and not repeated:
                     raise  # of a gap, which no later frame would mend
                 if not refusing:
                     self._log(f"a frame is refused, and so will be others like it: {error}")

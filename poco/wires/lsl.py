@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from poco.errors import ConfigError, MissingExtraError
-from poco.stream import MARKS, StreamForecast
-from poco.wires.framing import WireFrame
+from poco.stream import StreamForecast
+from poco.wires.framing import WIRE_MARKS, WireFrame, bits_of
+from poco.wires.live import Arrivals
 
 _SECONDS = 10  # of samples that an inlet or outlet keeps; of one without a rate, as many hundred samples
 _PATIENCE = 5.0  # seconds without a sample after which the stream is looked for again
-_BITS = {name: bit for bit, name in MARKS.items()}
 
 
 def library() -> Any:
@@ -61,6 +61,7 @@ class LslSource:
         self._resolver: Any = None
         self._uid = ""
         self._number = 0
+        self._arrivals = Arrivals()
         self._heard = 0.0
         self._sample = np.empty(0)
 
@@ -119,7 +120,7 @@ class LslSource:
             inlet.open_stream(timeout=2.0)
         except (self._lsl.util.LostError, self._lsl.util.TimeoutError):
             return
-        self._inlet, self._heard = inlet, time.monotonic()
+        self._inlet, self._heard, self._arrivals = inlet, time.monotonic(), Arrivals()
         _end_aside([self._resolver])
         self._resolver = None
         self._sample = np.empty(self._units, formats[info.channel_format()])
@@ -129,8 +130,10 @@ class LslSource:
     def _pull(self, timeout: float) -> WireFrame | None:
         """The next sample; without one the inlet may be gone afterwards."""
         try:
-            while self._inlet.samples_available() > self._keep and self._one(0.0) is not None:
+            while (waiting := self._inlet.samples_available()) > self._keep and self._one(0.0) is not None:
                 self.dropped += 1
+            if waiting:
+                self._arrivals.look(self._number + waiting)
             seconds = self._one(timeout)
         except self._lsl.util.LostError:
             _end_aside([self._inlet])
@@ -142,7 +145,8 @@ class LslSource:
                 self._inlet = None
             return None
         with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so missing
-            return WireFrame(self._number - 1, seconds, self._sample.astype(np.float32))
+            values = self._sample.astype(np.float32)
+        return WireFrame(self._number - 1, seconds, values, self._arrivals.of(self._number))
 
     def _one(self, timeout: float) -> float | None:
         """Takes one sample and gives its time; None if none came."""
@@ -158,7 +162,7 @@ class LslSink:
     """An LSL stream of forecasts: ``units x steps`` channels and two more.
 
     All steps of the first unit come first, then those of the second. A value is NaN where it is not valid. The last two
-    channels are the marks (a sum of bits, as in ``poco.h``) and the latency in milliseconds. While the stream warms up
+    channels are the marks (a sum of bits, as in the framing) and the latency in milliseconds. While the stream warms up
     there is no sample. LSL does not say what a slow consumer misses.
 
     Args:
@@ -187,7 +191,7 @@ class LslSink:
             ("units", units),
             ("steps", steps),
             ("order", "unit 0 step 1, unit 0 step 2, ..., unit 1 step 1, ..., marks, latency_ms"),
-            ("marks", ", ".join(f"{bit} {mark}" for bit, mark in MARKS.items())),
+            ("marks", ", ".join(f"{bit} {mark}" for bit, mark in WIRE_MARKS.items())),
         ):
             about.append_child_value(field, str(value))
         self._outlet = lsl.StreamOutlet(info, 1, _SECONDS)
@@ -198,7 +202,7 @@ class LslSink:
         if found.values is None:
             return
         self._sample[:-2] = np.where(found.valid[:, None], found.values, np.nan).ravel()
-        self._sample[-2:] = sum(_BITS[name] for name in found.marks), found.latency_ms
+        self._sample[-2:] = bits_of(found.marks), found.latency_ms
         # Time 0: now.
         self._outlet.push_sample(self._sample, found.time if self._times and found.time is not None else 0.0)
 

@@ -21,10 +21,10 @@ framing. A writer first sets n of the slot to 0, then writes the rest, then n, t
 reader copies the message and believes it if n was right before and after, and the CRC is. Who is slower than the
 writer by a whole ring has missed messages, and goes on with the oldest that are there.
 
-The writer holds an exclusive ``flock`` on ``/dev/shm/poco-NAME.lock``. One that begins makes a new object under another
-name and then renames it, so a reader that finds another file under the name has a new writer. It never truncates an
-object that is there, nor begins anew within it: a reader takes that for the end of its writer, and may miss messages of
-the next one, or read some twice. The object is removed when its writer ends as it should.
+The writer holds an exclusive ``flock`` on ``/dev/shm/poco-NAME@lock``. One that begins makes a new object as
+``/dev/shm/poco-NAME@new`` and then renames it, so a reader that finds another file under the name has a new writer. It
+never truncates an object that is there, nor begins anew within it: a reader takes that for the end of its writer, and
+may miss messages of the next one, or read some twice. The object is removed when its writer ends as it should.
 """
 
 from __future__ import annotations
@@ -34,19 +34,23 @@ import mmap
 import os
 import re
 import struct
+import sys
 import time
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 from poco.errors import ConfigError, WireError
 from poco.stream import StreamForecast
 from poco.wires.framing import WireFrame, decode, encode_forecast, forecast_bytes
+from poco.wires.live import Arrivals
 
 FOLDER = Path("/dev/shm")
 _HEADER, _SLOT = struct.Struct("<8sQQQQ24x"), struct.Struct("<QII")
 _MAGIC, _VERSION = b"POCORING", 1
 _LARGEST = 1 << 26  # bytes of a ring, unless four messages take more
 _WRITTEN = 32  # where the number of messages lies
+_OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _PAUSE = 0.0002  # seconds between two looks for a message
 _TRIES = 10  # to read a message that is not whole
 _LOOK = 0.01  # and for another ring
@@ -72,28 +76,38 @@ class RingWriter:
         self._path = _path(name)
         self._slot = _SLOT.size + (largest + 7) // 8 * 8
         self._slots = max(4, min(slots, _LARGEST // self._slot))
-        self._lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._lock = os.open(f"{self._path}@lock", _OPEN, 0o600)
+        except OSError as error:
+            raise ConfigError(f"cannot lock the shared memory '{name}': {error.filename}: {error.strerror}") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self._lock)
             raise ConfigError(f"another program writes the shared memory '{name}': choose another name") from None
-        size = _HEADER.size + self._slots * self._slot
-        made = f"{self._path}.new"
-        file = os.open(made, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            self._make(_HEADER.size + self._slots * self._slot)
+        except OSError as error:
+            os.close(self._lock)
+            raise ConfigError(f"cannot make the shared memory '{name}': {error.strerror}") from None
+        self._written = 0
+
+    def _make(self, size: int) -> None:
+        """Makes the ring under another name, and gives it its own when it is one."""
+        made = Path(f"{self._path}@new")
+        made.unlink(missing_ok=True)  # of a writer that was killed while it made it
+        file = os.open(made, _OPEN | os.O_EXCL, 0o600)
         try:
             os.posix_fallocate(file, 0, size)  # or a later write would end the program where memory is short
             self._memory = mmap.mmap(file, size)
-        except OSError as error:
-            os.unlink(made)
-            os.close(self._lock)
-            raise ConfigError(f"no shared memory of {size} bytes for '{name}': {error.strerror}") from None
+            self._memory[: _HEADER.size] = _HEADER.pack(_MAGIC, _VERSION, self._slots, self._slot, 0)
+            os.rename(made, self._path)
+        except OSError:
+            made.unlink(missing_ok=True)
+            raise
         finally:
             os.close(file)
-        self._memory[: _HEADER.size] = _HEADER.pack(_MAGIC, _VERSION, self._slots, self._slot, 0)
         self._words = memoryview(self._memory).cast("Q")  # whole words are written at once
-        os.rename(made, self._path)
-        self._written = 0
 
     def write(self, message: bytes) -> None:
         """Writes one message.
@@ -105,11 +119,11 @@ class RingWriter:
             raise WireError(f"a message of {len(message)} bytes is more than a slot of {self._slot - _SLOT.size} takes")
         number = self._written + 1
         at = _HEADER.size + self._written % self._slots * self._slot
-        self._words[at // 8] = 0
+        self._words[at // 8] = 0  # the same in every order of bytes
         struct.pack_into("<II", self._memory, at + 8, len(message), _sum(number, message))
         self._memory[at + _SLOT.size : at + _SLOT.size + len(message)] = message
-        self._words[at // 8] = number
-        self._words[_WRITTEN // 8] = number
+        self._words[at // 8] = _little(number)
+        self._words[_WRITTEN // 8] = _little(number)
         self._written = number
 
     def close(self) -> None:
@@ -135,6 +149,7 @@ class RingReader:
         missed: messages that were overwritten before they were read.
         damaged: messages that were not whole, and rings that were none.
         complaint: what was wrong with the last one of these; empty if there was none.
+        arrived: ``time.monotonic()`` when the last message that was read was first known to be there.
 
     Raises:
         ConfigError: if there can be no such ring here.
@@ -142,7 +157,8 @@ class RingReader:
 
     def __init__(self, name: str) -> None:
         self.missed = self.damaged = 0
-        self.complaint = ""
+        self.complaint, self.arrived = "", 0.0
+        self._arrivals = Arrivals()
         self._path = _path(name)
         self._ring = self._inode = -1  # the open file; it is read, and not mapped: one that shrinks ends nobody
         self._wrong = -1  # the inode of what was counted as no ring
@@ -179,6 +195,7 @@ class RingReader:
     def _next(self) -> bytes | None:
         """The next message that is whole; None if there is none yet."""
         while (written := self._written()) > self._read:
+            self._arrivals.look(written)
             oldest = max(self._read, written - self._slots)
             self.missed += oldest - self._read
             self._read = oldest
@@ -190,6 +207,7 @@ class RingReader:
                 after = _word(self._bytes(8, at))
                 if before == after == number and len(message) == size and crc == _sum(number, message):
                     self._read = number
+                    self.arrived = self._arrivals.of(number)
                     return message
                 if self._written() - number >= self._slots - 1:  # the writer came round while it was read
                     self.missed += 1
@@ -249,6 +267,7 @@ class RingReader:
             if file >= 0:
                 os.close(file)
         self._slots, self._slot, self._read = slots, slot, written if after else 0
+        self._arrivals = Arrivals()
         return True
 
 
@@ -292,7 +311,7 @@ class ShmSource:
             try:
                 found = decode(message)
                 if isinstance(found, WireFrame):
-                    return found
+                    return replace(found, arrived=self._ring.arrived)
                 self._complaint = "it is no frame, but a forecast or an error"
             except WireError as error:
                 self._complaint = str(error)
@@ -338,6 +357,11 @@ def _path(name: str) -> Path:
     if not FOLDER.is_dir():
         raise ConfigError(f"this machine has no {FOLDER} for shared memory")
     return FOLDER / f"poco-{name}"
+
+
+def _little(number: int, order: str = sys.byteorder) -> int:
+    """What a word of this machine is set to, so that its bytes are those of a little-endian number."""
+    return int.from_bytes(number.to_bytes(8, "little"), "big" if order == "big" else "little")
 
 
 def _word(found: bytes) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 from poco.errors import ConfigError, MissingExtraError, WireError
@@ -145,7 +146,7 @@ class ZmqSource:
             self.damaged += 1
             self.complaint = str(error)
             return None
-        return found
+        return replace(found, arrived=time.monotonic())
 
 
 class ZmqSink:

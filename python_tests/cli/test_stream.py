@@ -49,10 +49,47 @@ def test_what_does_not_fit_says_so(poco, trained, recordings, tmp_path) -> None:
     name = sorted(recordings.glob("*.npz"))[0].stem
     done = poco("stream", trained, "--replay", other, "--as", name, *reading)
     assert done.code == 2
-    assert f"'other' has 5 units and session '{name}' of the model has 8" in done.err
+    assert "session 'other' has 5 units, the model learnt 8" in done.err
     done = poco("stream", trained, "--replay", other, *reading)
     assert done.code == 2
     assert "unknown session 'other'" in done.err
+
+
+def test_a_replay_refuses_what_a_forecast_refuses(poco, trained, recordings, tmp_path) -> None:
+    path = sorted(recordings.glob("*.npz"))[0]
+    for command in (("stream", trained, "--replay", path, "--speed", 0), ("forecast", trained, path)):
+        where = () if command[0] == "stream" else ("--out", tmp_path / "forecasts.npz")
+        done = poco(*command, *where, "--rate", 3)
+        assert done.code == 2
+        assert "has 3 frames a second, the model learnt it at 20: resample the recording" in done.err
+
+
+@pytest.mark.parametrize("frames", [1, 30])
+def test_nothing_that_is_shown_ends_a_stream(poco, trained, recordings, tmp_path, monkeypatch, frames) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    path = sorted(recordings.glob("*.npz"))[0]
+    activity = np.load(path)["activity"]
+    activity[3, 0], activity[:, 15], activity[2, 17], activity[5, 20] = np.inf, np.nan, -np.inf, 3e38
+    if frames == 1:
+        activity[:, 0] = np.nan
+    np.savez(tmp_path / f"{path.stem}.npz", activity=activity)
+    reading = ("--key", "activity", "--orientation", "units x frames", "--rate", 20)
+    played = ("--replay", tmp_path / f"{path.stem}.npz", "--speed", 0, "--frames", frames)
+    done = poco("stream", trained, *played, *reading)
+    assert done.code == 0, done.err
+    assert f"{frames} frame" in done.out
+    assert "p99" in done.err  # it was shown
+
+
+def test_a_value_is_shown_as_a_bar_or_a_blank() -> None:
+    from poco.cli.stream import _population, _sparkline
+
+    nan = float("nan")
+    assert _sparkline([]) == ""
+    assert _sparkline([nan, 1.0, nan]) == " ▁ "
+    assert _sparkline([0.0, 1e300, float("inf"), 0.5e300]) == "▁█ ▄"
+    assert _population([1, nan, float("inf"), 3]) == 2
+    assert np.isnan(_population([nan, nan]))
 
 
 @pytest.fixture

@@ -103,7 +103,7 @@ MESSAGES = [
     encode_frame(0, None, np.arange(7)),
     encode_frame(2**64 - 1, -1.5e300, [math.nan, math.inf, 1e-40]),
     encode_forecast(5, forecast(7, 4, marks=frozenset({"held", "late"})), 4),
-    encode_forecast(6, forecast(33, 1), 1),
+    encode_forecast(6, forecast(33, 1, marks=frozenset({"adapted"})), 1),
     encode_forecast(7, forecast(64, 2, warming=True), 2),
     encode_failure(8, "it does not fit"),
 ]

@@ -77,6 +77,34 @@ def test_from_shared_memory_to_shared_memory(streaming, model, broken, name, sam
 
 
 @pytest.mark.skipif(not FOLDER.is_dir(), reason="needs /dev/shm")
+def test_what_waited_while_the_process_was_stopped_is_late(streaming, frames, name) -> None:
+    def send(number: int) -> None:
+        writer.write(encode_frame(number, time.monotonic(), frames[number]))
+        time.sleep(0.02)
+
+    with closing(RingReader(f"{name}-out")) as reader:
+        process = streaming(
+            "--in", f"shm:{name}-in", "--out", f"shm:{name}-out", "--deadline-ms", "700", "--rate", "50"
+        )
+        with closing(RingWriter(f"{name}-in", frame_bytes(7))) as writer:
+            for i in range(15):
+                send(i)
+                decode(reader.read(30))
+            process.send_signal(signal.SIGSTOP)
+            send(15)
+            time.sleep(1.5)
+            process.send_signal(signal.SIGCONT)
+            found = decode(reader.read(30))
+            assert (found.frame, found.marks) == (15, {"late"})
+            assert found.latency_ms < 700
+            counted = end(process)
+    assert counted["late"] >= 1
+    assert counted["waited_longest_ms"] > 1400
+    assert counted["longest_ms"] < 1400
+    assert 0 <= counted["waited_p50_ms"] < 700
+
+
+@pytest.mark.skipif(not FOLDER.is_dir(), reason="needs /dev/shm")
 def test_sigterm_ends_it_as_ctrl_c_does(streaming, name) -> None:
     with closing(RingReader(f"{name}-out")) as reader:
         process = streaming("--in", f"shm:{name}-in", "--out", f"shm:{name}-out")

@@ -72,6 +72,11 @@ def test_frames_arrive(time) -> None:
     np.testing.assert_array_equal(found.values, values)
 
 
+def test_masked_values_are_sent_as_missing() -> None:
+    found = decode(encode_frame(0, None, np.ma.MaskedArray([1, 2, 3], [False, True, False])))
+    np.testing.assert_array_equal(found.values, np.array([1, np.nan, 3], np.float32))
+
+
 @pytest.mark.parametrize("units", [1, 7, 8, 9, 31, 32, 33, 64])
 def test_forecasts_arrive(units) -> None:
     generator = np.random.default_rng(units)
@@ -93,6 +98,11 @@ def test_forecasts_arrive(units) -> None:
         assert (found.values is None) == (sent.values is None)
         if sent.values is not None:
             np.testing.assert_array_equal(found.values, values)
+
+
+@pytest.mark.parametrize("mark", ["held", "filled", "restarted", "late", "overflowed", "rate", "adapted"])
+def test_every_mark_arrives(mark) -> None:
+    assert decode(encode_forecast(0, forecast(marks=frozenset({mark})), 3)).marks == {mark}
 
 
 def test_errors_arrive() -> None:
@@ -118,7 +128,7 @@ WRONG = [
     (6, "B", 1, ["forecast"], "0 frames are missing before the first forecast, but"),
     (6, "B", 0, ["warming"], "7 frames are missing before the first forecast, but"),
     (6, "B", 1, ["frame", "error"], "'status' of a message that is no forecast must be 0, got 1"),
-    (7, "B", 64, ["forecast", "warming"], "marks 0x40"),
+    (7, "B", 128, ["forecast", "warming"], "marks 0x80"),
     (7, "B", 1, ["frame", "error"], "'marks' of a message that is no forecast"),
     (16, "d", np.inf, MESSAGES, "time of the message is infinite"),
     (16, "d", -np.inf, MESSAGES, "time of the message is infinite"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from poco import core
 from poco.errors import ConfigError, DataError
 from poco.wires import open_sink, open_source
 from poco.wires.framing import WireFrame
-from poco.wires.live import Feed, Live
+from poco.wires.live import Arrivals, Feed, Live
 
 pytestmark = pytest.mark.skipif(core.module() is None, reason="needs the compiled core")
 
@@ -164,6 +166,98 @@ def test_without_a_rate_a_jump_of_numbers_is_no_small_matter(model, frames) -> N
             assert found.status == ("ok" if 11 <= i < 15 or i >= 27 else "warming")
             assert found.marks == ({"restarted"} if i == 16 else set())
         assert said == ["frame 16 came after 14, and how long a frame takes is not known: the stream begins anew"]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds of this machine's clock, in a list of one."""
+    now = [1000.0]
+    monkeypatch.setattr("poco.wires.live.time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+def test_what_a_frame_waited_counts_for_the_deadline(model, frames, clock) -> None:
+    stream = poco.Stream(model, "b", interval=0.5, deadline_ms=10_000)
+    feed = Feed(stream, interval=0.5, log=lambda _: None)
+    for i in range(60):
+        # by the sender's clock: the process was stopped for 15 s, and does eight frames a second when it goes on
+        clock[0] = 1000 + i * 0.5 if i < 30 else max(1015 + 15 + (i - 30) * 0.125, 1000 + i * 0.5)
+        found = feed.push(WireFrame(i, 77 + i * 0.5, frames[i]))
+        behind = clock[0] - 1000 - i * 0.5
+        assert abs(behind - 10) < 0.5 or found.marks == ({"late"} if behind > 10 else set())
+    assert feed.late == 13  # of 14, for what the sender's clock may be slower
+    assert stream.stats()["late"] == 0  # the engine was quick
+    assert feed.waiting.longest_ms == pytest.approx(15_000, rel=0.02)
+    assert 0 < feed.waiting.p50_ms < 5000
+    found = feed.push(WireFrame(60, None, frames[60], arrived=clock[0] - 11))  # by the clock here
+    assert found.marks == {"late"}
+    assert feed.push(WireFrame(61, None, frames[61], arrived=clock[0] - 9)).marks == set()
+
+
+@pytest.mark.parametrize(("slower", "late"), [(0.0, False), (0.009, False), (-0.5, False), (0.05, True)])
+def test_a_senders_clock_may_be_a_little_slower(model, frames, clock, slower, late) -> None:
+    feed = Feed(poco.Stream(model, "b", interval=0.5, deadline_ms=10_000), interval=0.5, log=lambda _: None)
+    for i in range(1000):
+        clock[0] = 1000 + i * 0.5 * (1 + slower)
+        feed.push(WireFrame(i, i * 0.5, frames[i % 200]))
+    assert (feed.late > 0) == late
+
+
+def test_a_clock_that_began_anew_makes_nothing_late(model, frames, clock) -> None:
+    feed = Feed(poco.Stream(model, "b", interval=0.5, deadline_ms=1000), interval=0.5, log=lambda _: None)
+    for first in (500.0, 3.0):
+        for i in range(20):
+            clock[0] += 0.5
+            feed.push(WireFrame(i, first + i * 0.5, frames[i]))
+    assert (feed.late, feed.resets) == (0, 1)
+
+
+def test_when_messages_were_first_known(clock) -> None:
+    found = Arrivals()
+    for count in (3, 3, 5):
+        clock[0] += 1
+        found.look(count)
+    clock[0] += 1
+    assert [found.of(number) for number in (1, 3, 4, 5, 6)] == [1001, 1001, 1003, 1003, 1004]
+    found.look(7)
+    clock[0] += 1
+    assert found.of(7) == 1004
+
+
+def test_a_frame_that_comes_twice_is_refused(model, frames, same) -> None:
+    """Where neither times nor a rate say that it is another."""
+    stream, direct, said, kept = poco.Stream(model, "b"), poco.Stream(model, "b"), [], Kept()
+    listed = [WireFrame(i, None, frames[i]) for i in (*range(14), 13, 13, 14, 14, *range(15, 20))]
+    live = Live(stream, Listed(listed), kept, log=said.append)
+    with pytest.raises(KeyboardInterrupt):
+        list(live)
+    assert [number for number, _ in kept] == list(range(20))
+    for i, (_, found) in enumerate(kept):
+        same(found, direct.push(frames[i]))
+    assert (live.feed.repeated, live.feed.resets) == (3, 0)
+    assert len(said) == 2
+    assert said[0].endswith("frame 13 came twice, and no time says that it is another")
+    feed = Feed(poco.Stream(model, "b"), interval=None, log=said.append)
+    for i in range(5):
+        assert feed.push(WireFrame(7, i * 0.5, frames[i])).frame == i  # its times say that it is another
+    assert feed.push(WireFrame(8, None, frames[5])).frame == 5
+    with pytest.raises(DataError, match="frame 8 came twice"):
+        feed.push(WireFrame(8, None, frames[5]))
+
+
+@pytest.mark.parametrize("first", [5, 17 * 10**17, 2**64 - 40])
+def test_numbers_may_begin_anywhere(model, frames, same, first) -> None:
+    stream, direct = poco.Stream(model, "b", interval=0.1), poco.Stream(model, "b", interval=0.1)
+    feed = Feed(stream, interval=0.1, log=lambda _: None)
+    for i in (*range(20), *range(22, 40)):
+        found, expected = feed.push(WireFrame(first + i, None, frames[i])), direct.push(frames[i], i * 0.1)
+        assert found.marks == expected.marks
+        if expected.values is not None:
+            np.testing.assert_array_equal(found.values, expected.values)
+    assert (stream.stats()["gaps"], stream.stats()["filled"]) == (1, 2)
+    for i in range(14):  # and begin anew
+        assert feed.push(WireFrame(3 + i, None, frames[i])).status == ("ok" if i >= 11 else "warming")
+    assert (stream.stats()["gaps"], feed.resets) == (1, 1)
 
 
 def test_frames_that_are_refused_are_said_once_and_leave_the_stream_as_it_was(model, frames, same) -> None:

@@ -79,6 +79,20 @@ def test_the_newest_samples_are_kept_and_others_counted(lsl, frames) -> None:
         assert source.dropped == 10
 
 
+def test_frames_say_when_they_arrived(lsl, frames) -> None:
+    with closing(open_source(f"lsl:{NAME}-arrived", 7)) as source:
+        sends = outlet(lsl, f"{NAME}-arrived", 7)
+        while not sends.have_consumers():
+            assert source.next(0.0) is None
+        for i in range(3):
+            sends.push_sample(frames[i].tolist(), 100 + i * 0.5)
+        wait_for(lambda: source._inlet.samples_available() == 3)
+        first = source.next(5).arrived
+        taken = time.monotonic()
+        time.sleep(0.1)
+        assert first == source.next(5).arrived <= taken  # it has waited here
+
+
 def test_an_outlet_that_pauses_is_the_same_one(lsl, frames, monkeypatch) -> None:
     with closing(open_source(f"lsl:{NAME}-pauses", 7)) as source:
         sends = outlet(lsl, f"{NAME}-pauses", 7)
@@ -179,7 +193,7 @@ def test_from_lsl_to_lsl(lsl, model, frames) -> None:
 
 def test_times_of_other_clocks_are_not_taken_for_lsls(lsl) -> None:
     found = StreamForecast(
-        "ok", np.ones((7, 4), np.float32), np.ones(7, bool), frozenset({"late", "filled"}), 0, 3.5, 1.5, 0
+        "ok", np.ones((7, 4), np.float32), np.ones(7, bool), frozenset({"late", "filled", "adapted"}), 0, 3.5, 1.5, 0
     )
     with closing(open_sink(f"lsl:{NAME}-now", 7, 4)) as sink:
         inlet = lsl.StreamInlet(lsl.resolve_byprop("name", f"{NAME}-now", 1, 5)[0])
@@ -189,4 +203,4 @@ def test_times_of_other_clocks_are_not_taken_for_lsls(lsl) -> None:
         sink.send(0, found)
         sample, stamp = inlet.pull_sample(5)
         assert now <= stamp <= now + 1
-        assert sample == [1.0] * 28 + [10.0, 1.5]
+        assert sample == [1.0] * 28 + [74.0, 1.5]

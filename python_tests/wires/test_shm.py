@@ -7,8 +7,9 @@ import os
 import struct
 import subprocess
 import sys
+import time
 import zlib
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from poco.stream import Stream, StreamForecast
 from poco.wires import open_sink, open_source
 from poco.wires.framing import decode, encode_failure, encode_frame
 from poco.wires.live import Feed, Live
-from poco.wires.shm import FOLDER, RingReader, RingWriter
+from poco.wires.shm import FOLDER, RingReader, RingWriter, _little
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="needs /dev/shm")
 compiled = pytest.mark.skipif(core.module() is None, reason="needs the compiled core")
@@ -62,6 +63,20 @@ def test_a_slow_reader_misses_the_oldest_and_counts(name) -> None:
         assert (reader.missed, reader.damaged) == (42, 0)
 
 
+def test_frames_say_when_they_arrived(name) -> None:
+    with closing(RingWriter(name, 100)) as writer, closing(open_source(f"shm:{name}", 3)) as source:
+        for i in range(3):
+            writer.write(encode_frame(i, None, np.zeros(3)))
+        before = time.monotonic()
+        first = source.next(5).arrived
+        taken = time.monotonic()
+        time.sleep(0.1)
+        assert before <= first == source.next(0).arrived <= taken  # it has waited here
+        writer.write(encode_frame(3, None, np.zeros(3)))
+        assert source.next(0).arrived == first
+        assert source.next(0).arrived > taken
+
+
 def test_two_writers_are_refused(name) -> None:
     with closing(RingWriter(name, 8)):
         code = f"from poco.wires.shm import RingWriter; RingWriter({name!r}, 8)"
@@ -74,6 +89,50 @@ def test_two_writers_are_refused(name) -> None:
         )
         assert "ConfigError: another program writes the shared memory" in done.stderr
     RingWriter(name, 8).close()
+
+
+def test_no_name_of_a_ring_is_in_the_way_of_another(name) -> None:
+    with ExitStack() as ends:
+        for other in (name, *(name + end for end in (".lock", ".new", "-lock", ".lock.new", "_new"))):
+            writer = ends.enter_context(closing(RingWriter(other, 8)))
+            reader = ends.enter_context(closing(RingReader(other)))
+            writer.write(b"first")
+            assert reader.read(5) == b"first"
+    for other in ("@lock", "@new"):
+        with pytest.raises(ConfigError, match="made of letters"):
+            RingWriter(name + other, 8)
+
+
+def test_what_lies_where_a_ring_is_made_is_not_written_to(name, tmp_path) -> None:
+    """A link may lead anywhere."""
+    mine, made, lock = tmp_path / "mine", FOLDER / f"poco-{name}@new", FOLDER / f"poco-{name}@lock"
+    mine.write_text("all my work")
+    made.symlink_to(mine)
+    RingWriter(name, 8).close()
+    assert mine.read_text() == "all my work"
+    assert not made.is_symlink()
+    lock.unlink()
+    for place, says in ((lock, "cannot lock the shared memory"), (made, "cannot make the shared memory")):
+        place.mkdir()
+        with pytest.raises(ConfigError, match=says):
+            RingWriter(name, 8)
+        place.rmdir()
+    lock.unlink()
+    lock.symlink_to(mine)
+    with pytest.raises(ConfigError, match="cannot lock the shared memory"):
+        RingWriter(name, 8)
+    lock.unlink()
+    ring = FOLDER / f"poco-{name}"
+    ring.mkdir()
+    with pytest.raises(ConfigError, match="cannot make the shared memory"):
+        RingWriter(name, 8)
+    ring.rmdir()
+    assert not made.exists()
+    RingWriter(name, 8).close()
+
+
+def test_words_are_little_endian_on_every_machine() -> None:
+    assert [_little(258, order) for order in ("little", "big")] == [258, 0x0201 << 48]
 
 
 def test_damage_is_counted_and_not_read(name) -> None:

@@ -87,6 +87,42 @@ def test_the_newest_frames_are_kept_and_others_counted(socket) -> None:
         assert (source.dropped, source.damaged) == (90, 0)
 
 
+def test_frames_say_when_they_arrived(socket) -> None:
+    publisher = bound(socket)
+    with closing(ZmqSource(publisher.last_endpoint.decode())) as source:
+        assert publisher.recv() == b"\1"
+        for i in range(3):
+            publisher.send(encode_frame(i, None, [i]))
+        time.sleep(0.3)
+        first = source.next(5)
+        taken = time.monotonic()
+        time.sleep(0.2)
+        assert first.arrived <= source.next(0).arrived <= taken  # it has waited here
+
+
+def test_a_stream_that_is_too_slow_is_late(socket, model, frames) -> None:
+    """Of frames without times too; the engine itself is quick."""
+
+    class Slow:
+        dropped = 0
+
+        def send(self, number, found) -> None:
+            time.sleep(0.02)
+
+    stream = poco.Stream(model, "b", deadline_ms=300)
+    publisher = bound(socket)
+    with closing(ZmqSource(publisher.last_endpoint.decode())) as source:
+        assert publisher.recv() == b"\1"
+        for i in range(40):
+            publisher.send(encode_frame(i, None, frames[i]))
+        live = Live(stream, source, Slow())
+        found = next(found for frame, found in live if frame.number == 39)
+    assert found.marks == {"late"}
+    assert found.latency_ms < 300
+    assert live.feed.late >= 10
+    assert live.feed.waiting.longest_ms > 600
+
+
 def test_messages_that_are_no_frames_are_counted_and_said_once(socket, model, frames, same) -> None:
     stream, direct, said, sink = poco.Stream(model, "b"), poco.Stream(model, "b"), [], []
     publisher = bound(socket)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from poco.ops import checks
-from poco.ops.backends import choose
+from poco.ops.backends import choose, forced, use_backend
 from poco.ops.reference import FilmParameters
 
 _INPUTS = ", ".join(
@@ -101,13 +101,15 @@ def _fake_backward(grad: Tensor, *inputs: Any) -> list[Tensor]:
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.dropout, seed, ctx.eps = inputs[TENSORS:]
+    ctx.backend = forced()
     ctx.save_for_backward(*inputs[:TENSORS], seed)
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     *tensors, seed = ctx.saved_tensors
     needs = [ctx.needs_input_grad[i] for i in DIFFERENTIABLE]
-    gradients = torch.ops.poco.film_forecast_backward(grad, *tensors, ctx.dropout, seed, ctx.eps, needs)
+    with use_backend(ctx.backend or forced()):
+        gradients = torch.ops.poco.film_forecast_backward(grad, *tensors, ctx.dropout, seed, ctx.eps, needs)
     return checks.place_gradients(gradients, needs, DIFFERENTIABLE, tensors, TENSORS + 3)
 
 

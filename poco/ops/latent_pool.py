@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from poco.ops import checks
-from poco.ops.backends import choose
+from poco.ops.backends import choose, forced, use_backend
 from poco.ops.reference import accumulation_dtype
 
 _INPUTS = (
@@ -97,15 +97,17 @@ def _fake_backward(*inputs: Any) -> list[Tensor]:
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *tensors, ctx.eps = inputs
+    ctx.backend = forced()
     ctx.save_for_backward(*output, *tensors)
 
 
 def _differentiate(ctx: Any, grad_pooled: Tensor, grad_logsumexp: Tensor) -> tuple[Tensor | None, ...]:
     pooled, logsumexp, *tensors = ctx.saved_tensors
     needs = [ctx.needs_input_grad[i] for i in _DIFFERENTIABLE]
-    gradients = torch.ops.poco.latent_pool_backward(
-        grad_pooled, grad_logsumexp, pooled, logsumexp, *tensors, ctx.eps, needs
-    )
+    with use_backend(ctx.backend or forced()):
+        gradients = torch.ops.poco.latent_pool_backward(
+            grad_pooled, grad_logsumexp, pooled, logsumexp, *tensors, ctx.eps, needs
+        )
     return checks.place_gradients(gradients, needs, _DIFFERENTIABLE, tensors, len(tensors) + 1)
 
 

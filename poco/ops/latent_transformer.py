@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from poco.errors import BackendError
 from poco.ops import checks, cpu
-from poco.ops.backends import by_cpu_kernels
+from poco.ops.backends import by_cpu_kernels, forced
 from poco.ops.inference_reference import latent_transformer as reference
 
 _INPUTS = (
@@ -89,6 +90,11 @@ def latents_by_kernels(initial: Tensor) -> bool:
 
 @torch.library.impl("poco::latent_transformer", "CompositeExplicitAutograd")
 def _forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    if not latents_by_kernels(inputs[1]):
+        raise BackendError(
+            f"this code was compiled for the CPU kernels, and backend '{forced()}' is forced now: compile it under "
+            "use_backend too (torch.compiler.reset() forgets what was compiled)"
+        )
     return cpu.latent_transformer(*inputs)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from poco.errors import ShapeError
 from poco.ops.reference import FilmParameters, accumulation_dtype
@@ -283,7 +284,25 @@ def missing_seed(dropout: float, op: str = "film_forecast") -> ShapeError:
     return ShapeError(f"{op}: dropout {dropout} needs a seed")
 
 
-# --- gradients: a backward op returns one tensor for every differentiable input, empty where none is wanted -----------
+# --- derivatives ------------------------------------------------------------------------------------------------------
+
+
+def no_tangents(op: str, tensors: Iterable[Tensor]) -> None:
+    """Raises NotImplementedError if a tensor carries a tangent, which the op would lose and give a derivative of 0."""
+    if torch.compiler.is_compiling() or getattr(forward_ad, "_current_level", 0) < 0:
+        return
+    # Of transforms inside each other torch shows the tangents of the innermost alone.
+    nested = len(torch._C._functorch.get_interpreter_stack() or ()) > 1
+    for tensor in tensors:
+        wrapped = nested and torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        if wrapped or forward_ad.unpack_dual(tensor).tangent is not None:
+            raise NotImplementedError(
+                f"{op} has no derivatives in forward mode (jvp, jacfwd, dual numbers): take those of torch.autograd, "
+                "or differentiate poco.ops.reference, which is plain torch"
+            )
+
+
+# A backward op returns one tensor for every differentiable input, empty where none is wanted.
 
 
 def all_tensors(gradients: Sequence[Tensor | None], like: Tensor) -> list[Tensor]:

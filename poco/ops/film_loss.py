@@ -53,15 +53,17 @@ def film_loss(
     Raises:
         ShapeError: if shapes, dtypes or devices do not fit together, or a seed is missing.
         BackendError: if a forced backend cannot run on these tensors.
+        NotImplementedError: for derivatives in forward mode.
     """
     if seed is None:
         if dropout > 0:
             raise checks.missing_seed(dropout, "film_loss")
         seed = x.new_zeros((), dtype=torch.int64)
     inputs = (x, unit_index, window_offsets, unit_table, keys, values, parameters, dropout, seed, eps)
+    flat = (*inputs[:6], *parameters)
+    checks.no_tangents("film_loss", flat)
     checks.film_loss(*inputs, target)
     target = target.detach()
-    flat = (*inputs[:6], *parameters)
     wanted = torch.is_grad_enabled() and any(t.requires_grad for t in flat)
     if wanted and not torch.compiler.is_compiling() and by_cpu_kernels(x.device, x.dtype):
         return _FilmLoss.apply(target, dropout, seed, eps, *flat)  # type: ignore[no-any-return, no-untyped-call]

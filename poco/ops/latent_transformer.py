@@ -12,6 +12,7 @@ from poco.errors import BackendError
 from poco.ops import checks, cpu
 from poco.ops.backends import by_cpu_kernels, forced
 from poco.ops.inference_reference import latent_transformer as reference
+from poco.ops.second_derivatives import second_derivatives
 
 _INPUTS = (
     "Tensor pooled, Tensor initial, Tensor frequencies, Tensor[] parameters, int heads, int context, "
@@ -62,12 +63,14 @@ def latent_transformer(
     Raises:
         ShapeError: if shapes, dtypes or devices do not fit together, or a seed is missing.
         BackendError: if a forced backend cannot run on these tensors.
+        NotImplementedError: for derivatives in forward mode.
     """
     if seed is None:
         if max(ffn_dropout, dropout) > 0:
             raise checks.missing_seed(max(ffn_dropout, dropout), "latent_transformer")
         seed = pooled.new_zeros((), dtype=torch.int64)
     checks.latent_transformer(pooled, initial, parameters, frequencies, heads, context, ffn_dropout, dropout, seed)
+    checks.no_tangents("latent_transformer", (pooled, initial, *parameters))
     device = initial.device.type
     low = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
     numbers = (heads, context, ffn_dropout, dropout, seed, eps)
@@ -161,4 +164,27 @@ def _differentiate(ctx: Any, grad_keys: Tensor, grad_values: Tensor, _: Tensor) 
     return placed[0], placed[1], None, placed[2:], None, None, None, None, None, None, None
 
 
+def _setup_second(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    grad_keys, grad_values, _, pooled, initial, frequencies, parameters, *numbers, ctx.low, ctx.needs = inputs
+    heads, context, ffn_dropout, dropout, seed, eps = numbers
+    ctx.numbers = {"heads": heads, "context": context, "eps": eps, "ffn_dropout": ffn_dropout, "dropout": dropout}
+    ctx.save_for_backward(grad_keys, grad_values, pooled, initial, frequencies, seed, *parameters)
+
+
+def _differentiate_again(ctx: Any, outer: list[Tensor]) -> tuple[Any, ...]:
+    grad_keys, grad_values, pooled, initial, frequencies, seed, *parameters = ctx.saved_tensors
+
+    def forward(pooled: Tensor, initial: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        if ctx.low:
+            initial, parameters = initial.bfloat16(), tuple(p.bfloat16() for p in parameters)
+        return reference(pooled, initial, parameters, frequencies, **ctx.numbers, seed=seed)
+
+    inputs = (pooled, initial, *parameters)
+    of_grads, of_inputs = second_derivatives(
+        forward, inputs, range(len(inputs)), _each(ctx.needs, len(parameters)), (grad_keys, grad_values), outer
+    )
+    return (*of_grads, None, *of_inputs[:2], None, of_inputs[2:], *[None] * 8)
+
+
 torch.library.register_autograd("poco::latent_transformer", _differentiate, setup_context=_setup_context)
+torch.library.register_autograd("poco::latent_transformer_backward", _differentiate_again, setup_context=_setup_second)

@@ -79,6 +79,11 @@ def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(op, film_forecast_inputs((2, 1), width=4, hidden=3, film=3, context=3))
 
 
+def test_differentiates_twice() -> None:
+    inputs = film_forecast_inputs((2, 1), width=4, hidden=3, film=3, context=3)
+    assert torch.autograd.gradgradcheck(op, inputs)
+
+
 def test_only_wanted_gradients() -> None:
     inputs = film_forecast_inputs()
     for t in inputs:

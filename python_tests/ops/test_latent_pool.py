@@ -71,6 +71,11 @@ def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(op, inputs)
 
 
+def test_differentiates_twice() -> None:
+    inputs = latent_pool_inputs((2, 3), width=4, latents=2, length=2)
+    assert torch.autograd.gradgradcheck(op, inputs)
+
+
 def test_parts_of_a_population_combine_through_the_logsumexp() -> None:
     inputs = latent_pool_inputs((40,), table=40, shared_queries=True)
     whole, _ = op(*inputs)

@@ -21,6 +21,7 @@ from poco.kernels.common import (
     load_matrix,
     load_units,
     load_vector,
+    relu,
     standardise,
     standardise_backward,
     store_matrix,
@@ -90,7 +91,6 @@ def film_backward_rows_kernel(
     scale_weight,
     scale_bias,
     shift_weight,
-    shift_bias,
     in_weight,
     in_bias,
     out_weight,
@@ -193,12 +193,12 @@ def film_backward_rows_kernel(
         out = load_matrix(out_weight, step, hidden, H, K, K, ALL and H == BLOCK_H).to(FACTOR)
         own = tl.dot(activity, tl.trans(into), input_precision=PRECISION) + load_vector(in_bias, hidden, K)[None, :]
         grad_film = tl.dot(grad_y, out, input_precision=PRECISION)
-        grad_scale = (grad_film * tl.maximum(own, 0.0)).to(FACTOR)
+        grad_scale = (grad_film * relu(own)).to(FACTOR)
         grad_e = tl.dot(grad_scale, modulation, grad_e, input_precision=PRECISION)
         if NEEDS_X:
             scale = tl.dot(e, tl.trans(modulation), input_precision=PRECISION)
             scale += load_vector(scale_bias, hidden, K)[None, :]
-            grad_own = tl.where(own > 0, grad_film * scale, 0.0).to(FACTOR)
+            grad_own = tl.where(own <= 0, 0.0, grad_film * scale).to(FACTOR)
             of_x = tl.dot(grad_own, into, of_x, input_precision=PRECISION)
     if NEEDS_X:
         store_matrix(grad_x, of_x, row, frame, rows, C, C)
@@ -369,14 +369,14 @@ def film_backward_film_kernel(
         own = tl.dot(activity, tl.trans(into), input_precision=PRECISION) + bias_in[None, :]
         scale = tl.dot(e, tl.trans(modulation), input_precision=PRECISION) + bias_scale[None, :]
         grad_film = tl.dot(grad_y, out, input_precision=PRECISION)
-        relu = tl.maximum(own, 0.0)
-        grad_scale = grad_film * relu
-        grad_own = tl.where(own > 0, grad_film * scale, 0.0)
+        positive = relu(own)
+        grad_scale = grad_film * positive
+        grad_own = tl.where(own <= 0, 0.0, grad_film * scale)
         sum_bias_scale += tl.sum(grad_scale, 0)
         sum_bias_in += tl.sum(grad_own, 0)
         sum_scale = tl.dot(tl.trans(grad_scale.to(FACTOR)), e, sum_scale, input_precision=PRECISION)
         sum_in = tl.dot(tl.trans(grad_own.to(FACTOR)), activity, sum_in, input_precision=PRECISION)
-        sum_out = tl.dot(tl.trans((relu * scale).to(FACTOR)), grad_y, sum_out, input_precision=PRECISION)
+        sum_out = tl.dot(tl.trans((positive * scale).to(FACTOR)), grad_y, sum_out, input_precision=PRECISION)
     place = part.to(tl.int64) * K
     store_matrix(part_scale_weight + place * d, sum_scale, hidden, feature, K, d, d)
     store_matrix(part_in_weight + place * C, sum_in, hidden, frame, K, C, C)
@@ -563,7 +563,7 @@ class _Backward:
         grad_x = self.empty(rows, self.sizes["C"]) if self.needs_x else None
         if rows:
             film_backward_rows_kernel[(tiles,)](
-                **self.tensors,
+                **{name: tensor for name, tensor in self.tensors.items() if name != "shift_bias"},
                 **self.sizes,
                 grad=self.grad,
                 kept_normed=self.normed,

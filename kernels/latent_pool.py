@@ -83,7 +83,7 @@ def latent_pool_kernel(
     bias = load_vector(token_bias, feature, d)
     scale = load_vector(norm_weight, feature, d)
     offset = load_vector(norm_bias, feature, d)
-    own_queries = queries + window * query_stride + segment * Q * d
+    own_queries = queries + window.to(tl.int64) * query_stride + segment * Q * d
     query = tl.trans(load_matrix(own_queries, latent, feature, Q, d, d, WHOLE and Q == BLOCK_Q).to(FACTOR))
 
     start = tl.load(window_offsets + window).to(tl.int64)
@@ -112,7 +112,7 @@ def latent_pool_kernel(
         pooled = tl.dot(tl.trans(share.to(FACTOR)), y, pooled * before[:, None], input_precision=PRECISION)
         most = more
 
-    some = total > 0
+    some = total != 0  # so is NaN
     place = (window * parts + part).to(tl.int64) * S + segment
     total = tl.where(some, total, 1.0)
     whole = tl.where(some, most + tl.log(total), float("-inf"))
@@ -150,13 +150,14 @@ def latent_pool_merge_kernel(
         index = begin + tl.arange(0, BLOCK_P)
         where = part_logsumexp + (window.to(tl.int64) * parts * S + index) * Q + latent
         total += tl.sum(tl.exp(tl.load(where, mask=index < parts * S, other=float("-inf")) - safe), 0)
-    whole = tl.where(total > 0, safe + tl.log(tl.where(total > 0, total, 1.0)), float("-inf"))
+    some = total != 0  # so is NaN
+    whole = tl.where(some, safe + tl.log(tl.where(some, total, 1.0)), float("-inf"))
     merged = tl.zeros([BLOCK_D], tl.float32)
     for begin in range(0, parts, BLOCK_P):
         part = begin + tl.arange(0, BLOCK_P)
         place = ((window.to(tl.int64) * parts + part) * S + segment) * Q + latent
         part_sum = tl.load(part_logsumexp + place, mask=part < parts, other=float("-inf"))
-        share = tl.where(part_sum > float("-inf"), tl.exp(part_sum - tl.where(total > 0, whole, 0.0)), 0.0)
+        share = tl.where(part_sum != float("-inf"), tl.exp(part_sum - tl.where(some, whole, 0.0)), 0.0)
         inside = (part[:, None] < parts) & (feature[None, :] < d)
         values = tl.load(part_pooled + place[:, None] * d + feature[None, :], mask=inside, other=0.0)
         merged += tl.sum(values * share[:, None], 0)

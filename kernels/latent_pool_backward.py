@@ -63,7 +63,7 @@ def latent_pool_backward_kernel(
     scale = load_vector(norm_weight, feature, d)
     offset = load_vector(norm_bias, feature, d)
     total = tl.load(logsumexp + window * Q + latent, mask=latent < Q, other=0.0)
-    total = tl.where(total > float("-inf"), total, 0.0)
+    total = tl.where(total != float("-inf"), total, 0.0)  # of an empty window
     less = tl.load(mean + window * Q + latent, mask=latent < Q, other=0.0)
 
     start = tl.load(window_offsets + window).to(tl.int64)
@@ -79,7 +79,13 @@ def latent_pool_backward_kernel(
     for segment in range(S):
         own = (window * S + segment).to(tl.int64) * Q * d
         query = load_matrix(
-            queries + window * query_stride + segment * Q * d, latent, feature, Q, d, d, WHOLE and Q == BLOCK_Q
+            queries + window.to(tl.int64) * query_stride + segment * Q * d,
+            latent,
+            feature,
+            Q,
+            d,
+            d,
+            WHOLE and Q == BLOCK_Q,
         ).to(FACTOR)
         grad = load_matrix(grad_pooled + own, latent, feature, Q, d, d, WHOLE and Q == BLOCK_Q).to(FACTOR)
         sum_query = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)

@@ -102,6 +102,47 @@ for op, inputs in (
     assert said.split()[-1] in ("cpu", "reference")
 
 
+def test_a_nan_stays_in_its_row_and_window(run_python) -> None:
+    """There and back, where tiles of rows span windows, and where a window is cut into parts."""
+    _interpret(
+        run_python,
+        """
+from helpers import parity
+from poco.ops import triton
+
+def check(found, expected, place):
+    for one, other in zip(found, expected, strict=True):
+        for window in range(3):
+            rows = place(window, one)
+            assert one[rows].isnan().any() == other[rows].isnan().any(), window
+            if not other[rows].isnan().any():
+                assert (one[rows] - other[rows]).abs().max() < 1e-4
+
+counts, nan = (3, 150, 5), float("nan")
+def rows(window, tensor):
+    return slice((0, 3, 153)[window], (3, 153, 158)[window])
+def windows(window, tensor):
+    return slice(window, window + 1)
+for change in ("x", "unit", "key", "value"):
+    film = parity.film_inputs(counts=counts, table=158, dropout=0.0)
+    film = (film[0], torch.arange(158).int(), *film[2:])
+    for_rows = {"x": film[0], "unit": film[3]}
+    (for_rows[change][100] if change in for_rows else film[4 if change == "key" else 5][1])[0] = nan
+    mine, other = (parity.film_results(film, by=by) for by in (triton, parity.reference))
+    assert other[0][100].isnan().all() and mine[0][100].isnan().all()
+    check(mine[:3], other[:3], rows)  # forecasts, gradients of activity and units
+    check(mine[3:5], other[3:5], windows)  # of keys and values
+pool = parity.pool_inputs(counts=counts, table=158)
+pool = (pool[0], torch.arange(158).int(), *pool[2:])
+pool[0][100, 1] = nan
+mine, other = (parity.pool_results(pool, by=by) for by in (triton, parity.reference))
+assert mine[1][1].isnan().all()
+check(mine[:2], other[:2], windows)
+check(mine[2:4], other[2:4], rows)
+""",
+    )
+
+
 def test_words_are_those_of_every_backend(run_python) -> None:
     """The same seed drops the same activations: words of any block of columns, against the core's."""
     _interpret(

@@ -308,5 +308,6 @@ def film_forecast(*inputs: Any) -> Tensor:
     if forecast.numel():
         chosen = tile("film_forecast", x, rows=x.shape[0], sizes=sizes)
         grid = (triton.cdiv(x.shape[0], chosen.blocks["BLOCK_R"]),)
-        film_forecast_kernel[grid](**tensors, **sizes, forecast=forecast, **chosen.blocks, **chosen.options)
+        with launch.on(x, sizes):
+            film_forecast_kernel[grid](**tensors, **sizes, forecast=forecast, **chosen.blocks, **chosen.options)
     return forecast.to(inputs[0].dtype)

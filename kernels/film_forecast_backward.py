@@ -424,8 +424,11 @@ def film_backward_latents_kernel(
     latent = tl.arange(0, BLOCK_Q)
     step = tl.arange(0, BLOCK_H)
     own = window.to(tl.int64) * Q * d
-    key = load_matrix(keys + own, latent, feature, Q, d, d, WHOLE and Q == BLOCK_Q).to(FACTOR)
-    value = load_matrix(values + own, latent, feature, Q, d, d, WHOLE and Q == BLOCK_Q).to(FACTOR)
+    # Many keys and values of wide tokens do not fit on the chip side by side, so those are loaded for each use.
+    AGAIN: tl.constexpr = BLOCK_Q * BLOCK_D > 8192
+    if not AGAIN:
+        key = load_matrix(keys + own, latent, feature, Q, d, d, WHOLE and Q == BLOCK_Q).to(FACTOR)
+        value = load_matrix(values + own, latent, feature, Q, d, d, WHOLE and Q == BLOCK_Q).to(FACTOR)
     norm_weight = load_vector(query_norm_weight, feature, d)
     norm_bias = load_vector(query_norm_bias, feature, d)
 
@@ -449,6 +452,9 @@ def film_backward_latents_kernel(
         unit = load_units(unit_table, unit_index, row, present, feature, d, WHOLE)
         standard, inverse_std = standardise(unit, feature, eps, d)
         query = (standard * norm_weight[None, :] + norm_bias[None, :]).to(FACTOR)
+        if AGAIN:
+            key = load_matrix(keys + own, latent, feature, Q, d, d, WHOLE and Q == BLOCK_Q).to(FACTOR)
+            value = load_matrix(values + own, latent, feature, Q, d, d, WHOLE and Q == BLOCK_Q).to(FACTOR)
         score = tl.dot(query, tl.trans(key), input_precision=PRECISION)
         score = tl.where(latent[None, :] < Q, score, float("-inf"))
         share = tl.exp(score - tl.max(score, 1)[:, None])
@@ -492,7 +498,8 @@ def film_forecast_backward(grad: Tensor, *inputs: Any) -> list[Tensor | None]:
     """Pass 2 backward; see :func:`poco.ops.reference.film_forecast_backward`."""
     *forward, needs = inputs
     tensors, sizes = arguments(tuple(forward))
-    return _Backward(grad, tensors, sizes, needs[0], needs[1], any(needs[4:])).run()
+    with launch.on(tensors["x"], sizes):
+        return _Backward(grad, tensors, sizes, needs[0], needs[1], any(needs[4:])).run()
 
 
 class _Backward:

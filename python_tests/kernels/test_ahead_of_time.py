@@ -21,11 +21,14 @@ DEFAULT = {"width": 128, "latents": 8}
 PASSES = 9  # kernels of the two passes
 
 
-def launches(arch: int, dtype: torch.dtype, rows: int) -> dict[str, ahead_of_time.Launch]:
-    """What training and inference with the default sizes launch, by the names of the kernels."""
-    counts = {"counts": (rows,), "table": rows}
-    pool = parity.pool_inputs(**DEFAULT, **counts, segments=3, length=16)
-    film = parity.film_inputs(**DEFAULT, **counts, context=48, hidden=512, film=1024, horizon=16, dropout=0.2)
+def launches(arch: int, dtype: torch.dtype, rows: int, **other: int) -> dict[str, ahead_of_time.Launch]:
+    """What training and inference with the default sizes, or others, launch, by the names of the kernels."""
+    counts = {"counts": (rows,), "table": min(rows, 512)}
+    size: dict[str, int] = {**DEFAULT, "context": 48, "horizon": 16, **other}
+    both = {"width": size["width"], "latents": size["latents"], **counts}
+    pool = parity.pool_inputs(**both, segments=size["context"] // 16, length=16)
+    sizes = {"context": size["context"], "horizon": size["horizon"], "hidden": 512, "film": 1024}
+    film = parity.film_inputs(**both, **sizes, dropout=0.2)
     pool, film = (tuple(parity._rounded(value, dtype) for value in inputs) for inputs in (pool, film))
     model = inference.inputs(**counts, hidden=512, film=1024, dtype=dtype)
     with ahead_of_time.recorded(MODULES, arch) as recorded:
@@ -82,3 +85,23 @@ def test_large_tiles_use_the_newest_matrix_instructions(arch: int, instruction: 
     compiled = launch.compile(arch)
     assert instruction in compiled.products()
     assert "max.NaN.f32" in compiled.ptx  # of the MLP: a NaN is not taken for 0
+
+
+SHARED = {80: 166_912, 86: 101_376, 90: 232_448}  # bytes that a program may have
+
+
+@pytest.mark.parametrize(
+    ("arch", "kernel", "sizes"),
+    [
+        (90, "film_forecast_kernel", {"context": 512}),
+        (90, "film_forecast_kernel", {"horizon": 256}),
+        (86, "film_forecast_kernel", {"context": 256, "horizon": 64}),
+        (86, "film_forecast_kernel", {"width": 512, "latents": 64}),
+        (86, "latent_pool_kernel", {"width": 512, "latents": 64}),
+        (80, "film_backward_latents_kernel", {"width": 512, "latents": 64}),
+    ],
+    ids=str,
+)
+def test_other_sizes_fit_on_the_chip(arch: int, kernel: str, sizes: dict[str, int]) -> None:
+    launch = launches(arch, torch.bfloat16, 2000, **sizes)[kernel]
+    assert launch.compile(arch).shared <= SHARED[arch]

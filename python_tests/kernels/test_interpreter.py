@@ -36,6 +36,7 @@ POOL = [
     {"counts": (7,), "width": 100, "segments": 1, "length": 7, "latents": 64, "shared_queries": True},
     {"counts": (0, 0)},
     {"counts": (300, 5), "width": 128, "segments": 3, "length": 16, "latents": 8, "table": 50},
+    {"counts": (140, 3), "width": 260, "segments": 2, "length": 3, "latents": 33},
 ]
 FILM = [
     {},
@@ -45,6 +46,7 @@ FILM = [
     {"counts": (0, 0)},
     {"counts": (140, 3), "width": 128, "latents": 8, "context": 48, "hidden": 128, "film": 70, "horizon": 16},
     {"counts": (20, 20), "width": 32, "latents": 4, "dropout": 0.0},
+    {"counts": (20, 3), "width": 260, "latents": 33, "hidden": 8, "film": 8},
 ]
 for dtype in parity.TOLERANCES:
     for shape in POOL:

@@ -36,6 +36,7 @@ def latent_transformer(
     dropout: float = 0.0,
     seed: Tensor | None = None,
     eps: float = 1e-5,
+    attention_dropout: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Keys and values of pass 2 from what pass 1 pooled: the latents read, attend to each other, and write.
 
@@ -55,6 +56,8 @@ def latent_transformer(
         seed: one int64; key of the Philox 4x32-10 generator whose counter is (window and latent, column); needed if
             anything is dropped.
         eps: added to the variance in all layer normalisations.
+        attention_dropout: probability in ``[0, 1)`` of dropping a weight of the self-attention, drawn by torch; no
+            kernel does this, the reference does.
 
     Returns:
         ``keys`` and ``values``, each ``[W, Q, d]`` in the dtype of ``initial``. Under autocast ``initial`` and the
@@ -69,12 +72,13 @@ def latent_transformer(
         if max(ffn_dropout, dropout) > 0:
             raise checks.missing_seed(max(ffn_dropout, dropout), "latent_transformer")
         seed = pooled.new_zeros((), dtype=torch.int64)
-    checks.latent_transformer(pooled, initial, parameters, frequencies, heads, context, ffn_dropout, dropout, seed)
+    drops = (ffn_dropout, dropout, attention_dropout)
+    checks.latent_transformer(pooled, initial, parameters, frequencies, heads, context, drops, seed)
     checks.no_tangents("latent_transformer", (pooled, initial, *parameters))
     device = initial.device.type
     low = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
     numbers = (heads, context, ffn_dropout, dropout, seed, eps)
-    if latents_by_kernels(initial):
+    if latents_by_kernels(initial) and not attention_dropout:
         with torch.autocast(device, enabled=False):
             keys, values, _ = torch.ops.poco.latent_transformer(
                 pooled, initial, frequencies, list(parameters), *numbers, low
@@ -82,8 +86,9 @@ def latent_transformer(
         return keys, values
     if low:
         initial, parameters = initial.bfloat16(), [parameter.bfloat16() for parameter in parameters]
+    rest = (heads, context, eps, ffn_dropout, dropout, seed, attention_dropout)
     with torch.autocast(device, enabled=False):
-        return reference(pooled, initial, parameters, frequencies, heads, context, eps, ffn_dropout, dropout, seed)
+        return reference(pooled, initial, parameters, frequencies, *rest)
 
 
 def latents_by_kernels(initial: Tensor) -> bool:

@@ -12,11 +12,19 @@ if not importlib.util.find_spec("triton"):
 
 from helpers import ahead_of_time, inference, parity
 
-from poco.kernels import film_forecast, film_forecast_backward, latent_pool, latent_pool_backward, latents, unit_sums
+from poco.kernels import (
+    dropout,
+    film_forecast,
+    film_forecast_backward,
+    latent_pool,
+    latent_pool_backward,
+    latents,
+    unit_sums,
+)
 from poco.kernels import inference as whole
 
-MODULES = [latent_pool, latent_pool_backward, film_forecast, film_forecast_backward, unit_sums, latents]
-WITHOUT_PRODUCTS = {"unit_sums_kernel", "latent_pool_merge_kernel"}
+MODULES = [latent_pool, latent_pool_backward, film_forecast, film_forecast_backward, unit_sums, latents, dropout]
+WITHOUT_PRODUCTS = {"unit_sums_kernel", "latent_pool_merge_kernel", "dropout_keep_kernel"}
 DEFAULT = {"width": 128, "latents": 8}
 PASSES = 9  # kernels of the two passes
 
@@ -38,13 +46,14 @@ def launches(arch: int, dtype: torch.dtype, rows: int, **other: int) -> dict[str
         forecast = film_forecast.film_forecast(*film)
         film_forecast_backward.film_forecast_backward(forecast, *film, (False,) + (True,) * 19)
         whole.inference(*model, None)
+        dropout.dropout_keep(torch.tensor(1), 64, 2560, 0.4)
     return {launch.name: launch for launch in recorded}
 
 
 def check(arch: int, dtype: torch.dtype, record_property) -> dict[str, int]:
     """Compiles all of them; spills by kernel."""
     found = launches(arch, dtype, 512)
-    assert len(found) == PASSES + 3
+    assert len(found) == PASSES + 4
     spills = {}
     for launch in found.values():
         compiled = launch.compile(arch)

@@ -165,5 +165,9 @@ for seed in (0, 7, -3, 2**63 - 1):
     found = torch.empty(32, 64)
     kernel[(1,)](found, seed, 8, 32, round(0.2 * 2**32), ROWS=32, COLUMNS=64)
     assert torch.equal(found, keep[8:, 32:] * 1.25)
+    from poco.kernels.dropout import dropout_keep
+    for shape in ((40, 96), (33, 70), (1, 3), (0, 4)):
+        keep = torch.from_numpy(core.dropout_keep(seed, *shape, 0.2))
+        assert torch.equal(dropout_keep(torch.tensor(seed), *shape, 0.2), keep.float())
 """,
     )

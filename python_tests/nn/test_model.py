@@ -14,6 +14,7 @@ import poco
 from poco.data.packed import PackedBatch
 from poco.errors import ConfigError, ShapeError, VocabularyError
 from poco.nn.model import POCO
+from poco.ops import use_backend
 
 SMALL = poco.POCOConfig(
     context=12, horizon=4, segment_length=4, latents=3, width=16, heads=2, head_width=8, film_width=20
@@ -163,6 +164,20 @@ def test_dropout_is_drawn_from_the_global_seed(model: POCO, film_depth: int) -> 
     assert torch.equal(outs[0], outs[1])
     assert not torch.equal(outs[0], outs[2])
     assert torch.equal(model.eval()(draw(2, 5, 12)), model(draw(2, 5, 12)))
+
+
+@pytest.mark.parametrize("attention_dropout", [0.0, 0.3])
+def test_the_same_seed_drops_the_same_by_every_backend(attention_dropout: float) -> None:
+    config = {**SMALL.to_dict(), "ffn_dropout": 0.3, "latent_dropout": 0.4, "attention_dropout": attention_dropout}
+    model = randomise(POCO(poco.POCOConfig(**config), [spec("fish", 5)])).float().train()
+    outs = []
+    for backend in (None, "reference"):
+        torch.manual_seed(0)
+        with use_backend(backend):
+            outs.append(model(draw(2, 5, 12).float()))
+    assert relative_error(*outs) < 1e-5
+    torch.manual_seed(0)
+    assert relative_error(model.double()(draw(2, 5, 12)), outs[0]) < 1e-5
 
 
 def test_unit_dropout_hides_units_from_the_summary_only(model: POCO, monkeypatch: pytest.MonkeyPatch) -> None:

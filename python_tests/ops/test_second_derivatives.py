@@ -64,11 +64,24 @@ def model() -> tuple[POCO, Tensor]:
     config = poco.POCOConfig(
         context=12, horizon=4, segment_length=4, latents=3, width=16, heads=2, head_width=8, film_width=20
     )
+    torch.manual_seed(0)
     model = POCO(config, [poco.SessionSpec("fish", tuple("abcde"))]).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
     return model, torch.randn(1, 5, 12, generator=torch.Generator().manual_seed(2))
+
+
+def test_hessian_of_a_model() -> None:
+    narrow, x = model()
+    wide = model()[0].double()
+
+    def hessian(model: POCO, x: Tensor) -> Tensor:
+        return torch.autograd.functional.hessian(lambda x: model(x).square().sum(), x)  # type: ignore[no-any-return]
+
+    expected = hessian(wide, x.double())
+    assert expected.abs().max() > 1e-3
+    assert relative_error(hessian(narrow, x), expected) < 1e-3
 
 
 @pytest.mark.parametrize("name", ["latent_pool", "film_forecast", "latent_transformer"])

@@ -253,9 +253,20 @@ class POCO(nn.Module):
         """A batch as :meth:`_forecast` takes it."""
         if batch.x.ndim != 2 or batch.x.shape[1] != self.config.context:
             raise ShapeError(f"rows must have {self.config.context} frames, got {list(batch.x.shape)}")
-        window_session = batch.window_session if self._latents_vary else None
+        window_session = self._checked(batch) if self._latents_vary else None
         table, shift = self._table_and_shift(range(len(self.sessions)))
         return batch.x, batch.unit_index, batch.window_offsets, table, shift, window_session
+
+    def _checked(self, batch: PackedBatch) -> Tensor:
+        """The session of each window; whether the model knows it is looked at on the CPU only, as elsewhere."""
+        sessions, windows = batch.window_session, batch.window_offsets.shape[0] - 1
+        if sessions.shape != (windows,):
+            raise ShapeError(f"window_session must be [{windows}], one for each window, got {list(sessions.shape)}")
+        known = len(self.sessions)
+        looks = windows and sessions.device.type == "cpu" and not torch.compiler.is_compiling()
+        if looks and not 0 <= int(sessions.min()) <= int(sessions.max()) < known:
+            raise ShapeError(f"window_session must be in 0..{known - 1}, got {sessions.tolist()[:10]}")
+        return sessions
 
     def unit_table(self, sessions: Sequence[int]) -> Tensor:
         """``[V, d]``: the whole embedding of every unit of these sessions, one after another."""

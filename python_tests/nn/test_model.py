@@ -153,6 +153,16 @@ def test_bfloat16(model: POCO) -> None:
     assert relative_error(half(x.bfloat16()), expected) < 2e-2
 
 
+@pytest.mark.parametrize("sessions", [[0], [0, -1], [0, 2], [0, 1, 1]], ids=str)
+def test_windows_must_be_of_known_sessions_where_latents_vary(sessions: list[int]) -> None:
+    config = poco.POCOConfig(**{**SMALL.to_dict(), "latent_session_embedding": True})
+    model = POCO(config, [spec("a", 5), spec("b", 5)])
+    rows, offsets = torch.arange(10, dtype=torch.int32), torch.tensor([0, 5, 10], dtype=torch.int32)
+    assert model.forward_packed(PackedBatch(draw(10, 12).float(), rows, offsets, torch.tensor([0, 1]))).shape == (10, 4)
+    with pytest.raises(ShapeError, match=r"window_session must be (\[2\]|in 0\.\.1)"):
+        model.forward_packed(PackedBatch(draw(10, 12).float(), rows, offsets, torch.tensor(sessions)))
+
+
 @pytest.mark.parametrize("film_depth", [1, 2])
 def test_dropout_is_drawn_from_the_global_seed(model: POCO, film_depth: int) -> None:
     config = poco.POCOConfig(**{**SMALL.to_dict(), "film_depth": film_depth, "unit_dropout": 0.4})

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from poco import core
 from poco.errors import ShapeError
-from poco.ops import FilmParameters, film_forecast, reference
+from poco.ops import FilmParameters, checks, film_forecast, reference
 
 op = torch.ops.poco.film_forecast
 
@@ -149,3 +149,10 @@ def test_dropout_needs_a_seed() -> None:
     inputs = film_forecast_inputs()
     with pytest.raises(ShapeError, match="needs a seed"):
         film_forecast(*inputs[:6], FilmParameters(*inputs[6:-3]), dropout=0.5)
+
+
+def test_the_seed_is_on_the_device_of_the_rest() -> None:
+    *tensors, dropout, seed, eps = film_forecast_inputs()
+    parameters = FilmParameters(*tensors[6:])
+    with pytest.raises(ShapeError, match="all tensors must be on cpu, one is on meta"):
+        checks.film_forecast(*tensors[:6], parameters, dropout, seed.to("meta"), eps)

@@ -11,7 +11,7 @@ from helpers.passes import differentiable, latent_pool_inputs, replaced
 from torch import Tensor
 
 from poco.errors import ShapeError
-from poco.ops import latent_pool
+from poco.ops import checks, latent_pool
 
 op = torch.ops.poco.latent_pool
 
@@ -135,3 +135,10 @@ def test_compiles_whole() -> None:
 def test_says_what_does_not_fit(position: int, value: Tensor, says: str) -> None:
     with pytest.raises(ShapeError, match=says):
         op(*replaced(latent_pool_inputs(), position, value))
+
+
+@pytest.mark.parametrize("position", [1, 3, 4, 5, 6, 7, 8])
+def test_all_are_on_one_device(position: int) -> None:
+    inputs = latent_pool_inputs()
+    with pytest.raises(ShapeError, match="all tensors must be on cpu, one is on meta"):
+        checks.latent_pool(*replaced(inputs, position, inputs[position].to("meta")))

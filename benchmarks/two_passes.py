@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import poco
 from poco.ops import FilmParameters, film_forecast, latent_pool
-from poco.ops.inference_reference import times
+from poco.ops.inference_reference import LatentParameters, latents_read, latents_write
 
 
 class TwoPasses(nn.Module):
@@ -16,10 +16,6 @@ class TwoPasses(nn.Module):
     def __init__(self, model: poco.POCO) -> None:
         super().__init__()
         self.model = model
-        config = model.config
-        self.latent_time, self.segment_time = times(
-            config.latents, config.segments, config.context, model.latents.device
-        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Forecasts ``[B, N, H]`` of windows ``[B, N, C]``."""
@@ -27,19 +23,18 @@ class TwoPasses(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """What the latents get from the population, ``[B, Q, d]``, by ``latent_pool``."""
-        model, encoder = self.model, self.model.encoder
-        queries = encoder.absorbed_queries(model.latents[None], model.rotary, self.latent_time, self.segment_time)
-        norm = encoder.context_norm
+        model, norm = self.model, self.model.encoder.context_norm
+        queries = model.latent_queries(model.latents[None])
         token = (model.token.weight, model.token.bias, norm.weight, norm.bias)
         pooled, _ = latent_pool(*_rows(x), model.unit_table([0]), *token, queries, norm.eps)
-        return encoder.read(pooled.to(x.dtype), model.rotary, self.latent_time, self.segment_time)
+        return latents_read(pooled.to(x.dtype), self._between(), model.rotary.frequencies, model.config.context)
 
     def decode(self, x: Tensor, z: Tensor) -> Tensor:
         """Forecasts ``[B, N, H]`` by ``film_forecast`` from latents ``[B, Q, d]``."""
         model, decoder, ffn = self.model, self.model.decoder, self.model.decoder_ffn
         config = model.config
-        now = torch.full_like(self.latent_time, config.context)
-        keys = decoder.absorbed_keys(z, model.rotary, self.latent_time, now)
+        norm = decoder.context_norm
+        keys, values = latents_write(z, self._between(), model.rotary.frequencies, config.context, norm.eps)
         parameters = FilmParameters(
             decoder.output.bias,
             decoder.query_norm.weight,
@@ -52,8 +47,11 @@ class TwoPasses(nn.Module):
             ffn.output.bias,
             *model.film.folded(config.context),
         )
-        forecast = film_forecast(*_rows(x), model.unit_table([0]), keys, decoder.absorbed_values(z), parameters)
+        forecast = film_forecast(*_rows(x), model.unit_table([0]), keys, values, parameters)
         return forecast.view(*x.shape[:2], config.horizon)
+
+    def _between(self) -> LatentParameters:
+        return LatentParameters.of(self.model._latent_parameters())
 
     def gradients(self) -> dict[str, Tensor]:
         """The gradients that there are, by the names of ``poco.POCO``."""

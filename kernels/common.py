@@ -61,6 +61,12 @@ def standardise_backward(grad, standard, inverse_std, feature, d: tl.constexpr):
 
 
 @triton.jit
+def relu(x):
+    """``max(x, 0)``, NaN where ``x`` is NaN."""
+    return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def gelu(x):
     """The exact GELU."""
     return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))

@@ -15,6 +15,7 @@ from poco.kernels.common import (
     load_matrix,
     load_units,
     load_vector,
+    relu,
     standardise,
     window_of,
 )
@@ -56,8 +57,9 @@ def attend(
         share = tl.exp(score - tl.max(score, 1)[:, None])
         share = share / tl.sum(share, 1)[:, None]
         inside = (row >= begin) & (row < stop)
-        share = tl.where(inside[:, None], share, 0.0).to(query.dtype)
-        state = tl.dot(share, value, state, input_precision=PRECISION)
+        # Added to these rows alone: not even a NaN gets from one window into another.
+        read = tl.dot(share.to(query.dtype), value, input_precision=PRECISION)
+        state = tl.where(inside[:, None], state + read, state)
         begin = tl.maximum(begin, stop)
         window += 1
     return state
@@ -233,7 +235,7 @@ def film_forecast_kernel(
         out = load_matrix(out_weight, step, hidden, H, K, K, ALL and H == BLOCK_H).to(FACTOR)
         own = tl.dot(activity, tl.trans(into), input_precision=PRECISION) + load_vector(in_bias, hidden, K)[None, :]
         scale = tl.dot(e, tl.trans(modulation), input_precision=PRECISION) + load_vector(scale_bias, hidden, K)[None, :]
-        film = (tl.maximum(own, 0.0) * scale).to(FACTOR)
+        film = (relu(own) * scale).to(FACTOR)
         y = tl.dot(film, tl.trans(out), y, input_precision=PRECISION)
     where = forecast + row[:, None] * H + step[None, :]
     tl.store(where, y, mask=present[:, None] & (step[None, :] < H))
@@ -306,5 +308,6 @@ def film_forecast(*inputs: Any) -> Tensor:
     if forecast.numel():
         chosen = tile("film_forecast", x, rows=x.shape[0], sizes=sizes)
         grid = (triton.cdiv(x.shape[0], chosen.blocks["BLOCK_R"]),)
-        film_forecast_kernel[grid](**tensors, **sizes, forecast=forecast, **chosen.blocks, **chosen.options)
+        with launch.on(x, sizes):
+            film_forecast_kernel[grid](**tensors, **sizes, forecast=forecast, **chosen.blocks, **chosen.options)
     return forecast.to(inputs[0].dtype)

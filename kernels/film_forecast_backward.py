@@ -21,6 +21,7 @@ from poco.kernels.common import (
     load_matrix,
     load_units,
     load_vector,
+    relu,
     standardise,
     standardise_backward,
     store_matrix,
@@ -90,7 +91,6 @@ def film_backward_rows_kernel(
     scale_weight,
     scale_bias,
     shift_weight,
-    shift_bias,
     in_weight,
     in_bias,
     out_weight,
@@ -193,12 +193,12 @@ def film_backward_rows_kernel(
         out = load_matrix(out_weight, step, hidden, H, K, K, ALL and H == BLOCK_H).to(FACTOR)
         own = tl.dot(activity, tl.trans(into), input_precision=PRECISION) + load_vector(in_bias, hidden, K)[None, :]
         grad_film = tl.dot(grad_y, out, input_precision=PRECISION)
-        grad_scale = (grad_film * tl.maximum(own, 0.0)).to(FACTOR)
+        grad_scale = (grad_film * relu(own)).to(FACTOR)
         grad_e = tl.dot(grad_scale, modulation, grad_e, input_precision=PRECISION)
         if NEEDS_X:
             scale = tl.dot(e, tl.trans(modulation), input_precision=PRECISION)
             scale += load_vector(scale_bias, hidden, K)[None, :]
-            grad_own = tl.where(own > 0, grad_film * scale, 0.0).to(FACTOR)
+            grad_own = tl.where(own <= 0, 0.0, grad_film * scale).to(FACTOR)
             of_x = tl.dot(grad_own, into, of_x, input_precision=PRECISION)
     if NEEDS_X:
         store_matrix(grad_x, of_x, row, frame, rows, C, C)
@@ -369,14 +369,14 @@ def film_backward_film_kernel(
         own = tl.dot(activity, tl.trans(into), input_precision=PRECISION) + bias_in[None, :]
         scale = tl.dot(e, tl.trans(modulation), input_precision=PRECISION) + bias_scale[None, :]
         grad_film = tl.dot(grad_y, out, input_precision=PRECISION)
-        relu = tl.maximum(own, 0.0)
-        grad_scale = grad_film * relu
-        grad_own = tl.where(own > 0, grad_film * scale, 0.0)
+        positive = relu(own)
+        grad_scale = grad_film * positive
+        grad_own = tl.where(own <= 0, 0.0, grad_film * scale)
         sum_bias_scale += tl.sum(grad_scale, 0)
         sum_bias_in += tl.sum(grad_own, 0)
         sum_scale = tl.dot(tl.trans(grad_scale.to(FACTOR)), e, sum_scale, input_precision=PRECISION)
         sum_in = tl.dot(tl.trans(grad_own.to(FACTOR)), activity, sum_in, input_precision=PRECISION)
-        sum_out = tl.dot(tl.trans((relu * scale).to(FACTOR)), grad_y, sum_out, input_precision=PRECISION)
+        sum_out = tl.dot(tl.trans((positive * scale).to(FACTOR)), grad_y, sum_out, input_precision=PRECISION)
     place = part.to(tl.int64) * K
     store_matrix(part_scale_weight + place * d, sum_scale, hidden, feature, K, d, d)
     store_matrix(part_in_weight + place * C, sum_in, hidden, frame, K, C, C)
@@ -424,8 +424,11 @@ def film_backward_latents_kernel(
     latent = tl.arange(0, BLOCK_Q)
     step = tl.arange(0, BLOCK_H)
     own = window.to(tl.int64) * Q * d
-    key = load_matrix(keys + own, latent, feature, Q, d, d, WHOLE and Q == BLOCK_Q).to(FACTOR)
-    value = load_matrix(values + own, latent, feature, Q, d, d, WHOLE and Q == BLOCK_Q).to(FACTOR)
+    # Many keys and values of wide tokens do not fit on the chip side by side, so those are loaded for each use.
+    AGAIN: tl.constexpr = BLOCK_Q * BLOCK_D > 8192
+    if not AGAIN:
+        key = load_matrix(keys + own, latent, feature, Q, d, d, WHOLE and Q == BLOCK_Q).to(FACTOR)
+        value = load_matrix(values + own, latent, feature, Q, d, d, WHOLE and Q == BLOCK_Q).to(FACTOR)
     norm_weight = load_vector(query_norm_weight, feature, d)
     norm_bias = load_vector(query_norm_bias, feature, d)
 
@@ -449,6 +452,9 @@ def film_backward_latents_kernel(
         unit = load_units(unit_table, unit_index, row, present, feature, d, WHOLE)
         standard, inverse_std = standardise(unit, feature, eps, d)
         query = (standard * norm_weight[None, :] + norm_bias[None, :]).to(FACTOR)
+        if AGAIN:
+            key = load_matrix(keys + own, latent, feature, Q, d, d, WHOLE and Q == BLOCK_Q).to(FACTOR)
+            value = load_matrix(values + own, latent, feature, Q, d, d, WHOLE and Q == BLOCK_Q).to(FACTOR)
         score = tl.dot(query, tl.trans(key), input_precision=PRECISION)
         score = tl.where(latent[None, :] < Q, score, float("-inf"))
         share = tl.exp(score - tl.max(score, 1)[:, None])
@@ -492,7 +498,8 @@ def film_forecast_backward(grad: Tensor, *inputs: Any) -> list[Tensor | None]:
     """Pass 2 backward; see :func:`poco.ops.reference.film_forecast_backward`."""
     *forward, needs = inputs
     tensors, sizes = arguments(tuple(forward))
-    return _Backward(grad, tensors, sizes, needs[0], needs[1], any(needs[4:])).run()
+    with launch.on(tensors["x"], sizes):
+        return _Backward(grad, tensors, sizes, needs[0], needs[1], any(needs[4:])).run()
 
 
 class _Backward:
@@ -563,7 +570,7 @@ class _Backward:
         grad_x = self.empty(rows, self.sizes["C"]) if self.needs_x else None
         if rows:
             film_backward_rows_kernel[(tiles,)](
-                **self.tensors,
+                **{name: tensor for name, tensor in self.tensors.items() if name != "shift_bias"},
                 **self.sizes,
                 grad=self.grad,
                 kept_normed=self.normed,

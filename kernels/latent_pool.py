@@ -71,20 +71,24 @@ def latent_pool_kernel(
     FACTOR: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Pools one segment of one part of a window: ``part_pooled [W, parts, S, Q, d]``, its logsumexp beside it."""
-    segment = tl.program_id(0) % S  # programs side by side read the same units
-    part = tl.program_id(0) // S % parts
-    window = tl.program_id(0) // (S * parts)
+    """Pools one segment of one part of a window: ``part_pooled [W, parts, S, Q, d]``, its logsumexp beside it.
+
+    A program does so for ``BLOCK_Q`` of the latents.
+    """
+    QUERIES: tl.constexpr = (Q + BLOCK_Q - 1) // BLOCK_Q
+    segment = tl.program_id(0) // QUERIES % S  # programs side by side read the same units
+    part = tl.program_id(0) // (QUERIES * S) % parts
+    window = tl.program_id(0) // (QUERIES * S * parts)
     WHOLE: tl.constexpr = d == BLOCK_D
     feature = tl.arange(0, BLOCK_D)
-    latent = tl.arange(0, BLOCK_Q)
+    latent = tl.program_id(0) % QUERIES * BLOCK_Q + tl.arange(0, BLOCK_Q)
     frame = tl.arange(0, BLOCK_L)
     weight = tl.trans(load_matrix(token_weight, feature, frame, d, L, L, WHOLE and L == BLOCK_L).to(FACTOR))
     bias = load_vector(token_bias, feature, d)
     scale = load_vector(norm_weight, feature, d)
     offset = load_vector(norm_bias, feature, d)
-    own_queries = queries + window * query_stride + segment * Q * d
-    query = tl.trans(load_matrix(own_queries, latent, feature, Q, d, d, WHOLE and Q == BLOCK_Q).to(FACTOR))
+    own_queries = queries + window.to(tl.int64) * query_stride + segment * Q * d
+    query = tl.trans(load_matrix(own_queries, latent, feature, Q, d, d, WHOLE and Q % BLOCK_Q == 0).to(FACTOR))
 
     start = tl.load(window_offsets + window).to(tl.int64)
     stop = tl.load(window_offsets + window + 1).to(tl.int64)
@@ -112,7 +116,7 @@ def latent_pool_kernel(
         pooled = tl.dot(tl.trans(share.to(FACTOR)), y, pooled * before[:, None], input_precision=PRECISION)
         most = more
 
-    some = total > 0
+    some = total != 0  # so is NaN
     place = (window * parts + part).to(tl.int64) * S + segment
     total = tl.where(some, total, 1.0)
     whole = tl.where(some, most + tl.log(total), float("-inf"))
@@ -150,13 +154,14 @@ def latent_pool_merge_kernel(
         index = begin + tl.arange(0, BLOCK_P)
         where = part_logsumexp + (window.to(tl.int64) * parts * S + index) * Q + latent
         total += tl.sum(tl.exp(tl.load(where, mask=index < parts * S, other=float("-inf")) - safe), 0)
-    whole = tl.where(total > 0, safe + tl.log(tl.where(total > 0, total, 1.0)), float("-inf"))
+    some = total != 0  # so is NaN
+    whole = tl.where(some, safe + tl.log(tl.where(some, total, 1.0)), float("-inf"))
     merged = tl.zeros([BLOCK_D], tl.float32)
     for begin in range(0, parts, BLOCK_P):
         part = begin + tl.arange(0, BLOCK_P)
         place = ((window.to(tl.int64) * parts + part) * S + segment) * Q + latent
         part_sum = tl.load(part_logsumexp + place, mask=part < parts, other=float("-inf"))
-        share = tl.where(part_sum > float("-inf"), tl.exp(part_sum - tl.where(total > 0, whole, 0.0)), 0.0)
+        share = tl.where(part_sum != float("-inf"), tl.exp(part_sum - tl.where(some, whole, 0.0)), 0.0)
         inside = (part[:, None] < parts) & (feature[None, :] < d)
         values = tl.load(part_pooled + place[:, None] * d + feature[None, :], mask=inside, other=0.0)
         merged += tl.sum(values * share[:, None], 0)
@@ -193,7 +198,8 @@ def arguments(inputs: tuple[Any, ...]) -> tuple[dict[str, Tensor], dict[str, Any
         "L": length,
         "BLOCK_D": launch.block_of(width),
         "BLOCK_L": launch.block_of(length),
-        "BLOCK_Q": launch.block_of(latents),
+        # Many queries of wide tokens do not fit on the chip, so those go block by block.
+        "BLOCK_Q": launch.block_of(latents) if width <= 128 else 16,
         **launch.products(dtype, width, latents),
     }
     return tensors, sizes
@@ -213,26 +219,28 @@ def latent_pool(*inputs: Any) -> tuple[Tensor, Tensor]:
     parts = launch.splits(windows * segments, x.shape[0] * segments, chosen.blocks["BLOCK_R"], programs)
     part_pooled = x.new_empty(windows * parts * segments * latents * width, dtype=torch.float32)
     part_logsumexp = x.new_empty(windows * parts * segments * latents, dtype=torch.float32)
-    latent_pool_kernel[(windows * parts * segments,)](
-        **tensors,
-        **sizes,
-        part_pooled=part_pooled,
-        part_logsumexp=part_logsumexp,
-        parts=parts,
-        **chosen.blocks,
-        **chosen.options,
-    )
-    latent_pool_merge_kernel[(windows * segments * latents,)](
-        part_pooled,
-        part_logsumexp,
-        pooled,
-        logsumexp,
-        parts,
-        S=segments,
-        Q=latents,
-        d=width,
-        BLOCK_D=sizes["BLOCK_D"],
-        BLOCK_P=16,
-        num_warps=4,
-    )
+    blocks = triton.cdiv(latents, sizes["BLOCK_Q"])
+    with launch.on(x, sizes):
+        latent_pool_kernel[(windows * parts * segments * blocks,)](
+            **tensors,
+            **sizes,
+            part_pooled=part_pooled,
+            part_logsumexp=part_logsumexp,
+            parts=parts,
+            **chosen.blocks,
+            **chosen.options,
+        )
+        latent_pool_merge_kernel[(windows * segments * latents,)](
+            part_pooled,
+            part_logsumexp,
+            pooled,
+            logsumexp,
+            parts,
+            S=segments,
+            Q=latents,
+            d=width,
+            BLOCK_D=sizes["BLOCK_D"],
+            BLOCK_P=16,
+            num_warps=4,
+        )
     return pooled, logsumexp

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -51,20 +52,19 @@ def latent_pool_backward_kernel(
     PRECISION: tl.constexpr,
     NEEDS_X: tl.constexpr,
 ):
-    """All gradients of one part of a window, segment after segment."""
+    """All gradients of one part of a window, segment after segment, and of each one block of latents after another."""
+    QUERIES: tl.constexpr = (Q + BLOCK_Q - 1) // BLOCK_Q
     part = tl.program_id(0) % parts
     window = tl.program_id(0) // parts
     WHOLE: tl.constexpr = d == BLOCK_D
     feature = tl.arange(0, BLOCK_D)
-    latent = tl.arange(0, BLOCK_Q)
     frame = tl.arange(0, BLOCK_L)
-    token = load_matrix(token_weight, feature, frame, d, L, L, WHOLE and L == BLOCK_L).to(FACTOR)  # [D, L]
+    AGAIN: tl.constexpr = BLOCK_D > 256  # what the loops hold does not fit on every chip: loaded for each use
+    if not AGAIN:
+        token = load_matrix(token_weight, feature, frame, d, L, L, WHOLE and L == BLOCK_L).to(FACTOR)  # [D, L]
     bias = load_vector(token_bias, feature, d)
     scale = load_vector(norm_weight, feature, d)
     offset = load_vector(norm_bias, feature, d)
-    total = tl.load(logsumexp + window * Q + latent, mask=latent < Q, other=0.0)
-    total = tl.where(total > float("-inf"), total, 0.0)
-    less = tl.load(mean + window * Q + latent, mask=latent < Q, other=0.0)
 
     start = tl.load(window_offsets + window).to(tl.int64)
     stop = tl.load(window_offsets + window + 1).to(tl.int64)
@@ -76,16 +76,26 @@ def latent_pool_backward_kernel(
     sum_bias = tl.zeros([BLOCK_D], tl.float32)
     sum_scale = tl.zeros([BLOCK_D], tl.float32)
     sum_offset = tl.zeros([BLOCK_D], tl.float32)
-    for segment in range(S):
-        own = (window * S + segment).to(tl.int64) * Q * d
-        query = load_matrix(
-            queries + window * query_stride + segment * Q * d, latent, feature, Q, d, d, WHOLE and Q == BLOCK_Q
-        ).to(FACTOR)
-        grad = load_matrix(grad_pooled + own, latent, feature, Q, d, d, WHOLE and Q == BLOCK_Q).to(FACTOR)
+    for step in range(S * QUERIES):
+        segment = step // QUERIES
+        latent = step % QUERIES * BLOCK_Q + tl.arange(0, BLOCK_Q)
+        total = tl.load(logsumexp + window * Q + latent, mask=latent < Q, other=0.0)
+        total = tl.where(total != float("-inf"), total, 0.0)  # of an empty window
+        less = tl.load(mean + window * Q + latent, mask=latent < Q, other=0.0)
+        EVEN: tl.constexpr = WHOLE and Q % BLOCK_Q == 0
+        asked = queries + window.to(tl.int64) * query_stride + segment * Q * d
+        own = grad_pooled + (window * S + segment).to(tl.int64) * Q * d
+        if not AGAIN:
+            query = load_matrix(asked, latent, feature, Q, d, d, EVEN).to(FACTOR)
+            grad = load_matrix(own, latent, feature, Q, d, d, EVEN).to(FACTOR)
         sum_query = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
         for begin in range(first, stop, BLOCK_R):
             row = begin + tl.arange(0, BLOCK_R)
             present = row < stop
+            if AGAIN:
+                token = load_matrix(token_weight, feature, frame, d, L, L, WHOLE and L == BLOCK_L).to(FACTOR)
+                query = load_matrix(asked, latent, feature, Q, d, d, EVEN).to(FACTOR)
+                grad = load_matrix(own, latent, feature, Q, d, d, EVEN).to(FACTOR)
             units = load_units(unit_table, unit_index, row, present, feature, d, WHOLE)
             activity, standard, inverse_std = tokens(
                 x,
@@ -122,15 +132,18 @@ def latent_pool_backward_kernel(
             if NEEDS_X:
                 of_x = tl.dot(grad_token.to(FACTOR), token, input_precision=PRECISION)
                 where = grad_x + row[:, None] * C + segment * L + frame[None, :]
-                tl.store(where, of_x, mask=present[:, None] & (frame[None, :] < L))
+                mask = present[:, None] & (frame[None, :] < L)
+                if step % QUERIES > 0:
+                    of_x += tl.load(where, mask=mask, other=0.0)
+                tl.store(where, of_x, mask=mask)
             where = grad_units + row[:, None] * d + feature[None, :]
             mask = present[:, None] & (feature[None, :] < d)
-            if segment > 0:
+            if step > 0:
                 grad_token += tl.load(where, mask=mask, other=0.0)
             tl.store(where, grad_token, mask=mask)
         place = ((window * parts + part).to(tl.int64) * S + segment) * Q * d
         store_matrix(part_queries + place, sum_query, latent, feature, Q, d, d)
-        tl.debug_barrier()  # what this segment has left in grad_units is read by the next one's threads
+        tl.debug_barrier()  # what this step has left in grad_units and grad_x is read by the next one's threads
 
     place = (window * parts + part).to(tl.int64)
     store_matrix(part_token_weight + place * d * L, sum_weight, feature, frame, d, L, L)
@@ -146,6 +159,20 @@ def latent_pool_backward(
     """Pass 1 backward; see :func:`poco.ops.reference.latent_pool_backward`."""
     *forward, needs = inputs
     tensors, sizes = arguments(tuple(forward))
+    with launch.on(tensors["x"], sizes):
+        return _backward(grad_pooled, grad_logsumexp, pooled, logsumexp, forward, needs, tensors, sizes)
+
+
+def _backward(
+    grad_pooled: Tensor,
+    grad_logsumexp: Tensor,
+    pooled: Tensor,
+    logsumexp: Tensor,
+    forward: Sequence[Any],
+    needs: Sequence[bool],
+    tensors: dict[str, Tensor],
+    sizes: dict[str, Any],
+) -> list[Tensor | None]:
     x, unit_table = tensors["x"], tensors["unit_table"]
     rows, context = x.shape
     windows = forward[2].shape[0] - 1

@@ -50,7 +50,6 @@ def read(
     d: tl.constexpr,
     DH: tl.constexpr,
     BLOCK_Q: tl.constexpr,
-    BLOCK_D: tl.constexpr,
     BLOCK_H: tl.constexpr,
     FACTOR: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -141,7 +140,6 @@ def latent_ffn_kernel(
             d,
             DH,
             BLOCK_Q,
-            BLOCK_D,
             BLOCK_H,
             FACTOR,
             PRECISION,
@@ -381,22 +379,23 @@ def latent_transformer(
     keys, values = initial.new_empty(windows, latents, width), initial.new_empty(windows, latents, width)
     if not windows:
         return keys, values
-    feed_forward(p.read_ffn, first=True)
-    for layer in p.layers:
-        attention(layer)
-        feed_forward(layer.ffn, first=False)
-    latent_write_kernel[(2 * windows,)](
-        **z.state(),
-        **shared,
-        norm_weight=p.write_norm_weight,
-        norm_bias=p.write_norm_bias,
-        key_weight=p.write_key_weight,
-        value_weight=p.write_value_weight,
-        query_weight=p.write_query_weight,
-        output_weight=p.write_output_weight,
-        table=tables.writing,
-        keys=keys,
-        values=values,
-        scale=head_width**-0.5,
-    )
+    with launch.on(initial, shared):
+        feed_forward(p.read_ffn, first=True)
+        for layer in p.layers:
+            attention(layer)
+            feed_forward(layer.ffn, first=False)
+        latent_write_kernel[(2 * windows,)](
+            **z.state(),
+            **shared,
+            norm_weight=p.write_norm_weight,
+            norm_bias=p.write_norm_bias,
+            key_weight=p.write_key_weight,
+            value_weight=p.write_value_weight,
+            query_weight=p.write_query_weight,
+            output_weight=p.write_output_weight,
+            table=tables.writing,
+            keys=keys,
+            values=values,
+            scale=head_width**-0.5,
+        )
     return keys, values

@@ -1,16 +1,39 @@
-"""What every launch needs: precisions, blocks that hold a size, the device."""
+"""What every launch needs: the device, precisions, blocks that hold a size."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.runtime.errors import OutOfResources
+
+from poco.errors import BackendError
 
 #: The interpreter takes bfloat16 for bits, so products there are in float32.
 INTERPRETED: bool = triton.knobs.runtime.interpret
+
+
+@contextmanager
+def on(x: Tensor, sizes: Mapping[str, Any]) -> Iterator[None]:
+    """Around launches, as Triton's go to the current device: makes it that of ``x``.
+
+    Raises:
+        BackendError: if the sizes do not fit on the chip.
+    """
+    with torch.cuda.device_of(x):
+        try:
+            yield
+        except OutOfResources as error:
+            named = ", ".join(f"{name} {sizes[name]}" for name in ("C", "H", "L", "Q", "d", "F", "K") if name in sizes)
+            raise BackendError(
+                f"this GPU cannot hold the Triton kernels for {named}: {error.name} of {error.required} where there is "
+                f"{error.limit}; smaller sizes fit, and use_backend('reference') takes any"
+            ) from error
 
 
 def dense(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from poco.kernels.launch import INTERPRETED, block_of
 
+# What the table was made with (C = 48, H = L = 16, Q = 8): larger blocks of these take more memory than was there then.
+_TUNED = {"BLOCK_C": 64, "BLOCK_H": 16, "BLOCK_L": 16, "BLOCK_Q": 16}
 TABLE = Path(__file__).with_name("tiles.json")
 
 
@@ -41,13 +43,14 @@ def architecture(device: torch.device) -> int:
 def tile(kernel: str, x: Tensor, *, rows: int, sizes: Mapping[str, Any]) -> Tile:
     """The tile of a kernel for so many rows, in the precision of ``x``.
 
-    The table is for sizes that its blocks divide; others get the tile that fits everywhere.
+    The table is for sizes that its blocks divide and that are no larger than those it was made with; others get the
+    smallest tile.
 
     Args:
         kernel: its name in the table.
         x: activity as the kernel takes it.
         rows: rows in all windows.
-        sizes: what the kernel is called with: ``d`` and, where it has them, ``F`` and ``K``.
+        sizes: what the kernel is called with: ``d`` and, where it has them, ``F``, ``K`` and blocks of other sizes.
     """
     if INTERPRETED:
         return _interpreted(kernel)
@@ -56,11 +59,11 @@ def tile(kernel: str, x: Tensor, *, rows: int, sizes: Mapping[str, Any]) -> Tile
         dtype = "tf32"
     block_width = block_of(sizes["d"])
     chosen = choose(kernel, architecture(x.device), dtype, block_width, rows)
-    divided = (
-        all(sizes[size] % chosen.blocks.get(f"BLOCK_{size}", 1) == 0 for size in ("F", "K") if size in sizes)
-        and sizes["d"] == block_width
-    )
-    return chosen if divided else safe(kernel, dtype, block_width)
+    divided = all(sizes[size] % chosen.blocks.get(f"BLOCK_{size}", 1) == 0 for size in ("F", "K") if size in sizes)
+    small = all(sizes.get(block, most) <= most for block, most in _TUNED.items())
+    if divided and small and sizes["d"] == block_width:
+        return chosen
+    return safe(kernel, dtype, block_width, small)
 
 
 def _interpreted(kernel: str) -> Tile:
@@ -93,11 +96,10 @@ def _table() -> list[dict[str, Any]]:
     return json.loads(TABLE.read_text()) if TABLE.exists() else []  # type: ignore[no-any-return]
 
 
-def safe(kernel: str, dtype: str, block_width: int) -> Tile:
-    """A tile that fits the shared memory of every architecture in question, whatever the width."""
+def safe(kernel: str, dtype: str, block_width: int, small: bool = True) -> Tile:
+    """The tile that takes least shared memory, or about; ``small`` if no other block is larger than in the table."""
     narrow = block_width <= 128
-    rows = 32 if narrow and dtype != "float32" else 16
-    columns = 32 if narrow and dtype != "float32" else 16
+    rows = columns = 32 if narrow and small and dtype != "float32" else 16
     options = {"num_warps": 4 if narrow and dtype == "bfloat16" else 8, "num_stages": 1}
     blocks = {
         "latent_pool": {"BLOCK_R": rows},

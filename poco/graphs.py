@@ -16,7 +16,7 @@ _WARM_UPS = 3  # calls before the recording: kernels are compiled and libraries 
 
 
 def _record(call: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-    """A graph of the call and its result, which every replay overwrites."""
+    """A graph of the call and its result, which every replay overwrites; on the current device."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -77,7 +77,8 @@ class InferenceGraph:
             rows = self.x[..., -seen:].flatten(0, 1)
             return inference.run(prepared, rows, self._unit_index, self._offsets)
 
-        self._graph, forecast = _record(call)
+        with torch.cuda.device(self.x.device):
+            self._graph, forecast = _record(call)
         self._prepared = prepared  # the graph reads it
         self._forecast = forecast.view(self._forecast.shape)
         return self
@@ -86,7 +87,7 @@ class InferenceGraph:
         """Forecasts windows of the session.
 
         Args:
-            x: ``[B, N, C]`` normalised activity, on any device; it is copied into ``self.x``.
+            x: ``[B, N, C]`` normalised activity, on any device; it is copied into ``self.x`` before this returns.
 
         Returns:
             ``[B, N, H]`` normalised forecasts in the dtype of the model. The next call overwrites them.
@@ -98,7 +99,7 @@ class InferenceGraph:
             raise ShapeError(f"the graph takes {list(self.x.shape)}, got {list(x.shape)}")
         if self._graph is None:
             self.warmup()
-        self.x.copy_(x, non_blocking=True)
+        self.x.copy_(x)
         return self.replay()
 
     def replay(self) -> Tensor:
@@ -106,7 +107,8 @@ class InferenceGraph:
         if self._graph is None:
             self.warmup()
         assert self._graph is not None
-        self._graph.replay()
+        with torch.cuda.device(self.x.device):
+            self._graph.replay()
         return self._forecast
 
 
@@ -151,14 +153,17 @@ class GradientGraph:
     def loss(self, batch: PackedBatch) -> Tensor:
         """The loss of a batch, a scalar that the next call overwrites; gradients are added to ``.grad``.
 
+        A batch in pinned memory is still being read when this returns: it must not change before the loss is there.
+
         Raises:
             ShapeError: if the batch has no target, or more rows or windows than the graph was made for.
         """
         self._fill(batch)
-        if self._graph is None:
-            self._warmup()
-        assert self._graph is not None
-        self._graph.replay()
+        with torch.cuda.device(self._x.device):
+            if self._graph is None:
+                self._warmup()
+            assert self._graph is not None
+            self._graph.replay()
         return self._loss
 
     def _fill(self, batch: PackedBatch) -> None:
@@ -172,6 +177,8 @@ class GradientGraph:
         self._x[:rows].copy_(batch.x, non_blocking=True)
         self._target[:rows].copy_(batch.target, non_blocking=True)
         self._unit_index[:rows].copy_(batch.unit_index, non_blocking=True)
+        for padded in (self._x, self._target, self._unit_index):
+            padded[rows:].zero_()  # of an earlier batch; a weight of 0 would not hide what is not finite
         self._offsets[: windows + 1].copy_(batch.window_offsets, non_blocking=True)
         self._offsets[windows + 1 : -1].fill_(rows)
         self._offsets[-1].fill_(self.rows)

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 import poco
+from poco import graphs
+from poco.data.packed import PackedBatch
 from poco.errors import BackendError, ConfigError
 from poco.graphs import GradientGraph
 
@@ -17,6 +19,25 @@ def test_a_model_on_a_processor_has_no_graph() -> None:
     for make in (lambda: poco.InferenceGraph(model), lambda: GradientGraph(model, 3, 1)):
         with pytest.raises(BackendError, match="need a model on a CUDA device, this one is on cpu"):
             make()
+
+
+def test_nothing_of_an_earlier_batch_stays_in_the_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "_expect_triton", lambda model: None)
+    model = poco.POCO(poco.POCOConfig(), [poco.SessionSpec("a", 3)])
+    graph = GradientGraph(model, rows=7, windows=2)
+
+    def batch(windows: int, value: float) -> PackedBatch:
+        index, offsets = torch.arange(3).int().repeat(windows), torch.arange(windows + 1).int() * 3
+        x, target = torch.full((3 * windows, 48), value), torch.full((3 * windows, 16), value)
+        return PackedBatch(x, index, offsets, torch.zeros(windows, dtype=torch.int64), target)
+
+    graph._fill(batch(2, float("nan")))
+    graph._fill(batch(1, 1.0))
+    assert graph._x.sum() == 3 * 48
+    assert graph._target.sum() == 3 * 16
+    assert graph._unit_index.tolist() == [0, 1, 2, 0, 0, 0, 0]
+    assert graph._offsets.tolist() == [0, 3, 3, 7]
+    assert graph._weight.flatten().tolist() == pytest.approx([1 / 48] * 3 + [0] * 4)
 
 
 def test_what_a_graph_is_made_of_is_what_the_op_takes() -> None:

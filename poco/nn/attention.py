@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from poco.ops.inference_reference import times
-
 if TYPE_CHECKING:
     from poco.nn.model import POCO
 
@@ -33,9 +31,8 @@ def unit_attention(model: POCO, x: Tensor, session: int | str = 0) -> Tensor:
     config = model.config
     index = model.session_index(session)
     seen = x[..., -config.seen :]
-    latent_time, segment_time = times(config.latents, config.segments, config.seen, x.device)
     tokens = model.token(seen.unflatten(-1, (config.segments, -1))) + model.unit_table([index])[:, None]
     initial = model.initial_latents(torch.tensor([index], device=x.device))
-    queries = model.encoder.absorbed_queries(initial, model.rotary, latent_time, segment_time)
+    queries = model.latent_queries(initial)
     scores = torch.einsum("sqd,bnsd->bqns", queries[0], model.encoder.context_norm(tokens))
     return scores.flatten(2).softmax(-1).view_as(scores).sum(-1)

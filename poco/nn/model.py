@@ -16,7 +16,7 @@ from poco.errors import ConfigError, ShapeError, VocabularyError
 from poco.nn import vocabulary
 from poco.nn.affine import affine, parts, weight
 from poco.nn.config import POCOConfig
-from poco.nn.cross_attention import LatentEncoder, UnitDecoder
+from poco.nn.cross_attention import CrossAttention
 from poco.nn.feed_forward import FeedForward
 from poco.nn.film import Film
 from poco.nn.latent_transformer import LatentLayer
@@ -31,11 +31,10 @@ from poco.ops import (
     kernels_serve,
     latent_pool,
     latent_transformer,
-    latents_by_kernels,
     train,
     trains_at_once,
 )
-from poco.ops.inference_reference import times
+from poco.ops.inference_reference import latent_queries
 from poco.ops.reference import accumulation_dtype, unit_states
 
 _UNIT_DROPOUT_STEPS = 0.8  # share of training steps in which unit dropout hides units, as published
@@ -70,11 +69,11 @@ class POCO(nn.Module):
         self.token = nn.Linear(config.segment_length, width)
         self.latents = nn.Parameter(torch.randn(config.latents, width) * config.embedding_std)
         self.rotary = Rotary(config.head_width, config.t_max)
-        self.encoder = LatentEncoder(config)
-        self.encoder_ffn = FeedForward(width, config.hidden, config.ffn_dropout)
+        self.encoder = CrossAttention(config)
+        self.encoder_ffn = FeedForward(width, config.hidden)
         self.layers = nn.ModuleList(LatentLayer(config) for _ in range(config.layers))
-        self.decoder = UnitDecoder(config)
-        self.decoder_ffn = FeedForward(width, config.hidden, config.ffn_dropout)
+        self.decoder = CrossAttention(config)
+        self.decoder_ffn = FeedForward(width, config.hidden)
         self.film = Film(config)
 
         self.sessions: tuple[SessionSpec, ...] = ()
@@ -254,9 +253,20 @@ class POCO(nn.Module):
         """A batch as :meth:`_forecast` takes it."""
         if batch.x.ndim != 2 or batch.x.shape[1] != self.config.context:
             raise ShapeError(f"rows must have {self.config.context} frames, got {list(batch.x.shape)}")
-        window_session = batch.window_session if self._latents_vary else None
+        window_session = self._checked(batch) if self._latents_vary else None
         table, shift = self._table_and_shift(range(len(self.sessions)))
         return batch.x, batch.unit_index, batch.window_offsets, table, shift, window_session
+
+    def _checked(self, batch: PackedBatch) -> Tensor:
+        """The session of each window; whether the model knows it is looked at on the CPU only, as elsewhere."""
+        sessions, windows = batch.window_session, batch.window_offsets.shape[0] - 1
+        if sessions.shape != (windows,):
+            raise ShapeError(f"window_session must be [{windows}], one for each window, got {list(sessions.shape)}")
+        known = len(self.sessions)
+        looks = windows and sessions.device.type == "cpu" and not torch.compiler.is_compiling()
+        if looks and not 0 <= int(sessions.min()) <= int(sessions.max()) < known:
+            raise ShapeError(f"window_session must be in 0..{known - 1}, got {sessions.tolist()[:10]}")
+        return sessions
 
     def unit_table(self, sessions: Sequence[int]) -> Tensor:
         """``[V, d]``: the whole embedding of every unit of these sessions, one after another."""
@@ -307,6 +317,12 @@ class POCO(nn.Module):
             return self.latents[None]
         of_session = torch.stack([self._unit_shift(i) for i in range(len(self.sessions))])
         return self.latents + of_session[window_session][:, None]
+
+    def latent_queries(self, initial: Tensor) -> Tensor:
+        """``[1 or W, S, Q, d]``: what latents ``[1 or W, Q, d]`` ask pass 1 for, in token space and scaled."""
+        norm, encoder = self.encoder.query_norm, self.encoder
+        weights = (norm.weight, norm.bias, encoder.query.weight, encoder.key.weight, self.rotary.frequencies)
+        return latent_queries(initial, *weights, self.config.segments, self.config.seen, norm.eps)
 
     def _forecast(
         self,
@@ -370,7 +386,6 @@ class POCO(nn.Module):
         """The inputs of pass 2: pass 1 and what the latents go through between the two."""
         table = table if shift is None else table + shift
         config, x, z = self.config, self._seen(x), self.initial_latents(window_session)
-        latent_time, segment_time = times(config.latents, config.segments, config.seen, x.device)
         norm = self.encoder.context_norm
         pooled, _ = latent_pool(
             *self._population(x, unit_index, offsets),
@@ -379,10 +394,10 @@ class POCO(nn.Module):
             self.token.bias,
             norm.weight,
             norm.bias,
-            self.encoder.absorbed_queries(z, self.rotary, latent_time, segment_time),
+            self.latent_queries(z),
             norm.eps,
         )
-        keys, values = self._between(pooled, z, latent_time, segment_time)
+        keys, values = self._between(pooled, z)
         dropout = config.ffn_dropout if self.training else 0.0
         seed = self._seed(dropout, x.device)
         return x, unit_index, offsets, table, keys, values, self._film_parameters(), dropout, seed, norm.eps
@@ -409,20 +424,22 @@ class POCO(nn.Module):
         call = TrainingCall(unit_index, offsets, population, self.rotary.frequencies, config.heads, *drops, *seeds, eps)
         return train(call, x, table, z, self._parameters_in_order(), target, shift)
 
-    def _between(self, pooled: Tensor, z: Tensor, latent_time: Tensor, segment_time: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of pass 2 from what pass 1 pooled, by one op where the CPU kernels have it."""
-        config = self.config
-        drops = (config.ffn_dropout, config.latent_dropout) if self.training else (0.0, 0.0)
-        if latents_by_kernels(z) and not (self.training and config.attention_dropout):
-            eps = self.encoder.context_norm.eps
-            rest = (self.rotary.frequencies, config.heads, config.seen, *drops, self._seed(max(drops), z.device), eps)
-            return latent_transformer(pooled, z, self._latent_parameters(), *rest)
-        z = z + self.encoder.read(pooled.to(z.dtype), self.rotary, latent_time, segment_time)
-        z = z + self.encoder_ffn(z)
-        for layer in self.layers:
-            z = layer(z, self.rotary, latent_time)
-        keys = self.decoder.absorbed_keys(z, self.rotary, latent_time, torch.full_like(latent_time, config.seen))
-        return keys, self.decoder.absorbed_values(z)
+    def _between(self, pooled: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of pass 2 from what pass 1 pooled."""
+        c = self.config
+        dropouts = (c.ffn_dropout, c.latent_dropout, c.attention_dropout) if self.training else (0.0, 0.0, 0.0)
+        return latent_transformer(
+            pooled,
+            z,
+            self._latent_parameters(),
+            self.rotary.frequencies,
+            c.heads,
+            c.seen,
+            *dropouts[:2],
+            self._seed(max(dropouts[:2]), z.device),
+            self.encoder.context_norm.eps,
+            dropouts[2],
+        )
 
     @staticmethod
     def _seed(dropout: float, device: torch.device) -> Tensor:

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from poco.nn.exact import ExactBuffers
-from poco.ops.inference_reference import rotate
 
 
 def rotary_frequencies(head_width: int, t_max: float) -> Tensor:
@@ -20,7 +19,7 @@ def rotary_frequencies(head_width: int, t_max: float) -> Tensor:
 
 
 class Rotary(ExactBuffers):
-    """Rotates head vectors by their time. The frequencies keep their precision when the module is cast.
+    """How fast head vectors rotate with time. The frequencies keep their precision when the module is cast.
 
     Args:
         head_width: width of a head, a multiple of 4.
@@ -32,7 +31,3 @@ class Rotary(ExactBuffers):
     def __init__(self, head_width: int, t_max: float) -> None:
         super().__init__()
         self.register_buffer("frequencies", rotary_frequencies(head_width, t_max))
-
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """``x [..., head_width]`` rotated by ``time`` (frames), which broadcasts against ``x`` less its last axis."""
-        return rotate(x, time, self.frequencies)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -112,7 +113,15 @@ def _triton() -> Backend:
 # A loader raises BackendError to say why not.
 _LOADERS: dict[str, Callable[[], Backend]] = {"cpu": _cpu, "triton": _triton, "reference": _reference}
 _loaded: dict[str, Backend | BackendError] = {}
-_forced: str | None = None
+# The innermost forced backend of this thread (or task) with what was forced outside it; None where there was none.
+_Forced = tuple["str | None", "_Forced | None"]
+_inside: ContextVar[_Forced | None] = ContextVar("_inside", default=None)
+
+
+def forced() -> str | None:
+    """The name of the backend that is forced in this thread, or by the environment for all."""
+    inside = _inside.get()
+    return (inside and inside[0]) or os.environ.get("POCO_BACKEND")
 
 
 def _load(name: str) -> Backend | BackendError:
@@ -155,13 +164,13 @@ def choose(device: torch.device, dtype: torch.dtype = torch.float32) -> Backend:
     Raises:
         BackendError: if the forced backend is not here or does not run on this device or with this dtype.
     """
-    forced = _forced or os.environ.get("POCO_BACKEND")
-    if forced:
-        backend = _named(forced)
+    name = forced()
+    if name:
+        backend = _named(name)
         if not backend.runs_on(device, dtype):
             where = " and ".join(backend.devices) or "any device"
             raise BackendError(
-                f"backend '{forced}' runs on {where} with {_words(backend.dtypes)}; "
+                f"backend '{name}' runs on {where} with {_words(backend.dtypes)}; "
                 f"the tensors are {_words((dtype,))} on {device}"
             )
         return backend
@@ -206,7 +215,8 @@ def by_cpu_kernels(device: torch.device, dtype: torch.dtype) -> bool:
     return choose(device, dtype).name == "cpu"
 
 
-# What torch.compiler.assume_constant_result does, without the second that importing the compiler takes.
+# What torch.compiler.assume_constant_result does, without the second that importing the compiler takes. Compiled code
+# keeps the answer; it calls ops, which choose when they are called.
 for _answer in (by_kernels, by_cpu_kernels):
     _answer._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
@@ -214,23 +224,28 @@ for _answer in (by_kernels, by_cpu_kernels):
 class use_backend:  # noqa: N801 - reads as a verb, like torch.no_grad
     """Forces one backend for both passes, from now on or inside a ``with`` block; ``None`` gives the choice back.
 
-    The environment variable ``POCO_BACKEND`` does the same for a whole process.
+    It holds in this thread, as ``torch.set_grad_enabled`` does, and a gradient is computed by what was forced for its
+    forecast. The environment variable ``POCO_BACKEND`` does the same for a whole process.
 
     Raises:
         BackendError: if there is no such backend or it cannot run here; the message says why.
     """
 
     def __init__(self, name: str | None) -> None:
-        global _forced
         if name is not None:
             _named(name)
-        self._before, _forced = _forced, name
+        self._name = name
+        self._made: _Forced | None = (name, _inside.get())
+        _inside.set(self._made)
 
     def __enter__(self) -> use_backend:
+        if _inside.get() is not self._made:  # used again, or in another thread than it was made in
+            _inside.set((self._name, _inside.get()))
+        self._made = None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        global _forced
-        _forced = self._before
+        inside = _inside.get()
+        _inside.set(inside and inside[1])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from poco.errors import ShapeError
 from poco.ops.reference import FilmParameters, accumulation_dtype
@@ -66,6 +67,14 @@ def _expect_together(op: str, x: Tensor, tensors: Sequence[Tensor]) -> None:
             raise ShapeError(f"{op}: all tensors must be on {device}, one is on {tensor.device}")
 
 
+def _expect_dropout(op: str, dropouts: Sequence[float], seed: Tensor) -> None:
+    for p in dropouts:
+        if not 0 <= p < 1:
+            raise ShapeError(f"{op}: dropout must be in [0, 1), got {p}")
+    if seed.dtype != torch.int64 or seed.numel() != 1:
+        raise ShapeError(f"{op}: seed must be one int64, got {list(seed.shape)} of {seed.dtype}")
+
+
 def latent_pool(
     x: Tensor,
     unit_index: Tensor,
@@ -81,7 +90,8 @@ def latent_pool(
     """Raises ShapeError unless the arguments of pass 1 fit together."""
     op = "latent_pool"
     _expect_packing(op, x, unit_index, window_offsets)
-    _expect_together(op, x, (unit_index, window_offsets, unit_table, token_weight, queries))
+    token = (token_weight, token_bias, norm_weight, norm_bias)
+    _expect_together(op, x, (unit_index, window_offsets, unit_table, *token, queries))
     _expect(op, "unit_table", unit_table, ("V", "d"))
     _expect_indices(op, x.shape[0], unit_index, window_offsets, unit_table.shape[0])
     width = unit_table.shape[1]
@@ -134,7 +144,7 @@ def film_forecast(
     """Raises ShapeError unless the arguments of pass 2 fit together."""
     p = parameters
     _expect_packing(op, x, unit_index, window_offsets)
-    _expect_together(op, x, (unit_index, window_offsets, unit_table, keys, values, *parameters))
+    _expect_together(op, x, (unit_index, window_offsets, unit_table, keys, values, *parameters, seed))
     _expect(op, "unit_table", unit_table, ("V", "d"))
     _expect_indices(op, x.shape[0], unit_index, window_offsets, unit_table.shape[0])
     width, context, windows = unit_table.shape[1], x.shape[1], window_offsets.shape[0] - 1
@@ -148,10 +158,7 @@ def film_forecast(
     for (name, shape), tensor in zip(shapes, p, strict=True):
         if tensor.shape != shape:
             _expect(op, name, tensor, shape)
-    if not 0 <= dropout < 1:
-        raise ShapeError(f"{op}: dropout must be in [0, 1), got {dropout}")
-    if seed.dtype != torch.int64 or seed.numel() != 1:
-        raise ShapeError(f"{op}: seed must be one int64, got {list(seed.shape)} of {seed.dtype}")
+    _expect_dropout(op, (dropout,), seed)
 
 
 def film_loss(*inputs: Any) -> None:
@@ -187,15 +194,14 @@ def latent_transformer(
     frequencies: Tensor,
     heads: int,
     context: int,
-    ffn_dropout: float,
-    dropout: float,
+    dropouts: Sequence[float],
     seed: Tensor,
 ) -> None:
     """Raises ShapeError unless the arguments of the latent transformer fit together."""
     op = "latent_transformer"
     if len(parameters) < 15 or (len(parameters) - 15) % 11:
         raise ShapeError(f"{op}: parameters must be 15 tensors and 11 for each layer, got {len(parameters)}")
-    _expect_together(op, initial, (pooled, frequencies, *parameters))
+    _expect_together(op, initial, (pooled, frequencies, *parameters, seed))
     _expect(op, "initial", initial, ("1 or W", "Q", "d"))
     latents, width = initial.shape[1:]
     _expect(op, "pooled", pooled, ("W", "S", latents, width))
@@ -210,11 +216,7 @@ def latent_transformer(
     for i, (tensor, shape) in enumerate(zip(parameters, shapes, strict=True)):
         if tensor.shape != shape:
             _expect(op, f"parameters[{i}]", tensor, shape)
-    for p in (ffn_dropout, dropout):
-        if not 0 <= p < 1:
-            raise ShapeError(f"{op}: dropout must be in [0, 1), got {p}")
-    if seed.dtype != torch.int64 or seed.numel() != 1:
-        raise ShapeError(f"{op}: seed must be one int64, got {list(seed.shape)} of {seed.dtype}")
+    _expect_dropout(op, dropouts, seed)
 
 
 @functools.cache
@@ -283,7 +285,25 @@ def missing_seed(dropout: float, op: str = "film_forecast") -> ShapeError:
     return ShapeError(f"{op}: dropout {dropout} needs a seed")
 
 
-# --- gradients: a backward op returns one tensor for every differentiable input, empty where none is wanted -----------
+# --- derivatives ------------------------------------------------------------------------------------------------------
+
+
+def no_tangents(op: str, tensors: Iterable[Tensor]) -> None:
+    """Raises NotImplementedError if a tensor carries a tangent, which the op would lose and give a derivative of 0."""
+    if torch.compiler.is_compiling() or getattr(forward_ad, "_current_level", 0) < 0:
+        return
+    # Of transforms inside each other torch shows the tangents of the innermost alone.
+    nested = len(torch._C._functorch.get_interpreter_stack() or ()) > 1
+    for tensor in tensors:
+        wrapped = nested and torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        if wrapped or forward_ad.unpack_dual(tensor).tangent is not None:
+            raise NotImplementedError(
+                f"{op} has no derivatives in forward mode (jvp, jacfwd, dual numbers): take those of torch.autograd, "
+                "or differentiate poco.ops.reference, which is plain torch"
+            )
+
+
+# A backward op returns one tensor for every differentiable input, empty where none is wanted.
 
 
 def all_tensors(gradients: Sequence[Tensor | None], like: Tensor) -> list[Tensor]:

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from poco.ops import checks
-from poco.ops.backends import choose
+from poco.ops import checks, reference
+from poco.ops.backends import choose, forced, use_backend
 from poco.ops.reference import FilmParameters
+from poco.ops.second_derivatives import second_derivatives
 
 _INPUTS = ", ".join(
     f"Tensor {name}"
@@ -62,12 +63,15 @@ def film_forecast(
     Raises:
         ShapeError: if shapes, dtypes or devices do not fit together, or a seed is missing.
         BackendError: if a forced backend cannot run on these tensors.
+        NotImplementedError: for derivatives in forward mode.
     """
     if seed is None:
         if dropout > 0:
             raise checks.missing_seed(dropout)
         seed = x.new_zeros((), dtype=torch.int64)
-    inputs = (x, unit_index, window_offsets, unit_table, keys, values, *parameters, dropout, seed, eps)
+    tensors = (x, unit_index, window_offsets, unit_table, keys, values, *parameters)
+    checks.no_tangents("film_forecast", tensors)
+    inputs = (*tensors, dropout, seed, eps)
     return torch.ops.poco.film_forecast(*inputs)  # type: ignore[no-any-return]
 
 
@@ -101,16 +105,39 @@ def _fake_backward(grad: Tensor, *inputs: Any) -> list[Tensor]:
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.dropout, seed, ctx.eps = inputs[TENSORS:]
+    ctx.backend = forced()
     ctx.save_for_backward(*inputs[:TENSORS], seed)
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     *tensors, seed = ctx.saved_tensors
     needs = [ctx.needs_input_grad[i] for i in DIFFERENTIABLE]
-    gradients = torch.ops.poco.film_forecast_backward(grad, *tensors, ctx.dropout, seed, ctx.eps, needs)
+    with use_backend(ctx.backend or forced()):
+        gradients = torch.ops.poco.film_forecast_backward(grad, *tensors, ctx.dropout, seed, ctx.eps, needs)
     return checks.place_gradients(gradients, needs, DIFFERENTIABLE, tensors, TENSORS + 3)
 
 
+def _setup_second(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    grad, *tensors = inputs[: TENSORS + 1]
+    ctx.dropout, seed, ctx.eps, ctx.needs = inputs[TENSORS + 1 :]
+    ctx.save_for_backward(grad, *tensors, seed)
+
+
+def _differentiate_again(ctx: Any, outer: list[Tensor]) -> tuple[Any, ...]:
+    grad, *tensors, seed = ctx.saved_tensors
+    (of_grad,), of_inputs = second_derivatives(
+        lambda *inputs: reference.film_forecast(*_bundle(inputs)),
+        (*tensors, ctx.dropout, seed, ctx.eps),
+        DIFFERENTIABLE,
+        ctx.needs,
+        (grad,),
+        outer,
+    )
+    placed = dict(zip(DIFFERENTIABLE, of_inputs, strict=True))
+    return (of_grad, *(placed.get(i) for i in range(TENSORS)), None, None, None, None)
+
+
 torch.library.register_autograd("poco::film_forecast", _differentiate, setup_context=_setup_context)
+torch.library.register_autograd("poco::film_forecast_backward", _differentiate_again, setup_context=_setup_second)
 torch.library.register_autocast("poco::film_forecast", "cpu", torch.bfloat16)
 torch.library.register_autocast("poco::film_forecast", "cuda", torch.bfloat16)

@@ -29,9 +29,9 @@ def film_loss(
 ) -> Tensor:
     """The mean of ``(film_forecast(...) - target) ** 2`` over all rows and steps.
 
-    Where the CPU kernels run and a gradient is wanted, the forecast, its error and all gradients are made together,
-    which takes less time than the forecast and its backward; nothing but the loss and the gradients is kept. It can be
-    differentiated once.
+    Where the CPU kernels run, a gradient is wanted and nothing is being compiled, the forecast, its error and all
+    gradients are made together, which takes less time than the forecast and its backward; nothing but the loss and the
+    gradients is kept. It can be differentiated once.
 
     Args:
         x: ``[R, C]`` activity; this and all but the target as in :func:`poco.ops.film_forecast`.
@@ -53,17 +53,19 @@ def film_loss(
     Raises:
         ShapeError: if shapes, dtypes or devices do not fit together, or a seed is missing.
         BackendError: if a forced backend cannot run on these tensors.
+        NotImplementedError: for derivatives in forward mode.
     """
     if seed is None:
         if dropout > 0:
             raise checks.missing_seed(dropout, "film_loss")
         seed = x.new_zeros((), dtype=torch.int64)
     inputs = (x, unit_index, window_offsets, unit_table, keys, values, parameters, dropout, seed, eps)
+    flat = (*inputs[:6], *parameters)
+    checks.no_tangents("film_loss", flat)
     checks.film_loss(*inputs, target)
     target = target.detach()
-    flat = (*inputs[:6], *parameters)
     wanted = torch.is_grad_enabled() and any(t.requires_grad for t in flat)
-    if wanted and by_cpu_kernels(x.device, x.dtype):
+    if wanted and not torch.compiler.is_compiling() and by_cpu_kernels(x.device, x.dtype):
         return _FilmLoss.apply(target, dropout, seed, eps, *flat)  # type: ignore[no-any-return, no-untyped-call]
     forecast = film_forecast(*inputs)
     wide = accumulation_dtype(x)

@@ -57,7 +57,10 @@ def inference(
     Raises:
         ShapeError: if shapes, dtypes or devices do not fit together.
         BackendError: if a forced backend cannot run on these tensors.
+        NotImplementedError: for derivatives in forward mode; and, once it is asked for, for a gradient.
     """
+    shift = () if unit_shift is None else (unit_shift,)
+    checks.no_tangents("inference", (x, unit_table, initial, *parameters, *shift))
     device = x.device.type
     if torch.is_autocast_enabled(device):
         low = torch.get_autocast_dtype(device)
@@ -81,3 +84,13 @@ def _forward(*inputs: Any) -> Tensor:
 def _fake(x: Tensor, *rest: Any) -> Tensor:
     parameters = rest[5]
     return x.new_empty((x.shape[0], parameters[-1].shape[0]))
+
+
+def _no_gradient(ctx: Any, grad: Tensor) -> None:
+    raise NotImplementedError(
+        "inference has no gradient: call the model with gradients on, or the passes one by one (poco.ops.latent_pool, "
+        "latent_transformer, film_forecast)"
+    )
+
+
+torch.library.register_autograd("poco::inference", _no_gradient)

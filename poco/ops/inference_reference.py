@@ -14,14 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from poco.ops.reference import (
-    FilmParameters,
-    accumulation_dtype,
-    dropout_mask,
-    film_forecast,
-    film_shift,
-    latent_pool,
-)
+from poco.ops.dropout import dropout_mask
+from poco.ops.reference import FilmParameters, accumulation_dtype, film_forecast, film_shift, latent_pool
 
 
 class FeedForwardParameters(NamedTuple):
@@ -153,13 +147,34 @@ def _feed_forward(x: Tensor, p: FeedForwardParameters, eps: float, drop: _Dropou
     return F.linear(drop(value * F.gelu(gate), dropout), p.out_weight, p.out_bias)
 
 
-def _attention(z: Tensor, p: LayerParameters, heads: int, time: Tensor, frequencies: Tensor, eps: float) -> Tensor:
+def _attention(
+    z: Tensor, p: LayerParameters, heads: int, time: Tensor, frequencies: Tensor, eps: float, dropout: float
+) -> Tensor:
     normed = F.layer_norm(z, z.shape[-1:], p.norm_weight, p.norm_bias, eps)
     parts = F.linear(normed, p.query_key_value_weight).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
     query, key, value = rotate(parts, time, frequencies)  # each [W, heads, Q, dh]
-    attended = torch.softmax(query @ key.mT * query.shape[-1] ** -0.5, -1) @ value
+    weights = torch.softmax(query @ key.mT * query.shape[-1] ** -0.5, -1)
+    attended = (F.dropout(weights, dropout) if dropout else weights) @ value
     back = rotate(attended, -time, frequencies)
     return F.linear(back.transpose(1, 2).flatten(2), p.output_weight, p.output_bias)
+
+
+def latents_read(pooled: Tensor, p: LatentParameters, frequencies: Tensor, context: int) -> Tensor:
+    """The branch ``[W, Q, d]`` (without the residual) that the latents get from what pass 1 pooled."""
+    latent_time, segment_time = times(pooled.shape[2], pooled.shape[1], context, pooled.device)
+    read = rotate(F.linear(pooled, p.read_value_weight), segment_time[:, None] - latent_time, frequencies)
+    return F.linear(read.sum(1), p.read_output_weight, p.read_output_bias)
+
+
+def latents_write(
+    z: Tensor, p: LatentParameters, frequencies: Tensor, context: int, eps: float
+) -> tuple[Tensor, Tensor]:
+    """The keys and values ``[W, Q, d]`` of pass 2; the units ask at time ``C``."""
+    latent_time, _ = times(z.shape[1], 1, context, z.device)
+    normed = F.layer_norm(z, z.shape[-1:], p.write_norm_weight, p.write_norm_bias, eps)
+    turned = rotate(F.linear(normed, p.write_key_weight), latent_time - context, frequencies)
+    keys = (turned @ p.write_query_weight) * p.write_key_weight.shape[0] ** -0.5
+    return keys, F.linear(F.linear(normed, p.write_value_weight), p.write_output_weight)
 
 
 def latent_transformer(
@@ -173,28 +188,24 @@ def latent_transformer(
     ffn_dropout: float = 0.0,
     dropout: float = 0.0,
     seed: Tensor | None = None,
+    attention_dropout: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """The keys and values ``[W, Q, d]`` of pass 2 from what pass 1 pooled. Autograd differentiates it.
 
     The latents read what was pooled, go through a gated feed-forward layer and through layers of rotary self-attention
-    and feed-forward, each residual; times and rotations as in :func:`latent_queries`, and the units ask at time ``C``.
-    ``ffn_dropout`` is inside the feed-forward layers, ``dropout`` on both branches of a layer.
+    and feed-forward, each residual; times and rotations as in :func:`latent_queries`. ``ffn_dropout`` is inside the
+    feed-forward layers, ``dropout`` on both branches of a layer, ``attention_dropout`` on the weights of the attention,
+    drawn by torch.
     """
     wide, drop = accumulation_dtype(initial), _Dropout(seed)
     p = LatentParameters.of([t.to(wide) for t in parameters])
-    latent_time, segment_time = times(initial.shape[1], pooled.shape[1], context, initial.device)
-
-    read = rotate(F.linear(pooled.to(wide), p.read_value_weight), segment_time[:, None] - latent_time, frequencies)
-    z = initial.to(wide) + F.linear(read.sum(1), p.read_output_weight, p.read_output_bias)
+    latent_time, _ = times(initial.shape[1], pooled.shape[1], context, initial.device)
+    z = initial.to(wide) + latents_read(pooled.to(wide), p, frequencies, context)
     z = z + _feed_forward(z, p.read_ffn, eps, drop, ffn_dropout)
     for layer in p.layers:
-        z = z + drop(_attention(z, layer, heads, latent_time, frequencies, eps), dropout)
+        z = z + drop(_attention(z, layer, heads, latent_time, frequencies, eps, attention_dropout), dropout)
         z = z + drop(_feed_forward(z, layer.ffn, eps, drop, ffn_dropout), dropout)
-
-    normed = F.layer_norm(z, z.shape[-1:], p.write_norm_weight, p.write_norm_bias, eps)
-    turned = rotate(F.linear(normed, p.write_key_weight), latent_time - context, frequencies)
-    keys = (turned @ p.write_query_weight) * p.write_key_weight.shape[0] ** -0.5
-    values = F.linear(F.linear(normed, p.write_value_weight), p.write_output_weight)
+    keys, values = latents_write(z, p, frequencies, context, eps)
     return keys.to(initial.dtype), values.to(initial.dtype)
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from poco.ops import checks
-from poco.ops.backends import choose
+from poco.ops import checks, reference
+from poco.ops.backends import choose, forced, use_backend
 from poco.ops.reference import accumulation_dtype
+from poco.ops.second_derivatives import second_derivatives
 
 _INPUTS = (
     "Tensor x, Tensor unit_index, Tensor window_offsets, Tensor unit_table, Tensor token_weight, Tensor token_bias, "
@@ -63,8 +64,10 @@ def latent_pool(
     Raises:
         ShapeError: if shapes, dtypes or devices do not fit together.
         BackendError: if a forced backend cannot run on these tensors.
+        NotImplementedError: for derivatives in forward mode.
     """
     inputs = (x, unit_index, window_offsets, unit_table, token_weight, token_bias, norm_weight, norm_bias, queries)
+    checks.no_tangents("latent_pool", inputs)
     return torch.ops.poco.latent_pool(*inputs, eps)  # type: ignore[no-any-return]
 
 
@@ -97,18 +100,36 @@ def _fake_backward(*inputs: Any) -> list[Tensor]:
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *tensors, ctx.eps = inputs
+    ctx.backend = forced()
     ctx.save_for_backward(*output, *tensors)
 
 
 def _differentiate(ctx: Any, grad_pooled: Tensor, grad_logsumexp: Tensor) -> tuple[Tensor | None, ...]:
     pooled, logsumexp, *tensors = ctx.saved_tensors
     needs = [ctx.needs_input_grad[i] for i in _DIFFERENTIABLE]
-    gradients = torch.ops.poco.latent_pool_backward(
-        grad_pooled, grad_logsumexp, pooled, logsumexp, *tensors, ctx.eps, needs
-    )
+    with use_backend(ctx.backend or forced()):
+        gradients = torch.ops.poco.latent_pool_backward(
+            grad_pooled, grad_logsumexp, pooled, logsumexp, *tensors, ctx.eps, needs
+        )
     return checks.place_gradients(gradients, needs, _DIFFERENTIABLE, tensors, len(tensors) + 1)
 
 
+def _setup_second(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    *tensors, ctx.eps, ctx.needs = inputs
+    ctx.save_for_backward(*tensors[:2], *tensors[4:])
+
+
+def _differentiate_again(ctx: Any, outer: list[Tensor]) -> tuple[Any, ...]:
+    """What was pooled is computed anew, so its share of the gradient is in that of the inputs."""
+    grad_pooled, grad_logsumexp, *inputs = ctx.saved_tensors
+    of_grads, of_inputs = second_derivatives(
+        reference.latent_pool, (*inputs, ctx.eps), _DIFFERENTIABLE, ctx.needs, (grad_pooled, grad_logsumexp), outer
+    )
+    placed = dict(zip(_DIFFERENTIABLE, of_inputs, strict=True))
+    return (*of_grads, None, None, *(placed.get(i) for i in range(len(inputs))), None, None)
+
+
 torch.library.register_autograd("poco::latent_pool", _differentiate, setup_context=_setup_context)
+torch.library.register_autograd("poco::latent_pool_backward", _differentiate_again, setup_context=_setup_second)
 torch.library.register_autocast("poco::latent_pool", "cpu", torch.bfloat16)
 torch.library.register_autocast("poco::latent_pool", "cuda", torch.bfloat16)

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from poco.errors import BackendError
 from poco.ops import checks, cpu
-from poco.ops.backends import by_cpu_kernels
+from poco.ops.backends import by_cpu_kernels, forced
 from poco.ops.inference_reference import latent_transformer as reference
+from poco.ops.second_derivatives import second_derivatives
 
 _INPUTS = (
     "Tensor pooled, Tensor initial, Tensor frequencies, Tensor[] parameters, int heads, int context, "
@@ -34,6 +36,7 @@ def latent_transformer(
     dropout: float = 0.0,
     seed: Tensor | None = None,
     eps: float = 1e-5,
+    attention_dropout: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Keys and values of pass 2 from what pass 1 pooled: the latents read, attend to each other, and write.
 
@@ -53,6 +56,8 @@ def latent_transformer(
         seed: one int64; key of the Philox 4x32-10 generator whose counter is (window and latent, column); needed if
             anything is dropped.
         eps: added to the variance in all layer normalisations.
+        attention_dropout: probability in ``[0, 1)`` of dropping a weight of the self-attention, drawn by torch; no
+            kernel does this, the reference does.
 
     Returns:
         ``keys`` and ``values``, each ``[W, Q, d]`` in the dtype of ``initial``. Under autocast ``initial`` and the
@@ -61,16 +66,19 @@ def latent_transformer(
     Raises:
         ShapeError: if shapes, dtypes or devices do not fit together, or a seed is missing.
         BackendError: if a forced backend cannot run on these tensors.
+        NotImplementedError: for derivatives in forward mode.
     """
     if seed is None:
         if max(ffn_dropout, dropout) > 0:
             raise checks.missing_seed(max(ffn_dropout, dropout), "latent_transformer")
         seed = pooled.new_zeros((), dtype=torch.int64)
-    checks.latent_transformer(pooled, initial, parameters, frequencies, heads, context, ffn_dropout, dropout, seed)
+    drops = (ffn_dropout, dropout, attention_dropout)
+    checks.latent_transformer(pooled, initial, parameters, frequencies, heads, context, drops, seed)
+    checks.no_tangents("latent_transformer", (pooled, initial, *parameters))
     device = initial.device.type
     low = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
     numbers = (heads, context, ffn_dropout, dropout, seed, eps)
-    if latents_by_kernels(initial):
+    if latents_by_kernels(initial) and not attention_dropout:
         with torch.autocast(device, enabled=False):
             keys, values, _ = torch.ops.poco.latent_transformer(
                 pooled, initial, frequencies, list(parameters), *numbers, low
@@ -78,8 +86,9 @@ def latent_transformer(
         return keys, values
     if low:
         initial, parameters = initial.bfloat16(), [parameter.bfloat16() for parameter in parameters]
+    rest = (heads, context, eps, ffn_dropout, dropout, seed, attention_dropout)
     with torch.autocast(device, enabled=False):
-        return reference(pooled, initial, parameters, frequencies, heads, context, eps, ffn_dropout, dropout, seed)
+        return reference(pooled, initial, parameters, frequencies, *rest)
 
 
 def latents_by_kernels(initial: Tensor) -> bool:
@@ -89,6 +98,11 @@ def latents_by_kernels(initial: Tensor) -> bool:
 
 @torch.library.impl("poco::latent_transformer", "CompositeExplicitAutograd")
 def _forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    if not latents_by_kernels(inputs[1]):
+        raise BackendError(
+            f"this code was compiled for the CPU kernels, and backend '{forced()}' is forced now: compile it under "
+            "use_backend too (torch.compiler.reset() forgets what was compiled)"
+        )
     return cpu.latent_transformer(*inputs)
 
 
@@ -155,4 +169,27 @@ def _differentiate(ctx: Any, grad_keys: Tensor, grad_values: Tensor, _: Tensor) 
     return placed[0], placed[1], None, placed[2:], None, None, None, None, None, None, None
 
 
+def _setup_second(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    grad_keys, grad_values, _, pooled, initial, frequencies, parameters, *numbers, ctx.low, ctx.needs = inputs
+    heads, context, ffn_dropout, dropout, seed, eps = numbers
+    ctx.numbers = {"heads": heads, "context": context, "eps": eps, "ffn_dropout": ffn_dropout, "dropout": dropout}
+    ctx.save_for_backward(grad_keys, grad_values, pooled, initial, frequencies, seed, *parameters)
+
+
+def _differentiate_again(ctx: Any, outer: list[Tensor]) -> tuple[Any, ...]:
+    grad_keys, grad_values, pooled, initial, frequencies, seed, *parameters = ctx.saved_tensors
+
+    def forward(pooled: Tensor, initial: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        if ctx.low:
+            initial, parameters = initial.bfloat16(), tuple(p.bfloat16() for p in parameters)
+        return reference(pooled, initial, parameters, frequencies, **ctx.numbers, seed=seed)
+
+    inputs = (pooled, initial, *parameters)
+    of_grads, of_inputs = second_derivatives(
+        forward, inputs, range(len(inputs)), _each(ctx.needs, len(parameters)), (grad_keys, grad_values), outer
+    )
+    return (*of_grads, None, *of_inputs[:2], None, of_inputs[2:], *[None] * 8)
+
+
 torch.library.register_autograd("poco::latent_transformer", _differentiate, setup_context=_setup_context)
+torch.library.register_autograd("poco::latent_transformer_backward", _differentiate_again, setup_context=_setup_second)

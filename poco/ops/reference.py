@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from poco import core
+from poco.ops.dropout import dropout_mask
 
 _ROWS_AT_ONCE = 1024  # rows that pass 2 takes through its wide layers at a time: bounds memory, keeps them in cache
 
@@ -23,12 +23,6 @@ _ROWS_AT_ONCE = 1024  # rows that pass 2 takes through its wide layers at a time
 def accumulation_dtype(x: Tensor) -> torch.dtype:
     """float64 for float64 input, float32 for all else."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def dropout_mask(seed: Tensor, rows: int, columns: int, p: float, dtype: torch.dtype) -> Tensor:
-    """Mask ``[rows, columns]`` of 0 and ``1 / (1 - p)``, drawn by Philox 4x32-10 at (row, column), key ``seed``."""
-    keep = torch.from_numpy(core.dropout_keep(int(seed), rows, columns, p))
-    return keep.to(device=seed.device, dtype=dtype).div_(1 - p)
 
 
 def _widen(dtype: torch.dtype, *tensors: Tensor) -> Iterator[Tensor]:

@@ -51,6 +51,11 @@ class TrainingCall:
     seed: Tensor
     eps: float
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of them."""
+        rows = (self.unit_index, self.window_offsets, *self.population)
+        return (*rows, self.frequencies, self.latent_seed, self.seed)
+
 
 def trains_at_once(x: Tensor, initial: Tensor) -> bool:
     """Whether :func:`train` is the way to go for these rows and initial latents, if a gradient is wanted."""
@@ -121,7 +126,9 @@ class _Training(torch.autograd.Function):
         else:
             output, gradients = cpu.film_loss(target, *film, needs.of_film)
         ctx.with_loss, ctx.empty = target is not None, [g is None for g in gradients]
-        ctx.save_for_backward(*between, x, *dense, *(g for g in gradients if g is not None))
+        made = (g for g in gradients if g is not None)
+        # Those of the call are saved for torch to see that none has changed before the way back.
+        ctx.save_for_backward(*between, x, *dense, *made, *call.tensors())
         return output
 
     @staticmethod

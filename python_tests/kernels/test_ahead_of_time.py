@@ -12,20 +12,31 @@ if not importlib.util.find_spec("triton"):
 
 from helpers import ahead_of_time, inference, parity
 
-from poco.kernels import film_forecast, film_forecast_backward, latent_pool, latent_pool_backward, latents, unit_sums
+from poco.kernels import (
+    dropout,
+    film_forecast,
+    film_forecast_backward,
+    latent_pool,
+    latent_pool_backward,
+    latents,
+    unit_sums,
+)
 from poco.kernels import inference as whole
 
-MODULES = [latent_pool, latent_pool_backward, film_forecast, film_forecast_backward, unit_sums, latents]
-WITHOUT_PRODUCTS = {"unit_sums_kernel", "latent_pool_merge_kernel"}
+MODULES = [latent_pool, latent_pool_backward, film_forecast, film_forecast_backward, unit_sums, latents, dropout]
+WITHOUT_PRODUCTS = {"unit_sums_kernel", "latent_pool_merge_kernel", "dropout_keep_kernel"}
 DEFAULT = {"width": 128, "latents": 8}
 PASSES = 9  # kernels of the two passes
 
 
-def launches(arch: int, dtype: torch.dtype, rows: int) -> dict[str, ahead_of_time.Launch]:
-    """What training and inference with the default sizes launch, by the names of the kernels."""
-    counts = {"counts": (rows,), "table": rows}
-    pool = parity.pool_inputs(**DEFAULT, **counts, segments=3, length=16)
-    film = parity.film_inputs(**DEFAULT, **counts, context=48, hidden=512, film=1024, horizon=16, dropout=0.2)
+def launches(arch: int, dtype: torch.dtype, rows: int, **other: int) -> dict[str, ahead_of_time.Launch]:
+    """What training and inference with the default sizes, or others, launch, by the names of the kernels."""
+    counts = {"counts": (rows,), "table": min(rows, 512)}
+    size: dict[str, int] = {**DEFAULT, "context": 48, "horizon": 16, **other}
+    both = {"width": size["width"], "latents": size["latents"], **counts}
+    pool = parity.pool_inputs(**both, segments=size["context"] // 16, length=16)
+    sizes = {"context": size["context"], "horizon": size["horizon"], "hidden": 512, "film": 1024}
+    film = parity.film_inputs(**both, **sizes, dropout=0.2)
     pool, film = (tuple(parity._rounded(value, dtype) for value in inputs) for inputs in (pool, film))
     model = inference.inputs(**counts, hidden=512, film=1024, dtype=dtype)
     with ahead_of_time.recorded(MODULES, arch) as recorded:
@@ -35,13 +46,14 @@ def launches(arch: int, dtype: torch.dtype, rows: int) -> dict[str, ahead_of_tim
         forecast = film_forecast.film_forecast(*film)
         film_forecast_backward.film_forecast_backward(forecast, *film, (False,) + (True,) * 19)
         whole.inference(*model, None)
+        dropout.dropout_keep(torch.tensor(1), 64, 2560, 0.4)
     return {launch.name: launch for launch in recorded}
 
 
 def check(arch: int, dtype: torch.dtype, record_property) -> dict[str, int]:
     """Compiles all of them; spills by kernel."""
     found = launches(arch, dtype, 512)
-    assert len(found) == PASSES + 3
+    assert len(found) == PASSES + 4
     spills = {}
     for launch in found.values():
         compiled = launch.compile(arch)
@@ -79,4 +91,26 @@ def test_exact_float32(record_property) -> None:
 @pytest.mark.parametrize(("arch", "instruction"), [(80, "mma.sync"), (90, "wgmma.mma_async"), (100, "tcgen05.mma")])
 def test_large_tiles_use_the_newest_matrix_instructions(arch: int, instruction: str) -> None:
     launch = launches(arch, torch.bfloat16, 100_000)["film_forecast_kernel"]
-    assert instruction in launch.compile(arch).products()
+    compiled = launch.compile(arch)
+    assert instruction in compiled.products()
+    assert "max.NaN.f32" in compiled.ptx  # of the MLP: a NaN is not taken for 0
+
+
+SHARED = {80: 166_912, 86: 101_376, 90: 232_448}  # bytes that a program may have
+
+
+@pytest.mark.parametrize(
+    ("arch", "kernel", "sizes"),
+    [
+        (90, "film_forecast_kernel", {"context": 512}),
+        (90, "film_forecast_kernel", {"horizon": 256}),
+        (86, "film_forecast_kernel", {"context": 256, "horizon": 64}),
+        (86, "film_forecast_kernel", {"width": 512, "latents": 64}),
+        (86, "latent_pool_kernel", {"width": 512, "latents": 64}),
+        (80, "film_backward_latents_kernel", {"width": 512, "latents": 64}),
+    ],
+    ids=str,
+)
+def test_other_sizes_fit_on_the_chip(arch: int, kernel: str, sizes: dict[str, int]) -> None:
+    launch = launches(arch, torch.bfloat16, 2000, **sizes)[kernel]
+    assert launch.compile(arch).shared <= SHARED[arch]

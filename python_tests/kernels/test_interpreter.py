@@ -36,6 +36,7 @@ POOL = [
     {"counts": (7,), "width": 100, "segments": 1, "length": 7, "latents": 64, "shared_queries": True},
     {"counts": (0, 0)},
     {"counts": (300, 5), "width": 128, "segments": 3, "length": 16, "latents": 8, "table": 50},
+    {"counts": (140, 3), "width": 260, "segments": 2, "length": 3, "latents": 33},
 ]
 FILM = [
     {},
@@ -45,6 +46,7 @@ FILM = [
     {"counts": (0, 0)},
     {"counts": (140, 3), "width": 128, "latents": 8, "context": 48, "hidden": 128, "film": 70, "horizon": 16},
     {"counts": (20, 20), "width": 32, "latents": 4, "dropout": 0.0},
+    {"counts": (20, 3), "width": 260, "latents": 33, "hidden": 8, "film": 8},
 ]
 for dtype in parity.TOLERANCES:
     for shape in POOL:
@@ -102,6 +104,47 @@ for op, inputs in (
     assert said.split()[-1] in ("cpu", "reference")
 
 
+def test_a_nan_stays_in_its_row_and_window(run_python) -> None:
+    """There and back, where tiles of rows span windows, and where a window is cut into parts."""
+    _interpret(
+        run_python,
+        """
+from helpers import parity
+from poco.ops import triton
+
+def check(found, expected, place):
+    for one, other in zip(found, expected, strict=True):
+        for window in range(3):
+            rows = place(window, one)
+            assert one[rows].isnan().any() == other[rows].isnan().any(), window
+            if not other[rows].isnan().any():
+                assert (one[rows] - other[rows]).abs().max() < 1e-4
+
+counts, nan = (3, 150, 5), float("nan")
+def rows(window, tensor):
+    return slice((0, 3, 153)[window], (3, 153, 158)[window])
+def windows(window, tensor):
+    return slice(window, window + 1)
+for change in ("x", "unit", "key", "value"):
+    film = parity.film_inputs(counts=counts, table=158, dropout=0.0)
+    film = (film[0], torch.arange(158).int(), *film[2:])
+    for_rows = {"x": film[0], "unit": film[3]}
+    (for_rows[change][100] if change in for_rows else film[4 if change == "key" else 5][1])[0] = nan
+    mine, other = (parity.film_results(film, by=by) for by in (triton, parity.reference))
+    assert other[0][100].isnan().all() and mine[0][100].isnan().all()
+    check(mine[:3], other[:3], rows)  # forecasts, gradients of activity and units
+    check(mine[3:5], other[3:5], windows)  # of keys and values
+pool = parity.pool_inputs(counts=counts, table=158)
+pool = (pool[0], torch.arange(158).int(), *pool[2:])
+pool[0][100, 1] = nan
+mine, other = (parity.pool_results(pool, by=by) for by in (triton, parity.reference))
+assert mine[1][1].isnan().all()
+check(mine[:2], other[:2], windows)
+check(mine[2:4], other[2:4], rows)
+""",
+    )
+
+
 def test_words_are_those_of_every_backend(run_python) -> None:
     """The same seed drops the same activations: words of any block of columns, against the core's."""
     _interpret(
@@ -122,5 +165,9 @@ for seed in (0, 7, -3, 2**63 - 1):
     found = torch.empty(32, 64)
     kernel[(1,)](found, seed, 8, 32, round(0.2 * 2**32), ROWS=32, COLUMNS=64)
     assert torch.equal(found, keep[8:, 32:] * 1.25)
+    from poco.kernels.dropout import dropout_keep
+    for shape in ((40, 96), (33, 70), (1, 3), (0, 4)):
+        keep = torch.from_numpy(core.dropout_keep(seed, *shape, 0.2))
+        assert torch.equal(dropout_keep(torch.tensor(seed), *shape, 0.2), keep.float())
 """,
     )

@@ -11,7 +11,10 @@ import torch
 if not importlib.util.find_spec("triton"):
     pytest.skip("needs Triton (Linux): the extra 'test'", allow_module_level=True)
 
-from poco.kernels import tiles
+from triton.runtime.errors import OutOfResources
+
+from poco.errors import BackendError
+from poco.kernels import launch, tiles
 
 KERNELS = ("latent_pool", "latent_pool_backward", "film_forecast", "film_forecast_backward")
 PARTS = ("film_forecast_ffn", "film_forecast_film", "film_forecast_latents")
@@ -66,3 +69,16 @@ def test_sizes_that_the_blocks_do_not_divide_get_the_tile_that_fits_everywhere(h
     for size, other in (("d", 100), ("F", 510), ("K", 1000)):
         odd = tiles.tile("film_forecast", hopper, rows=100_000, sizes={**SIZES, size: other})
         assert odd == tiles.safe("film_forecast", "bfloat16", 128) != tuned
+
+
+def test_sizes_beyond_those_that_were_tuned_for_get_a_smaller_one(hopper: torch.Tensor) -> None:
+    for block, size in (("BLOCK_C", 128), ("BLOCK_H", 32), ("BLOCK_Q", 32), ("BLOCK_L", 64)):
+        large = tiles.tile("film_forecast", hopper, rows=100_000, sizes={**SIZES, block: size})
+        assert large == tiles.safe("film_forecast", "bfloat16", 128, small=False)
+        assert set(large.blocks.values()) == {16}
+
+
+def test_what_does_not_fit_on_the_chip_is_said_with_its_sizes(hopper: torch.Tensor) -> None:
+    says = r"for C 4096, Q 8, d 128: shared memory of 300000 where there is 232448"
+    with pytest.raises(BackendError, match=says), launch.on(hopper, {"C": 4096, "d": 128, "Q": 8, "eps": 1e-5}):
+        raise OutOfResources(300_000, 232_448, "shared memory")

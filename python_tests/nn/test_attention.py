@@ -9,7 +9,6 @@ from poco.errors import VocabularyError
 from poco.nn import POCO, POCOConfig, SessionSpec
 from poco.nn.attention import unit_attention
 from poco.ops import latent_pool
-from poco.ops.inference_reference import times
 
 SIZES = {"context": 12, "horizon": 4, "segment_length": 4, "latents": 3, "width": 8, "heads": 2, "head_width": 8}
 
@@ -24,9 +23,9 @@ def test_shares_are_those_of_pass_1(of_session: bool) -> None:
     assert shares.shape == (2, 3, 3)
     torch.testing.assert_close(shares.sum(-1), torch.ones(2, 3, dtype=torch.float64))
     # pooled tokens of a single unit and the whole population differ in their logsumexp by the unit's share
-    table, (latent_time, segment_time) = model.unit_table([1]), times(3, 3, 12, x.device)
+    table = model.unit_table([1])
     initial = model.initial_latents(torch.tensor([1]))
-    queries = model.encoder.absorbed_queries(initial, model.rotary, latent_time, segment_time)
+    queries = model.latent_queries(initial)
     norm = model.encoder.context_norm
 
     def logsumexp(units: list[int]) -> torch.Tensor:

@@ -14,6 +14,7 @@ import poco
 from poco.data.packed import PackedBatch
 from poco.errors import ConfigError, ShapeError, VocabularyError
 from poco.nn.model import POCO
+from poco.ops import use_backend
 
 SMALL = poco.POCOConfig(
     context=12, horizon=4, segment_length=4, latents=3, width=16, heads=2, head_width=8, film_width=20
@@ -152,6 +153,16 @@ def test_bfloat16(model: POCO) -> None:
     assert relative_error(half(x.bfloat16()), expected) < 2e-2
 
 
+@pytest.mark.parametrize("sessions", [[0], [0, -1], [0, 2], [0, 1, 1]], ids=str)
+def test_windows_must_be_of_known_sessions_where_latents_vary(sessions: list[int]) -> None:
+    config = poco.POCOConfig(**{**SMALL.to_dict(), "latent_session_embedding": True})
+    model = POCO(config, [spec("a", 5), spec("b", 5)])
+    rows, offsets = torch.arange(10, dtype=torch.int32), torch.tensor([0, 5, 10], dtype=torch.int32)
+    assert model.forward_packed(PackedBatch(draw(10, 12).float(), rows, offsets, torch.tensor([0, 1]))).shape == (10, 4)
+    with pytest.raises(ShapeError, match=r"window_session must be (\[2\]|in 0\.\.1)"):
+        model.forward_packed(PackedBatch(draw(10, 12).float(), rows, offsets, torch.tensor(sessions)))
+
+
 @pytest.mark.parametrize("film_depth", [1, 2])
 def test_dropout_is_drawn_from_the_global_seed(model: POCO, film_depth: int) -> None:
     config = poco.POCOConfig(**{**SMALL.to_dict(), "film_depth": film_depth, "unit_dropout": 0.4})
@@ -163,6 +174,20 @@ def test_dropout_is_drawn_from_the_global_seed(model: POCO, film_depth: int) -> 
     assert torch.equal(outs[0], outs[1])
     assert not torch.equal(outs[0], outs[2])
     assert torch.equal(model.eval()(draw(2, 5, 12)), model(draw(2, 5, 12)))
+
+
+@pytest.mark.parametrize("attention_dropout", [0.0, 0.3])
+def test_the_same_seed_drops_the_same_by_every_backend(attention_dropout: float) -> None:
+    config = {**SMALL.to_dict(), "ffn_dropout": 0.3, "latent_dropout": 0.4, "attention_dropout": attention_dropout}
+    model = randomise(POCO(poco.POCOConfig(**config), [spec("fish", 5)])).float().train()
+    outs = []
+    for backend in (None, "reference"):
+        torch.manual_seed(0)
+        with use_backend(backend):
+            outs.append(model(draw(2, 5, 12).float()))
+    assert relative_error(*outs) < 1e-5
+    torch.manual_seed(0)
+    assert relative_error(model.double()(draw(2, 5, 12)), outs[0]) < 1e-5
 
 
 def test_unit_dropout_hides_units_from_the_summary_only(model: POCO, monkeypatch: pytest.MonkeyPatch) -> None:

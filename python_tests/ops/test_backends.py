@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
-from helpers.passes import latent_pool_inputs
+from helpers.passes import film_forecast_inputs, latent_pool_inputs
 
+from poco import core
 from poco.errors import BackendError
 from poco.ops import backends, use_backend
 
@@ -24,6 +29,76 @@ def test_forced_in_a_block_and_for_good() -> None:
     use_backend("reference")
     assert backends.choose(cpu).name == "reference"
     use_backend(None)
+
+
+def chosen() -> str:
+    return backends.choose(torch.device("cpu")).name
+
+
+def in_a_thread(call: Callable[[], Any]) -> None:
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+
+
+def test_one_object_again_and_inside_itself() -> None:
+    default, by_reference = chosen(), use_backend("reference")
+    for _ in range(2):
+        with by_reference:
+            with by_reference:
+                assert chosen() == "reference"
+            assert chosen() == "reference"
+        assert chosen() == default
+
+
+def test_none_gives_the_choice_back_inside_a_block() -> None:
+    default = chosen()
+    with use_backend("reference"):
+        with use_backend(None):
+            assert chosen() == default
+        assert chosen() == "reference"
+
+
+def test_threads_do_not_meet() -> None:
+    default, said = chosen(), []
+    mine = use_backend("reference")
+
+    def other() -> None:
+        said.append(chosen())
+        theirs = use_backend("reference")
+        in_a_thread(lambda: said.append(chosen()))
+        mine.__exit__(None, None, None)  # undoes what is forced here, as what it was made for is another thread's
+        said.append(chosen())
+        with mine, theirs:
+            said.append(chosen())
+
+    in_a_thread(other)
+    assert said == [default, default, default, "reference"]
+    assert chosen() == "reference"
+    mine.__exit__(None, None, None)
+    assert chosen() == default
+
+
+@pytest.mark.skipif(core.kernels_missing() is not None, reason="needs the CPU kernels")
+@pytest.mark.parametrize("name", ["latent_pool", "film_forecast"])
+def test_the_way_back_is_by_what_was_forced_for_the_way_there(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = {"latent_pool": latent_pool_inputs, "film_forecast": film_forecast_inputs}[name]
+    inputs, called = make(dtype=torch.float32), []
+    run = core.run_kernel
+    monkeypatch.setattr(core, "run_kernel", lambda op, given: (called.append(op), run(op, given)))
+
+    def forecast() -> torch.Tensor:
+        out = getattr(torch.ops.poco, name)(*inputs)
+        return (out if isinstance(out, torch.Tensor) else out[0]).sum()
+
+    with use_backend("reference"):
+        out = forecast()
+    out.backward()
+    assert not called
+    out = forecast()
+    with use_backend("reference"):
+        out.backward()
+    assert called == [f"{name}_float32"]
 
 
 def test_a_backend_that_cannot_run_here_is_an_error_that_says_why() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from poco import core
 from poco.errors import ShapeError
-from poco.ops import FilmParameters, film_forecast, reference
+from poco.ops import FilmParameters, checks, film_forecast, reference
 
 op = torch.ops.poco.film_forecast
 
@@ -77,6 +77,11 @@ def test_opcheck() -> None:
 
 def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(op, film_forecast_inputs((2, 1), width=4, hidden=3, film=3, context=3))
+
+
+def test_differentiates_twice() -> None:
+    inputs = film_forecast_inputs((2, 1), width=4, hidden=3, film=3, context=3)
+    assert torch.autograd.gradgradcheck(op, inputs)
 
 
 def test_only_wanted_gradients() -> None:
@@ -144,3 +149,10 @@ def test_dropout_needs_a_seed() -> None:
     inputs = film_forecast_inputs()
     with pytest.raises(ShapeError, match="needs a seed"):
         film_forecast(*inputs[:6], FilmParameters(*inputs[6:-3]), dropout=0.5)
+
+
+def test_the_seed_is_on_the_device_of_the_rest() -> None:
+    *tensors, dropout, seed, eps = film_forecast_inputs()
+    parameters = FilmParameters(*tensors[6:])
+    with pytest.raises(ShapeError, match="all tensors must be on cpu, one is on meta"):
+        checks.film_forecast(*tensors[:6], parameters, dropout, seed.to("meta"), eps)

@@ -11,7 +11,7 @@ from helpers.passes import differentiable, latent_pool_inputs, replaced
 from torch import Tensor
 
 from poco.errors import ShapeError
-from poco.ops import latent_pool
+from poco.ops import checks, latent_pool
 
 op = torch.ops.poco.latent_pool
 
@@ -69,6 +69,11 @@ def test_opcheck() -> None:
 def test_gradcheck() -> None:
     inputs = latent_pool_inputs((2, 3), width=4, latents=2, length=2)
     assert torch.autograd.gradcheck(op, inputs)
+
+
+def test_differentiates_twice() -> None:
+    inputs = latent_pool_inputs((2, 3), width=4, latents=2, length=2)
+    assert torch.autograd.gradgradcheck(op, inputs)
 
 
 def test_parts_of_a_population_combine_through_the_logsumexp() -> None:
@@ -130,3 +135,10 @@ def test_compiles_whole() -> None:
 def test_says_what_does_not_fit(position: int, value: Tensor, says: str) -> None:
     with pytest.raises(ShapeError, match=says):
         op(*replaced(latent_pool_inputs(), position, value))
+
+
+@pytest.mark.parametrize("position", [1, 3, 4, 5, 6, 7, 8])
+def test_all_are_on_one_device(position: int) -> None:
+    inputs = latent_pool_inputs()
+    with pytest.raises(ShapeError, match="all tensors must be on cpu, one is on meta"):
+        checks.latent_pool(*replaced(inputs, position, inputs[position].to("meta")))

@@ -155,6 +155,21 @@ def test_compiles_whole(dynamic: bool) -> None:
         assert torch.equal(one, other)  # type: ignore[arg-type]
 
 
+@needs_kernels
+def test_compiled_for_the_kernels_it_refuses_another_backend() -> None:
+    arguments = replaced(replaced(inputs(**SMALL), 6, 0.0), 7, 0.0)
+    torch.compiler.reset()
+    compiled = torch.compile(latent_transformer, fullgraph=True, backend="aot_eager")
+    compiled(*arguments)
+    with use_backend("reference"):
+        with pytest.raises(BackendError, match="compiled for the CPU kernels, and backend 'reference' is forced now"):
+            compiled(*arguments)
+        torch.compiler.reset()
+        for one, other in zip(compiled(*arguments), latent_transformer(*arguments), strict=True):
+            assert torch.equal(one, other)
+    torch.compiler.reset()
+
+
 @pytest.mark.parametrize(
     ("position", "value", "says"),
     [
@@ -167,6 +182,7 @@ def test_compiles_whole(dynamic: bool) -> None:
         (4, 3, r"parameters\[11\] must be \[36, 8\], got \[24, 8\]"),
         (7, 1.0, r"dropout must be in \[0, 1\), got 1.0"),
         (8, torch.ones(2), "seed must be one int64"),
+        (8, torch.tensor(1, device="meta"), "all tensors must be on cpu, one is on meta"),
         (8, None, "latent_transformer: dropout 0.4 needs a seed"),
     ],
 )

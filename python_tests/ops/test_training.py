@@ -153,6 +153,17 @@ def test_twice_and_once() -> None:
             twice.sum().backward()
 
 
+@pytest.mark.parametrize("with_loss", [False, True], ids=["forecast", "loss"])
+@pytest.mark.parametrize("changed", range(8))
+def test_what_changes_before_the_way_back_is_refused(changed: int, with_loss: bool) -> None:
+    call, x, table, initial, parameters, target = inputs(**SMALL)
+    table.requires_grad_()
+    loss = train(call, x, table, initial, parameters, target if with_loss else None).sum()
+    call.tensors()[changed].fill_(2_000_000_000)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 @pytest.mark.parametrize("options", [{}, {"latent_session_embedding": True, "layers": 2, "unit_dropout": 0.4}])
 def test_a_model_goes_this_way_and_is_the_same(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     config = poco.POCOConfig(

@@ -1,0 +1,39 @@
+"""What is dropped, as a torch custom op, so that it can be compiled: ``torch.ops.poco.dropout_mask``."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from poco import core
+from poco.modules import is_installed
+
+torch.library.define(
+    "poco::dropout_mask", "(Tensor seed, SymInt rows, SymInt columns, float p, ScalarType dtype) -> Tensor"
+)
+
+
+def dropout_mask(seed: Tensor, rows: int, columns: int, p: float, dtype: torch.dtype) -> Tensor:
+    """Mask ``[rows, columns]`` of 0 and ``1 / (1 - p)``, drawn by Philox 4x32-10 at (row, column), key ``seed``.
+
+    It is drawn where the seed is: on a GPU by a Triton kernel, or without Triton by the processor.
+    """
+    return cast("Tensor", torch.ops.poco.dropout_mask(seed, rows, columns, p, dtype))
+
+
+@torch.library.impl("poco::dropout_mask", "CompositeExplicitAutograd")
+def _draw(seed: Tensor, rows: int, columns: int, p: float, dtype: torch.dtype) -> Tensor:
+    if seed.is_cuda and is_installed("triton"):
+        from poco.kernels.dropout import dropout_keep
+
+        keep = dropout_keep(seed, rows, columns, p)
+    else:
+        keep = torch.from_numpy(core.dropout_keep(int(seed), rows, columns, p))
+    return keep.to(device=seed.device, dtype=dtype).div_(1 - p)
+
+
+@torch.library.register_fake("poco::dropout_mask")
+def _fake(seed: Tensor, rows: int, columns: int, p: float, dtype: torch.dtype) -> Tensor:
+    return seed.new_empty((rows, columns), dtype=dtype)

@@ -157,7 +157,9 @@ class Study:
                 _check_kind(f"a value of {self.vary}", value, int)
                 _require(value >= 1, f"a value of {self.vary} must be at least 1, got {value}")
         else:
-            _check_names("vary", (self.vary,), VARIED)
+            options = ", ".join(f"{group}.OPTION" for group in _GROUPS)
+            listed = f"{', '.join(VARIED)}, {options}"
+            _require(self.vary in VARIED, f"there is no '{self.vary}' to vary: choose from {listed}")
             known = {"filter": ("none", *FILTERS), "model": (None, *(option["name"] for option in self.options))}
             if self.vary in known:
                 _check_names(self.vary, self.values, known[self.vary])

@@ -189,9 +189,9 @@ def _possible(study: Study, recordings: Sequence[Recording], protocol: str, repo
         raise ConfigError(
             f"the study '{study.name}' needs {min(values)} {what}, {there}: give more (recordings, --data)"
         )
-    for value in values:
-        if value not in found:
-            report(f"{study.name}, {value} {what}: left out, {there}")
+    left_out = ", ".join(str(value) for value in values if value not in found)
+    if left_out:
+        report(f"{study.name}, {left_out} {what}: left out, {there}")
     if study.vary != "sessions" and any(found):
         shorten(cut, min(value for value in found if value is not None))  # or an error, before anything is trained
     return dataclasses.replace(study, frames=found) if field == "frames" else dataclasses.replace(study, values=found)

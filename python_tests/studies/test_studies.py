@@ -347,11 +347,11 @@ def test_what_is_varied_reaches_the_model(tmp_path: Path) -> None:
     assert len(cells) == len({cell["score"] for cell in cells}) == 6
     cells = studies.run(studies.load("sweep-learning-rate"), tmp_path / "r", RECORDINGS, seeds=1, steps=3)
     assert len(cells) == len({cell["score"] for cell in cells}) == 4
-    study = dataclasses.replace(studies.load("recording-length"), forecasters=("ridge",), values=(128, 256, 400))
+    study = dataclasses.replace(studies.load("recording-length"), forecasters=("ridge",), values=(128, 256, 400, 512))
     lines: list[str] = []
     longer = [RECORDINGS[0], *simulate(2, units=4, frames=800)[1:]]
     cells = studies.run(study, tmp_path / "f", longer, seeds=1, steps=3, report=lines.append)
-    assert lines[0] == "recording-length, 400 frames to learn from: left out, session 'animal-1' has 320"
+    assert lines[0] == "recording-length, 400, 512 frames to learn from: left out, session 'animal-1' has 320"
     assert [cell["value"] for cell in cells] == [128, 256]
     assert len({cell["score"] for cell in cells}) == 2
     study = dataclasses.replace(studies.load("filters"), forecasters=("ridge",))

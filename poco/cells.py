@@ -10,9 +10,16 @@ from typing import Any
 
 from poco.data.recording import Recording
 from poco.data.splits import fingerprint
-from poco.errors import ConfigError
+from poco.errors import CheckpointError, ConfigError
 from poco.files import read_json
 
+#: What else a cell was made of, where it is another than now; of all the rest the values are shown.
+_OTHERS = {
+    "recordings": "of other recordings",
+    "datasets": "of recordings that were grouped into other data sets",
+    "subjects": "of recordings of other animals",
+    "labels": "with other labels of the units",
+}
 #: Between the parts of a file's name; in a part that :func:`safe` made it does not occur.
 _BETWEEN = "--"
 
@@ -37,7 +44,15 @@ def read(out: Path, parts: int) -> dict[Path, dict[str, Any]]:
         CheckpointError: if a file is damaged.
     """
     files = (file for file in sorted(out.glob("*.json")) if file.stem.count(_BETWEEN) == parts - 1)
-    return {file: read_json(file, "results") for file in files}
+    return {file: read_one(file) for file in files}
+
+
+def read_one(file: Path) -> dict[str, Any]:
+    """A cell; a CheckpointError says what to do if its file is damaged."""
+    try:
+        return read_json(file, "results")
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}: delete this file, and the same command makes it again") from None
 
 
 def recordings_of(recordings: Iterable[Recording]) -> list[dict[str, str]]:
@@ -54,12 +69,14 @@ def check(file: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None
         now: what it would be made with; what is ``before`` alone does not matter.
 
     Raises:
-        ConfigError: if a value is another, or missing.
+        ConfigError: if a value is another, or missing, as what another version made has it.
     """
     for name, value in now.items():
-        if before.get(name) == value:
+        if name in before and before[name] == value:
             continue
-        how = "of other recordings" if name == "recordings" else f"with {name} {before.get(name)}, now {value}"
+        how = _OTHERS.get(name) or f"with {name} {before.get(name)}, now {value}"
+        if name not in before:
+            how = f"by an earlier version, which does not say its {name}"
         raise ConfigError(f"{file} was made {how}: take another folder (out, --out)")
 
 
@@ -68,6 +85,11 @@ def at_least_one(**numbers: int | None) -> None:
     for name, number in numbers.items():
         if number is not None and number < 1:
             raise ConfigError(f"{name} must be at least 1, got {number}")
+
+
+def with_ends(cells: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
+    """Cells with the ends of their intervals over time, ``low`` and ``high``, where they have one."""
+    return ({**cell, **dict(zip(("low", "high"), cell.get("interval") or (), strict=False))} for cell in cells)
 
 
 def write_csv(cells: Iterable[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:

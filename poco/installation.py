@@ -79,7 +79,7 @@ def info() -> Info:
         },
         core=_core(),
         backends=_backends(),
-        threads={"torch": torch.get_num_threads(), "processors": _processors()},
+        threads={"torch": torch.get_num_threads(), "processors": processors()},
         devices=_devices(),
         extras={name: _extra(name, packages) for name, packages in EXTRAS.items()},
     )
@@ -107,7 +107,7 @@ def _backends() -> dict[str, dict[str, Any]]:
     return {name: {"available": here, "reason": reason} for name, (here, reason) in backends.report().items()}
 
 
-def _processors() -> int:
+def processors() -> int:
     """Processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

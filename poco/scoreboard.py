@@ -22,7 +22,7 @@ from poco import cells as cells_of
 from poco.baselines.fitted import BASELINE_PATIENCE, BASELINE_STEPS, fit_baseline
 from poco.data.splits import PROTOCOLS, Split, split
 from poco.errors import ConfigError, DataError
-from poco.files import read_json, write_json
+from poco.files import write_json
 from poco.intervals import block_length, interval, mean_interval, mean_text, resampled_scores
 from poco.parameters import count_solved
 from poco.scoring import score_forecasters
@@ -92,6 +92,7 @@ def run(
     Raises:
         ConfigError: for an unknown name, data sets of one name, a number below 1, or recordings, steps or windows other
             than those of the cells that are there.
+        DataError: if none of the data sets can be used.
     """
     unknown = [name for name in forecasters if name not in FORECASTERS]
     if unknown:
@@ -99,8 +100,15 @@ def run(
     cells_of.at_least_one(seeds=seeds, steps=steps, batch=batch)
     _check_names(folders)
     out.mkdir(parents=True, exist_ok=True)
+    used, left_out = 0, list[str]()
+
+    def leave_out(line: str) -> None:
+        left_out.append(line)
+        report(line)
+
     for folder in folders:
-        for data in _cuts(folder, protocols, folder.name if folder.name in published else None, report):
+        for data in _cuts(folder, protocols, folder.name if folder.name in published else None, leave_out):
+            used += 1
             of, where = cells_of.recordings_of(data.recordings), (folder.name, data.protocol)
             for name in forecasters:
                 for seed in range(1 if name in SEEDLESS else seeds):
@@ -115,6 +123,8 @@ def run(
                     cell = score_cell(model, data, folder.name, name, seed, seconds, **made_with)
                     write_json(file, cell)
                     report(f"{', '.join(where)}, {name}, seed {seed}: {cell['score']:.4f} in {seconds:.1f} s")
+    if left_out and not used:
+        raise DataError(f"none of the data sets could be used; {left_out[0]}")
     return load(out)
 
 
@@ -172,7 +182,7 @@ def is_made(file: Path, steps: int, batch: int, recordings: Sequence[Mapping[str
     """
     if not file.exists():
         return False
-    cell = _checked(file, read_json(file, "results"))
+    cell = _checked(file, cells_of.read_one(file))
     now = {"steps": steps, "batch": batch, "recordings": recordings}
     cells_of.check(file, cell, {name: value for name, value in now.items() if cell.get(name) is not None})
     return True
@@ -250,8 +260,7 @@ def _checked(file: Path, cell: dict[str, Any]) -> dict[str, Any]:
 def write_csv(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
     """One tidy table, a row for each cell; ``low`` and ``high`` are the ends of its interval over time."""
     which, result = ("data", "protocol", "forecaster", "seed"), ("score", "low", "high", "seconds", "parameters")
-    rows = ({**cell, **dict(zip(("low", "high"), cell["interval"] or (), strict=False))} for cell in cells)
-    cells_of.write_csv(rows, (*which, *result, "steps", "batch"), path)
+    cells_of.write_csv(cells_of.with_ends(cells), (*which, *result, "steps", "batch"), path)
 
 
 def table(cells: Sequence[dict[str, Any]]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from poco import cells
-from poco.errors import ConfigError
+from poco.errors import CheckpointError, ConfigError
 from poco.files import write_json
 
 
@@ -30,5 +30,20 @@ def test_usual_names_stay_as_they_are(text: str) -> None:
 
 def test_what_differs_is_named(tmp_path: Path) -> None:
     cells.check(tmp_path / "x.json", {"steps": 3, "more": 1}, {"steps": 3})
-    with pytest.raises(ConfigError, match=r"x\.json was made with steps None, now 3: take another folder"):
-        cells.check(tmp_path / "x.json", {}, {"steps": 3})
+    for before, how in (
+        ({"steps": 4}, "with steps 4, now 3"),
+        ({"steps": None}, "with steps None, now 3"),
+        ({}, "by an earlier version, which does not say its steps"),
+    ):
+        with pytest.raises(ConfigError, match=rf"x\.json was made {how}: take another folder"):
+            cells.check(tmp_path / "x.json", before, {"steps": 3})
+    with pytest.raises(ConfigError, match="was made of recordings that were grouped into other data sets: take"):
+        cells.check(tmp_path / "x.json", {"datasets": ["a"]}, {"datasets": ["b"]})
+
+
+def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path) -> None:
+    file = cells.file_of(tmp_path, "a", "b")
+    file.write_text('{"score": 0.1')
+    message = r"cannot read the results in .*a--b\.json: .*: delete this file, and the same command makes it again"
+    with pytest.raises(CheckpointError, match=message):
+        cells.read(tmp_path, 2)

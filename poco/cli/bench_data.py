@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from poco.cli.options import examples
+from poco.cli.options import examples, listed
 from poco.cli.output import note
 from poco.errors import ConfigError, DataError, MissingExtraError
 
@@ -53,22 +53,29 @@ def register(app: typer.Typer) -> None:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder")
         found = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}
-        names = data.split(",") if data else list(found)
+        if not found:
+            raise DataError(f"{folder} has no folders, one for each data set: put these files into {folder / 'NAME'}/")
+        given = {"only": only, "data": data, "protocols": protocols, "published": published}
+        lists = {name: None if text is None else listed(text) for name, text in given.items()}
+        for option, some in lists.items():
+            if some == []:
+                raise ConfigError(f"--{option} names nothing")
+        names = lists["data"] or list(found)
         for name in names:
             if name not in found:
                 raise DataError(f"{folder} has no data set '{name}': it has {', '.join(found) or 'none'}")
-        as_published = published.split(",") if published else []
+        as_published = lists["published"] or []
         for name in as_published:
             if name not in names or name not in NAMES:
                 raise ConfigError(f"--published: '{name}' is not both in {folder} and one of {', '.join(NAMES)}")
-        wanted = protocols.split(",")
+        wanted = lists["protocols"] or []
         for name in wanted:
             if name not in PROTOCOLS:
                 raise ConfigError(f"--protocols must be of {', '.join(PROTOCOLS)}, got '{name}'")
         cells = scoreboard.run(
             [found[name] for name in names],
             out,
-            forecasters=only.split(",") if only else scoreboard.FORECASTERS,
+            forecasters=lists["only"] or scoreboard.FORECASTERS,
             protocols=wanted,
             seeds=seeds,
             steps=steps,

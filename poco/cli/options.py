@@ -144,7 +144,7 @@ def reading_options(
         "rate_hz": rate,
         "nan": nan,
         "constant": constant,
-        "leave_out": None if leave_out is None else _names(leave_out),
+        "leave_out": None if leave_out is None else listed(leave_out),
         "header": header,
         "time_column": time_column,
         "cut_trials": cut_trials,
@@ -155,8 +155,8 @@ def reading_options(
     choices = {"nan": ("keep", "drop", "cut", "error"), "constant": ("keep", "drop", "error")}
     for name, known in choices.items():
         if values[name] is not None and values[name] not in known:
-            listed = f"{', '.join(map(repr, known[:-1]))} or '{known[-1]}'"
-            raise ConfigError(f"--{name} must be {listed}, got '{values[name]}'")
+            choice = f"{', '.join(map(repr, known[:-1]))} or '{known[-1]}'"
+            raise ConfigError(f"--{name} must be {choice}, got '{values[name]}'")
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -173,7 +173,7 @@ def chosen_sessions(sessions: str | None, without: str | None = None) -> dict[st
         ConfigError: if a list is empty.
     """
     given = {"sessions": sessions, "without": without}
-    lists = {name: _names(text) for name, text in given.items() if text is not None}
+    lists = {name: listed(text) for name, text in given.items() if text is not None}
     empty = next((name for name, names in lists.items() if not names), None)
     if empty is not None:
         raise ConfigError(f"--{empty} names no session")
@@ -200,5 +200,6 @@ def read_one(path: Path, session: str | None, options: dict[str, Any]) -> Record
     return found[0]
 
 
-def _names(text: str) -> list[str]:
+def listed(text: str) -> list[str]:
+    """What a text has between commas."""
     return [name.strip() for name in text.split(",") if name.strip()]

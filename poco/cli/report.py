@@ -37,7 +37,10 @@ def register(app: typer.Typer) -> None:
         ] = None,
         no_baselines: Annotated[
             bool,
-            typer.Option("--no-baselines", help="Train no baselines to compare what has no scores yet with."),
+            typer.Option(
+                "--no-baselines",
+                help="Train no baselines to compare what has no scores yet with (runs trained with it: none either).",
+            ),
         ] = False,
         threads: Annotated[int | None, typer.Option(help="Threads on the CPU.")] = None,
         json: Json = False,

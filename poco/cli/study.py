@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from poco.cli.options import listed
 from poco.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
     @study.command("run")
     def run_study(
-        name: Annotated[str, typer.Argument(help="One that 'poco study list' lists.")],
+        name: Annotated[str, typer.Argument(help="One that 'poco study list' lists, or a .toml file of your own.")],
         out: Annotated[Path, typer.Option(help="Folder of the results; what is there is not made again.")],
         data: Annotated[list[Path] | None, typer.Option(help="Recordings; may be given several times.")] = None,
         published: Annotated[
@@ -47,11 +48,16 @@ def register(app: typer.Typer) -> None:
         ] = None,
         reduced: Annotated[bool, typer.Option("--reduced", help="Very small, to see that it runs.")] = False,
         processes: Annotated[int, typer.Option(help="Processes at a time.")] = 1,
+        threads: Annotated[
+            int | None, typer.Option(help="Threads on the CPU, of each process (default: its share of the processors).")
+        ] = None,
     ) -> None:
         """Run the study NAME and print its table."""
         from poco import studies
+        from poco.cli.torch_settings import set_threads
 
-        sizes = {key: value for key, _, value in (pair.partition("=") for pair in simulation.split(",") if pair)}
+        set_threads(threads)
+        sizes = {key: value for key, _, value in (pair.partition("=") for pair in listed(simulation))}
         for key, value in sizes.items():
             if key not in ("animals", "units", "frames") or not value.isdigit():
                 raise ConfigError(f"--simulation takes animals, units and frames, each a number; got '{key}={value}'")
@@ -67,6 +73,7 @@ def register(app: typer.Typer) -> None:
             label=label,
             reduced=reduced,
             processes=processes,
+            threads=threads,
             report=typer.echo,
         )
         typer.echo(studies.table(cells))

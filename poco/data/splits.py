@@ -129,6 +129,12 @@ class Split:
         return self.segments["val"] != self.segments["train"]
 
     @property
+    def frames_to_learn(self) -> tuple[int, ...]:
+        """Of each session, frames of the training and validation parts."""
+        each = zip(self.segments["train"], self.segments["val"], strict=True)
+        return tuple(sum(stop - start for start, stop in (*train, *val)) for train, val in each)
+
+    @property
     def datasets(self) -> tuple[str, ...]:
         """Names of the data sets, in order of first appearance."""
         return tuple(dict.fromkeys(recording.dataset for recording in self.recordings))
@@ -240,6 +246,35 @@ def shorten(cut: Split, frames: int) -> Split:
             means[index], stds[index] = mean.astype(np.float32), std.astype(np.float32)
     segments = {part: tuple(found) for part, found in parts.items()}
     return replace(cut, mean=tuple(means), std=tuple(stds), segments=segments)
+
+
+def same_targets(cut: Split, longest: int) -> Split:
+    """The same split, its validation and test windows those whose forecasts begin where the longest context allows.
+
+    Splits of shorter contexts have more windows, which begin earlier in each part: after this those of all contexts up
+    to ``longest`` forecast the same frames.
+
+    Args:
+        cut: a split of any such context.
+        longest: frames of the longest one.
+
+    Raises:
+        ConfigError: if the context of the split is longer than that.
+        DataError: if a session has no window of the longest context in one of the parts.
+    """
+    if cut.context > longest:
+        raise ConfigError(f"the longest context must be at least that of the split, {cut.context}, got {longest}")
+    for index, recording in enumerate(cut.recordings):
+        own = {part: cut.segments[part][index] for part in PARTS}
+        _check_windows(recording, own, longest, cut.horizon, cut.protocol)
+    later = longest - cut.context
+    segments = {
+        part: each
+        if part == "train"
+        else tuple(tuple((start + later, stop) for start, stop in own if start + later < stop) for own in each)
+        for part, each in cut.segments.items()
+    }
+    return replace(cut, segments=segments)
 
 
 def _join(segments: Segments) -> Segments:

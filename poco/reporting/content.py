@@ -120,21 +120,24 @@ def open_subject(folder: Path | Run, data: Path | None = None) -> Subject:
 def score(subject: Subject, callbacks: Sequence[Callback] = (), *, trained: bool = True) -> Evaluation:
     """Scores of a subject on its test part; those that are not kept in its folder yet are made, and kept there.
 
+    A run that was trained to be compared with some baselines alone, as with ``--no-baselines``, is compared with these.
+
     Args:
         subject: what to score.
         callbacks: what may watch the training of baselines, where there are no scores yet.
         trained: whether baselines that have to be trained are wanted too.
     """
-    names = [name for name in NAMES if trained or name not in TRAINED]
+    known = NAMES if subject.run is None else subject.run.config.get("baselines", NAMES)
+    names = [name for name in known if trained or name not in TRAINED]
     there = None if subject.folder is None else Evaluation.kept(subject.folder / EVALUATION)
     if there is not None and set(names) <= set(there.baselines):
         return there
-    if subject.run is not None:
-        return subject.run.evaluate(subject.split.recordings, baselines=names, callbacks=callbacks)
-    assert subject.folder is not None
     wanted = " and ".join(name for name in names if name in TRAINED)
     for callback in callbacks if wanted else ():
         callback.message(f"scoring it; {wanted} to compare with are trained, this once (--no-baselines)")
+    if subject.run is not None:
+        return subject.run.evaluate(subject.split.recordings, baselines=names, callbacks=callbacks)
+    assert subject.folder is not None
     folder = subject.folder / BASELINES
     evaluation = evaluate(subject.model, subject.split, baselines=names, folder=folder, callbacks=callbacks)
     write_json(subject.folder / EVALUATION, evaluation.to_json())

@@ -1,7 +1,8 @@
 """Experiments as data: each TOML file here says which forecasters are fitted to what, and which option is varied."""
 
 from poco.studies import steps
-from poco.studies.study import Study, cells, load, names, plot, run, write_csv
+from poco.studies.definition import Study, load, names
+from poco.studies.study import cells, plot, run, write_csv
 from poco.studies.tables import table
 
 __all__ = ["Study", "cells", "load", "names", "plot", "run", "steps", "table", "write_csv"]

@@ -74,7 +74,8 @@ class Others:
     def made_with(self) -> dict[str, Any]:
         """What is kept with the model."""
         same = {"seed": self.seed, "base_steps": self.steps, "protocol": self.protocol}
-        return {"recordings": cells_of.recordings_of(self.recordings), **same}
+        datasets = [recording.dataset for recording in self.recordings]
+        return {"recordings": cells_of.recordings_of(self.recordings), "datasets": datasets, **same}
 
     def train(self, folder: Path) -> None:
         """Train it and save it in a folder, which is not there before it is done."""

@@ -1,17 +1,16 @@
-"""Studies: read from TOML, run cell by cell, each cell a file that is not made twice."""
+"""Studies: run cell by cell, each cell a file that is not made twice."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
-from multiprocessing import get_context
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 from torch import nn
 
 from poco import cells as cells_of
@@ -20,13 +19,16 @@ from poco.baselines.fitted import BASELINE_PATIENCE, fit_baseline
 from poco.data.preprocess import butterworth
 from poco.data.recording import Recording
 from poco.data.simulate import simulate
-from poco.data.splits import Split, shorten, split
-from poco.errors import ConfigError, MissingExtraError
-from poco.files import read_json, write_json
-from poco.scores import Scores, SessionScore
+from poco.data.splits import Split, same_targets, shorten, split
+from poco.errors import ConfigError
+from poco.files import write_json
+from poco.intervals import block_length, interval, resampled_scores
+from poco.scores import Scores
 from poco.scoring import score_forecasters
 from poco.studies import zapbench
 from poco.studies.adaptation import Others, animals, curve, learnt_from
+from poco.studies.definition import FILTERS, Study
+from poco.studies.processes import in_processes
 from poco.training import TrainConfig, recipe
 from poco.training.config import BATCH_SIZE
 from poco.training.trainer import Trainer, choose_label
@@ -34,89 +36,13 @@ from poco.training.trainer import Trainer, choose_label
 if TYPE_CHECKING:
     from poco.nn import POCO
 
-FOLDER = Path(__file__).parent
-#: The published filters: cut-offs in cycles a frame; forwards and backwards, not padded.
-FILTERS: Mapping[str, Mapping[str, Any]] = {
-    "low": {"high": 0.1, "padded": False},
-    "band": {"low": 0.0005, "high": 0.1, "padded": False},
-}
 #: A POCO is validated at least so many times, however few steps it is trained for.
 LEAST_VALIDATIONS = 20
 #: Sizes of a study made small, to see that it runs: of its simulation, and of the rest.
 REDUCED = {"animals": 2, "units": 8, "frames": 400}
 REDUCED_STEPS = 3
 
-
-@dataclasses.dataclass(frozen=True)
-class Study:
-    """An experiment.
-
-    Attributes:
-        name: its name.
-        title: what it asks.
-        forecasters: names of baselines, or ``"poco"``, the published POCO.
-        training: ``"multi"``, one model of all sessions, ``"dataset"``, one for each data set, and ``"single"``, one
-            for each session; where an animal is left out, modes of :func:`poco.adapt`.
-        steps: gradient steps of each model; where an animal is left out, of adaptation.
-        vary: what is varied: ``"context"``, ``"sessions"`` (how many, the first ones), ``"frames"`` (how many of each
-            session are learnt from, see :func:`poco.data.splits.shorten`), ``"animal"`` (which is left out and then
-            adapted to), ``"filter"`` (none, low, band), an option of POCO (``"model.latents"``; ``"model"`` for several
-            at a time), of its training (``"training.learning_rate"``) or of the simulation
-            (``"simulate.individuality"``); empty for nothing.
-        values: its values; of ``"animal"`` those of the recordings; of ``"model"`` names of :attr:`options`.
-        options: options of POCO by the name of each value, each with its ``name``.
-        frames: how many frames of an animal left out are adapted to, each in turn; None for all.
-        base_steps: most gradient steps of the model of the other animals.
-        sources: which data sets that model learns from, each in turn: that of the animal left out (``"same"``), the
-            ``"other"`` ones, or ``"both"``; None for all there are.
-        simulate: arguments of :func:`poco.data.simulate.simulate`, for a study of simulated recordings.
-        form: ``"zapbench"`` for that benchmark's own cut and error, see :mod:`poco.studies.zapbench`; each value is
-            then one of :attr:`options`, with a ``context``.
-        epochs: passes over the windows for training, in place of steps, of that form.
-    """
-
-    name: str
-    title: str
-    forecasters: tuple[str, ...]
-    training: tuple[str, ...] = ("multi",)
-    steps: int = 5000
-    vary: str = ""
-    values: tuple[Any, ...] = (None,)
-    options: tuple[Mapping[str, Any], ...] = ()
-    frames: tuple[int | None, ...] = (None,)
-    base_steps: int | None = None
-    sources: tuple[str | None, ...] = (None,)
-    simulate: Mapping[str, Any] | None = None
-    form: str = ""
-    epochs: int | None = None
-
-    def option(self, name: Any) -> Mapping[str, Any]:
-        """The options of POCO by their name."""
-        return next(option for option in self.options if option["name"] == name)
-
-
 Job = tuple[Study, dict[str, Any], Sequence[Recording], Path]
-
-
-def names() -> tuple[str, ...]:
-    """Names of the studies that there are."""
-    return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
-
-
-def load(name: str) -> Study:
-    """A study by name; a ConfigError lists those that there are."""
-    if name not in names():
-        raise ConfigError(f"there is no study '{name}': the studies are {', '.join(names())}")
-    try:
-        import tomllib
-    except ModuleNotFoundError:
-        try:
-            import tomli as tomllib  # type: ignore[no-redef]
-        except ImportError:
-            raise MissingExtraError.of("tomli", "formats", "reading a study on Python 3.10") from None
-    found = tomllib.loads((FOLDER / f"{name}.toml").read_text())
-    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
-    return Study(name, **fields)
 
 
 def run(
@@ -132,6 +58,7 @@ def run(
     label: str | None = None,
     reduced: bool = False,
     processes: int = 1,
+    threads: int | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
     """Make the cells of a study that are not in ``out`` yet; returns all of them.
@@ -148,11 +75,13 @@ def run(
         label: of the units, for a POCO that embeds it; default the only one there is.
         reduced: one seed, two values and very few steps: to see that the study runs.
         processes: cells made at a time.
+        threads: of torch in each of several processes; default their share of the processors.
         report: called with a line for each cell.
 
     Raises:
         ConfigError: if it needs recordings and none are given or too short ones, the windows of a step are not its to
             choose, or cells in ``out``, or models beside them, were made of other recordings or with other settings.
+        PocoError: if one of several processes is killed.
     """
     cells_of.at_least_one(steps=steps, batch=batch, seeds=seeds)
     if batch is not None and (study.form or study.base_steps):
@@ -169,9 +98,9 @@ def run(
         for value, reason in why.items():
             if reason:
                 report(f"{study.name}, {value}: left out, {reason}")
-        study = dataclasses.replace(study, values=tuple(value for value in study.values if not why[value]))
-        if not study.values:
+        if all(why.values()):
             raise ConfigError(f"the study '{study.name}' does not fit these recordings: {next(iter(why.values()))}")
+        study = dataclasses.replace(study, values=tuple(value for value in study.values if not why[value]))
     if study.vary == "animal":
         study = dataclasses.replace(study, values=animals(recordings))
         for animal, source in itertools.product(study.values, study.sources):
@@ -183,11 +112,12 @@ def run(
         base_steps = None if study.base_steps is None else REDUCED_STEPS
         study = dataclasses.replace(study, simulate=small, values=study.values[:2], base_steps=base_steps)
         seeds = 1
-    study = dataclasses.replace(study, values=_possible(study, recordings))
+    study = _possible(study, recordings, protocol, report)
     if steps is None:
         steps = REDUCED_STEPS if reduced else study.steps if study.epochs is None else None
     out.mkdir(parents=True, exist_ok=True)
     of = cells_of.recordings_of(recordings)
+    labels = {value: _labels(study, value, recordings, label) for value in study.values}
     left = []
     for seed in range(seeds):
         for value in study.values:
@@ -203,23 +133,30 @@ def run(
                         "batch": batch,
                         "protocol": protocol,
                         "recordings": of,
+                        "datasets": [recording.dataset for recording in recordings],
+                        "subjects": [recording.subject for recording in recordings] if study.base_steps else None,
+                        **labels[value],
+                        "vary": study.vary,
+                        "option": study.sizes(value),
+                        "scored_sessions": min(study.values) if study.vary == "sessions" else None,
+                        "longest_context": max(study.values) if study.vary == "context" else None,
                         "simulate": study.simulate,
+                        "epochs": study.epochs,
                         "base_steps": study.base_steps,
                         "frames": frames,
                         "source": source,
-                        "label": label,
                     }
                     shown = " ".join(str(what) for what in (training, frames, source) if what is not None)
                     file = cells_of.file_of(out, study.name, value, shown, forecaster, seed)
                     if not file.exists():
                         left.append((study, cell, recordings, file))
                     else:
-                        cells_of.check(file, read_json(file, "results"), cell)
+                        cells_of.check(file, cells_of.read_one(file), cell)
+    if study.vary == "sessions" and left:
+        names = ", ".join(recording.session for recording in recordings[: min(study.values)])
+        report(f"{study.name}: scores are of {names or 'the first'}, which all values learn from")
     bases = [job for job in _bases(left) if not _is_trained(job)]
-    with ExitStack() as stack:
-        each: Callable[..., Iterable[str]] = map
-        if processes > 1:  # spawned: a fork of a process with threads may hang
-            each = stack.enter_context(ProcessPoolExecutor(processes, get_context("spawn"))).map
+    with in_processes(processes, threads) as each:
         for made in each(_base, bases):  # all of them before any cell: a pool takes up what it is given at once
             report(made)
         for made in each(_make, left):
@@ -227,21 +164,48 @@ def run(
     return [cell for cell in cells(out) if cell["study"] == study.name]
 
 
-def _possible(study: Study, recordings: Sequence[Recording]) -> tuple[Any, ...]:
-    """The values that there are enough recordings for, or frames in one; a ConfigError if there is none."""
-    if study.vary not in ("sessions", "frames") or study.simulate is not None:
-        return study.values
-    longest = max(recordings, key=lambda recording: recording.frames)
+def _possible(study: Study, recordings: Sequence[Recording], protocol: str, report: Callable[[str], None]) -> Study:
+    """The study with what there are enough recordings for, or frames to learn from in each; the rest is told of.
+
+    Raises:
+        ConfigError: if nothing is left, or so few frames hold no window.
+    """
+    if study.vary == "sessions":
+        field, what, values = "values", "sessions", study.values
+    elif study.vary == "frames" or study.frames != (None,):
+        field, what = ("values" if study.vary == "frames" else "frames"), "frames to learn from"
+        values = getattr(study, field)
+    else:
+        return study
+    if study.simulate is not None:
+        recordings = simulate(**study.simulate)
     most, there = len(recordings), f"there are {len(recordings)}"
-    if study.vary == "frames":
-        most, there = longest.frames, f"the longest recording, '{longest.session}', has {longest.frames}"
-    found = tuple(value for value in study.values if value <= most)
+    if study.vary != "sessions":
+        cut = split(recordings, protocol=protocol)
+        most = min(cut.frames_to_learn)
+        there = f"session '{recordings[cut.frames_to_learn.index(most)].session}' has {most}"
+    found = tuple(value for value in values if value is None or value <= most)
     if not found:
-        least = min(study.values)
         raise ConfigError(
-            f"the study '{study.name}' needs {least} {study.vary}, {there}: give more (recordings, --data)"
+            f"the study '{study.name}' needs {min(values)} {what}, {there}: give more (recordings, --data)"
         )
-    return found
+    left_out = ", ".join(str(value) for value in values if value not in found)
+    if left_out:
+        report(f"{study.name}, {left_out} {what}: left out, {there}")
+    if study.vary != "sessions" and any(found):
+        shorten(cut, min(value for value in found if value is not None))  # or an error, before anything is trained
+    return dataclasses.replace(study, frames=found) if field == "frames" else dataclasses.replace(study, values=found)
+
+
+def _labels(study: Study, value: Any, recordings: Sequence[Recording], label: str | None) -> dict[str, str | None]:
+    """The label of the units that a value's POCO embeds, and SHA-256 of all units' labels, where it embeds one."""
+    if not study.sizes(value).get("unit_type_embedding"):
+        return {"label": None, "labels": None}
+    if study.simulate is not None:  # of which the settings are kept
+        return {"label": label, "labels": None}
+    label = choose_label(recordings, label)
+    units = [recording.labels[label] for recording in recordings]
+    return {"label": label, "labels": hashlib.sha256(repr(units).encode()).hexdigest()}
 
 
 def _bases(left: Sequence[Job]) -> list[Job]:
@@ -312,19 +276,22 @@ def _make(job: Job) -> str:
     if study.simulate is not None:
         varied = {vary.removeprefix("simulate."): value} if vary.startswith("simulate.") else {}
         recordings = simulate(**{**study.simulate, **varied, "seed": seed})
+    compared = [recording.session for recording in recordings[: cell["scored_sessions"]]]
     if vary == "sessions":
         recordings = recordings[:value]
     if vary == "filter" and value != "none":
         recordings = [butterworth(recording, **FILTERS[value]) for recording in recordings]
     context = value if vary == "context" else 48
     began = time.process_time()
-    scores: list[SessionScore] = []
+    scores: list[Scores] = []
     model: nn.Module
     given = {"seed": seed, "steps": cell["steps"], "batch_size": cell["batch"] or BATCH_SIZE}
     for group in _groups(recordings, cell["training"]):
         data = split(group, protocol=cell["protocol"], context=context)
         if vary == "frames":
             data = shorten(data, value)
+        if vary == "context":
+            data = same_targets(data, cell["longest_context"])
         if cell["forecaster"] == "poco":
             settings = recipe("published")[1]
             every = min(settings.val_every, -(-cell["steps"] // LEAST_VALIDATIONS))
@@ -333,15 +300,29 @@ def _make(job: Job) -> str:
         else:
             settings = TrainConfig(**given, patience=BASELINE_PATIENCE)
             model = fit_baseline(cell["forecaster"], data, config=settings)
-        scores += score_forecasters({"": model}, data)[""].sessions
-    found = Scores(sum(s.score for s in scores) / len(scores), tuple(scores))
-    made = {
+        scores.append(score_forecasters({"": model}, data)[""])
+    made = _result(scores, compared, block_length(context, data.horizon))
+    write_json(file, {**cell, **made, "seconds": round(time.process_time() - began, 2)})
+    return f"{file.stem}: {made['score']:.4f}"
+
+
+def _result(scores: Sequence[Scores], compared: Sequence[str], block: int) -> dict[str, Any]:
+    """What a cell says of the scores of its models: of the sessions that are compared, and of each."""
+    every = [one for found in scores for one in found.sessions]
+    some = [one for one in every if one.session in compared]
+    kept = np.repeat([one.session in compared for one in every], [one.windows for one in every])
+    own, copy = (
+        np.concatenate([errors for found in scores if (errors := getattr(found, name)) is not None])[kept]
+        for name in ("window_error", "copy_window_error")
+    )
+    found = Scores(sum(one.score for one in some) / len(some), tuple(some))
+    drawn = resampled_scores(own[None], copy, [one.windows for one in some], block)[0]
+    return {
         "score": found.score,
+        "interval": interval(drawn, most=1.0),
         "score_per_step": list(found.score_per_step),
-        "score_by_session": {one.session: one.score for one in scores},
+        "score_by_session": {one.session: one.score for one in every},
     }
-    write_json(file, {**cell, "vary": vary, **made, "seconds": round(time.process_time() - began, 2)})
-    return f"{file.stem}: {found.score:.4f}"
 
 
 def _groups(recordings: Sequence[Recording], training: str) -> list[list[Recording]]:
@@ -362,8 +343,7 @@ def _poco(study: Study, data: Split, value: Any, settings: TrainConfig, label: s
     sizes: dict[str, Any] = {"context": data.context}
     if data.context != 48:
         sizes["segment_length"] = max(1, data.context // 3)
-    if group == "model":
-        sizes |= {name: value} if name else {k: v for k, v in study.option(value).items() if k != "name"}
+    sizes |= study.sizes(value)
     if group == "training":
         settings = dataclasses.replace(settings, **{name: value})
     config = POCOConfig(**sizes)
@@ -372,14 +352,20 @@ def _poco(study: Study, data: Split, value: Any, settings: TrainConfig, label: s
 
 
 def cells(out: Path) -> list[dict[str, Any]]:
-    """All cells of a folder, of any study."""
-    return list(cells_of.read(out, 5).values())
+    """All cells of a folder, of any study, in the order of its values where these are numbers, else of their files."""
+    return sorted(cells_of.read(out, 5).values(), key=_place)
+
+
+def _place(cell: Mapping[str, Any]) -> tuple[str, float]:
+    value = cell["value"]
+    return str(cell["study"]), value if isinstance(value, int | float) else 0.0
 
 
 def write_csv(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """One tidy table, a row for each cell."""
+    """One tidy table, a row for each cell; ``low`` and ``high`` are the ends of its interval over time."""
     which = ("study", "value", "training", "forecaster", "frames", "source", "seed")
-    cells_of.write_csv(cells, (*which, "score", "seconds", "steps", "batch", "protocol"), path)
+    columns = (*which, "score", "low", "high", "seconds", "steps", "batch", "protocol")
+    cells_of.write_csv(cells_of.with_ends(cells), columns, path)
 
 
 def plot(cells: Sequence[Mapping[str, Any]], path: Path, *, per_step: bool = False) -> None:

@@ -58,7 +58,10 @@ def test_what_a_page_says_trains_the_same_run_again(poco, recordings: Path, tmp_
     more = ("--steps", 3, "--val-every", 2, "--lr", 0.002, "--seeds", 2, "--seed", 4, "--leave-out", "animal-2/3")
     done = poco("train", recordings, "--without", "animal-1", *options, *more, "--no-baselines", "--out", first)
     assert done.code == 0, done.err
-    assert poco("report", first, "--out", tmp_path / "page").code == 0
+    done = poco("report", first, "--out", tmp_path / "page")
+    assert done.code == 0, done.err
+    assert "are trained" not in done.err  # the run was to be compared with none of those
+    assert not (first / "baselines").exists()
     ((program, *given),) = commands(tmp_path / "page" / "report.html")
     assert program == "poco"
     assert given[-2:] == ["--out", str(first)]

@@ -7,7 +7,7 @@ import pytest
 from helpers.recordings import counted, waves
 
 from poco.data.recording import Recording
-from poco.data.splits import PARTS, PROTOCOLS, fingerprint, shorten, split
+from poco.data.splits import PARTS, PROTOCOLS, fingerprint, same_targets, shorten, split
 from poco.errors import ConfigError, DataError
 
 
@@ -154,6 +154,29 @@ def test_shortened_across_stretches_and_blocks() -> None:
     for part in PARTS:
         for start in short.windows(part).start:
             assert any(a <= start and start + 8 <= b for a, b in short.segments[part][0])
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_windows_of_all_contexts_forecast_the_same_frames(protocol: str) -> None:
+    recordings = [waves(frames=2300), waves(frames=900, session="other", stretches=((0, 850), (860, 900)))]
+    cuts = [same_targets(split(recordings, protocol=protocol, context=context), 48) for context in (1, 12, 48)]
+    for part in ("val", "test"):
+        firsts = [cut.windows(part).start + cut.context for cut in cuts]
+        for first in firsts:
+            np.testing.assert_array_equal(first, firsts[-1])
+    longest = split(recordings, protocol=protocol)
+    np.testing.assert_array_equal(cuts[-1].windows("test").start, longest.windows("test").start)
+    assert cuts[0].segments["train"] == longest.segments["train"]
+    with pytest.raises(DataError, match=r"leave no window of 416 \(context 400 \+ horizon 16\)"):
+        same_targets(longest, 400)
+    with pytest.raises(ConfigError, match="at least that of the split, 48, got 12"):
+        same_targets(longest, 12)
+
+
+def test_frames_to_learn_by_hand() -> None:
+    recordings = [waves(frames=2300), waves(frames=900, session="other")]
+    assert split(recordings, protocol="published").frames_to_learn == (800 + 1040, 720)
+    assert split(recordings).frames_to_learn == (1840, 720)
 
 
 def test_unknown_words_are_refused() -> None:

@@ -313,8 +313,8 @@ def test_on_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     assert "leave no 'key' open" in capfd.readouterr().err
     out = ["--out", str(tmp_path / "out")]
     bench = ["bench-data", str(tmp_path), *as_published, "--data", "andalman2019", *out, "--only", "copy"]
-    assert run([*bench, "--protocols", "published"]) == 0  # too short for a window: left out, after it was read
-    assert "30 frames" in capfd.readouterr().out
+    assert run([*bench, "--protocols", "published"]) == 2  # too short for a window: left out, after it was read
+    assert "30 frames" in capfd.readouterr().err
     assert run(["bench-data", str(tmp_path), "--published", "kato2015", *out]) == 2
     assert "'kato2015' is not both in" in capfd.readouterr().err
     assert run(["study", "run", "single-session", "--data", str(folder), *as_published, *out, "--reduced"]) == 2

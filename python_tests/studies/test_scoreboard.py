@@ -81,8 +81,10 @@ def test_cells_say_which_recordings_they_are_of(tmp_path: Path) -> None:
     (out / "some--published--0--copy.json").write_text(json.dumps(cell))
     assert scoreboard.run([folder], out, forecasters=("copy",), protocols=("published",)) == [cell]
     (out / "some--published--0--copy.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"cannot read the results in .*copy\.json"):
+    with pytest.raises(CheckpointError, match=r"cannot read the results in .*copy\.json: .*: delete this file"):
         scoreboard.load(out)
+    with pytest.raises(CheckpointError, match=r"cannot read the results in .*copy\.json: .*: delete this file"):
+        scoreboard.run([folder], out, forecasters=("copy",), protocols=("published",))
 
 
 def test_each_data_set_is_read_once_and_told_of_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,6 +110,27 @@ def test_each_data_set_is_read_once_and_told_of_once(tmp_path: Path, monkeypatch
         *(*(f"short, {protocol}" for protocol in scoreboard.PROTOCOLS), *(f"two, {what}" for what in each)),
     ]
     assert lines[0] == "bad: left out, it is damaged"
+
+
+def test_a_folder_without_data_sets_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("typer", reason="the command line needs the extra 'cli'")
+    from poco.__main__ import run
+
+    flat, out = data_set(tmp_path / "flat"), tmp_path / "out"
+    bench = ["bench-data", str(tmp_path), "--out", str(out)]
+    assert run(["bench-data", str(flat), "--out", str(out)]) == 2
+    assert f"one for each data set: put these files into {flat / 'NAME'}/" in capfd.readouterr().err
+    assert run([*bench, "--only", " , "]) == 2
+    assert "--only names nothing" in capfd.readouterr().err
+    assert not out.exists()
+    assert run([*bench, "--only", "copy, mean", "--data", " flat", "--protocols", "published ,"]) == 0
+    assert {path.name for path in out.glob("*.json")} == {
+        f"flat--published--0--{name}.json" for name in ("copy", "mean")
+    }
+    np.save(flat / "a.npy", RECORDINGS[0].activity[:, :50])
+    capfd.readouterr()
+    assert run([*bench, "--data", "flat", "--out", str(tmp_path / "none")]) == 2
+    assert "none of the data sets could be used; flat, leak-free: left out, session 'a'" in capfd.readouterr().err
 
 
 def test_what_makes_no_scoreboard_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +20,9 @@ from poco.data.packed import PackedBatch
 from poco.data.read import read
 from poco.data.recording import Recording
 from poco.data.simulate import simulate
-from poco.data.splits import Split, split
-from poco.errors import ConfigError, DataError
+from poco.data.splits import Split, same_targets, split
+from poco.errors import CheckpointError, ConfigError, DataError
+from poco.files import write_json
 from poco.intervals import mean_text
 from poco.scoring import score_forecasters
 from poco.training import recipe, train
@@ -69,9 +71,10 @@ def test_every_study_runs_at_reduced_size(name: str, tmp_path: Path) -> None:
     study = dataclasses.replace(study, forecasters=cheap)
     of_its_own = {"zapbench": simulate(2, units=4, frames=900), "pretraining-source": TWO_DATA_SETS}
     cells = studies.run(study, tmp_path, of_its_own.get(name, RECORDINGS), reduced=True)
-    # two animals; recordings of 400 frames have a single one of the lengths
+    # two animals; recordings of 400 frames, 320 of which are learnt from, have a single one of the lengths
     values = {"animal": 2, "frames": 1, "model": 2}.get(study.vary, min(2, len(study.values)))
-    assert len(cells) == len(cheap) * len(study.training) * values * len(study.frames) * len(study.sources)
+    frames = sum(n is None or n <= 320 for n in study.frames)
+    assert len(cells) == len(cheap) * len(study.training) * values * frames * len(study.sources)
     assert studies.table(cells).count("\n") > 1
     assert all(math.isfinite(cell["score"]) for cell in cells)
 
@@ -88,6 +91,91 @@ def test_a_study_goes_on_where_it_was(tmp_path: Path) -> None:
     for some in (others, RECORDINGS[::-1], RECORDINGS[:1]):
         with pytest.raises(ConfigError, match=r"nlinear--0\.json was made of other recordings: take another folder"):
             studies.run(study, tmp_path, some, reduced=True)
+
+
+def test_cells_made_of_something_else_are_refused(tmp_path: Path) -> None:
+    few: dict[str, Any] = {"seeds": 1, "steps": 1, "batch": 4}
+    sizes = {"width": 8, "heads": 2, "head_width": 8, "film_width": 8}
+    study = studies.Study("one", "", ("poco",), vary="model", options=({"name": "a", **sizes},))
+    cells = studies.run(study, tmp_path, RECORDINGS, **few)
+    other_option = dataclasses.replace(study, options=({"name": "a", **sizes, "film_width": 16},))
+    with pytest.raises(
+        ConfigError, match=r"one--a--multi--poco--0\.json was made with option {.*'film_width': 16}: take"
+    ):
+        studies.run(other_option, tmp_path, RECORDINGS, **few)
+    regrouped = [dataclasses.replace(r, dataset=r.session) for r in RECORDINGS]
+    with pytest.raises(
+        ConfigError, match="was made of recordings that were grouped into other data sets: take another"
+    ):
+        studies.run(study, tmp_path, regrouped, **few)
+    with_labels = [dataclasses.replace(r, labels={"region": ("a", "b", "a", "b")}) for r in RECORDINGS]
+    assert studies.run(study, tmp_path, with_labels, **few) == cells  # they are not embedded
+    (file,) = tmp_path.glob("*.json")
+    of_before = {name: value for name, value in cells[0].items() if name != "datasets"}
+    write_json(file, of_before)
+    with pytest.raises(
+        ConfigError, match="was made by an earlier version, which does not say its datasets: take another"
+    ):
+        studies.run(study, tmp_path, RECORDINGS, **few)
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=r"poco--0\.json: .*: delete this file, and the same command makes it"):
+        studies.run(study, tmp_path, RECORDINGS, **few)
+
+
+def test_cells_of_other_labels_are_refused(tmp_path: Path) -> None:
+    few: dict[str, Any] = {"seeds": 1, "steps": 1, "batch": 4}
+    study = studies.load("embedding-modes")
+    study = dataclasses.replace(study, options=tuple(study.option(name) for name in ("none", "session and region")))
+    labels = {"region": ("a", "b", "a", "b"), "kind": ("a", "b", "a", "b")}
+    labelled = [dataclasses.replace(r, labels=labels) for r in RECORDINGS]
+    with pytest.raises(ConfigError, match="unit_type_embedding needs to know which label to embed"):
+        studies.run(study, tmp_path / "none", labelled, **few)
+    assert not list((tmp_path / "none").glob("*.json"))  # before anything is trained
+    cells = studies.run(study, tmp_path, labelled, label="region", **few)
+    assert [cell["label"] for cell in cells] == [None, "region"]
+    with pytest.raises(ConfigError, match=r"region--multi--poco--0\.json was made with label region, now kind"):
+        studies.run(study, tmp_path, labelled, label="kind", **few)
+    others = [dataclasses.replace(r, labels={"region": ("a", "b", "b", "b")}) for r in RECORDINGS]
+    with pytest.raises(ConfigError, match=r"region--.* was made with other labels of the units: take another"):
+        studies.run(study, tmp_path, others, **few)
+
+
+def test_scores_of_numbers_of_sessions_are_of_the_same_sessions(tmp_path: Path) -> None:
+    recordings = simulate(4, units=4, frames=400)
+    study = studies.Study("some", "", ("ridge",), vary="sessions", values=(2, 4, 5))
+    lines: list[str] = []
+    cells = studies.run(study, tmp_path, recordings, seeds=1, report=lines.append)
+    assert lines[:2] == [
+        "some, 5 sessions: left out, there are 4",
+        "some: scores are of animal-1, animal-2, which all values learn from",
+    ]
+    assert [cell["value"] for cell in cells] == [2, 4]
+    for cell in cells:
+        assert len(cell["score_by_session"]) == cell["value"]
+        assert cell["score"] == np.mean([cell["score_by_session"][name] for name in ("animal-1", "animal-2")])
+        low, high = cell["interval"]
+        assert low < cell["score"] < high
+    model = fit_baseline("ridge", split(recordings, protocol="published"))
+    of_two = score_forecasters({"": model}, split(recordings[:2], protocol="published"))[""]
+    assert cells[1]["score_per_step"] == pytest.approx(of_two.score_per_step)
+    with pytest.raises(ConfigError, match="was made with scored_sessions 2, now 1"):
+        studies.run(dataclasses.replace(study, values=(1, 2)), tmp_path, recordings, seeds=1)
+
+
+def test_scores_of_contexts_are_of_the_same_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Zero(Copy):
+        def forward_packed(self, batch: PackedBatch) -> torch.Tensor:
+            return super().forward_packed(batch) * 0
+
+    monkeypatch.setattr("poco.studies.study.fit_baseline", lambda _, data, **__: Zero(data.context, data.horizon))
+    study = dataclasses.replace(studies.load("context"), forecasters=("nlinear",))
+    cells = studies.run(study, tmp_path, RECORDINGS, seeds=1, steps=1)
+    assert [cell["value"] for cell in cells] == [1, 3, 12, 24, 48]
+    assert len({cell["score"] for cell in cells}) == 1
+    rows = studies.table(cells).splitlines()[2:]
+    assert [row.split(" | ")[1] for row in rows] == ["1", "3", "12", "24", "48"]
+    with pytest.raises(ConfigError, match="was made with longest_context 48, now 24"):
+        studies.run(dataclasses.replace(study, values=(12, 24)), tmp_path, RECORDINGS, seeds=1, steps=1)
 
 
 def test_names_of_any_kind_are_those_of_files(tmp_path: Path) -> None:
@@ -156,10 +244,16 @@ def test_scores_that_are_not_finite_end_no_study(
 
 
 def test_recordings_that_are_too_short(tmp_path: Path) -> None:
-    short = simulate(2, units=4, frames=200)
-    message = "'recording-length' needs 256 frames, the longest recording, 'animal-1', has 200: give more"
-    with pytest.raises(ConfigError, match=message):
-        studies.run(studies.load("recording-length"), tmp_path, short, seeds=1)
+    short = simulate(2, units=4, frames=400)
+    for name in ("recording-length", "adaptation-length"):
+        study, field = studies.load(name), "values" if name == "recording-length" else "frames"
+        message = f"'{name}' needs 512 frames to learn from, session 'animal-1' has 320: give more"
+        with pytest.raises(ConfigError, match=message):
+            studies.run(dataclasses.replace(study, **{field: (1024, 512)}), tmp_path, short, seeds=1)
+        with pytest.raises(ConfigError, match="20 frames hold no window of 64"):
+            studies.run(dataclasses.replace(study, **{field: (20, 128)}), tmp_path, short, seeds=1)
+        with pytest.raises(DataError, match="200 frames leave no window"):
+            studies.run(study, tmp_path, simulate(2, units=4, frames=200), seeds=1)
     study = studies.Study("some", "", ("ridge",), vary="sessions", values=(5, 3))
     with pytest.raises(ConfigError, match="'some' needs 3 sessions, there are 2: give more"):
         studies.run(study, tmp_path, short, seeds=1)
@@ -253,17 +347,18 @@ def test_what_is_varied_reaches_the_model(tmp_path: Path) -> None:
     assert len(cells) == len({cell["score"] for cell in cells}) == 6
     cells = studies.run(studies.load("sweep-learning-rate"), tmp_path / "r", RECORDINGS, seeds=1, steps=3)
     assert len(cells) == len({cell["score"] for cell in cells}) == 4
-    study = dataclasses.replace(studies.load("recording-length"), forecasters=("ridge",), values=(128, 256, 4096))
-    cells = studies.run(study, tmp_path / "f", RECORDINGS, seeds=1, steps=3)
-    assert {cell["value"] for cell in cells} == {128, 256}
+    study = dataclasses.replace(studies.load("recording-length"), forecasters=("ridge",), values=(128, 256, 400, 512))
+    lines: list[str] = []
+    longer = [RECORDINGS[0], *simulate(2, units=4, frames=800)[1:]]
+    cells = studies.run(study, tmp_path / "f", longer, seeds=1, steps=3, report=lines.append)
+    assert lines[0] == "recording-length, 400, 512 frames to learn from: left out, session 'animal-1' has 320"
+    assert [cell["value"] for cell in cells] == [128, 256]
     assert len({cell["score"] for cell in cells}) == 2
     study = dataclasses.replace(studies.load("filters"), forecasters=("ridge",))
     cells = studies.run(study, tmp_path / "b", RECORDINGS, seeds=1, steps=3)
     by = {cell["value"]: cell["score"] for cell in cells}
     assert by["low"] > by["none"]  # what is smooth is easily forecast
     assert by["band"] not in (by["low"], by["none"])
-    with pytest.raises(ConfigError, match="which label"):
-        studies.run(studies.load("embedding-modes"), tmp_path / "n", RECORDINGS, seeds=1, steps=3)
 
 
 def test_windows_of_a_step(tmp_path: Path) -> None:
@@ -345,13 +440,14 @@ def test_scores_of_single_steps(tmp_path: Path) -> None:
     cells = studies.run(study, tmp_path / "s", RECORDINGS, seeds=1, steps=1)
     for cell in cells:
         assert len(cell["score_per_step"]) == 16
-        model = fit_baseline("ridge", cut := split(RECORDINGS, protocol="published", context=cell["value"]))
+        cut = same_targets(split(RECORDINGS, protocol="published", context=cell["value"]), 12)
+        model = fit_baseline("ridge", cut)
         assert cell["score_per_step"] == list(score_forecasters({"": model}, cut)[""].score_per_step)
     studies.steps.write_csv(cells, tmp_path / "steps.csv")
     with (tmp_path / "steps.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["study", "protocol", "value", "training", "forecaster", "seed", "step", "score"]
-    assert [(row["value"], row["step"]) for row in rows] == [(v, str(h)) for v in ("12", "4") for h in range(1, 17)]
+    assert [(row["value"], row["step"]) for row in rows] == [(v, str(h)) for v in ("4", "12") for h in range(1, 17)]
     assert float(rows[2]["score"]) == cells[0]["score_per_step"][2]
     studies.plot(cells, tmp_path / "s.png", per_step=True)
     assert (tmp_path / "s.png").stat().st_size > 1000

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import settings
+from benchmarks.arguments import count, expect_known
 from benchmarks.cases import NAMES, QUICK_SIZES, SIZES, plan
 
 
@@ -17,7 +18,13 @@ def main(arguments: list[str]) -> int:
         from benchmarks import gpu_command
 
         return gpu_command.main(arguments[1:])
-    given = _parser().parse_args(arguments)
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if given.contestants:
+        settings.start_torch(given.threads)
+        from benchmarks.contestants import CONTESTANTS
+
+        expect_known(parser, "--contestants", given.contestants, [c.name for c in CONTESTANTS])
     if given.settings is None:
         given.settings = settings.DEFAULT if given.quick else "auto"
     tried: dict[str, float] = {}
@@ -76,9 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What poco costs, beside its peers.")
     parser.add_argument("device", choices=["cpu", "gpu"], help="gpu has options of its own: gpu --help")
     parser.add_argument("--only", action="append", default=[], choices=NAMES, help="these alone; may be repeated")
-    parser.add_argument("--sizes", type=int, nargs="+", metavar="UNITS", help="units of the operations and the model")
+    parser.add_argument("--sizes", type=count, nargs="+", metavar="UNITS", help="units of the operations and the model")
     parser.add_argument("--contestants", nargs="+", metavar="NAME", help="these alone, by their names in the table")
-    parser.add_argument("--threads", type=int, help="of everybody; default: what torch takes")
+    parser.add_argument("--threads", type=count, help="of everybody; default: what torch takes")
     parser.add_argument("--quick", action="store_true", help="small sizes, few turns, nothing compiled, no memory")
     parser.add_argument("--seconds", type=float, help="for the times of a case; default 15, quick 1")
     parser.add_argument("--no-memory", action="store_true", help="leave the peak memory out")

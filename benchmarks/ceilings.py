@@ -22,7 +22,10 @@ class Ceilings:
         return asdict(self)
 
     def least_seconds(self, flops: float, moved: float, dtype: str) -> float:
-        """The roofline: no implementation in this precision takes less."""
+        """The roofline: what the work takes at the speed of the libraries that the ceilings were measured with.
+
+        It can be beaten: by products that make more of the processor, or by data that stay in its caches.
+        """
         peak = self.bfloat16 if dtype == "bfloat16" else self.float32
         return max(flops / peak, moved / self.copy)
 

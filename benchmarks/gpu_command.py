@@ -11,13 +11,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arguments import expect_known
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
 def main(arguments: list[str]) -> int:
     """Measures, prints, writes; 1 if a check failed, an answer was wrong or a contestant of ours failed."""
-    given = _parser().parse_args(arguments)
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if given.contestants:
+        from benchmarks import gpu
+
+        expect_known(parser, "--contestants", given.contestants, [c.name for c in gpu.contestants()])
     checks: dict[str, str] = {}
     failed = False
     if given.full:

@@ -13,7 +13,9 @@ _LEGEND = (
     "published: how many times the speed of the published form in eager float32 without a graph;",
     "best alike: of the fastest published form whose products are in the same precision, graphs among them;",
     "best: of the fastest published form of all;",
-    "roofline: share of the speed that the least work allows at the ceilings; memory: peak of a call without graph;",
+    "roofline: share of the speed that the least work allows at the ceilings, those of a large product and a large",
+    "copy by the library: above 100 % the kernels beat it, or data stay in the caches;",
+    "memory: peak of a call without graph;",
     "error: of the output, relative, against the published form in float32, with gradients the larger of the two.",
 )
 

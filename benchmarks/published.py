@@ -42,10 +42,10 @@ def _norm(like: nn.LayerNorm) -> nn.LayerNorm:
 class FeedForward(nn.Module):
     """LayerNorm, Linear to value and gate, value * gelu(gate), dropout, Linear."""
 
-    def __init__(self, of: Any) -> None:
+    def __init__(self, of: Any, dropout: float) -> None:
         super().__init__()
         self.norm, self.input, self.output = _norm(of.norm), of.input, of.output
-        self.dropout = nn.Dropout(of.dropout)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.input(self.norm(x)).chunk(2, -1)
@@ -67,10 +67,10 @@ class CrossAttention(nn.Module):
 class SelfAttention(nn.Module):
     """Rotary self-attention of the latents: values rotate too, and the result rotates back."""
 
-    def __init__(self, of: Any) -> None:
+    def __init__(self, of: Any, heads: int) -> None:
         super().__init__()
         self.norm, self.query_key_value, self.output = _norm(of.norm), of.query_key_value, of.output
-        self.heads = of.heads
+        self.heads = heads
 
     def forward(self, z: Tensor, forth: Tensor, back: Tensor) -> Tensor:
         query, key, value = (
@@ -102,11 +102,12 @@ class PublishedPOCO(nn.Module):
         own: Any = model.session_embeddings[0]
         self.units, self.session, self.dataset = own.units, own.session, model.datasets[0]
         self.latents, self.token = model.latents, model.token
-        self.encoder, self.encoder_ffn = CrossAttention(model.encoder), FeedForward(model.encoder_ffn)
-        self.attentions = nn.ModuleList(SelfAttention(layer.attention) for layer in model.layers)
-        self.ffns = nn.ModuleList(FeedForward(layer.ffn) for layer in model.layers)
+        drops = config.ffn_dropout
+        self.encoder, self.encoder_ffn = CrossAttention(model.encoder), FeedForward(model.encoder_ffn, drops)
+        self.attentions = nn.ModuleList(SelfAttention(layer.attention, config.heads) for layer in model.layers)
+        self.ffns = nn.ModuleList(FeedForward(layer.ffn, drops) for layer in model.layers)
         self.branch_dropout = nn.Dropout(config.latent_dropout)
-        self.decoder, self.decoder_ffn = CrossAttention(model.decoder), FeedForward(model.decoder_ffn)
+        self.decoder, self.decoder_ffn = CrossAttention(model.decoder), FeedForward(model.decoder_ffn, drops)
         self.input, self.scale, self.shift, self.output = (
             getattr(model.film, name) for name in ("input", "scale", "shift", "output")
         )

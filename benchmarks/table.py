@@ -30,7 +30,9 @@ def header(report: dict[str, Any]) -> str:
         "ms: median of the turns; published: how many times the speed of the published form in eager float32;",
         "best alike: of the fastest published form whose products are in the same precision, whatever runs it;",
         "best: of the fastest published form in any precision;",
-        "roofline: share of the speed that the least work allows at the ceilings; memory: growth during one call;",
+        "roofline: share of the speed that the least work allows at the ceilings, those of a large product and a large",
+        "copy by the library: above 100 % the kernels beat it, or data stay in the caches;",
+        "memory: growth during one call;",
         "error: of the output, relative, against the published form in float32, with gradients the larger of the two.",
     ]
     return "\n".join(lines)

@@ -285,7 +285,10 @@ def write(entries: list[dict[str, Any]]) -> None:
 
 
 def main() -> int:
-    """Tune for as many seconds as the command line says, 300 by default, and write the table."""
+    """Tune for as many seconds as the command line says, 300 by default, and write the table; 1 without a GPU."""
+    if not torch.cuda.is_available():
+        print("python -m benchmarks.tune needs a GPU that PyTorch sees", file=sys.stderr)
+        return 1
     write(tune(float(sys.argv[1]) if len(sys.argv) > 1 else 300))
     return 0
 

@@ -20,6 +20,7 @@ from poco.kernels.common import (
     window_of,
 )
 from poco.kernels.tiles import tile
+from poco.ops.precision import common_dtype, dense
 
 
 @triton.jit
@@ -270,10 +271,10 @@ NAMES = (
 def arguments(inputs: tuple[Any, ...]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The inputs of the op as both directions take them: tensors, and sizes with the blocks that hold them."""
     x, unit_index, window_offsets, unit_table, keys, values, parameters, dropout, seed, eps = inputs
-    dtype = launch.common_dtype((unit_table, keys, values, *parameters))
     floating = (unit_table, keys, values, *parameters)
-    dense = [launch.dense(tensor, dtype) for tensor in floating]
-    given = (launch.dense(x, dtype), unit_index.contiguous(), window_offsets.contiguous(), *dense)
+    dtype = common_dtype(floating)
+    taken = [dense(tensor, dtype) for tensor in floating]
+    given = (dense(x, dtype), unit_index.contiguous(), window_offsets.contiguous(), *taken)
     tensors = dict(zip(NAMES, given, strict=True))
     tensors["seed_pointer"] = seed
     windows, latents, width = keys.shape

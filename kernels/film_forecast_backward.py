@@ -29,6 +29,7 @@ from poco.kernels.common import (
 from poco.kernels.film_forecast import arguments, attend, feed_forward, ffn_hidden
 from poco.kernels.tiles import tile
 from poco.kernels.unit_sums import unit_sums
+from poco.ops.precision import dense
 
 
 @triton.jit
@@ -517,7 +518,7 @@ class _Backward:
         self.tensors, self.sizes = tensors, sizes
         self.needs_x, self.needs_units, self.needs_weights = needs_x, needs_units, needs_weights
         x = self.x = tensors["x"]
-        self.grad = launch.dense(grad, x.dtype)
+        self.grad = dense(grad, x.dtype)
         rows, width = x.shape[0], sizes["d"]
         self.grad_state = self.empty(rows, width)
         if needs_weights:

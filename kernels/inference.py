@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from poco.kernels import launch
 from poco.kernels.film_forecast import film_forecast
 from poco.kernels.latent_pool import latent_pool
 from poco.kernels.latents import RotaryTables, latent_transformer
 from poco.ops.inference_reference import LatentParameters, ModelParameters, latent_queries
+from poco.ops.precision import common_dtype, dense
 from poco.ops.reference import FilmParameters, film_shift
 
 
@@ -60,16 +60,16 @@ def prepare(
     context: int,
 ) -> Prepared:
     """Makes what :func:`run` needs; arguments as :func:`poco.ops.inference` takes them, ``context`` in frames."""
-    dtype = launch.common_dtype([unit_table, initial, *parameters])
+    dtype = common_dtype([unit_table, initial, *parameters])
     table = unit_table if unit_shift is None else unit_table + unit_shift
-    p = ModelParameters.of([launch.dense(parameter, dtype) for parameter in parameters])
-    initial = launch.dense(initial, dtype)
+    p = ModelParameters.of([dense(parameter, dtype) for parameter in parameters])
+    initial = dense(initial, dtype)
     segments = context // p.token_weight.shape[1]
     asking = (p.query_norm_weight, p.query_norm_bias, p.query_weight, p.key_weight, frequencies)
     shift = film_shift(p.out_weight, p.out_bias, p.shift_weight, p.shift_bias)
     return Prepared(
         dtype,
-        launch.dense(table, dtype),
+        dense(table, dtype),
         initial,
         latent_queries(initial, *asking, segments, context, eps),
         (p.token_weight, p.token_bias, p.token_norm_weight, p.token_norm_bias),
@@ -84,7 +84,7 @@ def prepare(
 
 def run(model: Prepared, x: Tensor, unit_index: Tensor, window_offsets: Tensor) -> Tensor:
     """``[R, H]`` forecasts, in the dtype of ``x``, of packed rows ``x [R, C]``."""
-    rows = (launch.dense(x, model.dtype), unit_index, window_offsets, model.unit_table)
+    rows = (dense(x, model.dtype), unit_index, window_offsets, model.unit_table)
     pooled, _ = latent_pool(*rows, *model.token, model.queries, model.eps)
     keys, values = latent_transformer(pooled, model.initial, model.latents, model.tables, model.heads, model.eps)
     return film_forecast(*rows, keys, values, model.film, 0.0, model.seed, model.eps).to(x.dtype)

@@ -12,6 +12,7 @@ from torch import Tensor
 from poco.kernels import launch
 from poco.kernels.common import load_matrix, load_units, load_vector, standardise, store_matrix
 from poco.kernels.tiles import tile
+from poco.ops.precision import common_dtype, dense
 
 _PROGRAMS = 8  # to a multiprocessor: what they wait for is memory
 
@@ -174,17 +175,17 @@ def latent_pool_merge_kernel(
 def arguments(inputs: tuple[Any, ...]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The inputs of the op as both directions take them: tensors, and sizes with the blocks that hold them."""
     x, unit_index, window_offsets, unit_table, token_weight, token_bias, norm_weight, norm_bias, queries, eps = inputs
-    dtype = launch.common_dtype((unit_table, token_weight, token_bias, norm_weight, norm_bias, queries))
+    dtype = common_dtype((unit_table, token_weight, token_bias, norm_weight, norm_bias, queries))
     tensors = {
-        "x": launch.dense(x, dtype),
+        "x": dense(x, dtype),
         "unit_index": unit_index.contiguous(),
         "window_offsets": window_offsets.contiguous(),
-        "unit_table": launch.dense(unit_table, dtype),
-        "token_weight": launch.dense(token_weight, dtype),
-        "token_bias": launch.dense(token_bias, dtype),
-        "norm_weight": launch.dense(norm_weight, dtype),
-        "norm_bias": launch.dense(norm_bias, dtype),
-        "queries": launch.dense(queries, dtype),
+        "unit_table": dense(unit_table, dtype),
+        "token_weight": dense(token_weight, dtype),
+        "token_bias": dense(token_bias, dtype),
+        "norm_weight": dense(norm_weight, dtype),
+        "norm_bias": dense(norm_bias, dtype),
+        "queries": dense(queries, dtype),
     }
     query_windows, segments, latents, width = queries.shape
     length = token_weight.shape[1]

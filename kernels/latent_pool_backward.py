@@ -15,6 +15,7 @@ from poco.kernels.common import load_matrix, load_units, load_vector, standardis
 from poco.kernels.latent_pool import arguments, tokens
 from poco.kernels.tiles import tile
 from poco.kernels.unit_sums import unit_sums
+from poco.ops.precision import dense
 
 
 @triton.jit(do_not_specialize=["parts"])
@@ -180,7 +181,7 @@ def _backward(
     length = forward[4].shape[1]
     grad_x = x.new_empty(rows, context, dtype=torch.float32) if needs[0] else None
     grad_units = x.new_empty(rows, width, dtype=torch.float32)
-    grad_pooled = launch.dense(grad_pooled, torch.float32)
+    grad_pooled = dense(grad_pooled, torch.float32)
     mean = (grad_pooled * pooled).sum((1, 3)) - grad_logsumexp
     chosen = tile("latent_pool_backward", x, rows=rows, sizes=sizes)
     parts = launch.splits(windows, rows, chosen.blocks["BLOCK_R"], 2 * launch.processors(x.device))

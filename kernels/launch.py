@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,18 +34,6 @@ def on(x: Tensor, sizes: Mapping[str, Any]) -> Iterator[None]:
                 f"this GPU cannot hold the Triton kernels for {named}: {error.name} of {error.required} where there is "
                 f"{error.limit}; smaller sizes fit, and use_backend('reference') takes any"
             ) from error
-
-
-def dense(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor as kernels take it, itself if it is so already."""
-    if tensor.dtype is dtype and tensor.is_contiguous():
-        return tensor
-    return tensor.detach().to(dtype).contiguous()
-
-
-def common_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
-    """What the kernels take these inputs in: bfloat16 if all are that, else float32."""
-    return torch.bfloat16 if all(t.dtype == torch.bfloat16 for t in tensors) else torch.float32
 
 
 def products(dtype: torch.dtype, width: int, latents: int) -> dict[str, object]:

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # at the end: benchmarks/ is only there, but poco is the package under test
 
 from benchmarks import accuracy, crossover, gpu, gpu_command, gpu_table, stream
+from benchmarks.__main__ import main as benchmarks_main
 from benchmarks.cases import ADAPTATION, BACKWARD, FORWARD, TRAINING, Case, plan
 from benchmarks.ceilings import Ceilings
 from benchmarks.check import judge
@@ -213,8 +214,29 @@ def test_contestants_on_a_gpu_take_the_cases_meant_for_them() -> None:
         assert ("poco autocast" in takers) == case.gradients
 
 
-def test_without_a_gpu_the_command_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", ["benchmarks gpu", "benchmarks.tune"])
+def test_without_a_gpu_the_command_says_so(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    assert gpu_command.main(["--quick"]) == 1
-    assert "needs a GPU" in capsys.readouterr().err
+    if command == "benchmarks.tune":
+        tune = pytest.importorskip("benchmarks.tune", exc_type=ImportError)  # imports Triton
+        assert tune.main() == 1
+    else:
+        assert gpu_command.main(["--quick"]) == 1
+    assert f"python -m {command} needs a GPU" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ("cpu --quick --contestants nonsense", "there is no 'nonsense'; there are 'published float32'"),
+        ("gpu --quick --contestants nonsense", "there is no 'nonsense'; there are 'published float32'"),
+        ("cpu --quick --sizes 0", "argument --sizes: must be at least 1, got 0"),
+        ("cpu --quick --sizes=-3", "argument --sizes: must be at least 1, got -3"),
+        ("cpu --quick --threads 0", "argument --threads: must be at least 1, got 0"),
+    ],
+)
+def test_the_commands_say_what_cannot_be(wrong: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        benchmarks_main(wrong.split())
+    assert says in capsys.readouterr().err

@@ -1,8 +1,8 @@
 """Both passes, forward and backward, and inference by the whole model, by the fused kernels of the compiled core.
 
 Same functions as :mod:`poco.ops.reference` and :mod:`poco.ops.inference_reference`. The kernels take float32 or
-bfloat16 and add up in float32, on as many threads as torch has; float16, and float32 among others, is widened to
-float32 first. Results do not depend on the number of threads.
+bfloat16 and add up in float32, on as many threads as torch has. They take bfloat16 where all but the activity is that,
+which is then rounded to it too; else all is widened to float32 first. Results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -14,27 +14,13 @@ import torch
 from torch import Tensor
 
 from poco import core
+from poco.ops.precision import common_dtype, dense
 from poco.ops.reference import FilmParameters
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _POOL_INPUTS = ("x", "unit_table", "token_weight", "token_bias", "norm_weight", "norm_bias", "queries")
 _QUERY_INPUTS = ("initial", "norm_weight", "norm_bias", "query_weight", "key_weight")
 _FILM_INPUTS = ("x", "unit_table", "keys", "values", *FilmParameters._fields)
-
-
-def dense(tensor: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The tensor as kernels take it, itself if it is so already."""
-    if tensor.dtype is dtype and tensor.is_contiguous():
-        return tensor
-    return tensor.detach().to(dtype).contiguous()
-
-
-def common_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
-    """What the kernels take these inputs in: bfloat16 if all are that, else float32."""
-    for tensor in tensors:  # a loop, as a generator costs more than all the rest
-        if tensor.dtype is not torch.bfloat16:
-            return torch.float32
-    return torch.bfloat16
 
 
 def _indices(tensor: Tensor) -> Tensor:

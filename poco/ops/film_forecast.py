@@ -58,7 +58,8 @@ def film_forecast(
         eps: added to the variance in both layer normalisations.
 
     Returns:
-        ``[R, H]`` forecasts in the dtype of ``x``. Under autocast the inputs are taken in bfloat16.
+        ``[R, H]`` forecasts in the dtype of ``x``, which the kernels round to bfloat16 where all else is that. Under
+        autocast, to whichever type, the inputs are taken in bfloat16.
 
     Raises:
         ShapeError: if shapes, dtypes or devices do not fit together, or a seed is missing.

@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from poco.ops import checks, cpu
 from poco.ops.backends import by_cpu_kernels
 from poco.ops.film_forecast import DIFFERENTIABLE, TENSORS, film_forecast
+from poco.ops.precision import autocasts, low
 from poco.ops.reference import FilmParameters, accumulation_dtype
 
 
@@ -78,7 +79,7 @@ class _FilmLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, target: Tensor, dropout: float, seed: Tensor, eps: float, *inputs: Tensor) -> Tensor:
         needs = [ctx.needs_input_grad[4 + i] for i in DIFFERENTIABLE]
-        taken = _as_under_autocast(inputs)
+        taken = low(inputs) if autocasts(inputs[0].device) else inputs
         bundled = (*taken[:6], FilmParameters(*taken[6:]), dropout, seed, eps)
         loss, gradients = cpu.film_loss(target, *bundled, needs)
         ctx.needs, ctx.dtypes = needs, [t.dtype for t in inputs]
@@ -94,10 +95,3 @@ class _FilmLoss(torch.autograd.Function):
             if needed:
                 placed[4 + i] = (next(gradients) * grad).to(ctx.dtypes[i])
         return tuple(placed)
-
-
-def _as_under_autocast(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The inputs as ``film_forecast`` takes them: in bfloat16 under autocast, else as they are."""
-    if not torch.is_autocast_enabled("cpu"):
-        return inputs
-    return tuple(t.to(torch.bfloat16) if t.is_floating_point() else t for t in inputs)

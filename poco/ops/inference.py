@@ -13,6 +13,7 @@ from torch import Tensor
 
 from poco.ops import checks
 from poco.ops.backends import choose
+from poco.ops.precision import autocasts, low
 
 torch.library.define(
     "poco::inference",
@@ -52,7 +53,8 @@ def inference(
             is not made by the kernels.
 
     Returns:
-        ``[R, H]`` forecasts in the dtype of ``x``. Under autocast all but the frequencies is taken in bfloat16.
+        ``[R, H]`` forecasts in the dtype of ``x``, which the kernels round to bfloat16 where all else is that. Under
+        autocast, to whichever type, all but the frequencies is taken in bfloat16.
 
     Raises:
         ShapeError: if shapes, dtypes or devices do not fit together.
@@ -61,15 +63,16 @@ def inference(
     """
     shift = () if unit_shift is None else (unit_shift,)
     checks.no_tangents("inference", (x, unit_table, initial, *parameters, *shift))
-    device = x.device.type
-    if torch.is_autocast_enabled(device):
-        low = torch.get_autocast_dtype(device)
-        x, unit_table, initial = x.to(low), unit_table.to(low), initial.to(low)
-        unit_shift = None if unit_shift is None else unit_shift.to(low)
-        parameters = [parameter.to(low) for parameter in parameters]
-    return torch.ops.poco.inference(  # type: ignore[no-any-return]
-        x, unit_index, window_offsets, unit_table, initial, frequencies, parameters, heads, eps, unit_shift
-    )
+    if not autocasts(x.device):
+        return torch.ops.poco.inference(  # type: ignore[no-any-return]
+            x, unit_index, window_offsets, unit_table, initial, frequencies, parameters, heads, eps, unit_shift
+        )
+    x, unit_table, initial, *parameters = low((x, unit_table, initial, *parameters))
+    unit_shift = low(shift)[0] if shift else None
+    with torch.autocast(x.device.type, enabled=False):
+        return inference(
+            x, unit_index, window_offsets, unit_table, initial, frequencies, parameters, heads, eps, unit_shift
+        )
 
 
 @torch.library.impl("poco::inference", "CompositeExplicitAutograd")

@@ -59,7 +59,8 @@ def latent_pool(
 
     Returns:
         ``pooled [W, S, Q, d]`` and ``logsumexp [W, Q]`` of the scores, float32 (float64 for float64 ``x``). A window
-        without rows has zeros and minus infinity. Under autocast the inputs are taken in bfloat16.
+        without rows has zeros and minus infinity. Under autocast, to whichever type, the inputs are taken in bfloat16.
+        Where all but ``x`` is bfloat16 the kernels round ``x`` to it too.
 
     Raises:
         ShapeError: if shapes, dtypes or devices do not fit together.

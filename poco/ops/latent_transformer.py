@@ -12,6 +12,7 @@ from poco.errors import BackendError
 from poco.ops import checks, cpu
 from poco.ops.backends import by_cpu_kernels, forced
 from poco.ops.inference_reference import latent_transformer as reference
+from poco.ops.precision import autocasts
 from poco.ops.second_derivatives import second_derivatives
 
 _INPUTS = (
@@ -60,8 +61,8 @@ def latent_transformer(
             kernel does this, the reference does.
 
     Returns:
-        ``keys`` and ``values``, each ``[W, Q, d]`` in the dtype of ``initial``. Under autocast ``initial`` and the
-        parameters are taken, and the results given, in bfloat16.
+        ``keys`` and ``values``, each ``[W, Q, d]`` in the dtype of ``initial``. Under autocast, to whichever type,
+        ``initial`` and the parameters are taken, and the results given, in bfloat16.
 
     Raises:
         ShapeError: if shapes, dtypes or devices do not fit together, or a seed is missing.
@@ -75,8 +76,7 @@ def latent_transformer(
     drops = (ffn_dropout, dropout, attention_dropout)
     checks.latent_transformer(pooled, initial, parameters, frequencies, heads, context, drops, seed)
     checks.no_tangents("latent_transformer", (pooled, initial, *parameters))
-    device = initial.device.type
-    low = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
+    device, low = initial.device.type, autocasts(initial.device)
     numbers = (heads, context, ffn_dropout, dropout, seed, eps)
     if latents_by_kernels(initial) and not attention_dropout:
         with torch.autocast(device, enabled=False):

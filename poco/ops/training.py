@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from poco.ops import checks, cpu
 from poco.ops.backends import by_cpu_kernels
 from poco.ops.inference_reference import ModelParameters
+from poco.ops.precision import autocasts, common_dtype, dense
 from poco.ops.reference import FilmParameters
 
 _FIXED = 4  # arguments of the node before the table: call, target, x, shift of the units
@@ -106,14 +107,14 @@ class _Training(torch.autograd.Function):
     def forward(
         ctx: Any, call: TrainingCall, target: Tensor | None, x: Tensor, shift: Tensor | None, *given: Tensor
     ) -> Tensor:
-        low = torch.is_autocast_enabled("cpu")
-        dtype = torch.bfloat16 if low else cpu.common_dtype(given)
-        x = x.to(torch.bfloat16) if low else x
+        casts = autocasts(x.device)
+        dtype = torch.bfloat16 if casts else common_dtype(given)
+        x = x.to(torch.bfloat16) if casts else x
         shifted = given[0] if shift is None else _plus(given[0], shift)
-        dense = [cpu.dense(t, dtype) for t in (shifted, *given[1:])]
+        taken = [dense(t, dtype) for t in (shifted, *given[1:])]
         needs = _Needs(ctx.needs_input_grad[_FIXED - 1 :])
         ctx.shift = None if shift is None else shift.dtype
-        steps = _Steps(call, x, *dense)
+        steps = _Steps(call, x, *taken)
         queries = cpu.latent_queries(*steps.asking())
         pooled, logsumexp = cpu.latent_pool(*steps.pool(queries))
         keys, values, kept = cpu.latent_transformer(*steps.latents(pooled))
@@ -128,7 +129,7 @@ class _Training(torch.autograd.Function):
         ctx.with_loss, ctx.empty = target is not None, [g is None for g in gradients]
         made = (g for g in gradients if g is not None)
         # Those of the call are saved for torch to see that none has changed before the way back.
-        ctx.save_for_backward(*between, x, *dense, *made, *call.tensors())
+        ctx.save_for_backward(*between, x, *taken, *made, *call.tensors())
         return output
 
     @staticmethod
@@ -244,7 +245,9 @@ def _unfold(p: ModelParameters, film: Sequence[Tensor | None]) -> list[Tensor | 
     if any(g is None for g in film):
         return [None] * 17
     g = FilmParameters._make(film)
-    out_weight, shift_weight, shift_bias = p.out_weight.float(), p.shift_weight.float(), p.shift_bias.float()
-    of_output = torch.addmm(g.out_weight, g.shift_weight, shift_weight.T).addr_(g.shift_bias, shift_bias)
-    of_shift = (out_weight.T @ g.shift_weight, out_weight.T @ g.shift_bias)
+    # Products by the core's own: those of torch depend on the number of threads.
+    no_film, no_width = (g.shift_weight.new_zeros(size) for size in p.shift_weight.shape)
+    of_shift = cpu.film_shift(p.out_weight.float().T, no_film, g.shift_weight, g.shift_bias)
+    folded, _ = cpu.film_shift(p.shift_weight.float(), no_film, g.shift_weight.T, no_width)
+    of_output = (g.out_weight + folded.T).addr_(g.shift_bias, p.shift_bias.float())
     return [*g[:11], *of_shift, g.in_weight, g.in_bias, of_output, g.shift_bias]

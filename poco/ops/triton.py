@@ -1,8 +1,8 @@
 """Both passes by the Triton kernels of :mod:`poco.kernels`, which are imported here, and Triton with them.
 
-Same functions as :mod:`poco.ops.reference`. The kernels take float32 or bfloat16 and add up in float32; float16, and
-float32 among others, is widened to float32 first. Products of float32 keep its precision unless
-``torch.backends.cuda.matmul.allow_tf32`` is set.
+Same functions as :mod:`poco.ops.reference`. The kernels take float32 or bfloat16 and add up in float32: bfloat16 where
+all but the activity is that, which is then rounded to it too, else float32. Products of float32 keep its precision
+unless ``torch.backends.cuda.matmul.allow_tf32`` is set.
 """
 
 from __future__ import annotations

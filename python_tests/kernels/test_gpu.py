@@ -15,6 +15,7 @@ from poco.data.packed import PackedBatch
 from poco.errors import BackendError, ShapeError
 from poco.graphs import GradientGraph, InferenceGraph
 from poco.ops import backends, use_backend
+from poco.ops.dropout import dropout_mask
 from poco.training import fit
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -171,6 +172,18 @@ def test_a_gradient_graph_drops_anew_at_every_replay() -> None:
     batch = _batch((0,))
     losses = {float(graph.loss(batch)) for _ in range(4)}
     assert len(losses) == 4
+
+
+def test_a_mask_is_that_of_the_core() -> None:
+    for shape in ((40, 96), (33, 70), (1, 3), (0, 4)):
+        found = dropout_mask(torch.tensor(-7, device="cuda"), *shape, 0.2, torch.float32)
+        assert torch.equal(found.cpu(), dropout_mask(torch.tensor(-7), *shape, 0.2, torch.float32))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_kernels_run_where_their_tensors_are(by) -> None:
+    parity.check_pool({}, torch.float32, by=by, device="cuda:1")
+    parity.check_film({}, torch.float32, by=by, device="cuda:1")
 
 
 def test_graphs_need_the_kernels() -> None:

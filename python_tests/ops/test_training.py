@@ -92,12 +92,13 @@ def test_is_the_composition_in_float64(shape: dict[str, Any], dtype: torch.dtype
     parity.check(results(train, arguments, with_loss), exact, 2 * helper.TOLERANCES[dtype])
 
 
-def test_under_autocast() -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_to_any_type(dtype: torch.dtype) -> None:
     arguments = inputs(counts=(40, 3))
     call, x, table, initial, parameters, target = arguments
     low = [p.bfloat16() for p in parameters]
     exact = results(composed, double((call, x.bfloat16(), table.bfloat16(), initial.bfloat16(), low, target)), False)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", dtype):
         found = results(train, arguments, False)
     assert found[0].dtype == torch.bfloat16
     assert all(t.dtype == torch.float32 for t in found[1:])
@@ -137,6 +138,21 @@ def test_only_wanted_gradients(wanted: tuple[int, ...]) -> None:
         for i, (one, other) in enumerate(zip(found[1:], everything[1:], strict=True)):
             assert (one is not None) == (i in wanted)
             assert one is None or torch.allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", helper.TOLERANCES, ids=str)
+def test_results_do_not_depend_on_threads(dtype: torch.dtype) -> None:
+    before = torch.get_num_threads()
+    try:
+        for shape in ({**SMALL, "film": 40}, {"counts": (40,) * 3, "width": 32, "film": 40}, {"counts": (40,)}):
+            torch.set_num_threads(1)
+            expected = results(train, inputs(dtype, **shape), True)
+            for count in (2, 3, 7):
+                torch.set_num_threads(count)
+                for one, other in zip(results(train, inputs(dtype, **shape), True), expected, strict=True):
+                    assert torch.equal(one, other)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_twice_and_once() -> None:

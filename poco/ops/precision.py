@@ -1,0 +1,33 @@
+"""In which precision inputs are taken: by kernels, and under autocast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def dense(tensor: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The tensor as kernels take it, itself if it is so already."""
+    if tensor.dtype is dtype and tensor.is_contiguous():
+        return tensor
+    return tensor.detach().to(dtype).contiguous()
+
+
+def common_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
+    """What kernels take these inputs in: bfloat16 if all are that, else float32."""
+    for tensor in tensors:  # a loop, as a generator costs more than all the rest
+        if tensor.dtype is not torch.bfloat16:
+            return torch.float32
+    return torch.bfloat16
+
+
+def autocasts(device: torch.device) -> bool:
+    """Whether autocast is on there. The ops then take bfloat16, whichever type it is set to."""
+    return torch.is_autocast_enabled(device.type)
+
+
+def low(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The inputs of an op as it takes them under autocast; indices stay."""
+    return [t.to(torch.bfloat16) if t.is_floating_point() else t for t in tensors]

@@ -1,0 +1,44 @@
+"""In which precision the ops take their inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from helpers import inference as helper
+from helpers import latents, parity
+from helpers.passes import film_forecast_inputs, latent_pool_inputs
+from torch import Tensor
+
+from poco.ops import FilmParameters, film_loss, inference, latent_transformer, use_backend
+
+SMALL: dict[str, Any] = {"width": 8, "head_width": 4, "heads": 2, "hidden": 6, "latents": 3}
+
+
+def outputs() -> list[Tensor]:
+    """What every op gives for inputs in float32."""
+    film = parity.film_inputs()
+    target = torch.zeros(8, 2)
+    trained = film[3].clone().requires_grad_()
+    return [
+        torch.ops.poco.latent_pool(*latent_pool_inputs(dtype=torch.float32))[0],
+        torch.ops.poco.film_forecast(*film_forecast_inputs(dtype=torch.float32)),
+        film_loss(*film[:3], trained, *film[4:6], FilmParameters(*film[6]), target, *film[7:]),
+        film_loss(*film[:6], FilmParameters(*film[6]), target, *film[7:]),
+        inference(*helper.inputs(**SMALL)),
+        latent_transformer(*latents.inputs(**SMALL, windows=3))[0],
+    ]
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+def test_autocast_to_any_type_takes_bfloat16(backend: str | None) -> None:
+    with use_backend(backend):
+        results = []
+        for dtype in (torch.float16, torch.bfloat16):
+            with torch.autocast("cpu", dtype):
+                results.append(outputs())
+        for one, other, plain in zip(*results, outputs(), strict=True):
+            assert one.dtype == other.dtype != torch.float16
+            assert torch.equal(one, other)
+            assert not torch.equal(one.float(), plain.float())

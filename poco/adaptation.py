@@ -188,7 +188,7 @@ def _solve(model: Grounded, recording: Recording, cut: Split) -> tuple[Adapted, 
     began = time.monotonic()
     index = add_session(adapted.ground, cut, adapted.penalties)
     seconds = time.monotonic() - began
-    before, after = scores_of(bare(), cut), scores_of(adapted, cut)
+    before, after = scores_of(bare(), cut), scores_of(adapted, cut, warn=True)
     terms = [adapted.ground.terms(index).form(form) for form in range(len(adapted.ground.forms))]
     result = Adapted(
         model=adapted,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +16,10 @@ from poco.errors import ConfigError, DataError
 from poco.files import BASELINES
 from poco.intervals import block_length
 from poco.scores import Evaluation
-from poco.scoring import score_forecasters, with_intervals
+from poco.scoring import score_forecasters, warnings_of, with_intervals
 from poco.training.callbacks import Callback
 from poco.training.config import PRECISIONS, TrainConfig
+from poco.training.validation import check_forecaster
 
 if TYPE_CHECKING:
     from poco.run import Run
@@ -66,6 +68,7 @@ def evaluate(
         raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got '{precision}'")
     run = run_or_model if isinstance(run_or_model, Run) else None
     model = run.model if run is not None else run_or_model
+    check_forecaster(model, "what is scored")
     assert isinstance(model, nn.Module)
     if split is None:
         if run is None:
@@ -82,6 +85,9 @@ def evaluate(
         ground = _own_ground(model, split) if name == "ground" else None
         forecasters[name] = ground or fit_baseline(name, split, seed=config.seed, folder=folder, callbacks=callbacks)
     scores = score_forecasters(forecasters, split, part, stride=stride, precision={"": precision})
+    found = warnings_of(scores[""], split, part)
+    for line in found:
+        warnings.warn(line, RuntimeWarning, stacklevel=2)
     scores = with_intervals(scores, block_length(split.context, split.horizon, stride))
     own = scores.pop("")
     return Evaluation(
@@ -95,7 +101,7 @@ def evaluate(
         stride=stride,
         precision=precision,
         windows=sum(session.windows for session in own.sessions),
-        warnings=split.warnings,
+        warnings=(*split.warnings, *found),
         interval=own.interval,
         forecaster="grounded" if _on_the_ground(model) else "poco",
     )

@@ -316,11 +316,15 @@ def statistics(recording: Recording, segments: Segments) -> tuple[np.ndarray, np
     mean = np.empty(recording.units)
     std = np.empty(recording.units)
     for unit, trace in enumerate(recording.activity):  # unit by unit: no float64 copy of the whole recording
-        inside = [trace[start:stop] for start, stop in segments]
-        values = (inside[0] if len(inside) == 1 else np.concatenate(inside)).astype(np.float64)
-        mean[unit] = values.mean()
-        std[unit] = values.std()
+        mean[unit], std[unit] = statistics_of(trace, segments)
     return mean, std
+
+
+def statistics_of(trace: np.ndarray, segments: Segments) -> tuple[float, float]:
+    """Mean and population standard deviation of the activity ``[T]`` of one unit over frame ranges."""
+    inside = [trace[start:stop] for start, stop in segments]
+    values = (inside[0] if len(inside) == 1 else np.concatenate(inside)).astype(np.float64)
+    return float(values.mean()), float(values.std())
 
 
 def _warnings(recordings: Sequence[Recording]) -> list[str]:

@@ -220,10 +220,11 @@ def _verdict(evaluation: Evaluation) -> str:
     best = max(others, key=lambda name: others[name].score)
     ahead, own, other = others[best].ahead, shown_name(evaluation.forecaster), shown_name(best)
     if ahead is None or ahead.interval is None:
-        return f"The best of the others is {other}, {others[best].score:.3f}."
+        return f"The best of the others is {other}, {others[best].score:.3f}. {evaluation.beside_mean}".rstrip()
     low, high = ahead.interval
     how = "is ahead of" if low > 0 else "is behind" if high < 0 else "cannot be told from"
-    return f"{own} {how} the best of the others, {other}: {ahead} (95% interval of the difference)."
+    line = f"{own} {how} the best of the others, {other}: {ahead} (95% interval of the difference)."
+    return f"{line} {evaluation.beside_mean}".rstrip()
 
 
 def _adaptation(adapted: Adapted) -> str:

@@ -30,7 +30,7 @@ from poco.training.config import TrainConfig
 from poco.training.interrupt import Interrupted, SignalWatch
 from poco.training.schedule import learning_rate
 from poco.training.seeds import stream
-from poco.training.validation import errors_of, trained_apart, training_loss
+from poco.training.validation import check_forecaster, errors_of, trained_apart, training_loss
 
 
 class DivergedError(PocoError):
@@ -105,8 +105,10 @@ def fit(
         CheckpointError: if the checkpoint cannot be read, does not belong to this run, or cannot be written.
         DivergedError: if the loss is no longer finite.
         Interrupted: after SIGINT or SIGTERM, when the state has been saved.
-        ConfigError: if no parameter requires a gradient.
+        ConfigError: if no parameter requires a gradient, or the model has no ``forward_packed``.
+        ShapeError: if a forecast is not ``[R, H]``.
     """
+    check_forecaster(model, "what is trained")
     config = config.for_sessions(len(split.recordings))
     device = config.torch_device()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -171,7 +171,7 @@ def forecast(
     Raises:
         VocabularyError: if the model does not know the session, or its units are others.
         DataError: for NaN or infinite values, too few frames, or a rate other than the session's.
-        ConfigError: for a stride below 1.
+        ConfigError: for a stride below 1, or where the session's normalisation was never set.
     """
     from poco.run import Run
 
@@ -182,6 +182,7 @@ def forecast(
         raise ConfigError(f"stride must be at least 1 frame, got {stride}")
     index = model.session_index(session if session is not None else recording.session)
     spec = model.sessions[index]
+    mean, std = (np.asarray(v.detach().cpu(), dtype=np.float32) for v in model.normalisation(index))
     check_units(recording.session, recording.unit_ids, spec.units)
     _check_rate(recording, learnt_rate(model, spec.name))
     context, horizon = model.config.context, model.config.horizon
@@ -191,7 +192,6 @@ def forecast(
 
     model.eval()
     device = device_of(model)
-    mean, std = (np.asarray(v.detach().cpu(), dtype=np.float32) for v in model.normalisation(index))
     inverse = (1.0 / std.astype(np.float64)).astype(np.float32)
     offset = sum(len(known.units) for known in model.sessions[:index])
     values = np.empty((start.size, recording.units, horizon), dtype=np.float32)

@@ -83,7 +83,8 @@ def fit(
     Parameters that do not require a gradient stay as they are. The best weights are those with the lowest squared error
     over all validation windows, by the criterion of the settings. Parts of a model that are trained apart, each on its
     own error (``trained_apart() -> {name: prefix of its parameters}``, ``each_packed(batch) -> [forecasts [R, H]]``),
-    keep the best weights of each. The caller's random state is left as it was.
+    keep the best weights of each. The caller's random state is left as it was. A POCO that does not know yet how its
+    sessions are normalised is told.
 
     Args:
         model: an ``nn.Module`` with ``forward_packed(batch) -> [R, H]``; one with a vocabulary of sessions must know
@@ -117,6 +118,10 @@ def fit(
         if resume and checkpoint is not None and checkpoint.exists():
             loop.restore(checkpoint)
         loop.run(checkpoint, more=more)
+    if isinstance(model, POCO):
+        for recording, mean, std in zip(split.recordings, split.mean, split.std, strict=True):
+            if not model.is_normalised(recording.session):
+                model.set_normalisation(recording.session, mean.copy(), std.copy())
     return loop.history
 
 

@@ -58,7 +58,8 @@ def adapt(
     the other sessions stay as they are, to the bit. Scores are on the test part of the new session, against the
     forecast that repeats the last frame. A parameter of the model that requires no gradient is not fitted. A recording
     whose rate is more than a quarter off all those the model learnt from gives a warning, and so does one that the
-    model learnt from under another name. Of an ensemble each member is adapted in this way, from ``seed`` and those after it; scores are of the mean.
+    model learnt from under another name. Of an ensemble each member is adapted in this way, from ``seed`` and
+    those after it; scores are of the mean.
 
     Args:
         model: a trained model; it is left as it was.
@@ -99,10 +100,12 @@ def adapt(
         DataError: if the recording cannot be used as it stands.
     """
     from poco.ensemble import Ensemble
+    from poco.models import check_kind
     from poco.nn import POCO
 
     if not isinstance(recording, Recording):
         raise DataError(f"one recording is wanted, not {type(recording).__name__}: read it with poco.read, choose one")
+    check_kind(model, "what is adapted")
     members = list(model) if isinstance(model, Ensemble) else [model]
     if is_solved(model):
         if mode != "embeddings":

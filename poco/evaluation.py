@@ -35,6 +35,7 @@ def evaluate(
     precision: str = "float32",
     folder: Path | None = None,
     callbacks: Sequence[Callback] = (),
+    name: str | None = None,
 ) -> Evaluation:
     """Score a forecaster and its baselines over the same windows, in one pass.
 
@@ -53,12 +54,16 @@ def evaluate(
         precision: what the forecaster computes in, ``"float32"`` or ``"bf16"`` (autocast); baselines take float32.
         folder: where fitted baselines are kept; default for a run that is in a folder: in there.
         callbacks: what may watch the training of the baselines.
+        name: what the forecaster is called in tables, JSON and figures; default ``"grounded"`` on the ground,
+            ``"poco"`` for a POCO, and the name of its class for any other module.
 
     Returns:
         The scores, with 95% intervals of the scores and of how far the forecaster is ahead of each baseline.
 
     Raises:
-        ConfigError: for an unknown part, baseline or precision, or a split whose context or horizon is not the model's.
+        ConfigError: for an unknown part, baseline or precision, the name of one of the baselines, a model that is no
+            forecaster, or a split whose context or horizon is not the model's.
+        ShapeError: if a forecast is not ``[R, H]``.
         VocabularyError: if the model does not know a session of the split.
         DataError: if there are no windows, or a model is given without a split.
     """
@@ -77,13 +82,16 @@ def evaluate(
     if not isinstance(split, Split):
         raise DataError(f"what is scored is a split, poco.split(recordings), got {type(split).__name__}")
     _check_sizes(model, split)
+    name = _name(model) if name is None else name
+    if name in ("", *baselines):
+        raise ConfigError(f"name '{name}' cannot be told from a baseline: give the forecaster one of its own")
     config = getattr(run, "train_config", None) or TrainConfig()
     if folder is None and run is not None and run.folder is not None:
         folder = run.folder / BASELINES
     forecasters: dict[str, nn.Module] = {"": model}
-    for name in dict.fromkeys(baselines):
-        ground = _own_ground(model, split) if name == "ground" else None
-        forecasters[name] = ground or fit_baseline(name, split, seed=config.seed, folder=folder, callbacks=callbacks)
+    for other in dict.fromkeys(baselines):
+        ground = _own_ground(model, split) if other == "ground" else None
+        forecasters[other] = ground or fit_baseline(other, split, seed=config.seed, folder=folder, callbacks=callbacks)
     scores = score_forecasters(forecasters, split, part, stride=stride, precision={"": precision})
     found = warnings_of(scores[""], split, part)
     for line in found:
@@ -103,14 +111,16 @@ def evaluate(
         windows=sum(session.windows for session in own.sessions),
         warnings=(*split.warnings, *found),
         interval=own.interval,
-        forecaster="grounded" if _on_the_ground(model) else "poco",
+        forecaster=name,
     )
 
 
-def _on_the_ground(model: nn.Module) -> bool:
+def _name(model: nn.Module) -> str:
     from poco.ground.grounded import Grounded
+    from poco.nn import POCO
 
-    return isinstance(_member(model), Grounded)
+    member = _member(model)
+    return "poco" if isinstance(member, POCO) else "grounded" if isinstance(member, Grounded) else type(member).__name__
 
 
 def _member(model: nn.Module) -> nn.Module:

@@ -173,11 +173,13 @@ def forecast(
         DataError: for NaN or infinite values, too few frames, or a rate other than the session's.
         ConfigError: for a stride below 1, or where the session's normalisation was never set.
     """
+    from poco.models import check_kind
     from poco.run import Run
 
     if isinstance(run, (str, Path)):
         run = Run.load(run)
     model = run.model if isinstance(run, Run) else run
+    check_kind(model, "what forecasts a recording")
     if stride < 1:
         raise ConfigError(f"stride must be at least 1 frame, got {stride}")
     index = model.session_index(session if session is not None else recording.session)

@@ -92,7 +92,8 @@ class Evaluation:
         precision: what the forecaster computed in.
         windows: number of windows, all sessions.
         warnings: what a person should know about the split and the scores, one line each.
-        forecaster: what was scored: ``"grounded"``, on the ground, or ``"poco"``, a POCO or any other module.
+        forecaster: what was scored, by the name it was given: ``"grounded"``, on the ground, ``"poco"``, a POCO, or for
+            any other module the name of its class.
         interval: 95% interval of the score, by block bootstrap over time within each session: it speaks of these
             recordings, not of other animals. None if a session has a single window or a score is not finite, and for
             an evaluation stored by a version without intervals.

@@ -297,7 +297,7 @@ def test_a_unit_that_decides_the_score_is_named() -> None:
 def test_says_where_the_forecaster_is_not_ahead_of_the_mean(cut: Split) -> None:
     assert evaluate(fit_baseline("ridge", cut), cut, baselines=("mean",)).beside_mean == ""
     assert evaluate(biased_copy(), cut, baselines=("copy",)).beside_mean == ""
-    assert evaluate(Mean(12, 4), cut, baselines=("mean",)).beside_mean.startswith("poco is not ahead of mean, which")
+    assert evaluate(Mean(12, 4), cut, baselines=("mean",)).beside_mean.startswith("Mean is not ahead of mean, which")
     noise = split([Recording(np.random.default_rng(0).normal(size=(9, 400)), "n")], context=12, horizon=4)
     evaluation = evaluate(fit_baseline("ridge", noise), noise, baselines=("mean",))
     assert evaluation.score == pytest.approx(0.5, abs=0.05)
@@ -358,6 +358,26 @@ def test_a_forecast_of_another_shape_is_not_broadcast(cut: Split, shape: str) ->
     for loss in ("mse", "mae"):
         with pytest.raises(ShapeError, match=message):
             fit(Wrong(), cut, TrainConfig(steps=1, batch_size=4, loss=loss, device="cpu"))
+
+
+def test_a_forecaster_is_called_what_it_is_told(cut: Split) -> None:
+    evaluation = evaluate(biased_copy(), cut, baselines=("copy",), name="mine")
+    assert evaluation.forecaster == "mine"
+    assert list(evaluation.forecasters) == ["mine", "copy"]
+    assert Evaluation.from_json(evaluation.to_json()) == evaluation
+    assert evaluate(biased_copy(), cut, baselines=()).forecaster == "NLinear"
+    for name in ("copy", ""):
+        with pytest.raises(ConfigError, match=f"name '{name}' cannot be told from a baseline"):
+            evaluate(biased_copy(), cut, baselines=("copy",), name=name)
+
+
+def test_what_knows_no_sessions_is_not_adapted(cut: Split) -> None:
+    for what, call in (
+        ("adapted", lambda: poco.adapt(biased_copy(), waves("c"))),  # type: ignore[arg-type]
+        ("forecasts a recording", lambda: poco.forecast(biased_copy(), waves("c"))),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(ConfigError, match=f"what.*{what} is a POCO.* or an ensemble of either, not a NLinear"):
+            call()
 
 
 def test_what_is_no_forecaster(cut: Split) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from poco.cli.options import examples
+from poco.cli.options import examples, names_of
 from poco.cli.output import note
 from poco.errors import ConfigError, DataError, MissingExtraError
 
@@ -53,22 +53,22 @@ def register(app: typer.Typer) -> None:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder")
         found = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}
-        names = data.split(",") if data else list(found)
+        names = names_of(data) if data else list(found)
         for name in names:
             if name not in found:
                 raise DataError(f"{folder} has no data set '{name}': it has {', '.join(found) or 'none'}")
-        as_published = published.split(",") if published else []
+        as_published = names_of(published) if published else []
         for name in as_published:
             if name not in names or name not in NAMES:
                 raise ConfigError(f"--published: '{name}' is not both in {folder} and one of {', '.join(NAMES)}")
-        wanted = protocols.split(",")
+        wanted = names_of(protocols)
         for name in wanted:
             if name not in PROTOCOLS:
                 raise ConfigError(f"--protocols must be of {', '.join(PROTOCOLS)}, got '{name}'")
         cells = scoreboard.run(
             [found[name] for name in names],
             out,
-            forecasters=only.split(",") if only else scoreboard.FORECASTERS,
+            forecasters=names_of(only) if only else scoreboard.FORECASTERS,
             protocols=wanted,
             seeds=seeds,
             steps=steps,

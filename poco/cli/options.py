@@ -144,7 +144,7 @@ def reading_options(
         "rate_hz": rate,
         "nan": nan,
         "constant": constant,
-        "leave_out": None if leave_out is None else _names(leave_out),
+        "leave_out": None if leave_out is None else names_of(leave_out),
         "header": header,
         "time_column": time_column,
         "cut_trials": cut_trials,
@@ -173,7 +173,7 @@ def chosen_sessions(sessions: str | None, without: str | None = None) -> dict[st
         ConfigError: if a list is empty.
     """
     given = {"sessions": sessions, "without": without}
-    lists = {name: _names(text) for name, text in given.items() if text is not None}
+    lists = {name: names_of(text) for name, text in given.items() if text is not None}
     empty = next((name for name, names in lists.items() if not names), None)
     if empty is not None:
         raise ConfigError(f"--{empty} names no session")
@@ -200,5 +200,6 @@ def read_one(path: Path, session: str | None, options: dict[str, Any]) -> Record
     return found[0]
 
 
-def _names(text: str) -> list[str]:
+def names_of(text: str) -> list[str]:
+    """Names with a comma between them."""
     return [name.strip() for name in text.split(",") if name.strip()]

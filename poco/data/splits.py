@@ -156,12 +156,12 @@ def window_count(frames: int, context: int, horizon: int, protocol: str) -> int:
 
 
 def split(
-    recordings: Sequence[Recording], *, protocol: str = "leak-free", context: int = 48, horizon: int = 16
+    recordings: Recording | Sequence[Recording], *, protocol: str = "leak-free", context: int = 48, horizon: int = 16
 ) -> Split:
     """Cut recordings into parts and compute the statistics that normalise them.
 
     Args:
-        recordings: the sessions, in order.
+        recordings: the sessions, in order, or one.
         protocol: ``"leak-free"`` (statistics from the training part, one cut in time) or ``"published"``.
         context: frames a forecast is made from.
         horizon: frames that are forecast.
@@ -178,6 +178,7 @@ def split(
         raise ConfigError(f"protocol must be one of {', '.join(PROTOCOLS)}, got '{protocol}'")
     if horizon < 1:
         raise ConfigError(f"horizon must be at least 1 frame, got {horizon}")
+    recordings = [recordings] if isinstance(recordings, Recording) else recordings
     checked = tuple(check(recordings, context=context, horizon=horizon))
     cut = _published_segments if protocol == "published" else _leak_free_segments
     per_session = [cut(recording) for recording in checked]

@@ -156,6 +156,10 @@ def test_shortened_across_stretches_and_blocks() -> None:
             assert any(a <= start and start + 8 <= b for a, b in short.segments[part][0])
 
 
+def test_one_recording_is_as_good_as_a_list_of_one() -> None:
+    assert split(waves("a")).key == split([waves("a")]).key
+
+
 def test_unknown_words_are_refused() -> None:
     with pytest.raises(ConfigError, match="protocol must be one of leak-free, published, got 'fair'"):
         split([waves()], protocol="fair")

@@ -108,7 +108,8 @@ def warnings_of(scores: Scores, split: Split, part: str) -> list[str]:
     """What makes the scores of a forecaster say little, one line each.
 
     A session that stands still in the part, where no score is possible, and single units that alone make up more than
-    :data:`WEIGHTY` of a session's error, the forecaster's or that of repeating the last frame.
+    :data:`WEIGHTY` of a session's error, the forecaster's or that of repeating the last frame; of fewer than 20 units
+    more than the part of five, or nine tenths.
     """
     assert scores.unit_error is not None
     assert scores.copy_unit_error is not None
@@ -125,8 +126,9 @@ def warnings_of(scores: Scores, split: Split, part: str) -> list[str]:
         own = slice(first[index], first[index + 1])
         kinds = {"repeating the last frame": scores.copy_unit_error[own], "the forecast": scores.unit_error[own]}
         shares = {kind: each / each.sum() for kind, each in kinds.items() if 0 < each.sum() < np.inf}
-        least = max(WEIGHTY, 3 / recording.units)  # of few units each has a large share
-        for unit in sorted({int(share.argmax()) for share in shares.values() if share.max() > least}):
+        least = max(WEIGHTY, min(5 / recording.units, 0.9))  # of few units each has a large share
+        heavy = {int(share.argmax()) for share in shares.values() if share.max() > least}
+        for unit in sorted(heavy) if recording.units > 1 else ():
             much = " and ".join(f"{share[unit]:.0%} of the error of {kind}" for kind, share in shares.items())
             there = statistics_of(recording.activity[unit], split.segments[part][index])[1]
             usual = np.median(split.std[index])

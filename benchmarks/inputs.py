@@ -41,6 +41,7 @@ class Inputs:
                 parameter.normal_(0, 0.1)
             for parameter in (model.latents, model.datasets[0], *model.session_parameters(0)):
                 parameter.normal_(0, 0.5)
+        model.set_normalisation("session", torch.zeros(case.units), torch.ones(case.units))
         x = torch.randn(case.windows, case.units, config.context)
         z = torch.randn(case.windows, config.latents, config.width)
         shape = (

@@ -52,6 +52,12 @@ _LAZY = {
     "train": "poco.training",
 }
 
+# Modules that can be named after `import poco` alone, imported then.
+_MODULES = (
+    *("adapted", "baselines", "data", "errors", "intervals", "kernels", "online", "ops", "plots", "published"),
+    *("scoreboard", "scores", "stream", "studies", "training", "unit_embeddings", "wires"),
+)
+
 __all__ = [
     "POCO",
     "Ensemble",
@@ -81,6 +87,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"poco.{name}")
     if name not in _LAZY:
         raise AttributeError(f"module 'poco' has no attribute '{name}'")
     value = getattr(importlib.import_module(_LAZY[name]), name)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 from poco._version import __version__
 from poco.adaptation_steps import fit_session, join, scores_of, settings, usual_rate
 from poco.adapted import Adapted, Point
-from poco.data.checks import RATE_TOLERANCE
+from poco.data.checks import RATE_TOLERANCE, same_activity
 from poco.data.recording import Recording
-from poco.data.splits import Split, shorten, split
+from poco.data.splits import Split, fingerprint, shorten, split
 from poco.errors import ConfigError, DataError
 from poco.scoring import ahead
 from poco.training.callbacks import Callback
@@ -57,8 +57,9 @@ def adapt(
     is too short to learn from leaves the model as good as it came. The new session joins the vocabulary; parameters of
     the other sessions stay as they are, to the bit. Scores are on the test part of the new session, against the
     forecast that repeats the last frame. A parameter of the model that requires no gradient is not fitted. A recording
-    whose rate is more than a quarter off all those the model learnt from gives a warning. Of an ensemble each member is
-    adapted in this way, from ``seed`` and those after it; scores are of the mean.
+    whose rate is more than a quarter off all those the model learnt from gives a warning, and so does one that the
+    model learnt from under another name. Of an ensemble each member is adapted in this way, from ``seed`` and
+    those after it; scores are of the mean.
 
     Args:
         model: a trained model; it is left as it was.
@@ -99,10 +100,12 @@ def adapt(
         DataError: if the recording cannot be used as it stands.
     """
     from poco.ensemble import Ensemble
+    from poco.models import check_kind
     from poco.nn import POCO
 
     if not isinstance(recording, Recording):
         raise DataError(f"one recording is wanted, not {type(recording).__name__}: read it with poco.read, choose one")
+    check_kind(model, "what is adapted")
     members = list(model) if isinstance(model, Ensemble) else [model]
     if is_solved(model):
         if mode != "embeddings":
@@ -124,6 +127,7 @@ def adapt(
     elif unit_types is not None:
         raise ConfigError(f"the model embeds no types of units: leave out unit_types ('{unit_types}')")
     _compare_rates(model, recording)
+    _compare_recordings(model, recording)
     origin = {name: str(source[name]) for name in ("run", "recording") if source and name in source}
     found: list[Adapted] = []
     starts: list[Callable[[], Member]] = []
@@ -188,7 +192,7 @@ def _solve(model: Grounded, recording: Recording, cut: Split) -> tuple[Adapted, 
     began = time.monotonic()
     index = add_session(adapted.ground, cut, adapted.penalties)
     seconds = time.monotonic() - began
-    before, after = scores_of(bare(), cut), scores_of(adapted, cut)
+    before, after = scores_of(bare(), cut), scores_of(adapted, cut, warn=True)
     terms = [adapted.ground.terms(index).form(form) for form in range(len(adapted.ground.forms))]
     result = Adapted(
         model=adapted,
@@ -238,6 +242,19 @@ def _compare_rates(model: Forecaster, recording: Recording) -> None:
         )
 
 
+def _compare_recordings(model: Forecaster, recording: Recording) -> None:
+    known: Mapping[str, str] = model.metadata.get("fingerprints") or {}
+    own = fingerprint(recording) if known else ""
+    for session, learnt in known.items():
+        if learnt == own:
+            warnings.warn(
+                f"{same_activity(recording.session, session)}, and the model learnt from it: scores say nothing of a "
+                "new session",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+
 def _metadata(
     model: Forecaster,
     recording: Recording,
@@ -258,6 +275,7 @@ def _metadata(
     return {
         **known,
         "rate_hz": {**(known.get("rate_hz") or {}), recording.session: recording.rate_hz},
+        "fingerprints": {**(known.get("fingerprints") or {}), recording.session: fingerprint(recording)},
         "reading": (source or {}).get("options", {}),
         "adaptations": [*known.get("adaptations", ()), this],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,7 +16,7 @@ from poco.data.splits import Split
 from poco.errors import ConfigError
 from poco.ops.backends import multiplies_bfloat16
 from poco.scores import Scores
-from poco.scoring import ahead, score_forecasters
+from poco.scoring import ahead, score_forecasters, warnings_of
 from poco.training.callbacks import Callback
 from poco.training.config import BATCH_SIZE, PRECISIONS, Precision, TrainConfig
 from poco.training.loop import fit
@@ -102,7 +103,7 @@ def fit_session(
     history = fit(adapted, cut, config, callbacks=[scorer, *callbacks])
     for parameter, flag in zip(adapted.parameters(), required, strict=True):
         parameter.requires_grad_(flag)
-    after = scores_of(adapted, cut)
+    after = scores_of(adapted, cut, warn=True)
     result = Adapted(
         model=adapted,
         session=recording.session,
@@ -128,7 +129,7 @@ def join(
         return _prepare(model, recording, cut, unit_types, "zero-shot", seed).eval()
 
     adapted = start()
-    score = scores_of(adapted, cut).score
+    score = scores_of(adapted, cut, warn=True).score
     result = Adapted(adapted, recording.session, "zero-shot", (Point(0, 0.0, score),), score, score, 0.0, 0, cut)
     return result, start
 
@@ -175,11 +176,13 @@ def _stride(cut: Split, part: str) -> int:
     return max(1, len(cut.windows(part)) // CURVE_WINDOWS)
 
 
-def scores_of(model: Forecaster, cut: Split, stride: int = 1) -> Scores:
-    """Scores over the test part; the model's mode is left as it was."""
+def scores_of(model: Forecaster, cut: Split, stride: int = 1, *, warn: bool = False) -> Scores:
+    """Scores over the test part, with warnings of what makes them say little; the model's mode is left as it was."""
     was_training = model.training
     scores = score_forecasters({"": model}, cut, stride=stride)[""]
     model.train(was_training)
+    for line in warnings_of(scores, cut, "test") if warn else ():
+        warnings.warn(line, RuntimeWarning, stacklevel=3)
     return scores
 
 

@@ -169,7 +169,10 @@ def _check(members: Sequence[Member]) -> None:
                 "members of an ensemble know the same sessions with the same units, in the same order"
             )
         for session in range(len(first.sessions)):
-            if not all(map(_same, first.normalisation(session), other.normalisation(session))):
+            known = [isinstance(one, Grounded) or one.is_normalised(session) for one in (first, other)]
+            if known == [False, False]:
+                continue
+            if not all(known) or not all(map(_same, first.normalisation(session), other.normalisation(session))):
                 name = first.sessions[session].name
                 raise ConfigError(f"members of an ensemble normalise alike: session '{name}' differs")
 

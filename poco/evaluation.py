@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +16,10 @@ from poco.errors import ConfigError, DataError
 from poco.files import BASELINES
 from poco.intervals import block_length
 from poco.scores import Evaluation
-from poco.scoring import score_forecasters, with_intervals
+from poco.scoring import score_forecasters, warnings_of, with_intervals
 from poco.training.callbacks import Callback
 from poco.training.config import PRECISIONS, TrainConfig
+from poco.training.validation import check_forecaster
 
 if TYPE_CHECKING:
     from poco.run import Run
@@ -33,6 +35,7 @@ def evaluate(
     precision: str = "float32",
     folder: Path | None = None,
     callbacks: Sequence[Callback] = (),
+    name: str | None = None,
 ) -> Evaluation:
     """Score a forecaster and its baselines over the same windows, in one pass.
 
@@ -51,12 +54,16 @@ def evaluate(
         precision: what the forecaster computes in, ``"float32"`` or ``"bf16"`` (autocast); baselines take float32.
         folder: where fitted baselines are kept; default for a run that is in a folder: in there.
         callbacks: what may watch the training of the baselines.
+        name: what the forecaster is called in tables, JSON and figures; default ``"grounded"`` on the ground,
+            ``"poco"`` for a POCO, and the name of its class for any other module.
 
     Returns:
         The scores, with 95% intervals of the scores and of how far the forecaster is ahead of each baseline.
 
     Raises:
-        ConfigError: for an unknown part, baseline or precision, or a split whose context or horizon is not the model's.
+        ConfigError: for an unknown part, baseline or precision, the name of one of the baselines, a model that is no
+            forecaster, or a split whose context or horizon is not the model's.
+        ShapeError: if a forecast is not ``[R, H]``.
         VocabularyError: if the model does not know a session of the split.
         DataError: if there are no windows, or a model is given without a split.
     """
@@ -66,6 +73,7 @@ def evaluate(
         raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got '{precision}'")
     run = run_or_model if isinstance(run_or_model, Run) else None
     model = run.model if run is not None else run_or_model
+    check_forecaster(model, "what is scored")
     assert isinstance(model, nn.Module)
     if split is None:
         if run is None:
@@ -74,14 +82,20 @@ def evaluate(
     if not isinstance(split, Split):
         raise DataError(f"what is scored is a split, poco.split(recordings), got {type(split).__name__}")
     _check_sizes(model, split)
+    name = _name(model) if name is None else name
+    if name in ("", *baselines):
+        raise ConfigError(f"name '{name}' cannot be told from a baseline: give the forecaster one of its own")
     config = getattr(run, "train_config", None) or TrainConfig()
     if folder is None and run is not None and run.folder is not None:
         folder = run.folder / BASELINES
     forecasters: dict[str, nn.Module] = {"": model}
-    for name in dict.fromkeys(baselines):
-        ground = _own_ground(model, split) if name == "ground" else None
-        forecasters[name] = ground or fit_baseline(name, split, seed=config.seed, folder=folder, callbacks=callbacks)
+    for other in dict.fromkeys(baselines):
+        ground = _own_ground(model, split) if other == "ground" else None
+        forecasters[other] = ground or fit_baseline(other, split, seed=config.seed, folder=folder, callbacks=callbacks)
     scores = score_forecasters(forecasters, split, part, stride=stride, precision={"": precision})
+    found = warnings_of(scores[""], split, part)
+    for line in found:
+        warnings.warn(line, RuntimeWarning, stacklevel=2)
     scores = with_intervals(scores, block_length(split.context, split.horizon, stride))
     own = scores.pop("")
     return Evaluation(
@@ -95,16 +109,18 @@ def evaluate(
         stride=stride,
         precision=precision,
         windows=sum(session.windows for session in own.sessions),
-        warnings=split.warnings,
+        warnings=(*split.warnings, *found),
         interval=own.interval,
-        forecaster="grounded" if _on_the_ground(model) else "poco",
+        forecaster=name,
     )
 
 
-def _on_the_ground(model: nn.Module) -> bool:
+def _name(model: nn.Module) -> str:
     from poco.ground.grounded import Grounded
+    from poco.nn import POCO
 
-    return isinstance(_member(model), Grounded)
+    member = _member(model)
+    return "poco" if isinstance(member, POCO) else "grounded" if isinstance(member, Grounded) else type(member).__name__
 
 
 def _member(model: nn.Module) -> nn.Module:

@@ -171,17 +171,20 @@ def forecast(
     Raises:
         VocabularyError: if the model does not know the session, or its units are others.
         DataError: for NaN or infinite values, too few frames, or a rate other than the session's.
-        ConfigError: for a stride below 1.
+        ConfigError: for a stride below 1, or where the session's normalisation was never set.
     """
+    from poco.models import check_kind
     from poco.run import Run
 
     if isinstance(run, (str, Path)):
         run = Run.load(run)
     model = run.model if isinstance(run, Run) else run
+    check_kind(model, "what forecasts a recording")
     if stride < 1:
         raise ConfigError(f"stride must be at least 1 frame, got {stride}")
     index = model.session_index(session if session is not None else recording.session)
     spec = model.sessions[index]
+    mean, std = (np.asarray(v.detach().cpu(), dtype=np.float32) for v in model.normalisation(index))
     check_fits(model, spec.name, recording)
     context, horizon = model.config.context, model.config.horizon
     check_length(recording, context=context, horizon=0)
@@ -190,7 +193,6 @@ def forecast(
 
     model.eval()
     device = device_of(model)
-    mean, std = (np.asarray(v.detach().cpu(), dtype=np.float32) for v in model.normalisation(index))
     inverse = (1.0 / std.astype(np.float64)).astype(np.float32)
     offset = sum(len(known.units) for known in model.sessions[:index])
     values = np.empty((start.size, recording.units, horizon), dtype=np.float32)

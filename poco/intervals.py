@@ -164,9 +164,10 @@ def _circular_sums(errors: np.ndarray, length: int) -> np.ndarray:
 
 
 def _scores(sums: np.ndarray) -> np.ndarray:
-    """Scores ``[F, R]`` from sums ``[F + 1, R]``, those of copy last; 0 where copy has no error, as in evaluation."""
-    copy = sums[-1]
-    return np.where(copy > 0, 1 - sums[:-1] / np.where(copy > 0, copy, 1), 0.0)
+    """Scores ``[F, R]`` from sums ``[F + 1, R]``, those of copy last; where it has no error, -inf, or 0 for none."""
+    errors, copy = sums[:-1], sums[-1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where((copy <= 0) & (errors <= 0), 0.0, 1 - errors / np.maximum(copy, 0))
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from poco.errors import CheckpointError
+from poco.errors import CheckpointError, ConfigError
 from poco.nn.files import read_config
 
 if TYPE_CHECKING:
@@ -17,6 +17,21 @@ if TYPE_CHECKING:
     Member: TypeAlias = POCO | Grounded
     Forecaster: TypeAlias = Member | Ensemble
     Sizes: TypeAlias = POCOConfig | GroundedConfig
+
+
+def check_kind(model: object, what: str) -> None:
+    """Raise a ConfigError unless a model is of a kind that knows sessions and how they are normalised."""
+    from poco.ensemble import Ensemble
+    from poco.ground.grounded import Grounded
+    from poco.nn import POCO
+    from poco.run import Run
+
+    if isinstance(model, (POCO, Grounded, Ensemble)):
+        return
+    way = "give its model, run.model" if isinstance(model, Run) else "poco.evaluate scores any forecaster"
+    raise ConfigError(
+        f"{what} is a POCO, a forecaster on the ground or an ensemble of either, not a {type(model).__name__}: {way}"
+    )
 
 
 def load(folder: str | Path) -> Forecaster:

@@ -12,6 +12,7 @@ import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -40,6 +41,8 @@ FORECASTERS = (
 SEEDLESS = ("copy", "mean", *baselines.FITTED)
 
 Made = TypeVar("Made")
+#: Makes a forecaster of one's own, fitted to a split, from a seed.
+Factory = Callable[[Split, int], nn.Module]
 
 
 def fit(
@@ -65,10 +68,11 @@ def fit(
 
 
 def run(
-    folders: Sequence[Path],
-    out: Path,
+    folders: Sequence[str | Path],
+    out: str | Path,
     *,
     forecasters: Sequence[str] = FORECASTERS,
+    own: Mapping[str, Factory] = MappingProxyType({}),
     protocols: Sequence[str] = PROTOCOLS,
     seeds: int = 3,
     steps: int = BASELINE_STEPS,
@@ -82,6 +86,8 @@ def run(
         folders: data sets, each what :func:`poco.read` reads.
         out: folder of the cells.
         forecasters: names out of :data:`FORECASTERS`, in the order in which they are to run.
+        own: forecasters of one's own, which run after those: by name what makes one, given the split and the seed.
+            Cells do not say how it was made: call it something else when it has changed.
         protocols: names out of :data:`poco.data.splits.PROTOCOLS`.
         seeds: seeds 0, 1, ... of those that are trained.
         steps: most gradient steps of each.
@@ -90,15 +96,19 @@ def run(
         report: called with a line for each cell.
 
     Raises:
-        ConfigError: for an unknown name, data sets of one name, a number below 1, or recordings, steps or windows other
-            than those of the cells that are there.
+        ConfigError: for an unknown name, one of one's own that is known, what is no forecaster, data sets of one name,
+            a number below 1, or recordings, steps or windows other than those of the cells that are there.
         DataError: if none of the data sets can be used.
     """
     unknown = [name for name in forecasters if name not in FORECASTERS]
     if unknown:
         raise ConfigError(f"there is no forecaster '{unknown[0]}': choose from {', '.join(FORECASTERS)}")
+    taken = [name for name in own if name in FORECASTERS]
+    if taken:
+        raise ConfigError(f"there is a forecaster '{taken[0]}' already: call your own something else")
+    places, out = [Path(folder) for folder in folders], Path(out)
     cells_of.at_least_one(seeds=seeds, steps=steps, batch=batch)
-    _check_names(folders)
+    _check_names(places)
     out.mkdir(parents=True, exist_ok=True)
     used, left_out = 0, list[str]()
 
@@ -106,19 +116,19 @@ def run(
         left_out.append(line)
         report(line)
 
-    for folder in folders:
+    for folder in places:
         for data in _cuts(folder, protocols, folder.name if folder.name in published else None, leave_out):
             used += 1
             of, where = cells_of.recordings_of(data.recordings), (folder.name, data.protocol)
-            for name in forecasters:
+            for name in (*forecasters, *own):
                 for seed in range(1 if name in SEEDLESS else seeds):
                     file = file_of(out, *where, seed, name)
                     if is_made(file, steps, batch, of):
                         continue
                     began = time.process_time()
-                    model = fit(name, data, seed, steps, batch)
+                    model = own[name](data, seed) if name in own else fit(name, data, seed, steps, batch)
                     seconds = time.process_time() - began
-                    trained = name not in (*SEEDLESS, "grounded")
+                    trained = name not in (*SEEDLESS, "grounded", *own)
                     made_with = {"steps": steps, "batch": batch} if trained else {}
                     cell = score_cell(model, data, folder.name, name, seed, seconds, **made_with)
                     write_json(file, cell)
@@ -257,21 +267,20 @@ def _checked(file: Path, cell: dict[str, Any]) -> dict[str, Any]:
     return cell
 
 
-def write_csv(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
+def write_csv(cells: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     """One tidy table, a row for each cell; ``low`` and ``high`` are the ends of its interval over time."""
     which, result = ("data", "protocol", "forecaster", "seed"), ("score", "low", "high", "seconds", "parameters")
-    cells_of.write_csv(cells_of.with_ends(cells), (*which, *result, "steps", "batch"), path)
+    cells_of.write_csv(cells_of.with_ends(cells), (*which, *result, "steps", "batch"), Path(path))
 
 
 def table(cells: Sequence[dict[str, Any]]) -> str:
     """Markdown: for each protocol a row for each forecaster, mean over seeds and half the t-interval."""
     lines: list[str] = []
-    cells = [cell for cell in cells if cell["forecaster"] in FORECASTERS]
     for protocol in sorted({c["protocol"] for c in cells}):
         some = [c for c in cells if c["protocol"] == protocol]
         data, names = sorted({c["data"] for c in some}), {c["forecaster"] for c in some}
         lines += [f"| {protocol} | {' | '.join(data)} | seconds, median |", "|---|" + "---|" * (len(data) + 1)]
-        for name in (n for n in FORECASTERS if n in names):
+        for name in (n for n in _order(cells) if n in names):
             own = [c for c in some if c["forecaster"] == name]
             row = [mean_text([c["score"] for c in own if c["data"] == d]) for d in data]
             seconds = sorted(c["seconds"] for c in own)[len(own) // 2]
@@ -280,7 +289,12 @@ def table(cells: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def draw(cells: Sequence[dict[str, Any]], out: Path) -> list[Path]:
+def _order(cells: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Names of forecasters as tables and figures have them: those of one's own after the others."""
+    return tuple(dict.fromkeys((*FORECASTERS, *(cell["forecaster"] for cell in cells))))
+
+
+def draw(cells: Sequence[dict[str, Any]], out: str | Path) -> list[Path]:
     """A figure for each protocol, ``scores-PROTOCOL.png`` in a folder.
 
     Raises:
@@ -290,12 +304,11 @@ def draw(cells: Sequence[dict[str, Any]], out: Path) -> list[Path]:
     from poco.plots.figures import save
 
     written = []
-    cells = [cell for cell in cells if cell["forecaster"] in FORECASTERS]
     for protocol in sorted({c["protocol"] for c in cells}):
         scores: dict[str, dict[str, list[float]]] = {}
         for cell in (c for c in cells if c["protocol"] == protocol):
             scores.setdefault(cell["data"], {}).setdefault(cell["forecaster"], []).append(cell["score"])
         means = {data: {name: mean_interval(values) for name, values in own.items()} for data, own in scores.items()}
         title = f"Score on the test part, {protocol} protocol; mean over seeds and its 95% interval"
-        written.append(save(board_figure(means, FORECASTERS, title), out / f"scores-{protocol}.png"))
+        written.append(save(board_figure(means, _order(cells), title), Path(out) / f"scores-{protocol}.png"))
     return written

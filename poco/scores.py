@@ -2,7 +2,8 @@
 
 The score of a session is 1 - MSE / MSE of repeating the last frame, over all windows, units and steps of one part, in
 normalised units; the score of a forecaster is the unweighted mean over sessions. 0 is no better than repeating the last
-frame, 1 is perfect. Scores and differences of scores have 95% intervals by :mod:`poco.intervals`, which speak of these
+frame, 1 is perfect. Of a session that stands still in the part it is -inf for a forecast with any error, and so is the
+mean. Scores and differences of scores have 95% intervals by :mod:`poco.intervals`, which speak of these
 recordings, not of other animals.
 """
 
@@ -55,6 +56,9 @@ class Scores:
         window_error: ``[W]`` float64, squared error of each window, summed over units and steps, session after session
             in order of time; None in an :class:`Evaluation`, which does not keep it.
         copy_window_error: the same of repeating the last frame.
+        unit_error: ``[U]`` float64, squared error of each unit, session after session, summed over windows and steps;
+            None like that of the windows.
+        copy_unit_error: the same of repeating the last frame.
     """
 
     score: float
@@ -63,6 +67,8 @@ class Scores:
     ahead: Ahead | None = None
     window_error: np.ndarray | None = field(default=None, repr=False, compare=False)
     copy_window_error: np.ndarray | None = field(default=None, repr=False, compare=False)
+    unit_error: np.ndarray | None = field(default=None, repr=False, compare=False)
+    copy_unit_error: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @property
     def score_per_step(self) -> tuple[float, ...]:
@@ -85,8 +91,9 @@ class Evaluation:
         stride: frames from one window to the next.
         precision: what the forecaster computed in.
         windows: number of windows, all sessions.
-        warnings: what a person should know about the split, one line each.
-        forecaster: what was scored: ``"grounded"``, on the ground, or ``"poco"``, a POCO or any other module.
+        warnings: what a person should know about the split and the scores, one line each.
+        forecaster: what was scored, by the name it was given: ``"grounded"``, on the ground, ``"poco"``, a POCO, or for
+            any other module the name of its class.
         interval: 95% interval of the score, by block bootstrap over time within each session: it speaks of these
             recordings, not of other animals. None if a session has a single window or a score is not finite, and for
             an evaluation stored by a version without intervals.
@@ -121,6 +128,19 @@ class Evaluation:
         """Whether a session has room for so few blocks that the intervals are too narrow."""
         block = block_length(self.context, self.horizon, self.stride)
         return self.interval is not None and any(one.windows < FEW_BLOCKS * block for one in self.sessions)
+
+    @property
+    def beside_mean(self) -> str:
+        """A line that says so where the forecaster is not clearly ahead of each unit's mean; else nothing."""
+        ahead = self.baselines["mean"].ahead if "mean" in self.baselines else None
+        if ahead is None or np.isnan(ahead.difference):
+            return ""
+        if (ahead.difference if ahead.interval is None else ahead.interval[0]) > 0:
+            return ""
+        return (
+            f"{self.forecaster} is not {'clearly ' if ahead.difference > 0 else ''}ahead of mean, which forecasts each "
+            "unit's mean whatever came before, and scores 0.5 on white noise."
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values; ``split`` is the part."""

@@ -9,13 +9,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from poco.data.splits import Split
+from poco.data.splits import Split, statistics_of
 from poco.data.windows import Packer, vocabulary
 from poco.errors import DataError
 from poco.intervals import Ahead, block_length, interval, resampled_scores
 from poco.parameters import device_of
 from poco.scores import Scores, SessionScore
-from poco.training.validation import predict
+from poco.training.validation import check_forecaster, predict
+
+#: Share of a session's error that a single unit may have unremarked.
+WEIGHTY = 0.25
 
 
 @torch.no_grad()
@@ -30,7 +33,8 @@ def score_forecasters(
     """Score several forecasters over the same windows, in one pass.
 
     Args:
-        forecasters: modules with ``forward_packed``, by name; each is left in evaluation mode, where it is.
+        forecasters: modules with ``forward_packed``, by name; each is left in evaluation mode, where it is, and given
+            copies of the windows, without what is to be forecast.
         split: recordings and parts.
         part: ``"train"``, ``"val"`` or ``"test"``.
         stride: frames from one window to the next.
@@ -41,7 +45,11 @@ def score_forecasters(
 
     Raises:
         DataError: if a session has no window in the part.
+        ConfigError: if a forecaster is none.
+        ShapeError: if a forecast is not ``[R, H]``.
     """
+    for model in forecasters.values():
+        check_forecaster(model)
     windows = split.windows(part, stride)
     count = np.bincount(windows.session, minlength=len(split.recordings))
     if not count.all():
@@ -52,18 +60,18 @@ def score_forecasters(
     devices = {name: device_of(model) for name, model in forecasters.items()}
     for model in forecasters.values():
         model.eval()
-    sessions, horizon = len(split.recordings), split.horizon
-    errors = {name: _Errors(sessions, horizon, len(windows)) for name in forecasters}
-    copy_errors = _Errors(sessions, horizon, len(windows))
+    sizes = (len(split.recordings), split.horizon, len(windows), sum(r.units for r in split.recordings))
+    errors = {name: _Errors(*sizes) for name in forecasters}
+    copy_errors = _Errors(*sizes)
     for some, batch in shared.batches(windows):
         assert batch.target is not None
         rows = shared.units[some.session]
-        copy_errors.add(batch.x[:, -1:] - batch.target, some.session, rows)
+        copy_errors.add(batch.x[:, -1:] - batch.target, some.session, rows, batch.unit_index)
         for name, model in forecasters.items():
             own = packers[name].relabel(batch, some).to(devices[name])
             assert own.target is not None
             forecast = predict(model, own, (precision or {}).get(name, "float32"))
-            errors[name].add(forecast - own.target, some.session, rows)
+            errors[name].add(forecast - own.target, some.session, rows, batch.unit_index)
     return {name: _scores(split, error, copy_errors, count) for name, error in errors.items()}
 
 
@@ -89,9 +97,48 @@ def with_intervals(scores: Mapping[str, Scores], block: int) -> dict[str, Scores
             ahead=Ahead(own.score - one.score, interval(resampled[""] - resampled[name])),
             window_error=None,
             copy_window_error=None,
+            unit_error=None,
+            copy_unit_error=None,
         )
         for name, one in scores.items()
     }
+
+
+def warnings_of(scores: Scores, split: Split, part: str) -> list[str]:
+    """What makes the scores of a forecaster say little, one line each.
+
+    A session that stands still in the part, where no score is possible, and single units that alone make up more than
+    :data:`WEIGHTY` of a session's error, the forecaster's or that of repeating the last frame; of fewer than 20 units
+    more than the part of five, or nine tenths.
+    """
+    assert scores.unit_error is not None
+    assert scores.copy_unit_error is not None
+    found = []
+    first = np.cumsum([0] + [recording.units for recording in split.recordings])
+    for index, (session, recording) in enumerate(zip(scores.sessions, split.recordings, strict=True)):
+        if session.copy_mse == 0:
+            found.append(
+                f"session '{session.session}' stands still in the {part} part: repeating the last frame has no error "
+                f"there, and every forecast that has one scores -inf, which the mean over sessions is then too: leave "
+                "the session out"
+            )
+            continue
+        own = slice(first[index], first[index + 1])
+        kinds = {"repeating the last frame": scores.copy_unit_error[own], "the forecast": scores.unit_error[own]}
+        shares = {kind: each / each.sum() for kind, each in kinds.items() if 0 < each.sum() < np.inf}
+        least = max(WEIGHTY, min(5 / recording.units, 0.9))  # of few units each has a large share
+        heavy = {int(share.argmax()) for share in shares.values() if share.max() > least}
+        for unit in sorted(heavy) if recording.units > 1 else ():
+            much = " and ".join(f"{share[unit]:.0%} of the error of {kind}" for kind, share in shares.items())
+            there = statistics_of(recording.activity[unit], split.segments[part][index])[1]
+            usual = np.median(split.std[index])
+            found.append(
+                f"session '{session.session}': unit '{recording.unit_ids[unit]}' alone makes up {much} in the "
+                f"{part} part, so it decides the score: it is divided by a deviation of {split.std[index][unit]:.3g} "
+                f"(the median unit by {usual:.3g}), and deviates by {there:.3g} there; compare with the unit left out "
+                f"(--leave-out '{recording.session}/{recording.unit_ids[unit]}')"
+            )
+    return found
 
 
 class _Errors:
@@ -100,18 +147,22 @@ class _Errors:
     Attributes:
         session: ``[S, H]`` float64, summed over units and windows.
         window: ``[W]`` float64, summed over units and steps.
+        unit: ``[U]`` float64, of the units of all sessions, summed over windows and steps.
     """
 
-    def __init__(self, sessions: int, horizon: int, windows: int) -> None:
+    def __init__(self, sessions: int, horizon: int, windows: int, units: int) -> None:
         self.session = np.zeros((sessions, horizon))
         self.window = np.zeros(windows)
+        self.unit = np.zeros(units)
         self._filled = 0
 
-    def add(self, error: torch.Tensor, session: np.ndarray, rows: np.ndarray) -> None:
-        """Add the errors ``[R, H]`` of the next windows, given the session and the number of rows of each."""
+    def add(self, error: torch.Tensor, session: np.ndarray, rows: np.ndarray, unit: torch.Tensor) -> None:
+        """Add the errors ``[R, H]`` of the next windows: session and number of rows of each, unit ``[R]`` of a row."""
         of_row = torch.from_numpy(np.repeat(np.arange(rows.size), rows)).to(error.device)
         total = torch.zeros(rows.size, error.shape[1], dtype=torch.float64, device=error.device)
-        sums = total.index_add_(0, of_row, error.double().square_()).cpu().numpy()
+        squared = error.double().square_()
+        sums = total.index_add_(0, of_row, squared).cpu().numpy()
+        self.unit += np.bincount(unit.numpy(), squared.sum(1).cpu().numpy(), self.unit.size)
         np.add.at(self.session, session, sums)
         self.window[self._filled : self._filled + rows.size] = sums.sum(axis=1)
         self._filled += rows.size
@@ -138,11 +189,15 @@ def _scores(split: Split, errors: _Errors, copy_errors: _Errors, windows: np.nda
         tuple(rows),
         window_error=errors.window,
         copy_window_error=copy_errors.window,
+        unit_error=errors.unit,
+        copy_unit_error=copy_errors.unit,
     )
 
 
 def _ratio(mse: float, copy_mse: float) -> float:
-    """1 - mse / copy_mse; where nothing changed at all, 0 for a perfect forecast is the best that can be said."""
+    """1 - mse / copy_mse; where nothing changed at all, 0 for a forecast that says so, and -inf for any other."""
+    if copy_mse == 0 and not np.isnan(mse):
+        return 0.0 if mse == 0 else -np.inf
     if copy_mse == 0:
-        return 0.0
+        return np.nan
     return float(1.0 - mse / copy_mse)

@@ -19,6 +19,7 @@ import torch
 
 from poco import core
 from poco.errors import BackendError, CheckpointError, ConfigError, DataError, PocoError, VocabularyError
+from poco.nn import files, vocabulary
 from poco.online import OnlineAdaptation, Seen
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Stream:
     Raises:
         CheckpointError: if there is no model, it is damaged, or of a kind that cannot be streamed.
         VocabularyError: if the model does not know the session.
-        ConfigError: if an option has a value that cannot work.
+        ConfigError: if an option has a value that cannot work, or the session's normalisation was never set.
         BackendError: if the compiled core is not in use, or the GPU cannot be.
     """
 
@@ -136,6 +137,7 @@ class Stream:
         }
         index = _find(opened.sessions, session)
         self.session, self.units = opened.sessions[index]
+        _check_normalised(model, index, self.session)
         self.context, self.horizon, self.deadline_ms = opened.context, opened.horizon, deadline_ms
         self._model, self._seen = model, Seen(keep, self.units) if keep else None
         self._online: OnlineAdaptation | None = None
@@ -393,6 +395,14 @@ def _folder(model: str | Path) -> Path:
     folder = Path(model)
     there = all((folder / name).is_file() for name in ("config.json", "model.safetensors"))
     return folder if there else folder / "model"
+
+
+def _check_normalised(model: Member | str | Path | Any, index: int, session: str) -> None:
+    """A ConfigError if a model or its folder says that a session's normalisation was never set."""
+    if hasattr(model, "normalisation"):
+        model.normalisation(index)
+    elif isinstance(model, str | Path) and not files.is_normalised(_folder(model), index):
+        raise ConfigError(vocabulary.not_normalised(session))
 
 
 def _find(sessions: list[tuple[str, int]], session: int | str) -> int:

@@ -17,7 +17,7 @@ from poco.adapted import Adapted
 from poco.data.read import read
 from poco.data.recording import Recording
 from poco.data.simulate import simulate
-from poco.data.splits import split
+from poco.data.splits import fingerprint, split
 from poco.ensemble import Ensemble
 from poco.errors import CheckpointError, ConfigError, DataError, VocabularyError
 from poco.evaluation import evaluate
@@ -260,6 +260,17 @@ def test_another_rate_than_in_training_is_told(model: POCO, recordings: list[Rec
     known.metadata = {"rate_hz": {"animal-1": 10.0, "animal-2": 10.0}}
     with pytest.warns(RuntimeWarning, match="'animal-3' has 20 frames a second, the model learnt from 10: resample"):
         adapt(known, dataclasses.replace(recordings[2], rate_hz=20.0), steps=1, batch_size=8)
+
+
+def test_a_recording_that_the_model_learnt_from_under_another_name_is_told(
+    model: POCO, recordings: list[Recording]
+) -> None:
+    known = copy.deepcopy(model)
+    known.metadata = {"fingerprints": {r.session: fingerprint(r) for r in recordings[:2]}}
+    with pytest.warns(RuntimeWarning, match="'other' has the same activity as session 'animal-2'.* learnt from"):
+        adapt(known, dataclasses.replace(recordings[1], session="other"), mode="zero-shot")
+    adapted = adapt(known, recordings[2], mode="zero-shot")
+    assert list(adapted.model.metadata["fingerprints"]) == ["animal-1", "animal-2", "animal-3"]
 
 
 def test_an_adaptation_is_read_as_it_was_saved(model: POCO, recordings: list[Recording], tmp_path: Path) -> None:

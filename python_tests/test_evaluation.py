@@ -11,18 +11,22 @@ import numpy as np
 import pytest
 import torch
 from helpers.recordings import waves
+from torch import nn
 
 import poco
 from poco.baselines import Copy, Mean, NLinear
 from poco.baselines.fitted import fit_baseline
+from poco.data.packed import PackedBatch
 from poco.data.recording import Recording
 from poco.data.splits import Split, shorten, split
-from poco.errors import CheckpointError, ConfigError, DataError, VocabularyError
+from poco.data.windows import Packer
+from poco.errors import CheckpointError, ConfigError, DataError, ShapeError, VocabularyError
 from poco.evaluation import evaluate
 from poco.files import read_json, write_json
 from poco.intervals import Ahead
 from poco.scores import Evaluation
 from poco.scoring import score_forecasters
+from poco.training import TrainConfig, errors_of, fit
 
 
 @pytest.fixture(scope="module")
@@ -260,12 +264,131 @@ def test_bad_requests(cut: Split) -> None:
         evaluate(Copy(12, 4))
 
 
-def test_a_part_in_which_nothing_happens_scores_zero() -> None:
+def test_a_session_that_stands_still_has_no_score_but_that_of_copy() -> None:
     activity = waves(units=1).activity.copy()
     activity[:, 320:] = 1.0
-    (session,) = evaluate(Mean(12, 4), split([Recording(activity, "a")], context=12, horizon=4), baselines=()).sessions
-    assert session.copy_mse == 0
-    assert session.score == 0
+    cut = split([Recording(activity, "a"), waves("b")], context=12, horizon=4)
+    with pytest.warns(RuntimeWarning, match="session 'a' stands still in the test part") as warned:
+        evaluation = evaluate(Mean(12, 4), cut, baselines=("copy",))
+    assert str(warned[0].message) in evaluation.warnings
+    assert evaluation.sessions[0].copy_mse == 0
+    assert evaluation.sessions[0].score == evaluation.score == -np.inf
+    assert evaluation.sessions[0].score_per_step == (-np.inf,) * 4
+    assert evaluation.interval is None
+    assert evaluation.baselines["copy"].sessions[0].score == evaluation.baselines["copy"].score == 0
+    assert np.isfinite(evaluation.sessions[1].score)
+
+
+def test_a_unit_that_decides_the_score_is_named() -> None:
+    activity = waves(units=12).activity.copy()
+    activity[5] = np.where(np.arange(400) % 100 == 7, 0.2, 0)  # hardly moves, but for the last part
+    activity[5, 330:] += np.arange(70) % 9
+    cut = split([waves("b", units=9), Recording(activity, "a")], context=12, horizon=4)
+    with pytest.warns(RuntimeWarning, match="unit '5' alone makes up") as warned:
+        evaluation = evaluate(biased_copy(), cut, baselines=())
+    (line,) = evaluation.warnings[len(cut.warnings) :]
+    assert line == str(warned[0].message)
+    assert line.startswith("session 'a': unit '5' alone makes up 100%")
+    assert f"divided by a deviation of {cut.std[1][5]:.3g} (the median unit by {np.median(cut.std[1]):.3g})" in line
+    assert f"deviates by {activity[5, 320:].std():.3g} there" in line
+    assert "--leave-out 'a/5'" in line
+
+
+def test_says_where_the_forecaster_is_not_ahead_of_the_mean(cut: Split) -> None:
+    assert evaluate(fit_baseline("ridge", cut), cut, baselines=("mean",)).beside_mean == ""
+    assert evaluate(biased_copy(), cut, baselines=("copy",)).beside_mean == ""
+    assert evaluate(Mean(12, 4), cut, baselines=("mean",)).beside_mean.startswith("Mean is not ahead of mean, which")
+    noise = split([Recording(np.random.default_rng(0).normal(size=(9, 400)), "n")], context=12, horizon=4)
+    evaluation = evaluate(fit_baseline("ridge", noise), noise, baselines=("mean",))
+    assert evaluation.score == pytest.approx(0.5, abs=0.05)
+    assert "scores 0.5 on white noise" in evaluation.beside_mean
+
+
+class WritesInPlace(nn.Module):
+    """Normalises each window where it lies, and everything else it is given."""
+
+    def forward_packed(self, batch: PackedBatch) -> torch.Tensor:
+        batch.x.sub_(batch.x.mean(1, keepdim=True)).mul_(3)
+        batch.unit_index.zero_()
+        batch.window_offsets.zero_()
+        batch.window_session.zero_()
+        return batch.x[:, :4]
+
+
+def test_a_forecaster_that_writes_into_its_batch_spoils_only_its_own_score(cut: Split) -> None:
+    innocent: dict[str, nn.Module] = {name: fit_baseline(name, cut) for name in ("copy", "mean", "ridge", "unit-ridge")}
+    alone = score_forecasters(innocent, cut)
+    beside = score_forecasters({"first": WritesInPlace(), **innocent, "last": WritesInPlace()}, cut)
+    assert {name: beside[name] for name in innocent} == alone
+    assert beside["first"] == beside["last"]
+    packer = Packer(cut)
+    assert errors_of(WritesInPlace(), packer, cut.windows("val")).copy == pytest.approx(
+        errors_of(Copy(12, 4), packer, cut.windows("val")).copy
+    )
+
+
+def test_a_forecaster_does_not_see_what_is_to_be_forecast(cut: Split) -> None:
+    class Cheat(nn.Module):
+        def forward_packed(self, batch: PackedBatch) -> torch.Tensor | None:
+            return batch.target
+
+    message = r"forward_packed of Cheat must return \[R, H\], \d+ rows by 4 steps here, got NoneType"
+    with pytest.raises(ShapeError, match=message):
+        evaluate(Cheat(), cut, baselines=())
+    with pytest.raises(ShapeError, match=message):
+        errors_of(Cheat(), Packer(cut), cut.windows("val"))
+
+
+@pytest.mark.parametrize("shape", ["[R, 1]", "[1]", "[R]", "[R, 3]"])
+def test_a_forecast_of_another_shape_is_not_broadcast(cut: Split, shape: str) -> None:
+    class Wrong(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def forward_packed(self, batch: PackedBatch) -> torch.Tensor:
+            x = batch.x * self.weight
+            return {"[R, 1]": x[:, -1:], "[1]": x.mean().reshape(1), "[R]": x[:, -1], "[R, 3]": x[:, -3:]}[shape]
+
+    message = r"forward_packed of Wrong must return \[R, H\], \d+ rows by 4 steps here, got \["
+    with pytest.raises(ShapeError, match=message):
+        evaluate(Wrong(), cut, baselines=())
+    with pytest.raises(ShapeError, match=message):
+        errors_of(Wrong(), Packer(cut), cut.windows("val"))
+    for loss in ("mse", "mae"):
+        with pytest.raises(ShapeError, match=message):
+            fit(Wrong(), cut, TrainConfig(steps=1, batch_size=4, loss=loss, device="cpu"))
+
+
+def test_a_forecaster_is_called_what_it_is_told(cut: Split) -> None:
+    evaluation = evaluate(biased_copy(), cut, baselines=("copy",), name="mine")
+    assert evaluation.forecaster == "mine"
+    assert list(evaluation.forecasters) == ["mine", "copy"]
+    assert Evaluation.from_json(evaluation.to_json()) == evaluation
+    assert evaluate(biased_copy(), cut, baselines=()).forecaster == "NLinear"
+    for name in ("copy", ""):
+        with pytest.raises(ConfigError, match=f"name '{name}' cannot be told from a baseline"):
+            evaluate(biased_copy(), cut, baselines=("copy",), name=name)
+
+
+def test_what_knows_no_sessions_is_not_adapted(cut: Split) -> None:
+    for what, call in (
+        ("adapted", lambda: poco.adapt(biased_copy(), waves("c"))),  # type: ignore[arg-type]
+        ("forecasts a recording", lambda: poco.forecast(biased_copy(), waves("c"))),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(ConfigError, match=f"what.*{what} is a POCO.* or an ensemble of either, not a NLinear"):
+            call()
+
+
+def test_what_is_no_forecaster(cut: Split) -> None:
+    class Plain(nn.Linear):
+        pass
+
+    with pytest.raises(ConfigError, match=r"what is scored is a torch.nn.Module with forward_packed.*got a function"):
+        evaluate(lambda batch: batch.x, cut)  # type: ignore[arg-type]
+    for bad in (lambda: evaluate(Plain(12, 4), cut), lambda: fit(Plain(12, 4), cut, TrainConfig(steps=1))):
+        with pytest.raises(ConfigError, match=r"forward_packed\(batch\) -> \[R, H\], got a Plain without it"):
+            bad()
 
 
 @pytest.mark.parametrize(

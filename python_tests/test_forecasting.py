@@ -38,6 +38,12 @@ def expected(model: poco.POCO, recording: Recording, start: int) -> np.ndarray:
     return out * std + mean
 
 
+def test_a_session_whose_normalisation_was_never_set_is_refused(model: poco.POCO) -> None:
+    recording = Recording(waves("z", units=1).activity, "z", unit_ids=("u",))
+    with pytest.raises(ConfigError, match=r"call model.set_normalisation\('z', mean, std\)"):
+        forecast(model, recording)
+
+
 def test_values_in_the_recordings_own_units(model: poco.POCO) -> None:
     recording = waves("a", frames=60, rate_hz=2.0)
     found = forecast(model, recording)

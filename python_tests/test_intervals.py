@@ -118,8 +118,11 @@ def test_a_single_window_has_no_interval() -> None:
     assert interval(resampled_scores(np.ones((1, 2)), np.full(2, 2.0), [2], 64)[0]) == (0.5, 0.5)
 
 
-def test_a_copy_without_error_scores_zero() -> None:
-    assert interval(resampled_scores(np.ones((1, 50)), np.zeros(50), [50], 8)[0]) == (0, 0)
+def test_where_a_copy_has_no_error_nothing_but_it_has_an_interval() -> None:
+    errors = np.stack([np.ones(50), np.zeros(50)])
+    one, copy = resampled_scores(errors, np.zeros(50), [50], 8)
+    assert interval(one) is None
+    assert interval(copy) == (0, 0)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -290,7 +290,9 @@ def test_frames_are_kept_in_stretches_and_missing_values_held() -> None:
 
 
 def test_what_the_stream_holds_as_missing_is_not_learnt() -> None:
-    stream = poco.Stream(poco.POCO(CONFIG, [poco.SessionSpec("a", 2)]), "a", keep=10)
+    model = poco.POCO(CONFIG, [poco.SessionSpec("a", 2)])
+    model.set_normalisation("a", np.zeros(2), np.ones(2))
+    stream = poco.Stream(model, "a", keep=10)
     with pytest.raises(ConfigError, match="no frame was pushed yet"):
         stream.adapt_online()
     for frame in ([1, 2], [1e12, 3], [4, np.nan], [5, np.inf]):
@@ -304,6 +306,7 @@ def test_what_the_stream_holds_as_missing_is_not_learnt() -> None:
 def test_a_gap_in_time_begins_a_stretch(recordings: list[Recording]) -> None:
     torch.manual_seed(0)
     model = poco.POCO(CONFIG, [poco.SessionSpec("a", 6)])
+    model.set_normalisation("a", np.zeros(6), np.ones(6))
     stream = poco.Stream(model, "a", keep=100, interval=0.05)
     for number, frame in enumerate(recordings[0].activity.T[:40]):
         stream.push(frame, 0.05 * (number + (3 if number >= 20 else 0) + (100 if number >= 30 else 0)))

@@ -24,6 +24,7 @@ def test_it_triggers_once_for_each_crossing(tmp_path: Path) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
+    model.set_normalisation("fish", np.zeros(4), np.ones(4))
     model.save_pretrained(tmp_path / "model")
     frames = np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
     frames[30, 2] = np.nan
@@ -69,7 +70,9 @@ def test_nothing_is_triggered_where_whole_frames_are_missing(tmp_path: Path) -> 
 
 
 def test_a_unit_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    poco.POCO(poco.POCOConfig(), [poco.SessionSpec("fish", 4)]).save_pretrained(tmp_path)
+    model = poco.POCO(poco.POCOConfig(), [poco.SessionSpec("fish", 4)])
+    model.set_normalisation("fish", np.zeros(4), np.ones(4))
+    model.save_pretrained(tmp_path)
     command = [sys.executable, str(PROGRAM), str(tmp_path), "fish", "1", "4"]
     path = str(Path(poco.__file__).parents[1])
     done = subprocess.run(command, env={"PYTHONPATH": path}, capture_output=True, text=True, check=False, input="")
@@ -79,6 +82,7 @@ def test_a_unit_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 def test_a_time_far_ahead_does_not_end_it(tmp_path: Path) -> None:
     model = poco.POCO(poco.POCOConfig(context=6, segment_length=3), [poco.SessionSpec("fish", 2)])
+    model.set_normalisation("fish", np.zeros(2), np.ones(2))
     model.save_pretrained(tmp_path)
     lines = [f"t={1e18 if i == 10 else i} {i % 3} 1" for i in range(30)]
     lines[15:15] = ["t=0 1", "no frame"]  # of other lengths, or none: they count for nothing
@@ -95,7 +99,9 @@ def test_a_time_far_ahead_does_not_end_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("threshold", ["high", "nan"])
 def test_a_threshold_that_is_no_number_is_refused(tmp_path: Path, threshold) -> None:
-    poco.POCO(poco.POCOConfig(), [poco.SessionSpec("fish", 4)]).save_pretrained(tmp_path)
+    model = poco.POCO(poco.POCOConfig(), [poco.SessionSpec("fish", 4)])
+    model.set_normalisation("fish", np.zeros(4), np.ones(4))
+    model.save_pretrained(tmp_path)
     command = [sys.executable, str(PROGRAM), str(tmp_path), "fish", threshold, "1"]
     path = str(Path(poco.__file__).parents[1])
     done = subprocess.run(command, env={"PYTHONPATH": path}, capture_output=True, text=True, check=False, input="")

@@ -233,6 +233,12 @@ def test_one_recording_is_as_good_as_a_list_of_one() -> None:
     assert len(one.split(recordings()[0]).recordings) == 1
 
 
+def test_steps_alone_are_given_in_a_word() -> None:
+    run = trained(None, steps=2)
+    assert run.train_config == dataclasses.replace(SETTINGS, steps=2)
+    assert max(record["step"] for record in run.history) == 2
+
+
 @pytest.mark.parametrize(
     ("change", "names"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import re
@@ -75,6 +76,17 @@ def small_ensemble(member: Any, *seeds: int) -> Ensemble:
         found.append(member())
         randomise(found[-1], seed).float()
     return Ensemble(found).eval()
+
+
+def test_a_session_whose_normalisation_was_never_set_is_refused(tmp_path: Path) -> None:
+    model = poco.POCO(poco.POCOConfig(**SMALL), [poco.SessionSpec("a", 2), poco.SessionSpec("b", 7)])
+    model.set_normalisation("a", np.zeros(2), np.ones(2))
+    model.save_pretrained(tmp_path / "model")
+    Ensemble([model, copy.deepcopy(model)]).save_pretrained(tmp_path / "ensemble")
+    for found in (model, tmp_path / "model", tmp_path, tmp_path / "ensemble"):
+        with pytest.raises(ConfigError, match=r"call model.set_normalisation\('b', mean, std\)"):
+            poco.Stream(found, "b")
+        assert poco.Stream(found, "a").units == 2
 
 
 def activity(units: int = 7, frames: int = 40) -> np.ndarray:

@@ -9,9 +9,11 @@ import typer
 
 from poco.cli.options import Json, examples, must_be_empty
 from poco.cli.output import counted, note, number, print_json, print_table, say
-from poco.errors import ConfigError
+from poco.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from poco.data.recording import Recording
+    from poco.models import Forecaster
     from poco.unit_embeddings import SessionEmbeddings
 
 
@@ -29,7 +31,8 @@ def register(app: typer.Typer) -> None:
     )
     def embed(
         run: Annotated[
-            Path, typer.Argument(help="A folder that 'poco train --recipe published' or 'poco adapt' wrote.")
+            Path,
+            typer.Argument(help="A folder that 'poco train --recipe published' or 'poco adapt' wrote, or of a model."),
         ],
         label: Annotated[
             str | None, typer.Option(help="Label of the units that says their region (default: the only one).")
@@ -39,7 +42,10 @@ def register(app: typer.Typer) -> None:
             Path | None, typer.Option(help="Draw planes, maps of the brain and similarities into this folder.")
         ] = None,
         data: Annotated[
-            Path | None, typer.Option(help="Where the run's recordings are now (default: where they were).")
+            Path | None,
+            typer.Option(
+                help="Where the run's recordings are now (default: where they were; of a model alone it is not known)."
+            ),
         ] = None,
         neighbours: Annotated[int, typer.Option(help="Nearest units that vote on the region of a unit.")] = 5,
         shuffles: Annotated[int, typer.Option(help="Shuffles of labels to compare with.")] = 999,
@@ -54,7 +60,6 @@ def register(app: typer.Typer) -> None:
         """
         from poco import unit_embeddings as of
         from poco.adapted import Adapted
-        from poco.cli.runs import open_run
         from poco.files import ADAPTATION
 
         if out is not None and out.exists():
@@ -63,17 +68,16 @@ def register(app: typer.Typer) -> None:
             must_be_empty(figures, "--figures")
         if (run / ADAPTATION).exists():
             adapted = Adapted.load(run, data)
-            model, cut = adapted.model, adapted.split
+            model, recordings = adapted.model, adapted.split.recordings
         else:
-            trained = open_run(run)
-            model, cut = trained.model, trained.split(trained.read(data))
-        found, recordings = of.embeddings(model, cut.recordings), cut.recordings
+            model, recordings = _opened(run, data)
+        found = of.embeddings(model, recordings)
         chosen = of.choose(recordings, label)
         written = of.write(found, out) if out is not None else None
         if figures is not None:
             from poco.reporting.embeddings import draw
 
-            for drawn in draw(found, cut, chosen, {}):
+            for drawn in draw(found, recordings, chosen, {}):
                 drawn.save(figures)
         kinds = {"trained": found, "untrained": of.untrained(found, seed)}
         measured = (
@@ -91,7 +95,9 @@ def register(app: typer.Typer) -> None:
             return
         units = sum(len(entry.units) for entry in found)
         say(f"{counted(units, 'unit')} in {counted(len(found), 'session')}, {found[0].vectors.shape[1]} numbers each")
-        if chosen is None:
+        if not recordings:
+            note("A model alone does not say where its recordings are: give them (--data) for labels and places.")
+        elif chosen is None:
             note("The recordings have no labels of units: there is nothing to compare the embeddings with.")
         else:
             print_table(
@@ -103,10 +109,10 @@ def register(app: typer.Typer) -> None:
                     for name, m in own.items()
                 ],
             )
-        unread = len(found) - len(cut.recordings)
+        unread = len(found) - len(recordings)
         if chosen is not None and unread > 0:
             note(f"Measured in {counted(len(recordings), 'session')}; labels of {unread} others are not read here.")
-        if figures is not None and all(recording.coordinates is None for recording in recordings):
+        if figures is not None and recordings and all(recording.coordinates is None for recording in recordings):
             note("No map of the brain: the recordings do not say where the units lie.")
         for place in filter(None, (written, figures)):
             note(f"Written to {place}")
@@ -122,3 +128,20 @@ def _similarities(entry: SessionEmbeddings, label: str) -> dict[str, Any]:
         "cosine": cosine,
         "euclidean": similarity(entry, label, "euclidean")[1],
     }
+
+
+def _opened(folder: Path, data: Path | None) -> tuple[Forecaster, tuple[Recording, ...]]:
+    """The model of a run with the recordings that it was trained on, or a model alone with those in ``data``."""
+    from poco.cli.runs import open_forecaster
+    from poco.data.read import read
+    from poco.nn.files import reading_options
+    from poco.run import Run
+
+    opened = open_forecaster(folder)
+    if isinstance(opened, Run):
+        return opened.model, opened.split(opened.read(data)).recordings
+    names = [spec.name for spec in opened.sessions]
+    found = () if data is None else tuple(r for r in read(data, **reading_options(opened)) if r.session in names)
+    if data is not None and not found:
+        raise DataError(f"{data} has no session that the model knows: these are {', '.join(names)}")
+    return opened, found

@@ -42,6 +42,8 @@ def print_scores(evaluation: Evaluation) -> None:
         say("Intervals: block bootstrap over time; they speak of these recordings, not of other animals.")
         if evaluation.few_blocks:
             say(f"Some sessions have room for less than {FEW_BLOCKS} blocks: take the intervals for too narrow.")
+    if evaluation.beside_mean:
+        say(evaluation.beside_mean)
     if len(evaluation.sessions) > 1:
         _print_sessions({label(name): _by_session(scores[name].sessions) for name in order}, order.index(own))
 

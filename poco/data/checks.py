@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import mode
@@ -26,7 +28,8 @@ def check(recordings: Sequence[Recording], *, context: int, horizon: int) -> lis
         horizon: frames that are forecast; 0 where only contexts are needed.
 
     Returns:
-        The same recordings; sessions whose rate differs a little from the usual one of their data set carry a warning.
+        The same recordings; sessions whose rate differs a little from the usual one of their data set, or that have the
+        same activity as one before them, carry a warning.
 
     Raises:
         ConfigError: if ``context`` or ``horizon`` is not a positive number.
@@ -41,7 +44,7 @@ def check(recordings: Sequence[Recording], *, context: int, horizon: int) -> lis
     for recording in recordings:
         check_values(recording)
         check_length(recording, context=context, horizon=horizon)
-    return _check_rates(recordings)
+    return _mark_copies(_check_rates(recordings))
 
 
 def _check_names(recordings: Sequence[Recording]) -> None:
@@ -109,6 +112,33 @@ def check_length(recording: Recording, *, context: int, horizon: int) -> None:
             f"session '{recording.session}': {what}, but one window takes {context + horizon} "
             f"(context {context} + horizon {horizon}): use a shorter context or horizon, or leave the session out"
         )
+
+
+def activity_key(recording: Recording) -> str:
+    """A text that recordings share whose activity is the same, whatever their names."""
+    digest = hashlib.blake2b(repr(recording.activity.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(recording.activity).data)
+    return digest.hexdigest()
+
+
+def _mark_copies(recordings: Sequence[Recording]) -> list[Recording]:
+    """The recordings, with a warning of each whose activity is that of one before it."""
+    shapes = Counter(recording.activity.shape for recording in recordings)
+    first: dict[str, str] = {}
+    marked = []
+    for recording in recordings:
+        if shapes[recording.activity.shape] > 1:
+            original = first.setdefault(activity_key(recording), recording.session)
+            if original != recording.session:
+                line = same_activity(recording.session, original)
+                recording = replace(recording, warnings=(*recording.warnings, line))
+        marked.append(recording)
+    return marked
+
+
+def same_activity(session: str, original: str) -> str:
+    """What to say of two sessions that are one recording under two names."""
+    return f"session '{session}' has the same activity as session '{original}': it is one recording under two names"
 
 
 def _check_rates(recordings: Sequence[Recording]) -> list[Recording]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from poco.data import session as sessions
+from poco.data.checks import activity_key, same_activity
 from poco.data.read import Job, read
 from poco.data.recording import Recording
 from poco.errors import DataError, PocoError
@@ -40,6 +41,7 @@ class SessionReport:
         stretches: number of contiguous stretches, and ``longest_stretch`` in frames.
         neural: False for a control that is not neural activity.
         provenance: what else the reader knows.
+        activity: a text that sessions of the same activity share.
         warnings: one line each.
     """
 
@@ -68,6 +70,7 @@ class SessionReport:
     longest_stretch: int = 0
     neural: bool = True
     provenance: Mapping[str, str] = field(default_factory=dict)
+    activity: str = ""
     warnings: tuple[str, ...] = ()
 
 
@@ -250,6 +253,7 @@ def _report(loaded: sessions.Loaded) -> SessionReport:
         longest_stretch=_longest(recording),
         neural=recording.provenance.get("neural") != "no",
         provenance=dict(recording.provenance),
+        activity=activity_key(recording),
         warnings=(*recording.warnings, *_noticed(recording, drift)),
     )
 
@@ -329,7 +333,13 @@ def _across(reports: list[SessionReport]) -> list[str]:
 
 
 def repeated(reports: Sequence[SessionReport]) -> list[str]:
-    """A warning where sessions of one name cannot be used together, with the files of the first such."""
+    """Warnings where sessions of one name cannot be used together, with the files of the first, or are the same."""
+    first: dict[str, str] = {}
+    pairs = [(one.session, first.setdefault(one.activity, one.session)) for one in reports if one.activity]
+    return [*_of_one_name(reports), *(same_activity(one, other) for one, other in pairs if one != other)]
+
+
+def _of_one_name(reports: Sequence[SessionReport]) -> list[str]:
     files: dict[str, list[str]] = {}
     for report in reports:
         files.setdefault(report.session, []).append(report.file)

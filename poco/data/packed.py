@@ -27,6 +27,17 @@ class PackedBatch:
     target: torch.Tensor | None = None
     window_start: torch.Tensor | None = None
 
+    def to_forecast(self) -> PackedBatch:
+        """The same windows for a forecaster: tensors of its own, which it may write into, and no target."""
+        return PackedBatch(
+            self.x.clone(),
+            self.unit_index.clone(),
+            self.window_offsets.clone(),
+            self.window_session.clone(),
+            None,
+            None if self.window_start is None else self.window_start.clone(),
+        )
+
     def to(self, device: torch.device | str) -> PackedBatch:
         """The same batch on another device."""
         return PackedBatch(

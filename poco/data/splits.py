@@ -162,12 +162,12 @@ def window_count(frames: int, context: int, horizon: int, protocol: str) -> int:
 
 
 def split(
-    recordings: Sequence[Recording], *, protocol: str = "leak-free", context: int = 48, horizon: int = 16
+    recordings: Recording | Sequence[Recording], *, protocol: str = "leak-free", context: int = 48, horizon: int = 16
 ) -> Split:
     """Cut recordings into parts and compute the statistics that normalise them.
 
     Args:
-        recordings: the sessions, in order.
+        recordings: the sessions, in order, or one.
         protocol: ``"leak-free"`` (statistics from the training part, one cut in time) or ``"published"``.
         context: frames a forecast is made from.
         horizon: frames that are forecast.
@@ -184,6 +184,7 @@ def split(
         raise ConfigError(f"protocol must be one of {', '.join(PROTOCOLS)}, got '{protocol}'")
     if horizon < 1:
         raise ConfigError(f"horizon must be at least 1 frame, got {horizon}")
+    recordings = [recordings] if isinstance(recordings, Recording) else recordings
     checked = tuple(check(recordings, context=context, horizon=horizon))
     cut = _published_segments if protocol == "published" else _leak_free_segments
     per_session = [cut(recording) for recording in checked]
@@ -351,11 +352,15 @@ def statistics(recording: Recording, segments: Segments) -> tuple[np.ndarray, np
     mean = np.empty(recording.units)
     std = np.empty(recording.units)
     for unit, trace in enumerate(recording.activity):  # unit by unit: no float64 copy of the whole recording
-        inside = [trace[start:stop] for start, stop in segments]
-        values = (inside[0] if len(inside) == 1 else np.concatenate(inside)).astype(np.float64)
-        mean[unit] = values.mean()
-        std[unit] = values.std()
+        mean[unit], std[unit] = statistics_of(trace, segments)
     return mean, std
+
+
+def statistics_of(trace: np.ndarray, segments: Segments) -> tuple[float, float]:
+    """Mean and population standard deviation of the activity ``[T]`` of one unit over frame ranges."""
+    inside = [trace[start:stop] for start, stop in segments]
+    values = (inside[0] if len(inside) == 1 else np.concatenate(inside)).astype(np.float64)
+    return float(values.mean()), float(values.std())
 
 
 def _warnings(recordings: Sequence[Recording]) -> list[str]:

@@ -154,6 +154,18 @@ def reading_options(model: Saved) -> dict[str, Any]:
     return dict(model.metadata.get("reading") or {})
 
 
+def is_normalised(folder: Path, session: int) -> bool:
+    """Whether the normalisation of a session (its index) was set, as far as the tensors of a model in a folder say.
+
+    A forecaster on the ground always has one, and files of before do not say.
+    """
+    name = f"session_embeddings.{session}."
+    tensors = {k.rpartition(name)[2]: tensor for k, tensor in _read_tensors(folder / TENSORS).items() if name in k}
+    if "normalised" not in tensors or bool(tensors["normalised"]):
+        return True
+    return not vocabulary.is_identity(tensors["mean"], tensors["std"])
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """What ``config.json`` in ``folder`` says, metadata included.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -164,10 +165,22 @@ class POCO(nn.Module):
             raise ShapeError(f"session '{spec.name}': means must be finite and standard deviations positive")
         own.mean.copy_(mean)
         own.std.copy_(std)
+        own.normalised.fill_(1)
+
+    def is_normalised(self, session: int | str) -> bool:
+        """Whether :meth:`set_normalisation` was called for the session."""
+        return self._session(self.session_index(session)).is_normalised
 
     def normalisation(self, session: int | str) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation ``[N]``, float32, that the session's activity is normalised with."""
-        own = self._session(self.session_index(session))
+        """Mean and standard deviation ``[N]``, float32, that the session's activity is normalised with.
+
+        Raises:
+            ConfigError: if it was never set.
+        """
+        index = self.session_index(session)
+        own = self._session(index)
+        if not own.is_normalised:
+            raise ConfigError(vocabulary.not_normalised(self.sessions[index].name))
         return own.mean, own.std
 
     # --- forecasts ----------------------------------------------------------------------------------------------------
@@ -546,8 +559,29 @@ def _all_units(windows: int, units: int, device: torch.device) -> tuple[Tensor, 
     return unit_index, torch.arange(windows + 1, dtype=torch.int32, device=device) * units
 
 
+def _count_as_normalised(module: nn.Module, state: dict[str, Any], prefix: str) -> None:
+    """Sessions of a state dict that does not say whether their normalisation was set count as if it had been."""
+    doubtful = []
+    for index, spec in enumerate(cast("POCO", module).sessions):
+        own = f"{prefix}{index}."
+        if f"{own}normalised" in state or f"{own}mean" not in state or f"{own}std" not in state:
+            continue
+        state[f"{own}normalised"] = torch.ones((), dtype=torch.uint8)
+        if vocabulary.is_identity(state[f"{own}mean"], state[f"{own}std"]):
+            doubtful.append(spec.name)
+    if doubtful:
+        warnings.warn(
+            f"the model was saved before it was kept whether set_normalisation was called: session '{doubtful[0]}'"
+            f"{f' and {len(doubtful) - 1} more' if len(doubtful) > 1 else ''} has mean 0 and deviation 1, which is "
+            "right for activity that is normalised already; for any other call set_normalisation",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
 def _check_vocabulary(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """Refuses a state dict for other sessions before anything is copied."""
+    _count_as_normalised(module, state, f"{prefix}session_embeddings.")
     stored = state.get(f"{prefix}vocabulary")
     if stored is None:
         return

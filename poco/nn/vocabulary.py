@@ -55,6 +55,7 @@ class SessionEmbedding(ExactBuffers):
 
     mean: Tensor
     std: Tensor
+    normalised: Tensor  # uint8: whether mean and std were given
 
     def __init__(self, units: int, width: int, std: float) -> None:
         super().__init__()
@@ -62,6 +63,17 @@ class SessionEmbedding(ExactBuffers):
         self.session = nn.Parameter(torch.randn(width) * std)
         self.register_buffer("mean", torch.zeros(units))
         self.register_buffer("std", torch.ones(units))
+        self.register_buffer("normalised", torch.zeros((), dtype=torch.uint8))
+
+    @property
+    def is_normalised(self) -> bool:
+        """Whether mean and standard deviation were given, and are not what they begin as, 0 and 1."""
+        return bool(self.normalised) or not is_identity(self.mean, self.std)
+
+
+def is_identity(mean: Tensor, std: Tensor) -> bool:
+    """Whether normalising by these changes nothing."""
+    return not bool(mean.any()) and bool((std == 1).all())
 
 
 def encode(specs: Iterable[SessionSpec]) -> Tensor:
@@ -96,3 +108,12 @@ def find(specs: Sequence[SessionSpec], session: int | str) -> int:
         return session % len(names)
     known = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
     raise VocabularyError(f"unknown session {session!r}; the model knows {known or 'none yet: add_session adds one'}")
+
+
+def not_normalised(session: str) -> str:
+    """What is wrong with forecasting a session in its own units whose normalisation was never set."""
+    return (
+        f"the model does not know how session '{session}' was normalised: call "
+        f"model.set_normalisation('{session}', mean, std) with what its training windows were, "
+        "split.mean[i] and split.std[i] of a poco.split"
+    )

@@ -21,7 +21,7 @@ from poco.data.recording import Recording
 from poco.data.splits import Split
 from poco.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from poco.evaluation import evaluate
-from poco.files import ADAPTATION, BASELINES, write_json
+from poco.files import ADAPTATION, BASELINES, read_json, write_json
 from poco.installation import info
 from poco.nn import POCO
 from poco.parameters import count_solved, device_of
@@ -110,6 +110,11 @@ def open_subject(folder: Path | Run, data: Path | None = None) -> Subject:
             return Subject(folder.resolve().name, folder, adapted.model, adapted.split, None, adapted)
         if not (folder / CONFIG).exists():
             raise CheckpointError(f"{folder} holds neither a run ('poco train') nor an adapted model ('poco adapt')")
+        if "config" in read_json(folder / CONFIG, "settings"):
+            raise CheckpointError(
+                f"{folder} holds a model alone, and a report also shows what it was trained on: give the folder that "
+                "'poco train' or 'poco adapt' wrote, which the model lies in"
+            )
         folder = Run.load(folder)
     run = folder
     recordings = run.recordings if data is None and run.recordings is not None else run.read(data)
@@ -223,10 +228,11 @@ def _verdict(evaluation: Evaluation) -> str:
     best = max(others, key=lambda name: others[name].score)
     ahead, own, other = others[best].ahead, shown_name(evaluation.forecaster), shown_name(best)
     if ahead is None or ahead.interval is None:
-        return f"The best of the others is {other}, {others[best].score:.3f}."
+        return f"The best of the others is {other}, {others[best].score:.3f}. {evaluation.beside_mean}".rstrip()
     low, high = ahead.interval
     how = "is ahead of" if low > 0 else "is behind" if high < 0 else "cannot be told from"
-    return f"{own} {how} the best of the others, {other}: {ahead} (95% interval of the difference)."
+    line = f"{own} {how} the best of the others, {other}: {ahead} (95% interval of the difference)."
+    return f"{line} {evaluation.beside_mean}".rstrip()
 
 
 def _adaptation(adapted: Adapted) -> str:
@@ -248,7 +254,7 @@ def _embeddings(
     """Numbers and figures of the embeddings of units."""
     found, cut = of_units(subject.model, subject.split.recordings), subject.split
     score = {one.session: one.score for one in results}
-    drawn = embeddings.draw(found, cut, label, score, key)
+    drawn = embeddings.draw(found, cut.recordings, label, score, key)
     if label is None:
         return None, drawn
     model = subject.model

@@ -17,6 +17,7 @@ from poco.reporting.figures import Drawn
 from poco.unit_embeddings import SessionEmbeddings, similarity
 
 if TYPE_CHECKING:
+    from poco.data.recording import Recording
     from poco.data.splits import Split
     from poco.nn import POCO
 
@@ -114,7 +115,7 @@ def region_attention(model: POCO, split: Split, label: str, part: str = "test") 
 
 def draw(
     found: Sequence[SessionEmbeddings],
-    split: Split,
+    recordings: Sequence[Recording],
     label: str | None,
     scores: Mapping[str, np.ndarray],
     prefix: str = "",
@@ -123,7 +124,7 @@ def draw(
 
     Args:
         found: embeddings, session by session.
-        split: brings the recordings of some or all of the sessions.
+        recordings: of some or all of the sessions.
         label: what says the region of a unit, or None.
         scores: score of each unit, by session; may lack some.
         prefix: of the names of the figures.
@@ -146,7 +147,7 @@ def draw(
     rows = figures.drawn_rows(len(vectors))
     some = [names[row] for row in rows], [tips[row] for row in rows]
     what = f"by {label}, the most frequent ones" if label else "by session"
-    unread = [entry.session for entry in found if entry.session not in {r.session for r in split.recordings}]
+    unread = [entry.session for entry in found if entry.session not in {r.session for r in recordings}]
     grey = (
         f" Grey too: {len(unread)} other sessions of the model, whose recordings are not read here." if unread else ""
     )
@@ -161,7 +162,7 @@ def draw(
         around = None
     if around is not None:
         drawn.append(figures.embedding_map(around, *some, "UMAP", caption, f"{prefix}embeddings-umap"))
-    known = {recording.session: recording for recording in split.recordings}
+    known = {recording.session: recording for recording in recordings}
     low, high = np.percentile(components, (2, 98), axis=0)
     colours = np.clip((components - low) / np.maximum(high - low, 1e-12), 0, 1)
     begin, maps = 0, 0

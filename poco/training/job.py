@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import shutil
 from collections.abc import Mapping, Sequence
@@ -42,6 +43,7 @@ def train(
     *,
     model_config: Sizes | None = None,
     train_config: TrainConfig | None = None,
+    steps: int | None = None,
     protocol: str = "leak-free",
     recipe: str | None = None,
     out: str | Path | None = None,
@@ -63,6 +65,7 @@ def train(
         model_config: sizes and options of the model; default the recipe's.
         train_config: all settings of the loop; default the recipe's. To change some of them, take the others from
             :func:`poco.training.recipe`: what a ``TrainConfig`` is not given is as published.
+        steps: optimiser steps, in place of those of the settings.
         protocol: ``"leak-free"`` or ``"published"``, see :mod:`poco.data.splits`.
         recipe: where settings that are not given come from: ``"grounded"`` or ``"published"``; default that of the
             kind of ``model_config``, else ``"grounded"``.
@@ -97,6 +100,7 @@ def train(
     sizes, settings = recipes.recipe(recipe)
     sizes = model_config if model_config is not None else sizes
     settings = train_config if train_config is not None else settings
+    settings = settings if steps is None else dataclasses.replace(settings, steps=steps)
     settings.torch_device()
     cut = split(recordings, protocol=protocol, context=sizes.context, horizon=sizes.horizon)
     settings = recipes.complete(recipe, settings, cut)

@@ -30,7 +30,7 @@ from poco.training.config import TrainConfig
 from poco.training.interrupt import Interrupted, SignalWatch
 from poco.training.schedule import learning_rate
 from poco.training.seeds import stream
-from poco.training.validation import errors_of, trained_apart, training_loss
+from poco.training.validation import check_forecaster, errors_of, trained_apart, training_loss
 
 
 class DivergedError(PocoError):
@@ -83,7 +83,8 @@ def fit(
     Parameters that do not require a gradient stay as they are. The best weights are those with the lowest squared error
     over all validation windows, by the criterion of the settings. Parts of a model that are trained apart, each on its
     own error (``trained_apart() -> {name: prefix of its parameters}``, ``each_packed(batch) -> [forecasts [R, H]]``),
-    keep the best weights of each. The caller's random state is left as it was.
+    keep the best weights of each. The caller's random state is left as it was. A POCO that does not know yet how its
+    sessions are normalised is told.
 
     Args:
         model: an ``nn.Module`` with ``forward_packed(batch) -> [R, H]``; one with a vocabulary of sessions must know
@@ -105,8 +106,10 @@ def fit(
         CheckpointError: if the checkpoint cannot be read, does not belong to this run, or cannot be written.
         DivergedError: if the loss is no longer finite.
         Interrupted: after SIGINT or SIGTERM, when the state has been saved.
-        ConfigError: if no parameter requires a gradient.
+        ConfigError: if no parameter requires a gradient, or the model has no ``forward_packed``.
+        ShapeError: if a forecast is not ``[R, H]``.
     """
+    check_forecaster(model, "what is trained")
     config = config.for_sessions(len(split.recordings))
     device = config.torch_device()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -115,6 +118,10 @@ def fit(
         if resume and checkpoint is not None and checkpoint.exists():
             loop.restore(checkpoint)
         loop.run(checkpoint, more=more)
+    if isinstance(model, POCO):
+        for recording, mean, std in zip(split.recordings, split.mean, split.std, strict=True):
+            if not model.is_normalised(recording.session):
+                model.set_normalisation(recording.session, mean.copy(), std.copy())
     return loop.history
 
 

@@ -95,6 +95,7 @@ def _metadata(config: Mapping[str, Any], seed: int, unit_types: str | None) -> d
     return {
         "training": {**kept, "seed": seed, "unit_types": unit_types},
         "rate_hz": {entry["session"]: entry["rate_hz"] for entry in config["sessions"]},
+        "fingerprints": {entry["session"]: entry["fingerprint"] for entry in config["sessions"]},
         "reading": (config["source"] or {}).get("options", {}),
     }
 

@@ -12,6 +12,7 @@ from torch import nn
 from poco.data.packed import PackedBatch
 from poco.data.splits import Windows
 from poco.data.windows import Packer
+from poco.errors import ConfigError, ShapeError
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,14 +98,41 @@ def _each(model: nn.Module, batch: PackedBatch, precision: str) -> list[torch.Te
     if "" in parts:
         return [predict(model, batch, precision)]
     with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        return [forecast.float() for forecast in model.each_packed(batch, parts)]  # type: ignore[operator]
+        found = model.each_packed(batch.to_forecast(), parts)  # type: ignore[operator]
+    return [_checked(forecast, batch, f"each_packed of {type(model).__name__}") for forecast in found]
 
 
 def predict(model: nn.Module, batch: PackedBatch, precision: str) -> torch.Tensor:
-    """The model's forecast ``[R, H]`` in float32, computed under autocast where ``precision`` is ``"bf16"``."""
+    """The model's forecast ``[R, H]`` in float32, computed under autocast where ``precision`` is ``"bf16"``.
+
+    The model is given a copy of the batch, without the target.
+
+    Raises:
+        ShapeError: if the forecast is not of the shape of the target.
+    """
     with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        out: torch.Tensor = model.forward_packed(batch)  # type: ignore[operator]
-    return out.float()
+        out = model.forward_packed(batch.to_forecast())  # type: ignore[operator]
+    return _checked(out, batch, f"forward_packed of {type(model).__name__}")
+
+
+def _checked(forecast: object, batch: PackedBatch, of: str) -> torch.Tensor:
+    """A forecast in float32; a ShapeError unless its shape is that of the target (others would be broadcast)."""
+    assert batch.target is not None
+    wanted = tuple(batch.target.shape)
+    got = list(forecast.shape) if isinstance(forecast, torch.Tensor) else type(forecast).__name__
+    if not isinstance(forecast, torch.Tensor) or tuple(forecast.shape) != wanted:
+        raise ShapeError(f"{of} must return [R, H], {wanted[0]} rows by {wanted[1]} steps here, got {got}")
+    return forecast.float()
+
+
+def check_forecaster(model: object, what: str = "a forecaster") -> None:
+    """Raise a ConfigError unless a model is an ``nn.Module`` with a ``forward_packed``."""
+    if isinstance(model, nn.Module) and callable(getattr(model, "forward_packed", None)):
+        return
+    got = f"a {type(model).__name__} without it" if isinstance(model, nn.Module) else f"a {type(model).__name__}"
+    raise ConfigError(
+        f"{what} is a torch.nn.Module with forward_packed(batch) -> [R, H], got {got}: docs/forecasters.md shows one"
+    )
 
 
 def training_loss(model: nn.Module, batch: PackedBatch, precision: str, loss: str = "mse") -> torch.Tensor:

@@ -19,6 +19,7 @@ from poco.data.splits import split
 from poco.data.windows import Packer
 from poco.nn import SessionSpec
 from poco.scoring import score_forecasters
+from poco.training.config import TrainConfig
 
 
 def one_session(x: torch.Tensor, target: torch.Tensor | None = None) -> PackedBatch:
@@ -38,8 +39,9 @@ def fill(layer: nn.Linear, value: float) -> None:
 @pytest.mark.parametrize("name", [n for n in baselines.ALL if n not in baselines.NAMES])
 def test_is_fitted_kept_and_scored_like_any_other(name: str, tmp_path: Path) -> None:
     cut = split([waves("a", frames=120), waves("b", units=3, frames=120)], context=12, horizon=4)
-    fitted = fit_baseline(name, cut, steps=2, folder=tmp_path)
-    again = fit_baseline(name, cut, steps=2, folder=tmp_path)
+    config = TrainConfig(steps=2)
+    fitted = fit_baseline(name, cut, config=config, folder=tmp_path)
+    again = fit_baseline(name, cut, config=config, folder=tmp_path)
     scores = score_forecasters({"fitted": fitted, "again": again}, cut)
     assert np.isfinite(scores["fitted"].score)
     assert scores["fitted"] == scores["again"]

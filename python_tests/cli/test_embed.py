@@ -60,6 +60,23 @@ def test_what_has_no_embeddings_or_no_labels_says_so(poco, recordings: Path, tra
     assert "Grounded learns no embeddings of units" in done.err
 
 
+def test_a_model_alone_has_embeddings_too(poco, trained: Path, recordings: Path, tmp_path: Path) -> None:
+    table = tmp_path / "embeddings.csv"
+    done = poco("embed", trained / "model", "--out", table)
+    assert done.code == 0, done.err
+    assert "16 units in 2 sessions" in done.out
+    assert "A model alone does not say where its recordings are: give them (--data)" in done.err
+    assert len(table.read_text().splitlines()) == 17
+    done = poco("embed", trained / "model", "--data", recordings)
+    assert done.code == 0, done.err
+    assert "The recordings have no labels of units" in done.err
+    np.savez(tmp_path / "stranger.npz", activity=simulate(1, 5, 400, seed=9)[0].activity)
+    (tmp_path / "dataset.toml").write_text((recordings / "dataset.toml").read_text())
+    done = poco("embed", trained / "model", "--data", tmp_path / "stranger.npz")
+    assert done.code == 2
+    assert "has no session that the model knows: these are animal-1, animal-2" in done.err
+
+
 def test_an_adapted_model_has_embeddings_too(poco, trained: Path, recordings: Path, tmp_path: Path) -> None:
     new, adapted, table = tmp_path / "stranger.npz", tmp_path / "adapted", tmp_path / "embeddings.csv"
     np.savez(new, activity=simulate(1, 5, 400, seed=9)[0].activity)

@@ -52,6 +52,12 @@ def test_a_trained_and_an_adapted_model(poco, trained: Path, recordings: Path, t
     assert {**again, "seconds": 0, "history": []} == {**before, "seconds": 0, "history": []}
 
 
+def test_a_model_alone_is_no_run(poco, trained: Path) -> None:
+    done = poco("report", trained / "model")
+    assert done.code == 2
+    assert "model holds a model alone, and a report also shows what it was trained on: give the folder" in done.err
+
+
 def test_what_a_page_says_trains_the_same_run_again(poco, recordings: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     options = ("--recipe", "published", "--context", 12, "--horizon", 4, "--segment-length", 6, "--clip", 0)

@@ -85,6 +85,15 @@ def test_the_odd_one_out_is_told_not_all_the_others() -> None:
     assert [len(recording.warnings) for recording in checked] == [1, 0, 0]
 
 
+def test_one_recording_under_two_names_carries_a_warning() -> None:
+    first = waves("a")
+    second = Recording(first.activity.copy(), "b", unit_ids=tuple("vwxyz"), dataset="other")
+    checked = check([first, second, waves("c")], context=48, horizon=16)
+    assert [len(recording.warnings) for recording in checked] == [0, 1, 0]
+    assert "session 'b' has the same activity as session 'a'" in checked[1].warnings[0]
+    assert checked[1].warnings[0] in split([first, second]).warnings
+
+
 @pytest.mark.parametrize(("context", "horizon"), [(0, 16), (48, -1)])
 def test_impossible_sizes(context: int, horizon: int) -> None:
     with pytest.raises(ConfigError):

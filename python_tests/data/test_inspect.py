@@ -114,6 +114,15 @@ def test_across_sessions(tmp_path: Path) -> None:
     assert any("more than once: same" in line for line in seen.warnings)
 
 
+def test_one_recording_in_two_files(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal((4, 400))
+    for name in "ab":
+        np.save(tmp_path / f"{name}.npy", values)
+    np.save(tmp_path / "c.npy", values[::-1])
+    (line,) = inspect(tmp_path, orientation="units x frames", rate_hz=2.0).warnings
+    assert line.startswith("session 'b' has the same activity as session 'a': it is one recording under two names")
+
+
 def test_control_and_labels_and_notes(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.random.default_rng(0).standard_normal((3, 400)), r=np.array(["V1", "", "V1"]))
     content = {

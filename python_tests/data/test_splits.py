@@ -179,6 +179,10 @@ def test_frames_to_learn_by_hand() -> None:
     assert split(recordings).frames_to_learn == (1840, 720)
 
 
+def test_one_recording_is_as_good_as_a_list_of_one() -> None:
+    assert split(waves("a")).key == split([waves("a")]).key
+
+
 def test_unknown_words_are_refused() -> None:
     with pytest.raises(ConfigError, match="protocol must be one of leak-free, published, got 'fair'"):
         split([waves()], protocol="fair")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,26 @@ def test_normalisation_is_kept_exactly(model: POCO) -> None:
         model.set_normalisation("fish", mean[:4], std[:4])
     with pytest.raises(ShapeError, match="positive"):
         model.set_normalisation("fish", mean, 0 * std)
+
+
+def test_a_normalisation_that_was_never_set_is_not_made_up(model: POCO) -> None:
+    message = r"how session 'worm' was normalised: call model.set_normalisation\('worm', mean, std\)"
+    assert not model.is_normalised("worm")
+    with pytest.raises(ConfigError, match=message):
+        model.normalisation("worm")
+    copied = copy.deepcopy(model)
+    copied.load_state_dict(model.state_dict())
+    with pytest.raises(ConfigError, match=message):
+        copied.normalisation("worm")
+    model.set_normalisation("worm", np.zeros(3), np.ones(3))  # activity that was normalised before
+    assert torch.equal(model.normalisation("worm")[1], torch.ones(3))
+    assert model.subset(["worm"]).is_normalised("worm")
+    copied.load_state_dict(model.state_dict())
+    assert [copied.is_normalised(name) for name in ("fish", "worm")] == [False, True]
+    old = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith("normalised")}
+    with pytest.warns(RuntimeWarning, match="session 'fish' and 1 more has mean 0 and deviation 1"):
+        copied.load_state_dict(old)
+    assert copied.is_normalised("fish")
 
 
 @pytest.mark.parametrize("depth", [1, 2])

@@ -37,7 +37,7 @@ def test_the_scoreboard_writes_scores_of_single_steps(tmp_path: Path) -> None:
     from poco.__main__ import run
 
     data_set(tmp_path / "data" / "some")
-    assert run(["bench-data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--only", "copy,ridge"]) == 0
+    assert run(["bench-data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--only", "copy, ridge"]) == 0
     with (tmp_path / "out" / "steps.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 2 * 16  # protocols, forecasters, steps
@@ -64,11 +64,36 @@ def test_scoreboard_makes_each_cell_once(tmp_path: Path) -> None:
         scoreboard.run([folder], tmp_path / "out", forecasters=("nlinear",), seeds=1, steps=3)
     assert kept["interval"][0] < kept["score"] < kept["interval"][1]
     one = {**kept, "forecaster": "of-no-scoreboard"}
-    assert scoreboard.table([one]) == ""
-    assert scoreboard.draw([one], tmp_path) == []
+    assert [line.split(" |")[0] for line in scoreboard.table([one, kept]).splitlines()[2:4]] == [
+        "| nlinear",
+        "| of-no-scoreboard",
+    ]
     (tmp_path / "out" / "some--published--0--nlinear.json").write_text(json.dumps({"score": 0.1}))
     with pytest.raises(ConfigError, match=r"nlinear\.json is a cell of an earlier version"):
         scoreboard.load(tmp_path / "out")
+
+
+def test_forecasters_of_ones_own(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs the extra 'plots'")
+    folder, out, seeds = data_set(tmp_path / "some"), tmp_path / "out", []
+
+    def mine(cut: Split, seed: int) -> Copy:
+        seeds.append(seed)
+        return Copy(cut.context, cut.horizon)
+
+    options: dict[str, Any] = {"forecasters": ("mean",), "own": {"mine": mine}, "protocols": ("leak-free",), "seeds": 2}
+    cells = scoreboard.run([str(folder)], str(out), **options)
+    assert [(cell["forecaster"], cell["seed"]) for cell in cells] == [("mean", 0), ("mine", 0), ("mine", 1)]
+    assert (seeds, cells[1]["score"], cells[1]["steps"]) == ([0, 1], 0, None)
+    assert scoreboard.run([folder], out, **options) == cells
+    assert seeds == [0, 1]
+    assert "| mine | 0.000 ± 0.000 |" in scoreboard.table(cells)
+    (figure,) = scoreboard.draw(cells, out)
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ConfigError, match="there is a forecaster 'ridge' already"):
+        scoreboard.run([folder], out, own={"ridge": mine})
+    with pytest.raises(ConfigError, match=r"got a function"):
+        scoreboard.run([folder], out, forecasters=(), own={"none": lambda cut, seed: lambda batch: batch.x})
 
 
 def test_cells_say_which_recordings_they_are_of(tmp_path: Path) -> None:

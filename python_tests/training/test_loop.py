@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.recordings import waves
@@ -40,6 +41,15 @@ def small_poco(cut: Split, seed: int = 0) -> poco.POCO:
         context=12, horizon=4, segment_length=4, latents=2, width=8, heads=2, head_width=4, film_width=8
     )
     return poco.POCO(config, [poco.SessionSpec(r.session, r.unit_ids) for r in cut.recordings])
+
+
+def test_a_poco_is_told_how_its_sessions_are_normalised(cut: Split) -> None:
+    model = small_poco(cut)
+    model.set_normalisation("b", np.zeros(3), np.ones(3))
+    fit(model, cut, dataclasses.replace(SMALL, steps=2))
+    assert np.array_equal(model.normalisation("a")[0], cut.mean[0])
+    assert np.array_equal(model.normalisation("a")[1], cut.std[0])
+    assert torch.equal(model.normalisation("b")[1], torch.ones(3))
 
 
 class StopAt(Callback):

@@ -42,6 +42,8 @@ def make_model(units: int = UNITS) -> poco.POCO:
     sizes |= {"width": 10, "heads": 2, "head_width": 8, "film_width": 18}
     model = poco.POCO(poco.POCOConfig(**sizes), [poco.SessionSpec("a", 5), poco.SessionSpec("b", units)])
     randomise(model)
+    for session in model.sessions:
+        model.set_normalisation(session.name, np.zeros(len(session.units)), np.ones(len(session.units)))
     return model.eval()
 
 

@@ -82,6 +82,13 @@ def test_a_curve_that_leaves_the_panel_is_marked() -> None:
     assert [text.get_text() for text in axes.texts if "falls" in text.get_text()] == ["\u25bc POCO falls to -3.25"]
 
 
+def test_scores_that_are_not_finite_are_drawn(tmp_path: Path) -> None:
+    scores = {"poco": (-np.inf, [-np.inf, 0.6]), "copy": (0.0, [0.0, 0.0])}
+    for steps in ({"poco": np.full(16, -np.inf)}, {"poco": np.full(16, -np.inf), "mlp": np.linspace(0.7, 0.3, 16)}):
+        figure = run_figure(examples(2), scores, steps, TRAINING, title="A run", subtitle="a session stands still")
+        assert save(figure, tmp_path / "figure.png").stat().st_size > 30_000
+
+
 def test_labels_keep_apart() -> None:
     ends = [(0.5, "a"), (0.5, "b"), (0.98, "c"), (1.0, "d")]
     placed = {name: y for y, name in spread(ends, gap=0.1, low=0, high=1)}

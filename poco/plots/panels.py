@@ -110,11 +110,13 @@ def draw_steps(axes: Axes, curves: Mapping[str, np.ndarray], rate_hz: float | No
         axes.plot(x, curve, color=colour(name), linewidth=2.4 if own else 1.5, zorder=3 if own else 2)
         ends.append((float(curve[-1]), name))
     values = np.concatenate([np.asarray(curve, dtype=float) for curve in curves.values()])
+    values = values[np.isfinite(values)] if np.isfinite(values).any() else np.zeros(1)  # -inf: a session stands still
     low, high = max(float(values.min()), _LOWEST_STEP), float(values.max())
     pad = 0.06 * max(high - low, 0.1)
     axes.set_ylim(low - pad, high + pad)
     axes.set_xlim(frame * 0.5, horizon * frame * 1.02)
     bottom, top = axes.get_ylim()
+    ends = [(y if np.isfinite(y) else bottom, name) for y, name in ends]
     for y, name in spread(ends, gap=0.1 * (top - bottom), low=bottom, high=top):
         axes.annotate(
             label(name),

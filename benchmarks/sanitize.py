@@ -24,6 +24,7 @@ def main() -> None:
         parity.check_film({**sizes, **film}, dtype, by=triton, device="cuda")
         inference.check({"counts": (37, 5)}, dtype, by=triton, device="cuda")
     model = poco.POCO(poco.POCOConfig(), [poco.SessionSpec("a", tuple(map(str, range(70))))]).eval()
+    model.set_normalisation("a", torch.zeros(70), torch.ones(70))
     for precision in ("float32", "bf16"):  # a stream compares what the GPU computes when it is opened
         with poco.Stream(model, precision=precision, device="cuda") as stream:
             for frame in torch.randn(50, 70).numpy():

@@ -171,7 +171,7 @@ def forecast(
     Raises:
         VocabularyError: if the model does not know the session, or its units are others.
         DataError: for NaN or infinite values, too few frames, or a rate other than the session's.
-        ConfigError: for a stride below 1, or where the session's normalisation was never set.
+        ConfigError: for a stride below 1.
     """
     from poco.models import check_kind
     from poco.run import Run

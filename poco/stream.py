@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ class Stream:
     Raises:
         CheckpointError: if there is no model, it is damaged, or of a kind that cannot be streamed.
         VocabularyError: if the model does not know the session.
-        ConfigError: if an option has a value that cannot work, or the session's normalisation was never set.
+        ConfigError: if an option has a value that cannot work.
         BackendError: if the compiled core is not in use, or the GPU cannot be.
     """
 
@@ -398,11 +399,11 @@ def _folder(model: str | Path) -> Path:
 
 
 def _check_normalised(model: Member | str | Path | Any, index: int, session: str) -> None:
-    """A ConfigError if a model or its folder says that a session's normalisation was never set."""
+    """Warns if a model or its folder says that a session's normalisation was never set."""
     if hasattr(model, "normalisation"):
         model.normalisation(index)
     elif isinstance(model, str | Path) and not files.is_normalised(_folder(model), index):
-        raise ConfigError(vocabulary.not_normalised(session))
+        warnings.warn(vocabulary.not_normalised(session), RuntimeWarning, stacklevel=3)
 
 
 def _find(sessions: list[tuple[str, int]], session: int | str) -> int:

@@ -120,11 +120,18 @@ class Made(OnlineAdaptation):
         self._result, self.opened = found, opened
 
 
+def normalised(units: int) -> poco.POCO:
+    """A model of activity that is normalised already."""
+    found = poco.POCO(CONFIG, [poco.SessionSpec("a", units)])
+    found.set_normalisation("a", np.zeros(units), np.ones(units))
+    return found.eval()
+
+
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> tuple[poco.Stream, poco.POCO, np.ndarray]:
     """A stream that has a forecast, the model that its adaptations come to, and frames."""
     monkeypatch.setattr("poco.stream.OnlineAdaptation", Made)
-    model, other = (poco.POCO(CONFIG, [poco.SessionSpec("a", 2)]).eval() for _ in range(2))
+    model, other = normalised(2), normalised(2)
     opened = poco.stream.open_model(other)
     monkeypatch.setattr(poco.Stream, "_load", lambda *_: (other, opened))
     frames = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
@@ -173,7 +180,7 @@ def test_a_model_that_is_swapped_in_meanwhile_stays(small: Any) -> None:
     stream, _, frames = small
     adaptation = stream.adapt_online()
     adaptation.result()
-    third = poco.POCO(CONFIG, [poco.SessionSpec("a", 2)]).eval()
+    third = normalised(2)
     stream.swap(third)
     with pytest.raises(AdaptationFailedError, match="was cancelled"):
         adaptation.result()
@@ -205,7 +212,7 @@ def test_what_cannot_be_opened_or_swapped_in_is_no_success(small: Any, monkeypat
     with pytest.raises(AdaptationFailedError, match="failed: MemoryError"):
         stream.adapt_online().result()
     monkeypatch.setattr(Made, "made", staticmethod(lambda: {"session": "a"}))
-    wide = poco.POCO(CONFIG, [poco.SessionSpec("a", 3)])
+    wide = normalised(3)
     wide = wide, poco.stream.open_model(wide)
     monkeypatch.setattr(poco.Stream, "_load", lambda *_: wide)
     adaptation = stream.adapt_online()
@@ -240,7 +247,7 @@ def test_the_process_ends_with_the_stream(joined: Any, recordings: list[Recordin
 
 @pytest.mark.parametrize("end", ["pass", "os.kill(os.getpid(), signal.SIGKILL)"])
 def test_the_process_ends_with_the_program(recordings: list[Recording], tmp_path: Path, end: str) -> None:
-    poco.POCO(CONFIG, [poco.SessionSpec("a", 6)]).save_pretrained(tmp_path / "model")
+    normalised(6).save_pretrained(tmp_path / "model")
     np.save(tmp_path / "frames.npy", recordings[2].activity.T)
     code = f"""if True:
         import os, signal, sys, time
@@ -290,8 +297,7 @@ def test_frames_are_kept_in_stretches_and_missing_values_held() -> None:
 
 
 def test_what_the_stream_holds_as_missing_is_not_learnt() -> None:
-    model = poco.POCO(CONFIG, [poco.SessionSpec("a", 2)])
-    model.set_normalisation("a", np.zeros(2), np.ones(2))
+    model = normalised(2)
     stream = poco.Stream(model, "a", keep=10)
     with pytest.raises(ConfigError, match="no frame was pushed yet"):
         stream.adapt_online()
@@ -305,8 +311,7 @@ def test_what_the_stream_holds_as_missing_is_not_learnt() -> None:
 
 def test_a_gap_in_time_begins_a_stretch(recordings: list[Recording]) -> None:
     torch.manual_seed(0)
-    model = poco.POCO(CONFIG, [poco.SessionSpec("a", 6)])
-    model.set_normalisation("a", np.zeros(6), np.ones(6))
+    model = normalised(6)
     stream = poco.Stream(model, "a", keep=100, interval=0.05)
     for number, frame in enumerate(recordings[0].activity.T[:40]):
         stream.push(frame, 0.05 * (number + (3 if number >= 20 else 0) + (100 if number >= 30 else 0)))

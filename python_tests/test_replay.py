@@ -53,6 +53,7 @@ def test_missing_values_and_units_that_are_not_valid_have_no_say() -> None:
 @pytest.fixture
 def model() -> poco.POCO:
     found = poco.POCO(CONFIG, [poco.SessionSpec("a", ("u", "v", "w"))])
+    found.set_normalisation("a", np.zeros(3), np.ones(3))
     found.metadata = {"rate_hz": {"a": 10.0}}
     return found.eval()
 

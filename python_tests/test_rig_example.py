@@ -54,9 +54,9 @@ def test_it_triggers_once_for_each_crossing(tmp_path: Path) -> None:
 
 def test_nothing_is_triggered_where_whole_frames_are_missing(tmp_path: Path) -> None:
     sizes = {"context": 6, "horizon": 3, "segment_length": 3, "width": 8, "heads": 2, "head_width": 8, "film_width": 16}
-    poco.POCO(poco.POCOConfig(**sizes), [poco.SessionSpec("fish", 2)]).save_pretrained(
-        tmp_path, {"rate_hz": {"fish": 1.0}}
-    )
+    model = poco.POCO(poco.POCOConfig(**sizes), [poco.SessionSpec("fish", 2)])
+    model.set_normalisation("fish", np.zeros(2), np.ones(2))
+    model.save_pretrained(tmp_path, {"rate_hz": {"fish": 1.0}})
     command = [sys.executable, str(PROGRAM), str(tmp_path), "fish", "-1000", "1"]
     path = str(Path(poco.__file__).parents[1])
     # numbers of frames count those that were filled in; a gap before the first forecast, no gap, a gap too long to fill

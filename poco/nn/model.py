@@ -174,13 +174,12 @@ class POCO(nn.Module):
     def normalisation(self, session: int | str) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation ``[N]``, float32, that the session's activity is normalised with.
 
-        Raises:
-            ConfigError: if it was never set.
+        Zeros and ones, and a RuntimeWarning, where they were never set.
         """
         index = self.session_index(session)
         own = self._session(index)
         if not own.is_normalised:
-            raise ConfigError(vocabulary.not_normalised(self.sessions[index].name))
+            warnings.warn(vocabulary.not_normalised(self.sessions[index].name), RuntimeWarning, stacklevel=2)
         return own.mean, own.std
 
     # --- forecasts ----------------------------------------------------------------------------------------------------

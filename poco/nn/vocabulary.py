@@ -111,9 +111,9 @@ def find(specs: Sequence[SessionSpec], session: int | str) -> int:
 
 
 def not_normalised(session: str) -> str:
-    """What is wrong with forecasting a session in its own units whose normalisation was never set."""
+    """What is doubtful about forecasts of a session whose normalisation was never set."""
     return (
-        f"the model does not know how session '{session}' was normalised: call "
-        f"model.set_normalisation('{session}', mean, std) with what its training windows were, "
-        "split.mean[i] and split.std[i] of a poco.split"
+        f"the model does not know how session '{session}' was normalised, so its activity is taken for normalised "
+        f"already: call model.set_normalisation('{session}', mean, std) with what its training windows were, "
+        "split.mean[i] and split.std[i] of a poco.split, or with zeros and ones if it is"
     )

@@ -85,7 +85,7 @@ class POCO(nn.Module):
         self._dataset_names: list[str] = []
         self._unit_type_names: list[str] = []
         self.register_buffer("vocabulary", vocabulary.encode(()))
-        self.register_load_state_dict_pre_hook(_check_vocabulary)
+        self.register_load_state_dict_pre_hook(_before_loading)
         for spec in sessions:
             self.add_session(spec)
 
@@ -558,35 +558,5 @@ def _all_units(windows: int, units: int, device: torch.device) -> tuple[Tensor, 
     return unit_index, torch.arange(windows + 1, dtype=torch.int32, device=device) * units
 
 
-def _count_as_normalised(module: nn.Module, state: dict[str, Any], prefix: str) -> None:
-    """Sessions of a state dict that does not say whether their normalisation was set count as if it had been."""
-    doubtful = []
-    for index, spec in enumerate(cast("POCO", module).sessions):
-        own = f"{prefix}{index}."
-        if f"{own}normalised" in state or f"{own}mean" not in state or f"{own}std" not in state:
-            continue
-        state[f"{own}normalised"] = torch.ones((), dtype=torch.uint8)
-        if vocabulary.is_identity(state[f"{own}mean"], state[f"{own}std"]):
-            doubtful.append(spec.name)
-    if doubtful:
-        warnings.warn(
-            f"the model was saved before it was kept whether set_normalisation was called: session '{doubtful[0]}'"
-            f"{f' and {len(doubtful) - 1} more' if len(doubtful) > 1 else ''} has mean 0 and deviation 1, which is "
-            "right for activity that is normalised already; for any other call set_normalisation",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-
-
-def _check_vocabulary(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Refuses a state dict for other sessions before anything is copied."""
-    _count_as_normalised(module, state, f"{prefix}session_embeddings.")
-    stored = state.get(f"{prefix}vocabulary")
-    if stored is None:
-        return
-    theirs, ours = vocabulary.decode(stored), module.sessions
-    if theirs != ours:
-        raise VocabularyError(
-            f"the state dict is for sessions {[s.name for s in theirs]} and the model for {[s.name for s in ours]}, "  # type: ignore[union-attr]
-            "or their units differ: POCO.from_pretrained builds a model to fit; subset and add_session change one"
-        )
+def _before_loading(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    vocabulary.check_state(cast("POCO", module).sessions, state, prefix)

@@ -9,6 +9,7 @@
 #include "core/workspace.h"
 #include "cpu/film_forecast.h"
 #include "cpu/kernels.h"
+#include "cpu/latent_time.h"
 #include "cpu/rotary.h"
 #include "cpu/token_products.h"
 
@@ -19,11 +20,6 @@ constexpr int64_t kGroupTokens = 64;  // at most, unless one window has more
 constexpr int64_t kHiddenPart = 32;   // columns of the feed-forward layer that one thread makes: whole steps
 constexpr int64_t kOutputPart = 16;   // columns of what is added to the latents: a cache line
 static_assert(kHiddenPart % Product<float>::kStep == 0 && kHiddenPart % Product<Bfloat16>::kStep == 0, "whole steps");
-
-inline double latent_time(int64_t latent, int64_t latents, int64_t context) {
-    const double apart = static_cast<double>(context) / static_cast<double>(latents);
-    return static_cast<double>(static_cast<float>(static_cast<double>(latent) * apart));
-}
 
 // ---- Rows of tokens.
 

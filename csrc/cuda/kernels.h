@@ -354,6 +354,43 @@ __device__ void operands(const float* state, int state_row, T* to, int rows, int
     }
 }
 
+// ---- A wide layer of two halves and what follows it, panel by panel.
+
+template <typename T>
+struct Half {
+    const T* operand;  // [rows, inner], shared
+    int row, inner;    // of it
+    const T* weight;   // [inner, width]
+};
+
+template <typename T>
+struct Panels {
+    int rows, row;        // of the panels
+    float *left, *right;  // [rows, kPanel]
+    T* combined;          // [rows, kPanel]
+};
+
+// onto [rows, columns] += combined out_weight, with combine(left, right, column) of both halves, `width` columns each.
+// By all threads of a block.
+template <typename T, typename Combine>
+__device__ void wide_layer(const Panels<T>& p, int width, const Half<T>& left, const Half<T>& right,
+                           const Combine& combine, const T* out_weight, float* onto, int onto_row, int columns) {
+    for (int first = 0; first < width; first += kPanel) {
+        block_product(left.operand, left.row, left.weight + first, width, p.left, p.row, p.rows, kPanel, left.inner,
+                      false);
+        block_product(right.operand, right.row, right.weight + first, width, p.right, p.row, p.rows, kPanel,
+                      right.inner, false);
+        __syncthreads();
+        for (int i = static_cast<int>(threadIdx.x); i < p.rows * kPanel; i += kThreads) {
+            const int j = i % kPanel, place = i / kPanel * p.row + j;
+            narrow(combine(p.left[place], p.right[place], first + j), p.combined[place]);
+        }
+        __syncthreads();
+        block_product(p.combined, p.row, out_weight + static_cast<long long>(first) * columns, columns, onto, onto_row,
+                      p.rows, columns, kPanel, true);
+    }
+}
+
 template <typename T>
 __device__ void film_forecast(const Film<T>& c) {
     const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
@@ -425,40 +462,23 @@ __device__ void film_forecast(const Film<T>& c) {
         float& value = state[r * at.state_row + j];
         value = j < d ? value + c.ffn_out_bias[j] : 0;
     }
-    for (int f = 0; f < f_whole; f += kPanel) {
-        block_product(normed, at.state_row, c.value_weight + f, f_whole, left, at.panel_row, rows, kPanel, d_whole,
-                      false);
-        block_product(normed, at.state_row, c.gate_weight + f, f_whole, right, at.panel_row, rows, kPanel, d_whole,
-                      false);
-        __syncthreads();
-        for (int i = thread; i < rows * kPanel; i += kThreads) {
-            const int j = i % kPanel, place = i / kPanel * at.panel_row + j;
-            narrow((left[place] + c.value_bias[f + j]) * gelu(right[place] + c.gate_bias[f + j]), panel[place]);
-        }
-        __syncthreads();
-        block_product(panel, at.panel_row, c.ffn_out_weight + static_cast<long long>(f) * d_whole, d_whole, state,
-                      at.state_row, rows, d_whole, kPanel, true);
-    }
+    const Panels<T> panels{rows, at.panel_row, left, right, panel};
+    wide_layer(
+        panels, f_whole, Half<T>{normed, at.state_row, d_whole, c.value_weight},
+        Half<T>{normed, at.state_row, d_whole, c.gate_weight},
+        [&](float value, float gate, int f) { return (value + c.value_bias[f]) * gelu(gate + c.gate_bias[f]); },
+        c.ffn_out_weight, state, at.state_row, d_whole);
     __syncthreads();
 
     operands<T>(state, at.state_row, normed, rows, d, nullptr, nullptr, 0);
     __syncthreads();
     block_product(normed, at.state_row, c.shift_weight, h_whole, forecast, at.forecast_row, rows, h_whole, d_whole,
                   false);
-    for (int k = 0; k < k_whole; k += kPanel) {
-        block_product(activity, at.activity_row, c.in_weight + k, k_whole, left, at.panel_row, rows, kPanel, c_whole,
-                      false);
-        block_product(normed, at.state_row, c.scale_weight + k, k_whole, right, at.panel_row, rows, kPanel, d_whole,
-                      false);
-        __syncthreads();
-        for (int i = thread; i < rows * kPanel; i += kThreads) {
-            const int j = i % kPanel, place = i / kPanel * at.panel_row + j;
-            narrow(fmaxf(left[place] + c.in_bias[k + j], 0.0f) * (right[place] + c.scale_bias[k + j]), panel[place]);
-        }
-        __syncthreads();
-        block_product(panel, at.panel_row, c.out_weight + static_cast<long long>(k) * h_whole, h_whole, forecast,
-                      at.forecast_row, rows, h_whole, kPanel, true);
-    }
+    wide_layer(
+        panels, k_whole, Half<T>{activity, at.activity_row, c_whole, c.in_weight},
+        Half<T>{normed, at.state_row, d_whole, c.scale_weight},
+        [&](float own, float scale, int k) { return fmaxf(own + c.in_bias[k], 0.0f) * (scale + c.scale_bias[k]); },
+        c.out_weight, forecast, at.forecast_row, h_whole);
     __syncthreads();
     for (int i = thread; i < count * c.horizon; i += kThreads) {
         const int r = i / c.horizon, h = i % c.horizon;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "cpu/latent_time.h"
 #include "cuda/weights.h"
 
 namespace poco {
@@ -67,14 +68,12 @@ public:
         write_query_ = layer(query.data(), d_, dh_);
         write_output_ = layer(c.write_output_weight, d_, dh_);
 
-        // As cpu/kernels.h has it: latent m is at time m * C / Q, segment s at s * C / S, and the units ask at C.
+        // As cpu/kernels.h has it: segment s is at time s * C / S, and the units ask at C.
         const auto context = static_cast<double>(c.context), length = context / static_cast<double>(segments_);
-        const auto time = [=](int64_t m) {
-            return static_cast<double>(static_cast<float>(static_cast<double>(m) * (context / static_cast<double>(q))));
-        };
-        apart_ = turns(c, segments_ * q, [=](int64_t i) { return time(i % q) - static_cast<double>(i / q) * length; });
+        const auto time = [&](int64_t m) { return latent_time(m, c.latents, c.context); };
+        apart_ = turns(c, segments_ * q, [&](int64_t i) { return time(i % q) - static_cast<double>(i / q) * length; });
         latent_ = turns(c, q, time);
-        ahead_ = turns(c, q, [=](int64_t m) { return time(m) - context; });
+        ahead_ = turns(c, q, [&](int64_t m) { return time(m) - context; });
     }
 
     // Queues all kernels from `pooled` to `keys` and `values`.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from poco.cli.options import examples, listed
+from poco.cli.options import examples, lists_of
 from poco.cli.output import note
 from poco.errors import ConfigError, DataError, MissingExtraError
 
@@ -55,27 +55,23 @@ def register(app: typer.Typer) -> None:
         found = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}
         if not found:
             raise DataError(f"{folder} has no folders, one for each data set: put these files into {folder / 'NAME'}/")
-        given = {"only": only, "data": data, "protocols": protocols, "published": published}
-        lists = {name: None if text is None else listed(text) for name, text in given.items()}
-        for option, some in lists.items():
-            if some == []:
-                raise ConfigError(f"--{option} names nothing")
-        names = lists["data"] or list(found)
+        lists = lists_of({"only": only, "data": data, "protocols": protocols, "published": published})
+        names = lists.get("data", list(found))
         for name in names:
             if name not in found:
                 raise DataError(f"{folder} has no data set '{name}': it has {', '.join(found) or 'none'}")
-        as_published = lists["published"] or []
+        as_published = lists.get("published", [])
         for name in as_published:
             if name not in names or name not in NAMES:
                 raise ConfigError(f"--published: '{name}' is not both in {folder} and one of {', '.join(NAMES)}")
-        wanted = lists["protocols"] or []
+        wanted = lists["protocols"]
         for name in wanted:
             if name not in PROTOCOLS:
                 raise ConfigError(f"--protocols must be of {', '.join(PROTOCOLS)}, got '{name}'")
         cells = scoreboard.run(
             [found[name] for name in names],
             out,
-            forecasters=lists["only"] or scoreboard.FORECASTERS,
+            forecasters=lists.get("only", scoreboard.FORECASTERS),
             protocols=wanted,
             seeds=seeds,
             steps=steps,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -172,12 +172,7 @@ def chosen_sessions(sessions: str | None, without: str | None = None) -> dict[st
     Raises:
         ConfigError: if a list is empty.
     """
-    given = {"sessions": sessions, "without": without}
-    lists = {name: listed(text) for name, text in given.items() if text is not None}
-    empty = next((name for name, names in lists.items() if not names), None)
-    if empty is not None:
-        raise ConfigError(f"--{empty} names no session")
-    return lists
+    return lists_of({"sessions": sessions, "without": without}, "no session")
 
 
 def read_one(path: Path, session: str | None, options: dict[str, Any]) -> Recording:
@@ -198,6 +193,19 @@ def read_one(path: Path, session: str | None, options: dict[str, Any]) -> Record
     if not found:
         raise DataError(f"{path}: there is no session '{session}'; it has {', '.join(choice.names)}")
     return found[0]
+
+
+def lists_of(given: Mapping[str, str | None], none: str = "nothing") -> dict[str, list[str]]:
+    """The lists that were given, by their options.
+
+    Raises:
+        ConfigError: if one is empty: it names ``none``.
+    """
+    lists = {name: listed(text) for name, text in given.items() if text is not None}
+    empty = next((name for name, names in lists.items() if not names), None)
+    if empty is not None:
+        raise ConfigError(f"--{empty} names {none}")
+    return lists
 
 
 def listed(text: str) -> list[str]:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from poco import toml
 from poco.data.readers.base import FRAMES_FIRST, UNITS_FIRST
-from poco.errors import DataError, MissingExtraError
+from poco.errors import DataError
 
 FILE_NAME = "dataset.toml"
 
@@ -277,17 +278,10 @@ def load(path: Path) -> Description:
         DataError: if it is missing, no TOML, or has fields that are not known.
     """
     try:
-        import tomllib
-    except ImportError:  # Python 3.10
-        try:
-            import tomli as tomllib  # type: ignore[no-redef]
-        except ImportError:
-            raise MissingExtraError.of("tomli", "formats", "reading dataset.toml on Python 3.10") from None
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = toml.loads(path.read_text(encoding="utf-8"), "reading dataset.toml")
     except OSError as error:
         raise DataError(f"{path}: cannot read the description: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise DataError(f"{path}: is no valid TOML: {error}") from None
     return parse(content, str(path))
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from poco import baselines
+from poco import baselines, toml
 from poco.data.simulate import simulate
-from poco.errors import ConfigError, MissingExtraError
+from poco.errors import ConfigError
 from poco.nn import POCOConfig
 from poco.published import zapbench as benchmark
 from poco.studies import zapbench
@@ -182,14 +182,7 @@ def load(name: str | Path) -> Study:
         raise ConfigError(f"there is no study '{name}': the studies are {known}; one of your own is a .toml file")
     path = Path(name) if own else FOLDER / f"{name}.toml"
     try:
-        import tomllib
-    except ModuleNotFoundError:
-        try:
-            import tomli as tomllib  # type: ignore[no-redef]
-        except ImportError:
-            raise MissingExtraError.of("tomli", "formats", "reading a study on Python 3.10") from None
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        found = toml.loads(path.read_text(encoding="utf-8"), "reading a study")
     except OSError as error:
         raise ConfigError(f"cannot read the study {path}: {error.strerror or error}") from None
     except ValueError as error:

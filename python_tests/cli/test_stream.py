@@ -176,23 +176,23 @@ def test_frames_of_one_process_and_forecasts_for_another(trained, recordings, su
         text=True,
     )
     sends = subprocess.Popen([sys.executable, "-c", PUBLISHER, where, str(path)])
-    try:
-        found = decode(listener.recv())
-        assert found.frame < 70  # the first ones may find nobody
-        for i in range(found.frame, 100):
-            if found.frame != i:
-                found = decode(listener.recv())
-            assert (found.frame, found.time, found.status) == (i, expected[i].time, expected[i].status)
-            if found.values is not None:
-                np.testing.assert_array_equal(found.values, expected[i].values)
-        while "no frame for 0.3 s" not in streams.stderr.readline():
-            pass
-        streams.send_signal(signal.SIGINT)
-        out, err = streams.communicate(timeout=20)
-    finally:
-        for process in (sends, streams):
-            process.kill()
-            process.wait()
+    with streams, sends:
+        try:
+            found = decode(listener.recv())
+            assert found.frame < 70  # the first ones may find nobody
+            for i in range(found.frame, 100):
+                if found.frame != i:
+                    found = decode(listener.recv())
+                assert (found.frame, found.time, found.status) == (i, expected[i].time, expected[i].status)
+                if found.values is not None:
+                    np.testing.assert_array_equal(found.values, expected[i].values)
+            while "no frame for 0.3 s" not in streams.stderr.readline():
+                pass
+            streams.send_signal(signal.SIGINT)
+            out, err = streams.communicate(timeout=20)
+        finally:
+            for process in (sends, streams):
+                process.kill()
     assert streams.returncode == 0, err
     found = json.loads(out)
     names = ("frames", "forecasts", "gaps", "refused", "resets", "dropped_frames", "dropped_forecasts")

@@ -220,7 +220,7 @@ from poco.wires.framing import encode_frame, frame_bytes
 from poco.wires.shm import RingWriter
 name, path, first = sys.argv[1], sys.argv[2], float(sys.argv[3])
 frames = numpy.load(path)
-ring = RingWriter(name, frame_bytes(7))
+ring = RingWriter(name, frame_bytes(7), slots=2000)  # nothing is lost while a busy machine does not read
 print("writes", flush=True)
 for i in range(10000):
     ring.write(encode_frame(i, first + i * 0.5, frames[i % 200]))

@@ -3,12 +3,15 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 namespace poco {
 
 struct Bfloat16 {
     uint16_t bits;
 };
+
+namespace {
 
 // The identity for float, so that templates over the two read alike.
 inline float to_float(float value) {
@@ -30,4 +33,15 @@ inline Bfloat16 to_bfloat16(float value) {
     return {static_cast<uint16_t>((word + 0x7fffu + ((word >> 16) & 1u)) >> 16)};
 }
 
+// To either type.
+template <typename T>
+inline T from_float(float value) {
+    if constexpr (std::is_same_v<T, float>) {
+        return value;
+    } else {
+        return to_bfloat16(value);
+    }
+}
+
+}  // namespace
 }  // namespace poco

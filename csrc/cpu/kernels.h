@@ -248,7 +248,7 @@ struct LatentTrainingBackward {
 
     float* grad_pooled = nullptr;             // [W, S, Q, d]
     float* grad_initial = nullptr;            // [initial_windows, Q, d]
-    float* const* grad_parameters = nullptr;  // in the order of poco.ops.LatentParameters; all or none
+    float* const* grad_parameters = nullptr;  // of LatentParameters, poco/ops/parameters.py; all or none
 };
 
 // A forecaster on the ground, one window of one session. N units, K latents, F features of the unit's own (o) and of

@@ -5,7 +5,7 @@
 
 #include "cpu/film_forecast.h"
 #include "cpu/kernels.h"
-#include "cpu/latent_transformer.h"
+#include "cpu/latent_turns.h"
 
 namespace poco {
 namespace {

@@ -1,5 +1,5 @@
 // Between the passes: a few latents read what was pooled, attend to each other, and become keys and values of the
-// units. poco/ops/latent_reference.py says what is computed.
+// units. poco/ops/inference_reference.py says what is computed.
 //
 // There are few tokens, so the weights are what costs: each is read once for a group of windows. A group goes from step
 // to step together; the wide layers of a step are cut into parts that threads share.
@@ -7,11 +7,9 @@
 
 #include "core/thread_pool.h"
 #include "core/workspace.h"
-#include "cpu/film_forecast.h"
 #include "cpu/kernels.h"
-#include "cpu/latent_time.h"
-#include "cpu/rotary.h"
-#include "cpu/token_products.h"
+#include "cpu/latent_turns.h"
+#include "cpu/token_rows.h"
 
 namespace poco {
 namespace {
@@ -21,178 +19,13 @@ constexpr int64_t kHiddenPart = 32;   // columns of the feed-forward layer that 
 constexpr int64_t kOutputPart = 16;   // columns of what is added to the latents: a cache line
 static_assert(kHiddenPart % Product<float>::kStep == 0 && kHiddenPart % Product<Bfloat16>::kStep == 0, "whole steps");
 
-// ---- Rows of tokens.
-
-template <typename T>
-inline Activation<T>* activations(Pieces& pieces, int64_t count) {
-    return reinterpret_cast<Activation<T>*>(pieces.floats(count));
-}
-
-template <typename T>
-inline void widen_rows(int64_t tokens, int64_t columns, const T* from, float* to, int64_t to_row) {
-    for (int64_t t = 0; t < tokens; ++t) {
-        for (int64_t j = 0; j < to_row; j += kLanes) {
-            const T* at = from + t * columns + j;
-            const int64_t count = columns - j;
-            store(to + t * to_row + j, count >= kLanes ? load(at) : count > 0 ? load_some(at, count) : Vector{});
-        }
-    }
-}
-
-// Layer normalisation of rows of floats; all rows are `row` apart, and behind `columns` there are zeros.
-template <typename T>
-inline void normalise_tokens(int64_t tokens, int64_t columns, float eps, const float* from, const T* weight,
-                             const T* bias, Activation<T>* to, int64_t row) {
-    const float share = 1.0f / static_cast<float>(columns);
-    const int64_t whole = columns / kLanes * kLanes;
-    const IntVector in_tail = lanes_between(0, columns - whole);
-    for (int64_t t = 0; t < tokens; ++t, from += row, to += row) {
-        Vector total = {};
-        for (int64_t j = 0; j < columns; j += kLanes) total += load(from + j);
-        const Vector mean = broadcast(sum(total) * share);
-        Vector squares = {};
-        for (int64_t j = 0; j < columns; j += kLanes) {
-            const Vector off = load(from + j) - mean;
-            const Vector centred = j < whole || !(columns % kLanes) ? off : (in_tail ? off : Vector{});
-            squares = fma(centred, centred, squares);
-        }
-        const float scale = 1.0f / __builtin_sqrtf(sum(squares) * share + eps);
-        for (int64_t j = 0; j < row; j += kLanes) {
-            const int64_t count = columns - j;
-            Vector one = {};
-            if (count >= kLanes) {
-                one = fma((load(from + j) - mean) * scale, load(weight + j), load(bias + j));
-            } else if (count > 0) {
-                one = fma((load(from + j) - mean) * scale, load_some(weight + j, count), load_some(bias + j, count));
-            }
-            put(to + j, one, kLanes);
-        }
-    }
-}
-
-inline void put_one(float* to, float value) {
-    *to = value;
-}
-
-inline void put_one(Bfloat16* to, float value) {
-    *to = to_bfloat16(value);
-}
-
-// y[t, i] = <weights[i], x[t]>, into rows of floats that have room for whole vectors, 0 behind their end.
-template <typename T>
-inline void project(int64_t rows, int64_t inner, const T* weights, int64_t tokens, const Activation<T>* x,
-                    int64_t x_row, float* y, int64_t y_row) {
-    for (int64_t t = 0; t < tokens && rows < y_row; ++t) {
-        for (int64_t i = rows / kLanes * kLanes; i < y_row; i += kLanes) store(y + t * y_row + i, Vector{});
-    }
-    multiply_tokens<T>(rows, inner, weights, inner, tokens, x, x_row, nullptr,
-                       [=](int64_t t, int64_t i, QuarterVector v) { store_quarter(y + t * y_row + i, v); });
-}
-
-// What to do with a product that is added to rows of floats.
-inline auto add_to(float* state, int64_t row) {
-    return [=](int64_t t, int64_t i, QuarterVector v) {
-        float* at = state + t * row + i;
-        store_quarter(at, load_quarter(at) + v);
-    };
-}
-
-// Softmax over the rows of [rows, columns], in place; rows have room for whole vectors.
-inline void softmax_down(int64_t rows, int64_t columns, float* scores, int64_t row) {
-    for (int64_t j = 0; j < columns; j += kLanes) {
-        Vector top = broadcast(-__builtin_inff());
-        for (int64_t i = 0; i < rows; ++i) top = max(load(scores + i * row + j), top);
-        Vector total = {};
-        for (int64_t i = 0; i < rows; ++i) {
-            const Vector e = exp(load(scores + i * row + j) - top);
-            store(scores + i * row + j, e);
-            total += e;
-        }
-        const Vector share = 1.0f / total;
-        for (int64_t i = 0; i < rows; ++i) store(scores + i * row + j, load(scores + i * row + j) * share);
-    }
-}
-
-// ---- The turns by all the times there are, made once in a call.
-
 struct LatentTurns {
     Turns apart;   // [S, Q]: by the time from segment to latent
     Turns latent;  // [Q]: by the latent's own
     Turns ahead;   // [Q]: by the time from the units' question to the latent
 };
 
-inline int64_t turns_size(int64_t head_width, int64_t times) {
-    return 2 * times * turns_row(head_width);
-}
-
-// `time(i)` for i < times.
-template <typename F>
-inline Turns make_turns(int64_t head_width, int64_t times, const float* frequencies, float* memory, const F& time) {
-    const int64_t row = turns_row(head_width);
-    for (int64_t i = 0; i < times; ++i) {
-        fill_turns(head_width, frequencies, time(i), memory + i * row, memory + (times + i) * row);
-    }
-    return {row, memory, memory + times * row};
-}
-
-template <typename Call>
-inline Turns turns_apart(const Call& call, float* memory) {
-    return make_turns(call.head_width, call.segments * call.latents, call.frequencies, memory, [&](int64_t i) {
-        const int64_t segment = i / call.latents, length = call.context / call.segments;
-        return latent_time(i % call.latents, call.latents, call.context) - static_cast<double>(segment * length);
-    });
-}
-
-// ---- Before pass 1: queries.
-
-template <typename T>
-struct QueryRows {
-    float *latent, *query, *turned;
-    Activation<T>* normed;
-
-    QueryRows(const LatentQueries<T>& call, Pieces& pieces)
-        : latent(pieces.floats(call.latents * row_of<T>(call.width))),
-          query(pieces.floats(call.latents * round_up(call.head_width))),
-          turned(pieces.floats(call.latents * round_up(call.head_width))),
-          normed(activations<T>(pieces, call.latents * row_of<T>(call.width))) {}
-};
-
-template <typename T>
-inline void latent_queries_window(const LatentQueries<T>& call, const Turns& apart, int64_t window,
-                                  const QueryRows<T>& rows) {
-    const int64_t d = call.width, latents = call.latents, row = row_of<T>(d), head_row = round_up(call.head_width);
-    widen_rows(latents, d, call.initial + window * latents * d, rows.latent, row);
-    normalise_tokens(latents, d, call.eps, rows.latent, call.norm_weight, call.norm_bias, rows.normed, row);
-    project(call.head_width, d, call.query_weight, latents, rows.normed, row, rows.query, head_row);
-    const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(call.head_width));
-    for (int64_t s = 0; s < call.segments; ++s) {
-        std::memcpy(rows.turned, rows.query, static_cast<size_t>(latents * head_row) * sizeof(float));
-        for (int64_t m = 0; m < latents; ++m) turn(apart, s * latents + m, 1, rows.turned + m * head_row);
-        multiply_tokens_transposed(call.head_width, d, call.key_weight, latents, rows.turned, head_row, scale,
-                                   call.queries + (window * call.segments + s) * latents * d);
-    }
-}
-
-template <typename T>
-inline void latent_queries(const LatentQueries<T>& call) {
-    if (call.windows == 0) return;
-    const int threads = static_cast<int>(smaller(call.threads, call.windows));
-    const int64_t turns = turns_size(call.head_width, call.segments * call.latents);
-    Pieces size;
-    QueryRows<T>(call, size);
-    const size_t each = size.used();
-    size.floats(turns);
-    Workspace workspace(size.used() + each * static_cast<size_t>(threads));
-    char* memory = static_cast<char*>(workspace.take(each * static_cast<size_t>(threads)));
-    const Turns apart =
-        turns_apart(call, static_cast<float*>(workspace.take(static_cast<size_t>(turns) * sizeof(float))));
-    parallel_for(call.windows, threads, [&](int64_t window, int worker) {
-        Pieces pieces(memory + static_cast<size_t>(worker) * each);
-        latent_queries_window(call, apart, window, QueryRows<T>(call, pieces));
-    });
-}
-
-// ---- Between the passes: what a group of windows keeps of its tokens, and what a thread needs for one part of a step.
+// ---- What a group of windows keeps of its tokens, and what a thread needs for one part of a step.
 
 template <typename T>
 struct LatentRows {
@@ -374,7 +207,7 @@ inline void write_keys_and_values(const LatentTransformer<T>& call, const Turns&
     multiply_tokens<T>(d, dh, call.write_output_weight, dh, latents, w.narrow, narrow_row, nullptr,
                        [=](int64_t t, int64_t i, QuarterVector v) {
                            for (int64_t k = 0; k < smaller(kRowsAtOnce, d - i); ++k)
-                               put_one(values + t * d + i + k, v[k]);
+                               values[t * d + i + k] = from_float<T>(v[k]);
                        });
 }
 
@@ -477,7 +310,7 @@ private:
         const int64_t inner = call_.heads * call_.head_width;
         if (call_.layers == 0 || inner == rows.inner_row) return;
         for (int64_t t = 0; t < tokens_; ++t) {
-            for (int64_t j = inner; j < rows.inner_row; ++j) put_one(rows.attended + t * rows.inner_row + j, 0);
+            for (int64_t j = inner; j < rows.inner_row; ++j) rows.attended[t * rows.inner_row + j] = {};
         }
     }
 

@@ -8,6 +8,7 @@
 #include "cpu/kernels.h"
 #include "cpu/latent_pool.h"
 #include "cpu/latent_pool_backward.h"
+#include "cpu/latent_queries.h"
 #include "cpu/latent_queries_backward.h"
 #include "cpu/latent_training_backward.h"
 #include "cpu/latent_transformer.h"

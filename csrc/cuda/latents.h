@@ -61,11 +61,7 @@ public:
         write_both_ = normalised({weights_.weight({c.write_key_weight, c.write_value_weight}, dh_, d_, cuda::kTile),
                                   nullptr, nullptr, nullptr, 2 * half_, d_, 2 * half_, 0},
                                  c.write_norm_weight, c.write_norm_bias);
-        Buffer<T> query(static_cast<size_t>(dh_ * d_));  // [d, dh]
-        for (int64_t i = 0; i < dh_; ++i) {
-            for (int64_t j = 0; j < d_; ++j) query[static_cast<size_t>(j * dh_ + i)] = c.write_query_weight[i * d_ + j];
-        }
-        write_query_ = layer(query.data(), d_, dh_);
+        write_query_ = plain(weights_.turned_weight(c.write_query_weight, d_, dh_, cuda::kTile), d_, dh_);
         write_output_ = layer(c.write_output_weight, d_, dh_);
 
         // As cpu/kernels.h has it: segment s is at time s * C / S, and the units ask at C.
@@ -112,15 +108,15 @@ private:
         const float *cosine, *sine;
     };
 
+    // A product with a weight that is on the GPU.
+    static Layer plain(const T* weight, int columns, int inner) {
+        return {weight, nullptr, nullptr, nullptr, columns, inner, cuda::whole(columns, cuda::kTile), 0};
+    }
+
     Layer layer(const T* weight, int columns, int inner, const T* bias = nullptr) const {
-        return {weights_.weight({weight}, columns, inner, cuda::kTile),
-                bias == nullptr ? nullptr : weights_.vector({bias}, columns),
-                nullptr,
-                nullptr,
-                columns,
-                inner,
-                cuda::whole(columns, cuda::kTile),
-                0};
+        Layer to = plain(weights_.weight({weight}, columns, inner, cuda::kTile), columns, inner);
+        if (bias != nullptr) to.bias = weights_.vector({bias}, columns);
+        return to;
     }
 
     Layer normalised(Layer to, const T* norm_weight, const T* norm_bias) const {

@@ -1,6 +1,7 @@
 // Parameters as the CUDA kernels want them, copied to the GPU: weights the other way round, and filled up with zeros.
 #pragma once
 
+#include <algorithm>
 #include <initializer_list>
 
 #include "cpu/bfloat16.h"
@@ -26,6 +27,14 @@ public:
             }
             first += filled;
         }
+        return gpu_.copy(to);
+    }
+
+    // The same from [inner, columns], which lies as is wanted.
+    const T* turned_weight(const T* from, int64_t columns, int64_t inner, int of) const {
+        const int64_t row = cuda::whole(static_cast<int>(columns), of);
+        Buffer<T> to(static_cast<size_t>(cuda::whole(static_cast<int>(inner), cuda::kPanel) * row), T{});
+        for (int64_t i = 0; i < inner; ++i) std::copy_n(from + i * columns, columns, to.data() + i * row);
         return gpu_.copy(to);
     }
 

@@ -1,6 +1,4 @@
 // The streaming engine for Python; poco/stream.py is its face.
-#include "python/stream_bindings.h"
-
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -9,6 +7,7 @@
 
 #include "core/errors.h"
 #include "cuda/gpu.h"
+#include "python/bindings.h"
 #include "stream/realtime.h"
 #include "stream/stream.h"
 

@@ -3,10 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "core/errors.h"
 #include "cpu/dispatch.h"
-#include "cpu/inference.h"
+#include "cpu/inference_calls.h"
 #include "cuda/passes.h"
 
 namespace poco {
@@ -24,43 +25,30 @@ int64_t size_or(const Json& config, const std::string& name, int64_t otherwise, 
 }
 
 template <typename T>
-Buffer<T> in_type(const Floats& values);
-
-template <>
-Floats in_type<float>(const Floats& values) {
-    return values;
+Buffer<T> in_type(const Floats& values) {
+    Buffer<T> to(values.size());
+    std::transform(values.begin(), values.end(), to.begin(), from_float<T>);
+    return to;
 }
 
-template <>
-Buffer<Bfloat16> in_type<Bfloat16>(const Floats& values) {
-    Buffer<Bfloat16> low(values.size());
-    std::transform(values.begin(), values.end(), low.begin(), to_bfloat16);
-    return low;
-}
-
-inline void store(float value, float& to) {
-    to = value;
-}
-inline void store(float value, Bfloat16& to) {
-    to = to_bfloat16(value);
-}
-
-// Takes parameters one after another.
 template <typename T>
-class Next {
-public:
-    explicit Next(const std::vector<Buffer<T>>& from) : from_(from) {}
+std::vector<Buffer<T>> all_in_type(const std::vector<Floats>& all) {
+    std::vector<Buffer<T>> to;
+    for (const Floats& values : all) to.push_back(in_type<T>(values));
+    return to;
+}
 
-    template <typename... To>
-    void into(To&... to) {
-        ((to = from_[at_++].data()), ...);
-    }
-    void into(FeedForward<T>& p) { into(p.norm_weight, p.norm_bias, p.in_weight, p.in_bias, p.out_weight, p.out_bias); }
+// Every row with another one added; empty: nothing.
+Floats shifted(Floats rows, const Floats& by) {
+    for (size_t i = 0; i < rows.size() && !by.empty(); ++i) rows[i] += by[i % by.size()];
+    return rows;
+}
 
-private:
-    const std::vector<Buffer<T>>& from_;
-    size_t at_ = 0;
-};
+Buffer<int32_t> counted(int64_t count) {
+    Buffer<int32_t> to(static_cast<size_t>(count));
+    std::iota(to.begin(), to.end(), 0);
+    return to;
+}
 
 template <typename T>
 class NetworkForecaster : public Forecaster {
@@ -71,35 +59,25 @@ public:
           context_(n.context),
           seen_(n.seen),
           spin_(arithmetic.spin),
-          frequencies_(n.frequencies),
-          table_(in_type<T>(table)) {
-        for (const Floats& parameter : n.parameters) parameters_.push_back(in_type<T>(parameter));
-        Floats initial = n.initial;
-        for (size_t i = 0; i < initial.size() && !latent_shift.empty(); ++i) {
-            initial[i] += latent_shift[i % static_cast<size_t>(n.width)];
-        }
-        initial_ = in_type<T>(initial);
-        layers_.resize(static_cast<size_t>(n.layers));
-        const auto rows = static_cast<size_t>(units_), latents = static_cast<size_t>(n.latents * n.width);
-        x_.resize(rows * static_cast<size_t>(seen_));
-        part_.resize(x_.size());
-        forecast_.resize(rows * static_cast<size_t>(n.horizon));
-        index_.resize(rows);
-        part_index_.resize(rows);
-        for (size_t i = 0; i < rows; ++i) index_[i] = static_cast<int32_t>(i);
-        offsets_[1] = static_cast<int32_t>(units_);
-        pooled_.resize(static_cast<size_t>(n.segments) * latents);
-        logsumexp_.resize(static_cast<size_t>(n.latents));
-        keys_.resize(latents);
-        values_.resize(latents);
-        queries_.resize(static_cast<size_t>(n.segments) * latents);
-        shift_weight_.resize(static_cast<size_t>(n.horizon * n.width));
-        shift_bias_.resize(static_cast<size_t>(n.horizon));
-        prepare(n, arithmetic.threads);
+          table_(in_type<T>(table)),
+          initial_(in_type<T>(shifted(n.initial, latent_shift))),
+          parameters_(all_in_type<T>(n.parameters)),
+          x_(static_cast<size_t>(units_ * seen_)),
+          part_(x_.size()),
+          forecast_(static_cast<size_t>(units_ * n.horizon)),
+          index_(counted(units_)),
+          part_index_(index_.size()),
+          offsets_{0, static_cast<int32_t>(units_)},
+          in_(x_.data()),
+          calls_(all_units(n, arithmetic.threads)) {
+        calls_.pool.window_offsets = pool_offsets_;
+        kernels_.latent_queries(calls_.asking);
+        kernels_.film_shift(calls_.shift);
         if (arithmetic.gpu >= 0) {
-            gpu_ = cuda_passes<T>(cuda_driver(), cuda_image(), arithmetic.gpu, pool_, between_, film_);
+            gpu_ =
+                cuda_passes<T>(cuda_driver(), cuda_image(), arithmetic.gpu, calls_.pool, calls_.between, calls_.film);
             in_ = gpu_->x;
-            film_.x = in_;
+            calls_.film.x = in_;
             check_gpu();
         }
     }
@@ -108,7 +86,7 @@ public:
         for (int64_t u = 0; u < units_; ++u) {
             const float* const from = x + u * context_ + context_ - seen_;
             T* const to = in_ + u * seen_;
-            for (int64_t t = 0; t < seen_; ++t) store(from[t], to[t]);
+            for (int64_t t = 0; t < seen_; ++t) to[t] = from_float<T>(from[t]);
         }
         if (gpu_ != nullptr) {
             std::copy_n(seen, units_, gpu_->seen);
@@ -123,12 +101,13 @@ public:
 private:
     // From in_ to forecast_.
     void by_processor(const uint8_t* seen) {
+        LatentPool<T>& pool = calls_.pool;
         int64_t present = 0;
         for (int64_t u = 0; u < units_; ++u) present += seen[u] != 0;
-        pool_.rows = present;
+        pool.rows = present;
         if (present == units_) {
-            pool_.x = in_;
-            pool_.unit_index = index_.data();
+            pool.x = in_;
+            pool.unit_index = index_.data();
         } else {
             int64_t row = 0;
             for (int64_t u = 0; u < units_; ++u) {
@@ -136,18 +115,19 @@ private:
                 std::memcpy(part_.data() + row * seen_, in_ + u * seen_, static_cast<size_t>(seen_) * sizeof(T));
                 part_index_[static_cast<size_t>(row++)] = static_cast<int32_t>(u);
             }
-            pool_.x = part_.data();
-            pool_.unit_index = part_index_.data();
+            pool.x = part_.data();
+            pool.unit_index = part_index_.data();
         }
         pool_offsets_[1] = static_cast<int32_t>(present);
-        kernels_.latent_pool(pool_);
-        kernels_.latent_transformer(between_);
-        kernels_.film_forecast(film_);
+        kernels_.latent_pool(pool);
+        kernels_.latent_transformer(calls_.between);
+        kernels_.film_forecast(calls_.film);
     }
 
     // A GPU is trusted once it has forecast a made-up window, some units left out, as the processor does.
     void check_gpu() {
-        for (int64_t i = 0; i < units_ * seen_; ++i) store(std::sin(0.37f * static_cast<float>(i % 9973)), in_[i]);
+        for (int64_t i = 0; i < units_ * seen_; ++i)
+            in_[i] = from_float<T>(std::sin(0.37f * static_cast<float>(i % 9973)));
         for (int64_t u = 0; u < units_; ++u) gpu_->seen[u] = u % 5 != 1;
         by_processor(gpu_->seen);
         gpu_->run(spin_);
@@ -164,116 +144,40 @@ private:
     // Of a forecast by a GPU, over the largest of all.
     static constexpr float kTolerance = sizeof(T) == sizeof(float) ? 1e-4f : 5e-2f;
 
-    template <typename Call>
-    void sizes(const Network& n, int threads, Call& call) {
-        call.windows = 1;
-        call.latents = n.latents;
-        call.width = n.width;
-        call.eps = n.eps;
+    // One window of all units in their order.
+    Inference<T> all_units(const Network& n, int threads) {
+        Inference<T> call{n};
+        call.rows = call.units = units_;
+        call.windows = call.initial_windows = 1;
         call.threads = threads;
-    }
-
-    // All that does not depend on a frame: the queries, the folded shift, and what the kernels are called with.
-    void prepare(const Network& n, int threads) {
-        Next<T> next(parameters_);
-        sizes(n, threads, pool_);
-        pool_.units = units_;
-        pool_.segments = n.segments;
-        pool_.segment_length = n.segment_length;
-        pool_.query_windows = 1;
-        pool_.window_offsets = pool_offsets_;
-        pool_.unit_table = table_.data();
-        next.into(pool_.token_weight, pool_.token_bias, pool_.norm_weight, pool_.norm_bias);
-        pool_.queries = queries_.data();
-        pool_.pooled = pooled_.data();
-        pool_.logsumexp = logsumexp_.data();
-
-        LatentQueries<T> asking;
-        sizes(n, threads, asking);
-        asking.segments = n.segments;
-        asking.head_width = n.head_width;
-        asking.context = n.seen;
-        asking.frequencies = frequencies_.data();
-        asking.initial = initial_.data();
-        next.into(asking.norm_weight, asking.norm_bias, asking.query_weight, asking.key_weight);
-        asking.queries = queries_.data();
-        kernels_.latent_queries(asking);
-
-        sizes(n, threads, between_);
-        between_.initial_windows = 1;
-        between_.segments = n.segments;
-        between_.head_width = n.head_width;
-        between_.heads = n.heads;
-        between_.ffn_width = n.ffn_width;
-        between_.layers = n.layers;
-        between_.context = n.seen;
-        between_.frequencies = frequencies_.data();
-        between_.pooled = pooled_.data();
-        between_.initial = initial_.data();
-        between_.layer = layers_.data();
-        between_.keys = keys_.data();
-        between_.values = values_.data();
-        next.into(between_.read_value_weight, between_.read_output_weight, between_.read_output_bias);
-        next.into(between_.read_ffn);
-        for (LatentLayer<T>& layer : layers_) {
-            next.into(layer.norm_weight, layer.norm_bias, layer.query_key_value_weight, layer.output_weight,
-                      layer.output_bias);
-            next.into(layer.ffn);
-        }
-        next.into(between_.write_norm_weight, between_.write_norm_bias, between_.write_key_weight,
-                  between_.write_value_weight, between_.write_query_weight, between_.write_output_weight);
-
-        sizes(n, threads, film_);
-        film_.rows = film_.units = units_;
-        film_.context = n.seen;
-        film_.horizon = n.horizon;
-        film_.ffn_width = n.ffn_width;
-        film_.film_width = n.film_width;
-        in_ = x_.data();
-        film_.x = in_;
-        film_.unit_index = index_.data();
-        film_.window_offsets = offsets_;
-        film_.unit_table = table_.data();
-        film_.keys = keys_.data();
-        film_.values = values_.data();
-        film_.forecast = forecast_.data();
-        FilmParameters<const T>& p = film_.parameters;
-        next.into(p.attention_bias, p.query_norm_weight, p.query_norm_bias, p.ffn_norm_weight, p.ffn_norm_bias,
-                  p.ffn_in_weight, p.ffn_in_bias, p.ffn_out_weight, p.ffn_out_bias, p.scale_weight, p.scale_bias);
-        FilmShift<T> shift;
-        shift.horizon = n.horizon;
-        shift.film_width = n.film_width;
-        shift.width = n.width;
-        shift.threads = threads;
-        next.into(shift.shift_weight, shift.shift_bias, p.in_weight, p.in_bias, shift.output_weight, shift.output_bias);
-        shift.weight = shift_weight_.data();
-        shift.bias = shift_bias_.data();
-        kernels_.film_shift(shift);
-        p.shift_weight = shift_weight_.data();
-        p.shift_bias = shift_bias_.data();
-        p.out_weight = shift.output_weight;
+        call.x = in_;
+        call.unit_index = index_.data();
+        call.window_offsets = offsets_;
+        call.unit_table = table_.data();
+        call.initial = initial_.data();
+        call.frequencies = n.frequencies.data();
+        for (const Buffer<T>& parameter : parameters_) call.parameters.push_back(parameter.data());
+        call.forecast = forecast_.data();
+        return call;
     }
 
     const Passes<T>& kernels_;
     std::unique_ptr<CudaPasses<T>> gpu_;  // nullptr: the processor forecasts
-    T* in_ = nullptr;                     // [N, seen]
     int64_t units_, context_, seen_;
     bool spin_;
-    Floats frequencies_;
-    Buffer<T> table_, initial_, x_, part_, forecast_, keys_, values_, queries_, shift_weight_, shift_bias_;
+    Buffer<T> table_, initial_;
     std::vector<Buffer<T>> parameters_;
-    std::vector<LatentLayer<T>> layers_;
+    Buffer<T> x_, part_, forecast_;
     Buffer<int32_t> index_, part_index_;
-    int32_t offsets_[2] = {0, 0}, pool_offsets_[2] = {0, 0};
-    Floats pooled_, logsumexp_;
-    LatentPool<T> pool_;
-    LatentTransformer<T> between_;
-    FilmForecast<T> film_;
+    int32_t offsets_[2], pool_offsets_[2] = {0, 0};
+    T* in_;  // [N, seen]
+    InferenceCalls<T> calls_;
 };
 
 }  // namespace
 
 Network::Network(const Json& config, const SafeTensors& tensors, const std::string& prefix) {
+    eps = 1e-5f;  // of torch's layer normalisation
     constexpr int64_t kMost = 1 << 20;
     context = size_of(config, "context", 1, kMost);
     seen = size_or(config, "decoder_context", context, 1, context);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/memory.h"
+#include "cpu/inference.h"
 #include "stream/json.h"
 #include "stream/model.h"
 #include "stream/safetensors.h"
@@ -14,14 +15,11 @@
 namespace poco {
 
 // Sizes (in the letters of cpu/kernels.h) and parameters of a POCO, without its embeddings. It never changes.
-struct Network {
-    int64_t context = 0, seen = 0, horizon = 0;  // `seen`: the last frames of the context, which it looks at
-    int64_t segments = 0, segment_length = 0, width = 0, latents = 0, head_width = 0, heads = 0;
-    int64_t ffn_width = 0, film_width = 0, layers = 0;
-    float eps = 1e-5f;               // of torch's layer normalisation
+struct Network : ModelSizes {
+    int64_t context = 0, seen = 0;   // `seen`: the last frames of the context, which it looks at
     Floats initial;                  // [Q, d] the latents before they read
     Floats frequencies;              // [dh / 4]
-    std::vector<Floats> parameters;  // in the order of poco.ops.ModelParameters
+    std::vector<Floats> parameters;  // ModelParameters of poco/ops/parameters.py
 
     // Throws Error if a size is out of range or a tensor is missing or of another shape.
     Network(const Json& config, const SafeTensors& tensors, const std::string& prefix);

@@ -14,7 +14,7 @@ namespace {
 
 int failures = 0;
 
-void check(bool ok, const char* what, int line) {
+inline void check(bool ok, const char* what, int line) {
     if (ok) return;
     std::printf("FAILED line %d: %s\n", line, what);
     ++failures;

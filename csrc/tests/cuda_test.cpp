@@ -89,17 +89,6 @@ struct Sizes {
     int64_t units, segments, length, width, latents, head_width, heads, ffn_width, layers, film_width, horizon;
 };
 
-template <typename T>
-T in_type(float value);
-template <>
-float in_type<float>(float value) {
-    return value;
-}
-template <>
-Bfloat16 in_type<Bfloat16>(float value) {
-    return to_bfloat16(value);
-}
-
 // A network of random weights: what the passes are called with, and the memory that these calls point to.
 template <typename T>
 class RandomNetwork {
@@ -258,7 +247,7 @@ private:
         for (int64_t i = 0; i < count; ++i) {
             state_ = state_ * 6364136223846793005ull + 1442695040888963407ull;
             const float value = around + size * (static_cast<float>(state_ >> 40) / 8388608.0f - 1.0f);
-            block[static_cast<size_t>(i)] = in_type<T>(low_ ? to_float(to_bfloat16(value)) : value);
+            block[static_cast<size_t>(i)] = from_float<T>(low_ ? to_float(to_bfloat16(value)) : value);
         }
         blocks_.push_back(std::move(block));
         return blocks_.back().get();
@@ -316,7 +305,7 @@ void as_the_processor(const Sizes& sizes, int multiprocessors, float tolerance) 
         const auto run = [&](const std::vector<uint8_t>& seen, int order) {
             set_emulated_order(order);
             std::copy(seen.begin(), seen.end(), passes->seen);
-            std::fill_n(passes->forecast, sizes.units * sizes.horizon, in_type<T>(NAN));
+            std::fill_n(passes->forecast, sizes.units * sizes.horizon, from_float<T>(NAN));
             passes->run(order == 1);
             const std::vector<float> found = network.numbers(passes->forecast);
             const float off = difference(found, reference.by_processor(seen));

@@ -1,27 +1,17 @@
 // Pass 2 in bfloat16, forward and backward, against the same in float32 on the same numbers; passes_test.cpp compares
 // that with the formulas. The argument names the instruction set; AMX is emulated where the processor lacks it. Exit
 // code 77 means skipped.
-#include <cmath>
-#include <cstdint>
-#include <cstdio>
 #include <random>
-#include <string>
-#include <vector>
 
 #include "amx_emulator.h"
 #include "core/cpu_features.h"
-#include "cpu/dispatch.h"
+#include "kernel_test.h"
 
 namespace {
 
 using poco::Bfloat16;
 
-int failures = 0;
 std::mt19937_64 generator(1);
-
-size_t size_of(int64_t count) {
-    return static_cast<size_t>(count);
-}
 
 // An input in both precisions, the same numbers.
 struct Input {
@@ -160,15 +150,10 @@ public:
     void check(const poco::Passes<Bfloat16>& passes) const {
         const Results exact = run(poco::cpu_kernels_baseline.float32, 1), found = run(passes, shape_.threads);
         for (size_t n = 0; n < exact.size(); ++n) {
-            double off = 0, size = 1e-12;
-            for (size_t i = 0; i < exact[n].size(); ++i) {
-                const double wanted = static_cast<double>(exact[n][i]);
-                off += (static_cast<double>(found[n][i]) - wanted) * (static_cast<double>(found[n][i]) - wanted);
-                size += wanted * wanted;
-            }
-            if (std::sqrt(off / size) < 2e-2) continue;  // NaN is not
+            const double off = relative_error(found[n], exact[n]);
+            if (off < 2e-2) continue;  // NaN is not
             std::printf("FAILED: width %d, %s: %g\n", static_cast<int>(shape_.width),
-                        n == 0 ? "forecast" : named_[n - 1].name, std::sqrt(off / size));
+                        n == 0 ? "forecast" : named_[n - 1].name, off);
             ++failures;
         }
         if (run(passes, 1) != found) {

@@ -1,20 +1,13 @@
 // The kernels of a forecaster on the ground against themselves written out in double precision. POCO_CPU names the
 // instruction set; exit code 77 means skipped.
 #include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstdio>
 #include <limits>
 #include <random>
-#include <string>
-#include <vector>
 
-#include "core/errors.h"
-#include "cpu/dispatch.h"
+#include "kernel_test.h"
 
 namespace {
 
-int failures = 0;
 std::mt19937_64 generator(1);
 
 using Values = std::vector<float>;
@@ -27,21 +20,17 @@ Values normal(int64_t count, float scale = 1, float mean = 0) {
 }
 
 double at(const Values& values, int64_t i) {
-    return static_cast<double>(values[static_cast<size_t>(i)]);
+    return static_cast<double>(values[size_of(i)]);
 }
 
 double clip(double value, double most) {
     return std::min(std::max(value, -most), most);
 }
 
-void check(const char* what, const std::string& sizes, const Values& mine, const std::vector<double>& exact) {
-    double off = 0, size = 1e-30;
-    for (size_t i = 0; i < exact.size(); ++i) {
-        off += std::pow(static_cast<double>(mine[i]) - exact[i], 2);
-        size += exact[i] * exact[i];
-    }
-    if (std::sqrt(off / size) < 1e-5) return;  // not of NaN
-    std::printf("FAILED: %s of %s: off by %g\n", what, sizes.c_str(), std::sqrt(off / size));
+void check(const char* what, const std::string& sizes, const Values& mine, const Numbers& exact) {
+    const double off = relative_error(mine, exact);
+    if (off < 1e-5) return;  // not of NaN
+    std::printf("FAILED: %s of %s: off by %g\n", what, sizes.c_str(), off);
     ++failures;
 }
 
@@ -51,10 +40,10 @@ void test_latents(int64_t units, int64_t context, int64_t latents) {
     const Values x = normal(units * context), loadings = normal(units * latents);
     std::vector<uint8_t> seen;
     for (int64_t u = 0; u < units; ++u) seen.push_back(u % 5 != 2);
-    std::vector<double> exact(static_cast<size_t>(latents * context));
+    Numbers exact(size_of(latents * context));
     for (int64_t u = 0; u < units; ++u) {
-        for (int64_t i = 0; i < latents * context && seen[static_cast<size_t>(u)] != 0; ++i) {
-            exact[static_cast<size_t>(i)] += at(loadings, u * latents + i / context) * at(x, u * context + i % context);
+        for (int64_t i = 0; i < latents * context && seen[size_of(u)] != 0; ++i) {
+            exact[size_of(i)] += at(loadings, u * latents + i / context) * at(x, u * context + i % context);
         }
     }
     poco::GroundLatents call;
@@ -106,34 +95,33 @@ struct Residual {
 };
 
 // What a residual adds to the forecast of one unit.
-void add(const Residual& r, const std::vector<double>& x, const std::vector<double>& condition, double most,
-         double* out) {
+void add(const Residual& r, const Numbers& x, const Numbers& condition, double most, double* out) {
     const auto conditions = static_cast<int64_t>(condition.size()), context = static_cast<int64_t>(x.size());
     double mean = 0, square = 0;
     for (const double one : x) mean += one / static_cast<double>(context);
     for (const double one : x) square += (one - mean) * (one - mean) / static_cast<double>(context);
     const double size = r.of_shape ? std::sqrt(square + 0.05) : 1;
-    std::vector<double> e, hidden;
+    Numbers e, hidden;
     for (int64_t i = 0; i < conditions; ++i) {
-        e.push_back(clip(condition[static_cast<size_t>(i)] / size / at(r.condition_scale, i), most));
+        e.push_back(clip(condition[size_of(i)] / size / at(r.condition_scale, i), most));
     }
     for (int64_t k = 0; k < r.width; ++k) {
         double value = at(r.in_bias, k), factor = 1;
         for (int64_t t = 0; t < context; ++t) {
-            value += at(r.in_weight, k * context + t) * x[static_cast<size_t>(t)] / size;
+            value += at(r.in_weight, k * context + t) * x[size_of(t)] / size;
         }
         for (int64_t i = 0; i < conditions; ++i) {
-            value += at(r.shift, k * conditions + i) * e[static_cast<size_t>(i)];
-            factor += at(r.scale, k * conditions + i) * e[static_cast<size_t>(i)];
+            value += at(r.shift, k * conditions + i) * e[size_of(i)];
+            factor += at(r.scale, k * conditions + i) * e[size_of(i)];
         }
         hidden.push_back(std::max(value, 0.0) * factor);
     }
     for (int64_t h = 0; h < conditions / 2; ++h) {
         double term = at(r.out_bias, h);
         for (int64_t k = 0; k < r.width; ++k) {
-            term += at(r.out_weight, h * r.width + k) * hidden[static_cast<size_t>(k)];
+            term += at(r.out_weight, h * r.width + k) * hidden[size_of(k)];
         }
-        for (int64_t i = 0; i < conditions; ++i) term += at(r.skip, h * conditions + i) * e[static_cast<size_t>(i)];
+        for (int64_t i = 0; i < conditions; ++i) term += at(r.skip, h * conditions + i) * e[size_of(i)];
         out[h] += static_cast<double>(r.gain) * size * term;
     }
 }
@@ -149,13 +137,13 @@ void test_forecast(int64_t units, int64_t context, int64_t horizon, int64_t widt
                                           {context, horizon, width, true, 0.4f},
                                           {context, horizon, width, true, 0.0f}};
     poco::GroundForecast call;
-    std::vector<double> exact;
+    Numbers exact;
     for (int64_t u = 0; u < units; ++u) {
-        std::vector<double> window, condition(static_cast<size_t>(2 * horizon)), out(static_cast<size_t>(horizon));
+        Numbers window, condition(size_of(2 * horizon)), out(size_of(horizon));
         for (int64_t t = 0; t < context; ++t) window.push_back(at(x, u * context + t));
         const auto along = [&](const Values& map, int64_t row) {
             double sum = 0;
-            for (int64_t t = 0; t < context; ++t) sum += at(map, row * context + t) * window[static_cast<size_t>(t)];
+            for (int64_t t = 0; t < context; ++t) sum += at(map, row * context + t) * window[size_of(t)];
             return sum;
         };
         for (size_t f = 0; f < 2; ++f) {
@@ -166,14 +154,13 @@ void test_forecast(int64_t units, int64_t context, int64_t horizon, int64_t widt
                 const double value =
                     of_unit ? clip(along(own_map, (f == 0 ? 0 : own[0]) + i), 2) : at(features[f], i - own[f]);
                 for (int64_t h = 0; h < horizon; ++h) {
-                    condition[static_cast<size_t>(h + (of_unit ? 0 : horizon))] +=
+                    condition[size_of(h + (of_unit ? 0 : horizon))] +=
                         gain * value * at(coefficients[f], (u * count + i) * horizon + h);
                 }
             }
         }
         for (int64_t h = 0; h < horizon; ++h) {
-            out[static_cast<size_t>(h)] =
-                along(base, h) + condition[static_cast<size_t>(h)] + condition[static_cast<size_t>(horizon + h)];
+            out[size_of(h)] = along(base, h) + condition[size_of(h)] + condition[size_of(horizon + h)];
         }
         for (const Residual& residual : residuals) add(residual, window, condition, 2, out.data());
         exact.insert(exact.end(), out.begin(), out.end());
@@ -208,26 +195,16 @@ void test_forecast(int64_t units, int64_t context, int64_t horizon, int64_t widt
 }  // namespace
 
 int main(int argc, char** argv) {
-    try {
-        const std::string name = poco::cpu_kernels().name;
-        if (argc > 1 && name != argv[1]) {
-            std::printf("FAILED: the kernels in use are %s\n", name.c_str());
-            ++failures;
-        }
-    } catch (const poco::Error& error) {
-        std::printf("skipped: %s\n", error.what());
-        return 77;
-    }
-    test_latents(1, 1, 1);
-    test_latents(7, 5, 3);
-    test_latents(37, 48, 8);
-    test_latents(1001, 13, 17);
-    test_latents(3, 4, 0);
-    test_forecast(1, 1, 1, 1, {1, 0}, {0, 0});
-    test_forecast(7, 5, 3, 10, {2, 1}, {3, 0});
-    test_forecast(37, 12, 7, 130, {3, 2}, {5, 4});
-    test_forecast(100, 48, 16, 256, {4, 3}, {24, 16});
-    test_forecast(49, 50, 33, 19, {1, 1}, {2, 2});
-    if (failures == 0) std::printf("all passed\n");
-    return failures == 0 ? 0 : 1;
+    return test_kernels(argc, argv, [] {
+        test_latents(1, 1, 1);
+        test_latents(7, 5, 3);
+        test_latents(37, 48, 8);
+        test_latents(1001, 13, 17);
+        test_latents(3, 4, 0);
+        test_forecast(1, 1, 1, 1, {1, 0}, {0, 0});
+        test_forecast(7, 5, 3, 10, {2, 1}, {3, 0});
+        test_forecast(37, 12, 7, 130, {3, 2}, {5, 4});
+        test_forecast(100, 48, 16, 256, {4, 3}, {24, 16});
+        test_forecast(49, 50, 33, 19, {1, 1}, {2, 2});
+    });
 }

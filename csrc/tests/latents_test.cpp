@@ -1,39 +1,19 @@
 // The latents between the passes, in training too, and the folded shift against themselves written out in double
 // precision; backward against differences of the forward.
 // POCO_CPU names the instruction set; exit code 77 means skipped.
-#include <cmath>
-#include <cstdint>
-#include <cstdio>
+#include <algorithm>
 #include <random>
-#include <string>
-#include <vector>
 
-#include "core/errors.h"
 #include "core/philox.h"
-#include "cpu/dispatch.h"
+#include "cpu/parameters.h"
+#include "kernel_test.h"
 
 namespace {
 
-using Numbers = std::vector<double>;
 using poco::Bfloat16;
+using poco::from_float;
 
-int failures = 0;
 std::mt19937_64 generator(1);
-
-template <typename T>
-T as(float value);
-template <>
-float as<float>(float value) {
-    return value;
-}
-template <>
-Bfloat16 as<Bfloat16>(float value) {
-    return poco::to_bfloat16(value);
-}
-
-size_t size_of(int64_t count) {
-    return static_cast<size_t>(count);
-}
 
 // An array as the kernels take it, and its values.
 template <typename T>
@@ -44,7 +24,7 @@ struct Array {
     explicit Array(int64_t count, double scale = 1, double around = 0) {
         std::normal_distribution<double> normal;
         for (int64_t i = 0; i < count; ++i) {
-            stored.push_back(as<T>(static_cast<float>(around + scale * normal(generator))));
+            stored.push_back(from_float<T>(static_cast<float>(around + scale * normal(generator))));
             values.push_back(static_cast<double>(poco::to_float(stored.back())));
         }
     }
@@ -55,18 +35,12 @@ template <typename T>
 struct Results {
     std::vector<T> stored;
 
-    explicit Results(int64_t count) : stored(size_of(count), as<T>(std::nanf(""))) {}
+    explicit Results(int64_t count) : stored(size_of(count), from_float<T>(std::nanf(""))) {}
 
     void check(const Numbers& exact, double tolerance, const std::string& what) const {
-        double off = 0;
-        double size = 1e-30;
-        for (size_t i = 0; i < exact.size(); ++i) {
-            const double mine = static_cast<double>(poco::to_float(stored[i]));
-            off += (mine - exact[i]) * (mine - exact[i]);
-            size += exact[i] * exact[i];
-        }
-        if (std::sqrt(off / size) < tolerance) return;
-        std::printf("FAILED: %s: %g\n", what.c_str(), std::sqrt(off / size));
+        const double off = relative_error(stored, exact);
+        if (off < tolerance) return;
+        std::printf("FAILED: %s: %g\n", what.c_str(), off);
         ++failures;
     }
 };
@@ -97,18 +71,6 @@ void add(Numbers& to, const Numbers& more) {
 
 Numbers part(const Numbers& from, int64_t first, int64_t count) {
     return Numbers(from.begin() + first, from.begin() + first + count);
-}
-
-Numbers normalised(const Numbers& x, const Numbers& weight, const Numbers& bias) {
-    double mean = 0;
-    double variance = 0;
-    for (const double one : x) mean += one / static_cast<double>(x.size());
-    for (const double one : x) variance += (one - mean) * (one - mean) / static_cast<double>(x.size());
-    Numbers y;
-    for (size_t j = 0; j < x.size(); ++j) {
-        y.push_back((x[j] - mean) / std::sqrt(variance + 1e-5) * weight[j] + bias[j]);
-    }
-    return y;
 }
 
 Numbers turned(Numbers head, const Array<float>& frequencies, double time) {
@@ -202,7 +164,7 @@ struct Latents {
           write_query(s.dh * s.d, by_d),
           write_output(s.d * s.dh, by_dh) {}
 
-    // In the order of poco.ops.LatentParameters.
+    // LatentParameters of poco/ops/parameters.py.
     std::vector<Array<T>*> parameters() {
         std::vector<Array<T>*> all{&read_value, &read_output, &read_bias};
         for (Array<T>* one : read_ffn.all()) all.push_back(one);
@@ -348,7 +310,7 @@ poco::LatentTransformer<T> call_of(const Latents<T>& l, poco::LatentLayer<T>& la
 
 template <typename T>
 void test_latents(const Shape& s, double tolerance, const poco::Passes<T>& kernels) {
-    const Latents<T> l(s);
+    Latents<T> l(s);
     poco::LatentQueries<T> before;
     before.windows = s.initial_windows;
     before.segments = s.segments;
@@ -377,6 +339,19 @@ void test_latents(const Shape& s, double tolerance, const poco::Passes<T>& kerne
     p.values = p.keys + each;
     kernels.latent_transformer(p);
     mine.check(l.keys_and_values(), tolerance, "latent_transformer");
+
+    // The same out of a list of parameters.
+    std::vector<const T*> list;
+    for (const Array<T>* one : l.parameters()) list.push_back(one->data());
+    CHECK(static_cast<int64_t>(list.size()) == poco::latent_parameter_count(p.layers));
+    std::vector<poco::LatentLayer<T>> layers;
+    poco::Parameters<T>(list.data()).into(p, layers);
+    Results<T> again(2 * each);
+    p.keys = again.stored.data();
+    p.values = p.keys + each;
+    kernels.latent_transformer(p);
+    CHECK(std::equal(again.stored.begin(), again.stored.end(), mine.stored.begin(),
+                     [](T a, T b) { return poco::to_float(a) == poco::to_float(b); }));
 }
 
 // Forward with dropout, and the backward: the derivative of a random sum of the results along a random direction of
@@ -501,18 +476,8 @@ void test_all(double tolerance, const poco::Passes<T>& kernels) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    try {
-        const std::string name = poco::cpu_kernels().name;
-        if (argc > 1 && name != argv[1]) {
-            std::printf("FAILED: the kernels in use are %s\n", name.c_str());
-            return 1;
-        }
-    } catch (const poco::Error& error) {
-        std::printf("skipped: %s\n", error.what());
-        return 77;
-    }
-    test_all<float>(1e-5, poco::cpu_kernels().float32);
-    test_all<Bfloat16>(2e-2, poco::cpu_kernels().bfloat16);
-    if (failures == 0) std::printf("all passed\n");
-    return failures == 0 ? 0 : 1;
+    return test_kernels(argc, argv, [] {
+        test_all<float>(1e-5, poco::cpu_kernels().float32);
+        test_all<Bfloat16>(2e-2, poco::cpu_kernels().bfloat16);
+    });
 }

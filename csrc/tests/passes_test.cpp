@@ -1,21 +1,14 @@
 // Both passes against themselves written out in double precision; backward against differences of the forward.
 // POCO_CPU names the instruction set; exit code 77 means skipped. The Python tests compare with the reference in full;
 // this one also runs where there is no Python.
-#include <cmath>
-#include <cstdint>
-#include <cstdio>
 #include <functional>
 #include <random>
-#include <string>
-#include <vector>
 
-#include "core/errors.h"
 #include "core/philox.h"
-#include "cpu/dispatch.h"
+#include "kernel_test.h"
 
 namespace {
 
-int failures = 0;
 std::mt19937_64 generator(1);
 
 void check(bool ok, const char* pass, const std::string& what, double found) {
@@ -24,14 +17,10 @@ void check(bool ok, const char* pass, const std::string& what, double found) {
     ++failures;
 }
 
-size_t size_of(int64_t count) {
-    return static_cast<size_t>(count);
-}
-
 // An array in the precision of the formulas, with the name it has in csrc/cpu/kernels.h.
 struct Array {
     std::string name;
-    std::vector<double> values;
+    Numbers values;
     std::vector<float> single;  // the same, as the kernels take it
     std::vector<float> grad;
 
@@ -46,40 +35,18 @@ struct Array {
     double at(int64_t i) const { return values[size_of(i)]; }
 };
 
-std::vector<double> normalised(const std::vector<double>& x, const Array& weight, const Array& bias) {
-    double mean = 0;
-    double variance = 0;
-    for (const double one : x) mean += one / static_cast<double>(x.size());
-    for (const double one : x) variance += (one - mean) * (one - mean) / static_cast<double>(x.size());
-    std::vector<double> y;
-    for (size_t j = 0; j < x.size(); ++j) {
-        y.push_back((x[j] - mean) / std::sqrt(variance + 1e-5) * weight.values[j] + bias.values[j]);
-    }
-    return y;
-}
-
 // <row i of a [.., d], x>
-double along(const Array& a, int64_t i, const std::vector<double>& x) {
+double along(const Array& a, int64_t i, const Numbers& x) {
     double total = 0;
     for (size_t j = 0; j < x.size(); ++j) total += a.values[size_of(i) * x.size() + j] * x[j];
     return total;
-}
-
-double distance(const std::vector<float>& mine, const std::vector<double>& exact) {
-    double off = 0;
-    double size = 1e-30;
-    for (size_t i = 0; i < exact.size(); ++i) {
-        off += (static_cast<double>(mine[i]) - exact[i]) * (static_cast<double>(mine[i]) - exact[i]);
-        size += exact[i] * exact[i];
-    }
-    return std::sqrt(off / size);
 }
 
 // The derivative of loss() along a random direction of each array, by differences and by its gradient.
 void check_gradients(const char* pass, const std::vector<Array*>& arrays, const std::function<double()>& loss) {
     std::normal_distribution<double> normal;
     for (Array* array : arrays) {
-        std::vector<double> direction;
+        Numbers direction;
         double by_gradient = 0;
         double size = 0;
         for (const float g : array->grad) {
@@ -87,7 +54,7 @@ void check_gradients(const char* pass, const std::vector<Array*>& arrays, const 
             by_gradient += direction.back() * static_cast<double>(g);
             size += static_cast<double>(g) * static_cast<double>(g);
         }
-        const std::vector<double> before = array->values;
+        const Numbers before = array->values;
         double sides[2] = {0, 0};
         constexpr double step = 1e-5;
         for (int side = 0; side < 2; ++side) {
@@ -135,16 +102,16 @@ void test_latent_pool(const std::vector<int32_t>& counts, int64_t d, int64_t seg
     const Array grad_pooled("grad_pooled", outputs, 1);
     Array grad_logsumexp("grad_logsumexp", rows.windows * latents, 1);
 
-    std::vector<double> pooled;
-    std::vector<double> logsumexp;
+    Numbers pooled;
+    Numbers logsumexp;
     const auto forward = [&] {
         pooled.assign(size_of(outputs), 0);
         logsumexp.assign(size_of(rows.windows * latents), 0);
         for (int64_t w = 0; w < rows.windows; ++w) {
-            std::vector<std::vector<double>> y;
+            std::vector<Numbers> y;
             for (int64_t r = rows.offsets[size_of(w)]; r < rows.offsets[size_of(w + 1)]; ++r) {
                 for (int64_t s = 0; s < segments; ++s) {
-                    std::vector<double> token;
+                    Numbers token;
                     for (int64_t j = 0; j < d; ++j) {
                         double total = token_bias.at(j) + unit_table.at(rows.unit_index[size_of(r)] * d + j);
                         for (int64_t l = 0; l < length; ++l) {
@@ -152,12 +119,12 @@ void test_latent_pool(const std::vector<int32_t>& counts, int64_t d, int64_t seg
                         }
                         token.push_back(total);
                     }
-                    y.push_back(normalised(token, norm_weight, norm_bias));
+                    y.push_back(normalised(token, norm_weight.values, norm_bias.values));
                 }
             }
             for (int64_t m = 0; m < latents; ++m) {
                 double total = 0;
-                std::vector<double> weights;
+                Numbers weights;
                 for (size_t i = 0; i < y.size(); ++i) {
                     const int64_t s = static_cast<int64_t>(i) % segments;
                     weights.push_back(std::exp(along(queries, (w * segments + s) * latents + m, y[i])));
@@ -201,7 +168,7 @@ void test_latent_pool(const std::vector<int32_t>& counts, int64_t d, int64_t seg
     p.pooled = mine.data();
     p.logsumexp = mine_logsumexp.data();
     poco::cpu_kernels().float32.latent_pool(p);
-    check(distance(mine, pooled) < 1e-5, "latent_pool", "pooled", distance(mine, pooled));
+    check(relative_error(mine, pooled) < 1e-5, "latent_pool", "pooled", relative_error(mine, pooled));
     for (int64_t w = 0; w < rows.windows; ++w) {
         if (counts[size_of(w)] > 0) continue;
         for (int64_t m = 0; m < latents; ++m) {
@@ -210,7 +177,8 @@ void test_latent_pool(const std::vector<int32_t>& counts, int64_t d, int64_t seg
             one = 0;
         }
     }
-    check(distance(mine_logsumexp, logsumexp) < 1e-5, "latent_pool", "logsumexp", distance(mine_logsumexp, logsumexp));
+    check(relative_error(mine_logsumexp, logsumexp) < 1e-5, "latent_pool", "logsumexp",
+          relative_error(mine_logsumexp, logsumexp));
 
     b.grad_pooled = grad_pooled.single.data();
     b.grad_logsumexp = grad_logsumexp.single.data();
@@ -263,22 +231,22 @@ void test_film_forecast(const std::vector<int32_t>& counts, int64_t d, int64_t l
     std::vector<uint8_t> keep(size_of(rows.rows * hidden), 1);
     poco::dropout_fill(seed, 0, rows.rows, hidden, dropout, keep.data());
 
-    std::vector<double> forecast;
+    Numbers forecast;
     const auto forward = [&] {
         forecast.clear();
         int64_t w = 0;
         for (int64_t r = 0; r < rows.rows; ++r) {
             while (rows.offsets[size_of(w + 1)] <= r) ++w;
-            std::vector<double> u;
+            Numbers u;
             for (int64_t j = 0; j < d; ++j) u.push_back(unit_table.at(rows.unit_index[size_of(r)] * d + j));
-            const std::vector<double> query = normalised(u, q[1], q[2]);
-            std::vector<double> weights;
+            const Numbers query = normalised(u, q[1].values, q[2].values);
+            Numbers weights;
             double total = 0;
             for (int64_t m = 0; m < latents; ++m) {
                 weights.push_back(std::exp(along(keys, w * latents + m, query)));
                 total += weights.back();
             }
-            std::vector<double> e;
+            Numbers e;
             for (int64_t j = 0; j < d; ++j) {
                 double one = u[size_of(j)] + q[0].at(j);
                 for (int64_t m = 0; m < latents; ++m) {
@@ -286,8 +254,8 @@ void test_film_forecast(const std::vector<int32_t>& counts, int64_t d, int64_t l
                 }
                 e.push_back(one);
             }
-            const std::vector<double> normed = normalised(e, q[3], q[4]);
-            std::vector<double> gated;
+            const Numbers normed = normalised(e, q[3].values, q[4].values);
+            Numbers gated;
             for (int64_t f = 0; f < hidden; ++f) {
                 const double value = along(q[5], f, normed) + q[6].at(f);
                 const double gate = along(q[5], hidden + f, normed) + q[6].at(hidden + f);
@@ -295,9 +263,9 @@ void test_film_forecast(const std::vector<int32_t>& counts, int64_t d, int64_t l
                 gated.push_back(value * 0.5 * gate * std::erfc(-gate / std::sqrt(2.0)) * mask);
             }
             for (int64_t j = 0; j < d; ++j) e[size_of(j)] += along(q[7], j, gated) + q[8].at(j);
-            std::vector<double> activity;
+            Numbers activity;
             for (int64_t c = 0; c < context; ++c) activity.push_back(x.at(r * context + c));
-            std::vector<double> product;
+            Numbers product;
             for (int64_t k = 0; k < film; ++k) {
                 const double in = along(q[13], k, activity) + q[14].at(k);
                 product.push_back((in > 0 ? in : 0) * (along(q[9], k, e) + q[10].at(k)));
@@ -336,7 +304,7 @@ void test_film_forecast(const std::vector<int32_t>& counts, int64_t d, int64_t l
                     in(8), in(9), in(10), in(11), in(12), in(13), in(14), in(15)};
     p.forecast = mine.data();
     poco::cpu_kernels().float32.film_forecast(p);
-    check(distance(mine, forecast) < 1e-5, "film_forecast", "forecast", distance(mine, forecast));
+    check(relative_error(mine, forecast) < 1e-5, "film_forecast", "forecast", relative_error(mine, forecast));
 
     b.grad = grad.single.data();
     b.grad_x = x.grad.data();
@@ -383,19 +351,12 @@ void test_film_forecast(const std::vector<int32_t>& counts, int64_t d, int64_t l
 }  // namespace
 
 int main(int argc, char** argv) {
-    try {
-        const std::string name = poco::cpu_kernels().name;
-        check(argc < 2 || name == argv[1], "the kernels in use", name, 0);
-    } catch (const poco::Error& error) {
-        std::printf("skipped: %s\n", error.what());
-        return 77;
-    }
-    test_latent_pool({3, 0, 5}, 8, 2, 4, 3, 1);
-    test_latent_pool({37, 1, 7}, 33, 3, 5, 17, 3);
-    test_latent_pool({300, 2}, 20, 2, 16, 8, 2);
-    test_film_forecast({3, 0, 5}, 8, 3, 6, 5, 4, 2, 0.3, 1);
-    test_film_forecast({37, 1, 7}, 33, 17, 5, 70, 67, 19, 0.2, 3);
-    test_film_forecast({1, 2, 60, 1}, 16, 8, 48, 20, 0, 1, 0.0, 2);
-    if (failures == 0) std::printf("all passed\n");
-    return failures == 0 ? 0 : 1;
+    return test_kernels(argc, argv, [] {
+        test_latent_pool({3, 0, 5}, 8, 2, 4, 3, 1);
+        test_latent_pool({37, 1, 7}, 33, 3, 5, 17, 3);
+        test_latent_pool({300, 2}, 20, 2, 16, 8, 2);
+        test_film_forecast({3, 0, 5}, 8, 3, 6, 5, 4, 2, 0.3, 1);
+        test_film_forecast({37, 1, 7}, 33, 17, 5, 70, 67, 19, 0.2, 3);
+        test_film_forecast({1, 2, 60, 1}, 16, 8, 48, 20, 0, 1, 0.0, 2);
+    });
 }

@@ -68,10 +68,6 @@ inline void multiply_run(const Run& run, int64_t rows, int64_t inner, Weights a,
     }
 }
 
-inline int64_t larger(int64_t a, int64_t b) {
-    return a < b ? b : a;
-}
-
 // What a worker keeps of the tile it is at. Where operands of products take the place of a plane, it has no name.
 struct FilmPlanes {
     float *state, *weights, *scratch, *forecast, *left, *right, *mask, *inverse_std, *activity;
@@ -96,9 +92,9 @@ struct FilmPlanes {
           left_operand(operand_in_place(left, kPanel, over_rows, pieces)) {}
 };
 
-template <typename T>
-inline Dropout film_dropout(const FilmForecast<T>& call) {
-    return {call.seed, dropout_threshold(call.dropout), 1.0f / static_cast<float>(1 - call.dropout)};
+// Dropout with this probability.
+inline Dropout dropout_of(uint64_t seed, double p) {
+    return {seed, dropout_threshold(p), 1.0f / static_cast<float>(1 - p)};
 }
 
 inline void add_to_features(int64_t features, int64_t lanes, const float* bias, float* plane) {
@@ -173,7 +169,7 @@ inline void film_forecast_tile(const TileRows<T>& tile, const FilmWeights& w, co
         const Panel panel = feed_forward_panel(call, w, lanes, f, count, t);
         const auto gated = [=](int64_t at, int64_t i) { return panel.left(at, i) * gelu(panel.right(at, i)); };
         if (call.dropout > 0) {
-            film_dropout(call).fill(tile.first, lanes, f, count, t.mask);
+            dropout_of(call.seed, call.dropout).fill(tile.first, lanes, f, count, t.mask);
             make_operands<1>(count, lanes, {t.left_operand},
                              [&](int64_t at, int64_t i, Vector* value) { *value = gated(at, i) * load(t.mask + at); });
         } else {
@@ -204,7 +200,7 @@ template <typename T>
 inline void film_forecast(const FilmForecast<T>& call) {
     const int64_t tiles = (call.rows + kTile - 1) / kTile;
     if (tiles == 0) return;
-    const int threads = static_cast<int>(smaller(call.threads, tiles));
+    const int threads = threads_for(call.threads, tiles);
     Pieces plane_size, weight_size;
     static_cast<void>(FilmPlanes(call, plane_size));
     static_cast<void>(FilmWeights(call, weight_size));

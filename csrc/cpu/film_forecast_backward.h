@@ -91,7 +91,7 @@ inline void film_tile_again(const TileRows<T>& tile, const FilmWeights& w, const
     for (int64_t f = 0; f < call.ffn_width; f += kPanel) {
         const int64_t count = smaller(kPanel, call.ffn_width - f);
         const Panel panel = feed_forward_panel(call, w, lanes, f, count, t);
-        if (call.dropout > 0) film_dropout(call).fill(tile.first, lanes, f, count, t.mask);
+        if (call.dropout > 0) dropout_of(call.seed, call.dropout).fill(tile.first, lanes, f, count, t.mask);
         const OperandPlane gated = t.gated.from(f);
         const OperandPlane kept[] = {gated, t.gelu_of_gate.from(f), t.slope_times_value.from(f)};
         make_operands(count, lanes, kept, [&](int64_t at, int64_t i, Vector* values) {
@@ -359,7 +359,7 @@ inline void film_forecast_backward(const FilmForecastBackward<T>& back) {
     const size_t worker_bytes = plane_size.used();
     const size_t sum_bytes = with_parameters ? sum_size.used() : 0;
     const int64_t chunks = chunk_count(tiles, static_cast<int64_t>(sum_bytes));
-    const int threads = static_cast<int>(smaller(call.threads, chunks));
+    const int threads = threads_for(call.threads, chunks);
     const size_t chunk_bytes = sum_bytes + window_size.used();
     const size_t bytes =
         weight_size.used() + worker_bytes * static_cast<size_t>(threads) + chunk_bytes * static_cast<size_t>(chunks);

@@ -18,8 +18,7 @@ template <typename T>
 inline void copy_columns(int64_t rows, int64_t columns, const T* from, int64_t from_row, float* to, int64_t to_row) {
     for (int64_t i = 0; i < rows; ++i) {
         for (int64_t j = 0; j < columns; j += kLanes) {
-            const T* at = from + i * from_row + j;
-            store(to + i * to_row + j, columns - j >= kLanes ? load(at) : load_some(at, columns - j));
+            store(to + i * to_row + j, load_at_most(from + i * from_row + j, columns - j));
         }
     }
 }
@@ -40,7 +39,7 @@ inline void film_shift(const FilmShift<T>& call) {
     const size_t output_bytes = Workspace::bytes_of(horizon * film_row, sizeof(float));
     const size_t block_bytes = Workspace::bytes_of((kShiftRows + horizon) * kShiftColumns, sizeof(float));
     const int64_t parts = (d + kShiftColumns - 1) / kShiftColumns;
-    const int threads = static_cast<int>(call.threads < 1 ? 1 : smaller(call.threads, parts));
+    const int threads = threads_for(call.threads, parts);
     Workspace workspace(output_bytes + block_bytes * static_cast<size_t>(threads));
     auto* output = static_cast<float*>(workspace.take(output_bytes));
     auto* blocks = static_cast<char*>(workspace.take(block_bytes * static_cast<size_t>(threads)));
@@ -49,9 +48,7 @@ inline void film_shift(const FilmShift<T>& call) {
     for (int64_t h = 0; h < horizon; ++h) {
         Vector total = {};
         for (int64_t k = 0; k < film; k += kLanes) {
-            const Vector shift =
-                film - k >= kLanes ? load(call.shift_bias + k) : load_some(call.shift_bias + k, film - k);
-            total = fma(load(output + h * film_row + k), shift, total);
+            total = fma(load(output + h * film_row + k), load_at_most(call.shift_bias + k, film - k), total);
         }
         const float bias = sum(total) + to_float(call.output_bias[h]);
         put_row(1, &bias, call.bias + h);

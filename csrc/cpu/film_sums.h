@@ -53,11 +53,8 @@ struct FilmSums {
     // The same for plane[i] times other[i], or plane[i] alone.
     void add(int64_t features, int64_t lanes, const float* plane, float* onto, const float* other = nullptr) const {
         for (int64_t i = 0; i < features; ++i) {
-            Vector total = {};
-            for (int64_t at = i * kTile; at < i * kTile + lanes; at += kLanes) {
-                total += other == nullptr ? load(plane + at) : load(plane + at) * load(other + at);
-            }
-            onto[i] = sum(total) + (empty ? 0.0f : onto[i]);
+            const float sum = sum_lanes(lanes, plane + i * kTile, other == nullptr ? nullptr : other + i * kTile);
+            onto[i] = sum + (empty ? 0.0f : onto[i]);
         }
     }
 };
@@ -133,14 +130,6 @@ private:
     float *sums_, *head_;
     Word* line_;
 };
-
-// [rows, columns] of lines `row` apart; nullptr is not wanted.
-inline void copy_lines(int64_t rows, int64_t columns, const float* from, int64_t row, float* to) {
-    if (to == nullptr) return;
-    for (int64_t i = 0; i < rows; ++i) {
-        std::memcpy(to + i * columns, from + i * row, static_cast<size_t>(columns) * sizeof(float));
-    }
-}
 
 template <typename T>
 inline void copy_sums(const FilmForecast<T>& call, const FilmSums& sums, const FilmParameters<float>& g) {

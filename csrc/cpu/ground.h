@@ -20,7 +20,7 @@ inline void ground_latents(const GroundLatents& call) {
     if (call.latents == 0) return;
     std::memset(call.out, 0, static_cast<size_t>(call.latents * call.context) * sizeof(float));
     if (chunks == 0) return;
-    const int threads = static_cast<int>(smaller(call.threads, chunks));
+    const int threads = threads_for(call.threads, chunks);
     Pieces sizes;
     sizes.floats(size * chunks);
     const size_t rows_bytes = Workspace::bytes_of(kTile * line, sizeof(float));
@@ -189,7 +189,7 @@ inline void ground_forecast_tile(const GroundForecast& call, int64_t first, int6
 inline void ground_forecast(const GroundForecast& call) {
     const int64_t tiles = (call.units + kTile - 1) / kTile;
     if (tiles == 0) return;
-    const int threads = static_cast<int>(smaller(call.threads, tiles));
+    const int threads = threads_for(call.threads, tiles);
     Pieces sizes;
     static_cast<void>(GroundPlanes(call, sizes));
     const size_t bytes = sizes.used() * static_cast<size_t>(threads);

@@ -22,7 +22,7 @@ struct PoolState {
     float* x;      // [S * Q, length]: sum of weight * inverse_std * x
 
     template <typename T>
-    PoolState(const LatentPool<T>& p, PoolMemory& memory) {
+    PoolState(const LatentPool<T>& p, Pieces& memory) {
         const int64_t count = p.segments * p.latents;
         most = memory.floats(round_up(count));
         total = memory.floats(round_up(count));
@@ -93,7 +93,7 @@ inline void finish_window(const LatentPool<T>& p, const PoolWeights& w, const Po
             for (int64_t j = 0; j < w.width; j += kLanes) {
                 const Vector y = fma(load(state.v + i * w.width + j) * factor, load(w.norm_weight + j),
                                      load(w.norm_bias + j) * share);
-                store_row(pooled + i * p.width, j, p.width, y);
+                store_at_most(pooled + i * p.width + j, y, p.width - j);
             }
         }
     }
@@ -172,7 +172,7 @@ struct PoolWorker {
     float* line;
 
     template <typename T>
-    PoolWorker(const LatentPool<T>& p, PoolMemory& memory)
+    PoolWorker(const LatentPool<T>& p, Pieces& memory)
         : queries(p, p.latents, memory),
           tile(p, queries, memory),
           recent(p, memory),
@@ -183,8 +183,8 @@ struct PoolWorker {
 template <typename T>
 inline void latent_pool(const LatentPool<T>& p) {
     PoolPlan plan = pool_plan(p, round_up(p.rows, kPoolTile));
-    const int64_t threads = p.threads < 1 ? 1 : smaller(p.threads, pool_room(p, plan.chunks));
-    PoolMemory weights_size, worker_size, state_size;
+    const int threads = threads_for(p.threads, pool_room(p, plan.chunks));
+    Pieces weights_size, worker_size, state_size;
     static_cast<void>(PoolWeights(p, weights_size));
     static_cast<void>(PoolWorker(p, worker_size));
     static_cast<void>(PoolState(p, state_size));
@@ -192,18 +192,18 @@ inline void latent_pool(const LatentPool<T>& p) {
     const size_t slot_bytes = state_size.used() * static_cast<size_t>(pool_room(p, plan.slots));
     Workspace workspace(pool_plan_bytes(p, plan) + weights_size.used() + worker_bytes + slot_bytes);
     list_pool_plan(p, workspace, plan);
-    PoolMemory weights_memory(workspace.take(weights_size.used()));
+    Pieces weights_memory(static_cast<char*>(workspace.take(weights_size.used())));
     PoolWeights weights(p, weights_memory);
     weights.fill(p);
     char* workers = static_cast<char*>(workspace.take(worker_bytes));
     char* slots = static_cast<char*>(workspace.take(slot_bytes));
     const auto state_at = [&](int64_t slot) {
-        PoolMemory memory(slots + state_size.used() * static_cast<size_t>(slot));
+        Pieces memory(slots + state_size.used() * static_cast<size_t>(slot));
         return PoolState(p, memory);
     };
 
-    parallel_for(plan.chunks, static_cast<int>(threads), [&](int64_t chunk, int worker) {
-        PoolMemory memory(workers + worker_size.used() * static_cast<size_t>(worker));
+    parallel_for(plan.chunks, threads, [&](int64_t chunk, int worker) {
+        Pieces memory(workers + worker_size.used() * static_cast<size_t>(worker));
         PoolWorker own(p, memory);
         bool packed = false;
         for (int64_t i = plan.chunk_piece[chunk]; i < plan.chunk_piece[chunk + 1]; ++i) {
@@ -226,7 +226,7 @@ inline void latent_pool(const LatentPool<T>& p) {
         }
     });
     if (plan.slots == 0) return;
-    parallel_for(p.windows, static_cast<int>(threads), [&](int64_t window, int) {
+    parallel_for(p.windows, threads, [&](int64_t window, int) {
         const int64_t begin = plan.window_piece[window];
         if (plan.window_piece[window + 1] - begin < 2) return;
         const PoolState all = state_at(plan.piece[begin].slot);

@@ -27,7 +27,7 @@ struct PoolRowSums {
     float* token_bias = nullptr;  // [width]
 
     template <typename T>
-    PoolRowSums(const LatentPool<T>& p, const PoolVectors& vectors, PoolMemory& memory) {
+    PoolRowSums(const LatentPool<T>& p, const PoolVectors& vectors, Pieces& memory) {
         const int64_t width = round_up(p.width);
         const int64_t length = round_up(p.segment_length);
         const int64_t v_size = (p.segment_length + vectors.all) * width;
@@ -51,7 +51,7 @@ struct PoolGradients {
     float* queries = nullptr;       // [S * Q, width]
 
     template <typename T>
-    PoolGradients(const LatentPool<T>& p, PoolMemory& memory) {
+    PoolGradients(const LatentPool<T>& p, Pieces& memory) {
         const int64_t width = round_up(p.width);
         size = (p.segment_length + 3 + p.segments * p.latents) * width;
         token_weight = memory.floats(size);
@@ -76,7 +76,7 @@ struct PoolBackwardWorker {
     float* queries;  // [S * Q, width]: their gradient from a window of one piece
 
     template <typename T>
-    PoolBackwardWorker(const LatentPool<T>& p, PoolMemory& memory)
+    PoolBackwardWorker(const LatentPool<T>& p, Pieces& memory)
         : vectors(p, 2 * p.latents, memory),
           tile(p, vectors, memory),
           logsumexp(memory.floats(p.latents)),
@@ -261,8 +261,8 @@ inline void finish_piece(const LatentPoolBackward<T>& b, const PoolWeights& w, c
         const Vector query_share = broadcast(sum(load(sums.shares + query * kLanes)));
         const Vector grad_share = broadcast(sum(load(sums.shares + grad * kLanes)));
         for (int64_t j = 0; j < w.width; j += kLanes) {
-            const Vector one = load_row(query_rows + i * p.width, j, p.width);
-            const Vector other = load_row(grad_rows + i * p.width, j, p.width);
+            const Vector one = load_at_most(query_rows + i * p.width + j, p.width - j);
+            const Vector other = load_at_most(grad_rows + i * p.width + j, p.width - j);
             const Vector of_query = load(standard + query * w.width + j);
             const Vector of_grad = load(standard + grad * w.width + j);
             store(total.norm_weight + j, fma(one, of_query, fma(other, of_grad, load(total.norm_weight + j))));
@@ -270,14 +270,6 @@ inline void finish_piece(const LatentPoolBackward<T>& b, const PoolWeights& w, c
             const Vector y = fma(of_query, load(w.norm_weight + j), query_share * load(w.norm_bias + j));
             store(queries + i * w.width + j, load(queries + i * w.width + j) + y);
         }
-    }
-}
-
-// [rows, width] from rows of `from_row` floats.
-inline void write_rows(int64_t rows, int64_t width, const float* from, int64_t from_row, float* to) {
-    if (to == nullptr) return;
-    for (int64_t i = 0; i < rows; ++i) {
-        std::memcpy(to + i * width, from + i * from_row, static_cast<size_t>(width) * sizeof(float));
     }
 }
 
@@ -313,7 +305,7 @@ inline void pool_piece_backward(const LatentPoolBackward<T>& b, const PoolWeight
     }
     clear(own.queries, query_rows * w.width);
     finish_piece(b, w, own.vectors, piece.window, own.piece, total, own.queries);
-    write_rows(query_rows, p.width, own.queries, w.width,
+    copy_lines(query_rows, p.width, own.queries, w.width,
                b.grad_queries == nullptr ? nullptr : b.grad_queries + piece.window * query_rows * p.width);
 }
 
@@ -329,14 +321,14 @@ template <typename T>
 inline void latent_pool_backward(const LatentPoolBackward<T>& b) {
     const LatentPool<T>& p = b.forward;
     PoolPlan plan = pool_plan(p, kPoolMostRows);
-    const int64_t threads = p.threads < 1 ? 1 : smaller(p.threads, plan.chunks);
+    const int threads = threads_for(p.threads, plan.chunks);
     const bool alone = threads == 1;
     const int64_t wave = alone ? 1 : smaller(4 * threads, plan.chunks);
     const bool shared = p.query_windows <= 1;
     const bool with_sums = wants_sums(b);
     const int64_t width = round_up(p.width);
     const int64_t query_rows = p.segments * p.latents;
-    PoolMemory weights_size, worker_size, total_size;
+    Pieces weights_size, worker_size, total_size;
     static_cast<void>(PoolWeights(p, weights_size));
     static_cast<void>(PoolBackwardWorker(p, worker_size));
     static_cast<void>(PoolGradients(p, total_size));
@@ -344,13 +336,13 @@ inline void latent_pool_backward(const LatentPoolBackward<T>& b) {
     const size_t total_bytes = total_size.used() * static_cast<size_t>(wave + 1);
     Workspace workspace(pool_plan_bytes(p, plan) + weights_size.used() + worker_bytes + total_bytes);
     list_pool_plan(p, workspace, plan);
-    PoolMemory weights_memory(workspace.take(weights_size.used()));
+    Pieces weights_memory(static_cast<char*>(workspace.take(weights_size.used())));
     PoolWeights weights(p, weights_memory);
     weights.fill(p);
     char* workers = static_cast<char*>(workspace.take(worker_bytes));
     char* totals = static_cast<char*>(workspace.take(total_bytes));
     const auto total_of = [&](int64_t number) {  // of a chunk of the wave; behind these of all chunks
-        PoolMemory memory(totals + total_size.used() * static_cast<size_t>(number));
+        Pieces memory(totals + total_size.used() * static_cast<size_t>(number));
         return PoolGradients(p, memory);
     };
     const PoolGradients all = total_of(wave);
@@ -364,8 +356,8 @@ inline void latent_pool_backward(const LatentPoolBackward<T>& b) {
     }
     for (int64_t begin = 0; begin < plan.chunks; begin += wave) {
         const int64_t end = smaller(begin + wave, plan.chunks);
-        parallel_for(end - begin, static_cast<int>(threads), [&](int64_t number, int worker) {
-            PoolMemory memory(workers + worker_size.used() * static_cast<size_t>(worker));
+        parallel_for(end - begin, threads, [&](int64_t number, int worker) {
+            Pieces memory(workers + worker_size.used() * static_cast<size_t>(worker));
             PoolBackwardWorker own(p, memory);
             const PoolGradients total = total_of(number);
             clear(total.token_weight, total.size);
@@ -390,10 +382,10 @@ inline void latent_pool_backward(const LatentPoolBackward<T>& b) {
         }
     }
 
-    if (shared) write_rows(query_rows, p.width, all.queries, width, b.grad_queries);
-    write_rows(1, p.width, all.token_bias, width, b.grad_token_bias);
-    write_rows(1, p.width, all.norm_weight, width, b.grad_norm_weight);
-    write_rows(1, p.width, all.norm_bias, width, b.grad_norm_bias);
+    if (shared) copy_lines(query_rows, p.width, all.queries, width, b.grad_queries);
+    copy_lines(1, p.width, all.token_bias, width, b.grad_token_bias);
+    copy_lines(1, p.width, all.norm_weight, width, b.grad_norm_weight);
+    copy_lines(1, p.width, all.norm_bias, width, b.grad_norm_bias);
     if (b.grad_token_weight != nullptr) {
         transpose(p.segment_length, p.width, all.token_weight, width, b.grad_token_weight, p.segment_length);
     }

@@ -2,9 +2,8 @@
 // rows, which go to the threads. None of it depends on their number, so sums do not either.
 #pragma once
 
-#include "core/workspace.h"
 #include "cpu/kernels.h"
-#include "cpu/tile.h"
+#include "cpu/pieces.h"
 
 namespace poco {
 namespace {
@@ -96,25 +95,6 @@ template <typename F>
 inline void for_tiles(int64_t first, int64_t last, const F& f) {
     for (; first < last; first += kPoolTile) f(first, smaller(kPoolTile, last - first));
 }
-
-// Hands out arrays of floats one after another; without memory it only counts.
-class PoolMemory {
-public:
-    explicit PoolMemory(void* block = nullptr) : at_(static_cast<char*>(block)), counts_(block == nullptr) {}
-
-    float* floats(int64_t count) {
-        const size_t bytes = Workspace::bytes_of(count, sizeof(float));
-        float* piece = counts_ ? nullptr : reinterpret_cast<float*>(at_ + used_);
-        used_ += bytes;
-        return piece;
-    }
-    size_t used() const { return used_; }
-
-private:
-    char* at_;
-    bool counts_;
-    size_t used_ = 0;
-};
 
 }  // namespace
 }  // namespace poco

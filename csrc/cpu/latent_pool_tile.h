@@ -27,20 +27,6 @@ inline void clear(float* at, int64_t count) {
     std::memset(at, 0, static_cast<size_t>(count) * sizeof(float));
 }
 
-// Elements j, ... of a row of `width`; 0 behind its end.
-template <typename T>
-inline Vector load_row(const T* row, int64_t j, int64_t width) {
-    return j + kLanes <= width ? load(row + j) : load_some(row + j, width - j);
-}
-
-inline void store_row(float* row, int64_t j, int64_t width, Vector v) {
-    if (j + kLanes <= width) {
-        store(row + j, v);
-    } else {
-        store_some(row + j, v, width - j);
-    }
-}
-
 // Takes the mean over the first `count` from them; what is behind stays.
 inline void centre(float* row, int64_t count) {
     double mean = 0;
@@ -62,7 +48,7 @@ struct PoolWeights {
     float size = 0;       // mean of G's diagonal
 
     template <typename T>
-    PoolWeights(const LatentPool<T>& p, PoolMemory& memory)
+    PoolWeights(const LatentPool<T>& p, Pieces& memory)
         : width(round_up(p.width)),
           length(round_up(p.segment_length)),
           token_weight(memory.floats(p.segment_length * width)),
@@ -74,9 +60,9 @@ struct PoolWeights {
     template <typename T>
     void fill(const LatentPool<T>& p) {
         for (int64_t j = 0; j < width; j += kLanes) {
-            store(token_bias + j, load_row(p.token_bias, j, p.width));
-            store(norm_weight + j, load_row(p.norm_weight, j, p.width));
-            store(norm_bias + j, load_row(p.norm_bias, j, p.width));
+            store(token_bias + j, load_at_most(p.token_bias + j, p.width - j));
+            store(norm_weight + j, load_at_most(p.norm_weight + j, p.width - j));
+            store(norm_bias + j, load_at_most(p.norm_bias + j, p.width - j));
         }
         centre(token_bias, p.width);
         clear(token_weight, p.segment_length * width);
@@ -108,7 +94,7 @@ struct PoolVectors {
     float* offset;       // [all]: vectors times norm_bias
 
     template <typename T>
-    PoolVectors(const LatentPool<T>& p, int64_t of_a_segment, PoolMemory& memory)
+    PoolVectors(const LatentPool<T>& p, int64_t of_a_segment, Pieces& memory)
         : each(of_a_segment),
           all(p.segments * each),
           columns(round_up(p.segment_length + all)),
@@ -128,7 +114,7 @@ struct PoolVectors {
             Vector total = {};
             Vector along = {};
             for (int64_t j = 0; j < w.width; j += kLanes) {
-                const Vector one = load_row(from, j, p.width);
+                const Vector one = load_at_most(from + j, p.width - j);
                 const Vector scaled = one * load(w.norm_weight + j);
                 along = fma(one, load(w.norm_bias + j), along);
                 total += scaled;
@@ -175,7 +161,7 @@ struct PoolTile {
     float* on;           // plane [all]: (<k, y> - <k, norm_bias>) / inverse_std for all vectors k
 
     template <typename T>
-    PoolTile(const LatentPool<T>& p, const PoolVectors& vectors, PoolMemory& memory) {
+    PoolTile(const LatentPool<T>& p, const PoolVectors& vectors, Pieces& memory) {
         const int64_t context = p.segments * p.segment_length;
         v = memory.floats(kPoolTile * round_up(p.width));
         x = memory.floats(kPoolTile * context + kLanes);
@@ -226,7 +212,7 @@ private:
     template <typename T>
     void take_activity(const T* from, int64_t count) const {
         for (int64_t i = 0; i < count; i += kLanes) {
-            store(x + i, load_row(from, i, count));
+            store(x + i, load_at_most(from + i, count - i));
         }
     }
 

@@ -30,7 +30,7 @@ inline void latent_queries_window(const LatentQueries<T>& call, const Turns& apa
     widen_rows(latents, d, call.initial + window * latents * d, rows.latent, row);
     normalise_tokens(latents, d, call.eps, rows.latent, call.norm_weight, call.norm_bias, rows.normed, row);
     project(call.head_width, d, call.query_weight, latents, rows.normed, row, rows.query, head_row);
-    const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(call.head_width));
+    const float scale = score_scale(call.head_width);
     for (int64_t s = 0; s < call.segments; ++s) {
         std::memcpy(rows.turned, rows.query, static_cast<size_t>(latents * head_row) * sizeof(float));
         for (int64_t m = 0; m < latents; ++m) turn(apart, s * latents + m, 1, rows.turned + m * head_row);
@@ -42,7 +42,7 @@ inline void latent_queries_window(const LatentQueries<T>& call, const Turns& apa
 template <typename T>
 inline void latent_queries(const LatentQueries<T>& call) {
     if (call.windows == 0) return;
-    const int threads = static_cast<int>(smaller(call.threads, call.windows));
+    const int threads = threads_for(call.threads, call.windows);
     const int64_t turns = turns_size(call.head_width, call.segments * call.latents);
     Pieces size;
     QueryRows<T>(call, size);

@@ -37,7 +37,7 @@ inline void latent_queries_tile_backward(const LatentTile<T>& tile, const Latent
                                          const KeptNorm& norm, const QuerySums& sums) {
     const LatentQueries<T>& call = back.forward;
     const int64_t d = call.width, dh = call.head_width, lanes = tile.lanes;
-    const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(dh));
+    const float scale = score_scale(dh);
     rows_to_plane(tile.count, d, call.initial + tile.first_token() * d, t.state);
     normalise_tile(tile, w.norm, t, norm);
     multiply<Onto::zero>(dh, d, lanes, w.query.plain, t.normed.over_features(), kTile, t.head, kTile);

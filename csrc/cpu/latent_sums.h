@@ -10,13 +10,9 @@ namespace poco {
 namespace {
 
 // onto[i] = the sum of a plane, or of a plane times another, over its lanes.
-inline void sum_lanes(int64_t features, int64_t lanes, const float* plane, const float* other, float* onto) {
+inline void sum_features(int64_t features, int64_t lanes, const float* plane, const float* other, float* onto) {
     for (int64_t i = 0; i < features; ++i) {
-        Vector total = {};
-        for (int64_t at = i * kTile; at < i * kTile + lanes; at += kLanes) {
-            total += other == nullptr ? load(plane + at) : load(plane + at) * load(other + at);
-        }
-        onto[i] = sum(total);
+        onto[i] = sum_lanes(lanes, plane + i * kTile, other == nullptr ? nullptr : other + i * kTile);
     }
 }
 

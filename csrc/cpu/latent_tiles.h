@@ -237,10 +237,6 @@ struct DropoutColumns {
     int64_t ffn_branch(int64_t layer) const { return ffn(layer) + hidden; }
 };
 
-inline Dropout dropout_of(uint64_t seed, double p) {
-    return {seed, dropout_threshold(p), 1.0f / static_cast<float>(1 - p)};
-}
-
 // Calls f(offset into a plane, mask) for a branch, whose first column of random words is `column`; `mask` is room.
 template <typename T, typename F>
 inline void for_masked(const LatentTile<T>& tile, int64_t column, float* mask, const F& f) {

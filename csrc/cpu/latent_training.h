@@ -117,7 +117,7 @@ inline void attention_tile(const LatentTile<T>& tile, const LayerWeights& w, con
                            const LatentPlanes& t, const KeptLayer& kept) {
     const LatentTransformer<T>& call = tile.call.forward;
     const int64_t d = call.width, dh = call.head_width, lanes = tile.lanes, latents = call.latents;
-    const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(dh));
+    const float scale = score_scale(dh);
     normalise_tile(tile, w.norm, t, kept.norm);
     for (int64_t h = 0; h < call.heads; ++h) {
         float* part[3];
@@ -163,7 +163,7 @@ inline void write_tile(const LatentTile<T>& tile, const LatentWeights& w, const 
     };
     normalise_tile(tile, w.write_norm, t, kept.write_norm);
     multiply<Onto::zero>(dh, d, lanes, w.write_key.plain, t.normed.over_features(), kTile, t.head, kTile);
-    turn_plane(dh, lanes, turns.ahead(), 1, 1.0f / __builtin_sqrtf(static_cast<float>(dh)), t.head);
+    turn_plane(dh, lanes, turns.ahead(), 1, score_scale(dh), t.head);
     multiply<Onto::zero>(d, dh, lanes, w.write_query.turned, head_operand(kept.key), kTile, t.branch, kTile);
     finish_plane(tile.count, d, t.branch, call.keys + tile.first_token() * d);
     multiply<Onto::zero>(dh, d, lanes, w.write_value.plain, t.normed.over_features(), kTile, t.head, kTile);
@@ -197,7 +197,7 @@ inline void latent_training(const LatentTraining<T>& training) {
     const LatentTransformer<T>& call = training.forward;
     const int64_t tiles = latent_tile_count(call.windows, call.latents);
     if (tiles == 0) return;
-    const int threads = static_cast<int>(smaller(larger(1, call.threads), tiles));
+    const int threads = threads_for(call.threads, tiles);
     Pieces shared_size, plane_size;
     static_cast<void>(LatentWeights(call, false, shared_size));
     static_cast<void>(PlaneTurns(call, shared_size));

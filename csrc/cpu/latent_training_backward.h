@@ -31,8 +31,8 @@ template <typename T>
 inline void normalise_backward(const LatentTile<T>& tile, const NormWeights& w, const LatentBackwardPlanes& t,
                                const KeptNorm& kept, const NormSums& sums) {
     const int64_t d = tile.call.forward.width;
-    sum_lanes(d, tile.lanes, t.grad_normed, kept.standard, sums.weight);
-    sum_lanes(d, tile.lanes, t.grad_normed, nullptr, sums.bias);
+    sum_features(d, tile.lanes, t.grad_normed, kept.standard, sums.weight);
+    sum_features(d, tile.lanes, t.grad_normed, nullptr, sums.bias);
     scale_and_shift(d, tile.lanes, kept.standard, w.weight, w.bias, t.normed);
     make_lines(tile.count, d, t.normed, sums.lines, round_up(d));
     standardise_backward(d, tile.lanes, t.grad_normed, kept.standard, kept.inverse_std, w.weight, t.grad_state);
@@ -42,7 +42,7 @@ inline void normalise_backward(const LatentTile<T>& tile, const NormWeights& w, 
 template <typename T>
 inline void branch_backward(const LatentTile<T>& tile, const LatentBackwardPlanes& t, const BranchSums& sums) {
     const int64_t d = tile.call.forward.width;
-    sum_lanes(d, tile.lanes, t.branch, nullptr, sums.bias);
+    sum_features(d, tile.lanes, t.branch, nullptr, sums.bias);
     make_operand_of(d, tile.lanes, t.branch, t.branch_operand);
     make_lines(tile.count, d, t.branch_operand, sums.lines, round_up(d));
 }
@@ -89,7 +89,7 @@ inline void attention_tile_backward(const LatentTile<T>& tile, const LayerWeight
     const LatentTransformer<T>& call = tile.call.forward;
     const int64_t d = call.width, dh = call.head_width, lanes = tile.lanes, latents = call.latents;
     const int64_t turned_row = round_up(latents);
-    const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(dh));
+    const float scale = score_scale(dh);
     branch_backward(tile, t, sums.branch);
     clear_plane(d, t.grad_normed);
     for (int64_t h = 0; h < call.heads; ++h) {
@@ -150,7 +150,7 @@ inline void write_tile_backward(const LatentTile<T>& tile, const LatentTrainingB
     clear_plane(d, t.grad_state);
     clear_plane(d, t.grad_normed);
     multiply<Onto::zero>(dh, d, lanes, w.write_query.plain, take(back.grad_keys, sums.grad_keys), kTile, t.head, kTile);
-    turn_plane(dh, lanes, turns.ahead(), -1, 1.0f / __builtin_sqrtf(static_cast<float>(dh)), t.head);
+    turn_plane(dh, lanes, turns.ahead(), -1, score_scale(dh), t.head);
     project_back(sums.key, w.write_key);
     multiply<Onto::zero>(dh, d, lanes, w.write_output.turned, take(back.grad_values, sums.grad_values), kTile, t.head,
                          kTile);

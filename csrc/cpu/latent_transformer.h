@@ -167,7 +167,7 @@ inline void attend_head(const LatentTransformer<T>& call, const LatentLayer<T>& 
         project(dh, d, weight, tokens, rows.normed, rows.row, parts[part], head_row);
         for (int64_t t = 0; t < tokens; ++t) turn(latent, t % latents, 1, parts[part] + t * head_row);
     }
-    const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(dh));
+    const float scale = score_scale(dh);
     for (int64_t t = 0; t < tokens; t += latents) {
         float* query = h.query + t * head_row;
         multiply_tokens<float>(
@@ -199,8 +199,8 @@ inline void write_keys_and_values(const LatentTransformer<T>& call, const Turns&
     const WriteRows<T> w(call, scratch);
     project(dh, d, call.write_key_weight, latents, normed, rows.row, w.key, head_row);
     for (int64_t m = 0; m < latents; ++m) turn(ahead, m, 1, w.key + m * head_row);
-    multiply_tokens_transposed(dh, d, call.write_query_weight, latents, w.key, head_row,
-                               1.0f / __builtin_sqrtf(static_cast<float>(dh)), call.keys + window * latents * d);
+    multiply_tokens_transposed(dh, d, call.write_query_weight, latents, w.key, head_row, score_scale(dh),
+                               call.keys + window * latents * d);
     project(dh, d, call.write_value_weight, latents, normed, rows.row, w.value, head_row);
     to_activations(latents, dh, w.value, head_row, w.narrow, narrow_row);
     T* values = call.values + window * latents * d;

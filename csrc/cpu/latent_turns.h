@@ -21,6 +21,11 @@ inline Turns make_turns(int64_t head_width, int64_t times, const float* frequenc
     return {row, memory, memory + times * row};
 }
 
+// What the scores of attention are multiplied by.
+inline float score_scale(int64_t head_width) {
+    return 1.0f / __builtin_sqrtf(static_cast<float>(head_width));
+}
+
 template <typename Call>
 inline Turns turns_apart(const Call& call, float* memory) {
     return make_turns(call.head_width, call.segments * call.latents, call.frequencies, memory, [&](int64_t i) {

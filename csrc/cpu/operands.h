@@ -7,35 +7,14 @@
 // behind the last row holds is finite, and 0 in the planes of gradients, so an odd row is in a pair with nothing.
 #pragma once
 
-#include "core/workspace.h"
 #include "cpu/kernels.h"
-#include "cpu/tile.h"
+#include "cpu/pieces.h"
 #if defined(__AVX512BF16__)
 #include "cpu/gemm_bf16.h"
 #endif
 
 namespace poco {
 namespace {
-
-// Cuts a block of memory into arrays, each on a cache line; without a block it only counts, and hands out nullptr.
-class Pieces {
-public:
-    explicit Pieces(char* block = nullptr) : block_(block) {}
-
-    template <typename T>
-    T* array(int64_t count) {
-        T* piece = block_ == nullptr ? nullptr : reinterpret_cast<T*>(block_ + used_);
-        used_ += Workspace::bytes_of(count, sizeof(T));
-        return piece;
-    }
-    float* floats(int64_t count) { return array<float>(count); }
-    float* plane(int64_t features) { return floats(features * kTile); }
-    size_t used() const { return used_; }
-
-private:
-    char* block_;
-    size_t used_ = 0;
-};
 
 // A vector in float32.
 inline const float* in_float(const float* from, int64_t, Pieces&) {
@@ -303,9 +282,7 @@ inline void multiply_some_rows(int64_t features, int64_t first, int64_t last, in
 template <typename F>
 inline void sum_rows(int64_t features, int64_t lanes, const OperandPlane& plane, const F& f) {
     for (int64_t i = 0; i < features; ++i) {
-        Vector total = {};
-        for (int64_t at = i * kTile; at < i * kTile + lanes; at += kLanes) total += load(plane.plane + at);
-        f(i, sum(total));
+        f(i, sum_lanes(lanes, plane.plane + i * kTile));
     }
 }
 

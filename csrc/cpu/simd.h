@@ -78,6 +78,20 @@ inline Vector load(const Bfloat16* from) {
     return load_some(from, kLanes);
 }
 
+// The first `count` lanes, or all if there are no more.
+template <typename T>
+inline Vector load_at_most(const T* from, int64_t count) {
+    return count >= kLanes ? load(from) : load_some(from, count);
+}
+
+inline void store_at_most(float* to, Vector v, int64_t count) {
+    if (count >= kLanes) {
+        store(to, v);
+    } else {
+        store_some(to, v, count);
+    }
+}
+
 inline Vector broadcast(float value) {
     return value - Vector{};  // minus: the compiler knows that x - 0 is x, but -0 + 0 is not -0
 }

@@ -23,6 +23,15 @@ inline int64_t smaller(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
+inline int64_t larger(int64_t a, int64_t b) {
+    return a < b ? b : a;
+}
+
+// How many threads so many parts are for: one at least, no more than wanted.
+inline int threads_for(int wanted, int64_t parts) {
+    return static_cast<int>(larger(1, smaller(wanted, parts)));
+}
+
 // Calls f(offset into the plane) for every vector of a plane [features][kTile].
 template <typename F>
 inline void for_vectors(int64_t features, int64_t lanes, const F& f) {
@@ -78,6 +87,14 @@ inline void transpose_words(int64_t rows, int64_t columns, const Row& row, void*
 // to[j][i] = from[i][j] for i < rows, j < columns.
 inline void transpose(int64_t rows, int64_t columns, const float* from, int64_t from_row, float* to, int64_t to_row) {
     transpose_words(rows, columns, [=](int64_t i) { return from + i * from_row; }, to, 4 * to_row);
+}
+
+// [rows, columns] of lines `row` apart; nullptr is not wanted.
+inline void copy_lines(int64_t rows, int64_t columns, const float* from, int64_t row, float* to) {
+    if (to == nullptr) return;
+    for (int64_t i = 0; i < rows; ++i) {
+        std::memcpy(to + i * columns, from + i * row, static_cast<size_t>(columns) * sizeof(float));
+    }
 }
 
 inline void clear_plane(int64_t features, float* plane) {
@@ -144,6 +161,17 @@ inline void finish_plane(int64_t rows, int64_t features, float* plane, Bfloat16*
     transpose_words(features / 2, rows, [=](int64_t i) { return plane + i * kTile; }, to, 2 * features);
     if (features % 2 == 0) return;
     for (int64_t i = 0; i < rows; ++i) to[(i + 1) * features - 1] = to_bfloat16(plane[(features - 1) * kTile + i]);
+}
+
+// --- sums over rows ----------------------------------------------------------------------------------------
+
+// Of a feature, or of it times another.
+inline float sum_lanes(int64_t lanes, const float* feature, const float* other = nullptr) {
+    Vector total = {};
+    for (int64_t at = 0; at < lanes; at += kLanes) {
+        total += other == nullptr ? load(feature + at) : load(feature + at) * load(other + at);
+    }
+    return sum(total);
 }
 
 // --- what every row does on its own ------------------------------------------------------------------------

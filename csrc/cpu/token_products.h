@@ -34,11 +34,7 @@ struct Product {
 
 // Stores the first `count` lanes.
 inline void put(float* to, Vector v, int64_t count) {
-    if (count >= kLanes) {
-        store(to, v);
-    } else {
-        store_some(to, v, count);
-    }
+    store_at_most(to, v, count);
 }
 
 #if defined(__AVX512BF16__)
@@ -216,7 +212,7 @@ inline void multiply_tokens_transposed(int64_t inner, int64_t columns, const T* 
             Vector sum[at_once] = {};
             for (int64_t k = 0; k < inner; ++k) {
                 const T* from = weights + k * columns + j;
-                const Vector w = count == kLanes ? load(from) : load_some(from, count);
+                const Vector w = load_at_most(from, count);
                 POCO_UNROLL
                 for (int64_t n = 0; n < at_once; ++n) sum[n] = fma(broadcast(token[n][k]), w, sum[n]);
             }
@@ -235,7 +231,7 @@ inline void to_activations(int64_t tokens, int64_t columns, const float* from, i
         for (int64_t j = 0; j < to_row; j += kLanes) {
             const float* at = from + t * from_row + j;
             const int64_t count = columns - j;
-            const Vector v = count >= kLanes ? load(at) : count > 0 ? load_some(at, count) : Vector{};
+            const Vector v = count > 0 ? load_at_most(at, count) : Vector{};
             put(to + t * to_row + j, v, kLanes);
         }
     }

@@ -18,7 +18,7 @@ inline void widen_rows(int64_t tokens, int64_t columns, const T* from, float* to
         for (int64_t j = 0; j < to_row; j += kLanes) {
             const T* at = from + t * columns + j;
             const int64_t count = columns - j;
-            store(to + t * to_row + j, count >= kLanes ? load(at) : count > 0 ? load_some(at, count) : Vector{});
+            store(to + t * to_row + j, count > 0 ? load_at_most(at, count) : Vector{});
         }
     }
 }
@@ -44,10 +44,9 @@ inline void normalise_tokens(int64_t tokens, int64_t columns, float eps, const f
         for (int64_t j = 0; j < row; j += kLanes) {
             const int64_t count = columns - j;
             Vector one = {};
-            if (count >= kLanes) {
-                one = fma((load(from + j) - mean) * scale, load(weight + j), load(bias + j));
-            } else if (count > 0) {
-                one = fma((load(from + j) - mean) * scale, load_some(weight + j, count), load_some(bias + j, count));
+            if (count > 0) {
+                const Vector w = load_at_most(weight + j, count), b = load_at_most(bias + j, count);
+                one = fma((load(from + j) - mean) * scale, w, b);
             }
             put(to + j, one, kLanes);
         }

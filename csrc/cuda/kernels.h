@@ -19,7 +19,7 @@ __device__ inline void narrow(float value, float& to) {
     to = value;
 }
 
-// ---- Sums of a warp; every lane gets them.
+// ---- Sums of a warp, every lane gets them, and of a block.
 
 __device__ inline float warp_sum(float value) {
     for (int lane = 16; lane > 0; lane /= 2) value += __shfl_xor_sync(0xffffffffu, value, lane);
@@ -29,6 +29,17 @@ __device__ inline float warp_sum(float value) {
 __device__ inline float warp_most(float value) {
     for (int lane = 16; lane > 0; lane /= 2) value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, lane));
     return value;
+}
+
+// Of a block, whose threads meet here: every one gets it. `of_warps` is shared, a number of each warp.
+__device__ inline float block_sum(float value, float* of_warps) {
+    const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+    value = warp_sum(value);
+    if (lane == 0) of_warps[warp] = value;
+    __syncthreads();
+    float sum = 0;
+    for (int w = 0; w < kWarps; ++w) sum += of_warps[w];
+    return sum;
 }
 
 struct Normal {
@@ -130,7 +141,7 @@ __device__ void pool_parts(const PoolParts<T>& c) {
 
 // A block merges one latent of one segment.
 __device__ inline void pool_merge(const PoolMerge& c) {
-    const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
+    const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
     const int latent = static_cast<int>(blockIdx.x), segment = static_cast<int>(blockIdx.y);
     const int places = c.parts * c.segments;
     float* const counts = reinterpret_cast<float*>(block_memory());
@@ -145,11 +156,7 @@ __device__ inline void pool_merge(const PoolMerge& c) {
         counts[p] = expf(c.most[at] - most);
         total += counts[p] * c.sum[at];
     }
-    total = warp_sum(total);
-    if (lane == 0) of_warps[warp] = total;
-    __syncthreads();
-    total = 0;
-    for (int w = 0; w < kWarps; ++w) total += of_warps[w];
+    total = block_sum(total, of_warps);
     const float scale = total > 0 ? 1.0f / total : 0.0f;
     for (int j = thread; j < c.width; j += kThreads) {
         float sum = 0;
@@ -278,11 +285,7 @@ __device__ inline void attend(const Attend& c) {
         weights[n] = expf(weights[n] - most);
         total += weights[n];
     }
-    total = warp_sum(total);
-    if (lane == 0) of_warps[warp] = total;
-    __syncthreads();
-    total = 0;
-    for (int w = 0; w < kWarps; ++w) total += of_warps[w];
+    total = block_sum(total, of_warps);
     for (int j = thread; j < dh; j += kThreads) {
         float sum = 0;
         for (int n = 0; n < c.latents; ++n) {

@@ -37,11 +37,15 @@ std::vector<int64_t> lengths(const Json& means, int64_t context, bool centred) {
     return found;
 }
 
+float mean_of(const float* frames, int64_t count) {
+    double sum = 0;
+    for (int64_t t = 0; t < count; ++t) sum += frames[t];
+    return static_cast<float>(sum / static_cast<double>(count));
+}
+
 // A map of contexts that first takes a share of their mean off.
 void take_mean_off(float* row, int64_t context, float share) {
-    double sum = 0;
-    for (int64_t t = 0; t < context; ++t) sum += row[t];
-    const float off = share * static_cast<float>(sum / static_cast<double>(context));
+    const float off = share * mean_of(row, context);
     for (int64_t t = 0; t < context; ++t) row[t] -= off;
 }
 
@@ -301,7 +305,7 @@ public:
         if (network_ == nullptr) return;
         const int64_t context = model_.sizes_.context;
         for (int64_t u = 0; u < units_; ++u) {
-            const float off = model_.centred_ * mean(x + u * context);
+            const float off = model_.centred_ * mean_of(x + u * context, context);
             for (int64_t t = 0; t < context; ++t) {
                 centred_[static_cast<size_t>(u * context + t)] = x[u * context + t] - off;
             }
@@ -312,12 +316,6 @@ public:
     }
 
 private:
-    float mean(const float* x) const {
-        double sum = 0;
-        for (int64_t t = 0; t < model_.sizes_.context; ++t) sum += x[t];
-        return static_cast<float>(sum / static_cast<double>(model_.sizes_.context));
-    }
-
     // The features that the latents give each form: means over their last frames, over their scale, clipped.
     void read_population() {
         const Sizes& s = model_.sizes_;
@@ -326,11 +324,9 @@ private:
             for (int64_t k = 0; k < own_.latents; ++k) {
                 const float* const line = latents_.data() + k * s.context;
                 const size_t first = static_cast<size_t>(k) * means.size();
-                const float off = f == 1 ? mean(line) : 0.0f;
+                const float off = f == 1 ? mean_of(line, s.context) : 0.0f;
                 for (size_t i = 0; i < means.size(); ++i) {
-                    double sum = 0;
-                    for (int64_t t = s.context - means[i]; t < s.context; ++t) sum += line[t];
-                    const float found = static_cast<float>(sum / static_cast<double>(means[i])) - off;
+                    const float found = mean_of(line + s.context - means[i], means[i]) - off;
                     features_[f][first + i] = clipped(found / own_.forms[f].scale[first + i], s.clip);
                 }
             }

@@ -34,10 +34,6 @@ public:
     // would have one name.
     SafeTensors behind(const std::vector<std::string>& prefixes) const;
 
-    // Whether there is a tensor of this name.
-    bool has(const std::string& name) const { return entries_.count(name) != 0; }
-    const std::map<std::string, Entry>& entries() const { return entries_; }
-
     // The tensor of this name; throws Error if there is none.
     const Entry& at(const std::string& name) const;
 

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 import poco
 from poco.ops import FilmParameters, film_forecast, latent_pool
-from poco.ops.inference_reference import LatentParameters, latents_read, latents_write
+from poco.ops.model_reference import latents_read, latents_write
+from poco.ops.parameters import LatentParameters
 
 
 class TwoPasses(nn.Module):

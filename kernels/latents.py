@@ -16,7 +16,8 @@ from torch import Tensor
 
 from poco.kernels import launch
 from poco.kernels.common import gelu, load_matrix, load_vector, standardise, store_matrix
-from poco.ops.inference_reference import LatentParameters, LayerParameters, times
+from poco.ops.model_reference import times
+from poco.ops.parameters import LatentParameters, LayerParameters
 
 _HIDDEN_AT_ONCE = {True: 32, False: 16}  # for tokens of the default width, and for wider ones
 

@@ -35,7 +35,7 @@ from poco.ops import (
     train,
     trains_at_once,
 )
-from poco.ops.inference_reference import latent_queries
+from poco.ops.model_reference import latent_queries
 from poco.ops.reference import accumulation_dtype, unit_states
 
 _UNIT_DROPOUT_STEPS = 0.8  # share of training steps in which unit dropout hides units, as published

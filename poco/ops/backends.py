@@ -16,7 +16,7 @@ from torch import Tensor
 from poco import core
 from poco.errors import BackendError
 from poco.modules import is_installed
-from poco.ops import cpu, inference_reference, reference
+from poco.ops import cpu, model_reference, reference
 
 _LEAST_CAPABILITY = (8, 0)  # matrix instructions for bfloat16
 
@@ -25,7 +25,7 @@ _LEAST_CAPABILITY = (8, 0)  # matrix instructions for bfloat16
 class Backend:
     """The two passes, forward and backward, and inference by the whole model.
 
-    Signatures are those of :mod:`poco.ops.reference` and :mod:`poco.ops.inference_reference`.
+    Signatures are those of :mod:`poco.ops.reference` and :mod:`poco.ops.model_reference`.
     """
 
     name: str
@@ -56,7 +56,7 @@ def _reference() -> Backend:
         reference.latent_pool_backward,
         reference.film_forecast,
         reference.film_forecast_backward,
-        inference_reference.inference,
+        model_reference.inference,
     )
 
 

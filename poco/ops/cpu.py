@@ -1,6 +1,6 @@
 """Both passes, forward and backward, and inference by the whole model, by the fused kernels of the compiled core.
 
-Same functions as :mod:`poco.ops.reference` and :mod:`poco.ops.inference_reference`. The kernels take float32 or
+Same functions as :mod:`poco.ops.reference` and :mod:`poco.ops.model_reference`. The kernels take float32 or
 bfloat16 and add up in float32, on as many threads as torch has. They take bfloat16 where all but the activity is that,
 which is then rounded to it too; else all is widened to float32 first. Results do not depend on the number of threads.
 """
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from poco import core
+from poco.ops.parameters import FilmParameters, LatentParameters, ModelParameters
 from poco.ops.precision import common_dtype, dense
-from poco.ops.reference import FilmParameters
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _POOL_INPUTS = ("x", "unit_table", "token_weight", "token_bias", "norm_weight", "norm_bias", "queries")
@@ -158,14 +158,15 @@ def holds_latents(latents: int) -> bool:
 def _latent_sizes(
     segments: int, initial: Tensor, frequencies: Tensor, parameters: Sequence[Tensor], heads: int
 ) -> dict[str, int]:
+    p = LatentParameters.of(parameters)
     return {
         "segments": int(segments),  # int: while tracing, these sizes are fixed
         "latents": int(initial.shape[1]),
         "width": int(initial.shape[2]),
         "head_width": int(frequencies.shape[0]) * 4,
         "heads": heads,
-        "ffn_width": int(parameters[7].shape[1]),
-        "layers": (len(parameters) - 15) // 11,
+        "ffn_width": int(p.read_ffn.out_weight.shape[1]),
+        "layers": len(p.layers),
     }
 
 
@@ -276,7 +277,7 @@ def _query_arguments(
 
 
 def latent_queries(*inputs: Any) -> Tensor:
-    """The queries of pass 1; see :func:`poco.ops.inference_reference.latent_queries`."""
+    """The queries of pass 1; see :func:`poco.ops.model_reference.latent_queries`."""
     dtype, tensors, numbers = _query_arguments(*inputs)
     windows, latents, width = inputs[0].shape
     queries = torch.empty(windows, inputs[6], latents, width, dtype=dtype)
@@ -326,7 +327,9 @@ def inference(
     """The forecasts of a model that is not in training; see :func:`poco.ops.inference`."""
     dtype = common_dtype([unit_table, initial, *parameters])
     alive = [dense(parameter, dtype) for parameter in parameters]
-    forecast = torch.empty(x.shape[0], parameters[-1].shape[0], dtype=dtype)
+    p = ModelParameters.of(parameters)
+    between = LatentParameters.of(p.latents)
+    forecast = torch.empty(x.shape[0], p.out_bias.shape[0], dtype=dtype)
     tensors = {
         "x": dense(x, dtype),
         "unit_index": _indices(unit_index),
@@ -339,7 +342,7 @@ def inference(
     if unit_shift is not None:
         tensors["unit_shift"] = dense(unit_shift, dtype)
     initial_windows, latents, width = initial.shape
-    length = parameters[0].shape[1]
+    length = p.token_weight.shape[1]
     numbers = {
         "rows": x.shape[0],
         "windows": window_offsets.shape[0] - 1,
@@ -351,9 +354,9 @@ def inference(
         "latents": latents,
         "head_width": frequencies.shape[0] * 4,
         "heads": heads,
-        "ffn_width": parameters[15].shape[1],
-        "layers": (len(parameters) - 40) // 11,
-        "film_width": parameters[-4].shape[0],
+        "ffn_width": between.read_ffn.out_weight.shape[1],
+        "layers": len(between.layers),
+        "film_width": p.in_weight.shape[0],
         "horizon": forecast.shape[1],
         "eps": eps,
         "parameters": [parameter.data_ptr() for parameter in alive],

@@ -11,8 +11,9 @@ from torch.autograd.function import once_differentiable
 from poco.ops import checks, cpu
 from poco.ops.backends import by_cpu_kernels
 from poco.ops.film_forecast import DIFFERENTIABLE, TENSORS, film_forecast
+from poco.ops.parameters import FilmParameters
 from poco.ops.precision import autocasts, low
-from poco.ops.reference import FilmParameters, accumulation_dtype
+from poco.ops.reference import accumulation_dtype
 
 
 def film_loss(

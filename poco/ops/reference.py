@@ -9,13 +9,13 @@ Backward recomputes the forward from the inputs, as every backend does. Shapes u
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from poco.ops.dropout import dropout_mask
+from poco.ops.parameters import FilmParameters
 
 _ROWS_AT_ONCE = 1024  # rows that pass 2 takes through its wide layers at a time: bounds memory, keeps them in cache
 
@@ -201,27 +201,6 @@ def latent_pool_backward(
 
 
 # --- pass 2: latents to every unit ------------------------------------------------------------------------------------
-
-
-class FilmParameters(NamedTuple):
-    """The parameters of pass 2 in the order in which the op takes them; also their gradients."""
-
-    attention_bias: Tensor  # [d]
-    query_norm_weight: Tensor  # [d]
-    query_norm_bias: Tensor  # [d]
-    ffn_norm_weight: Tensor  # [d]
-    ffn_norm_bias: Tensor  # [d]
-    ffn_in_weight: Tensor  # [2F, d]: values, then gates
-    ffn_in_bias: Tensor  # [2F]
-    ffn_out_weight: Tensor  # [d, F]
-    ffn_out_bias: Tensor  # [d]
-    scale_weight: Tensor  # [K, d]
-    scale_bias: Tensor  # [K]
-    shift_weight: Tensor  # [H, d]
-    shift_bias: Tensor  # [H]
-    in_weight: Tensor  # [K, C]
-    in_bias: Tensor  # [K]
-    out_weight: Tensor  # [H, K]
 
 
 def _attend(

@@ -15,7 +15,7 @@ from helpers.passes import replaced
 
 from poco import core
 from poco.errors import BackendError, ShapeError
-from poco.ops import inference, inference_reference, kernels_serve, use_backend
+from poco.ops import inference, kernels_serve, model_reference, use_backend
 
 TESTS = Path(__file__).resolve().parents[1]
 needs_kernels = pytest.mark.skipif(
@@ -36,7 +36,7 @@ SMALL: dict[str, Any] = {
 def test_rotation_written_out() -> None:
     frequencies = torch.tensor([0.3, 2.0])
     x = torch.arange(1.0, 9.0, dtype=torch.float64)
-    turned = inference_reference.rotate(x, torch.tensor(5.0), frequencies)
+    turned = model_reference.rotate(x, torch.tensor(5.0), frequencies)
     for pair, frequency in enumerate(frequencies.double().tolist()):
         z = complex(x[2 * pair], x[2 * pair + 1]) * complex(math.cos(5 * frequency), math.sin(5 * frequency))
         assert turned[2 * pair].item() == pytest.approx(z.real, abs=1e-12)
@@ -106,7 +106,7 @@ def test_windows_do_not_depend_on_each_other() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_low_precision_and_any_layout(dtype: torch.dtype) -> None:
     arguments = inputs(**SMALL, dtype=dtype)
-    exact = inference_reference.inference(*double(arguments))
+    exact = model_reference.inference(*double(arguments))
     odd = [t.T.contiguous().T if t.ndim == 2 else t for t in arguments[6]]
     for parameters in (arguments[6], odd, [*arguments[6][:-1], arguments[6][-1].float()]):
         mine = inference(*replaced(arguments, 6, parameters))

@@ -17,16 +17,16 @@ from poco import core
 from poco.errors import ShapeError
 from poco.nn.model import POCO
 from poco.ops import (
-    FilmParameters,
     TrainingCall,
     film_forecast,
-    inference_reference,
     latent_pool,
     latent_transformer,
+    model_reference,
     train,
     trains_at_once,
     use_backend,
 )
+from poco.ops.parameters import ModelParameters
 
 pytestmark = pytest.mark.skipif(
     core.kernels_missing() is not None, reason=f"needs the CPU kernels: {core.kernels_missing()}"
@@ -51,16 +51,14 @@ def composed(
     call: TrainingCall, x: Tensor, table: Tensor, initial: Tensor, flat: Sequence[Tensor], target: Tensor | None = None
 ) -> Tensor:
     """What ``train`` means."""
-    p, context, eps = inference_reference.ModelParameters.of(flat), x.shape[1], call.eps
-    asking = (p.query_norm_weight, p.query_norm_bias, p.query_weight, p.key_weight, call.frequencies)
-    queries = inference_reference.latent_queries(initial, *asking, context // p.token_weight.shape[1], context, eps)
-    token = (p.token_weight, p.token_bias, p.token_norm_weight, p.token_norm_bias)
+    p, context, eps = ModelParameters.of(flat), x.shape[1], call.eps
+    segments = context // p.token_weight.shape[1]
+    queries = model_reference.latent_queries(initial, *p.asking, call.frequencies, segments, context, eps)
     px, *rows = call.population
-    pooled, _ = latent_pool(px.to(x.dtype), *rows, table, *token, queries, eps)
+    pooled, _ = latent_pool(px.to(x.dtype), *rows, table, *p.token, queries, eps)
     drops = (call.ffn_dropout, call.dropout, call.latent_seed)
     keys, values = latent_transformer(pooled, initial, p.latents, call.frequencies, call.heads, context, *drops, eps)
-    shift = p.out_weight @ p.shift_weight, p.out_weight @ p.shift_bias + p.out_bias
-    film = FilmParameters(*p.unit, *shift, p.in_weight, p.in_bias, p.out_weight)
+    film = p.film(p.out_weight @ p.shift_weight, p.out_weight @ p.shift_bias + p.out_bias)
     rest = (call.ffn_dropout, call.seed, eps)
     forecast = film_forecast(x, call.unit_index, call.window_offsets, table, keys, values, film, *rest)
     return forecast if target is None else (forecast - target).square().sum() / max(1, target.numel())

@@ -217,8 +217,9 @@ def by_cpu_kernels(device: torch.device, dtype: torch.dtype) -> bool:
 
 # What torch.compiler.assume_constant_result does, without the second that importing the compiler takes. Compiled code
 # keeps the answer; it calls ops, which choose when they are called.
-for _answer in (by_kernels, by_cpu_kernels):
-    _answer._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_ANSWERS: tuple[Any, ...] = (by_kernels, by_cpu_kernels, cpu.most_latents)
+for _answer in _ANSWERS:
+    _answer._dynamo_marked_constant = True
 
 
 class use_backend:  # noqa: N801 - reads as a verb, like torch.no_grad

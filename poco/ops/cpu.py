@@ -23,10 +23,6 @@ _QUERY_INPUTS = ("initial", "norm_weight", "norm_bias", "query_weight", "key_wei
 _FILM_INPUTS = ("x", "unit_table", "keys", "values", *FilmParameters._fields)
 
 
-def _indices(tensor: Tensor) -> Tensor:
-    return tensor.contiguous()
-
-
 def _call(op: str, dtype: torch.dtype, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
     addresses = {name: tensor.data_ptr() for name, tensor in tensors.items()}
     kind = "bfloat16" if dtype is torch.bfloat16 else "float32"
@@ -50,7 +46,7 @@ def _pool_arguments(*inputs: Any) -> tuple[dict[str, Tensor], dict[str, int | fl
     values = (x, unit_table, token_weight, token_bias, norm_weight, norm_bias, queries)
     dtype = common_dtype(values[1:])
     tensors = {name: dense(t, dtype) for name, t in zip(_POOL_INPUTS, values, strict=True)}
-    tensors |= {"unit_index": _indices(unit_index), "window_offsets": _indices(window_offsets)}
+    tensors |= {"unit_index": unit_index.contiguous(), "window_offsets": window_offsets.contiguous()}
     query_windows, segments, latents, width = queries.shape
     return tensors, {
         "rows": x.shape[0],
@@ -97,7 +93,7 @@ def _film_arguments(*inputs: Any) -> tuple[dict[str, Tensor], dict[str, int | fl
     floating = (x, unit_table, keys, values, *parameters)
     dtype = common_dtype(floating[1:])
     tensors = {name: dense(t, dtype) for name, t in zip(_FILM_INPUTS, floating, strict=True)}
-    tensors |= {"unit_index": _indices(unit_index), "window_offsets": _indices(window_offsets)}
+    tensors |= {"unit_index": unit_index.contiguous(), "window_offsets": window_offsets.contiguous()}
     windows, latents, width = keys.shape
     return tensors, {
         "rows": x.shape[0],
@@ -147,12 +143,11 @@ def film_loss(target: Tensor, *inputs: Any) -> tuple[Tensor, list[Tensor | None]
 
 # --- between the passes, in training ----------------------------------------------------------------------------------
 
-_MOST_LATENTS = 48  # that fit a tile of the kernels
 
-
-def holds_latents(latents: int) -> bool:
-    """Whether the kernels take so many latents in training."""
-    return latents <= _MOST_LATENTS
+def most_latents() -> int:
+    """How many latents the kernels take in training: a tile holds as many of one window as windows of one latent."""
+    least = {"segments": 1, "width": 1, "head_width": 4, "heads": 1, "ffn_width": 1, "layers": 0}
+    return core.latent_tiles("float32", latents=1, **least)[0]
 
 
 def _latent_sizes(
@@ -332,8 +327,8 @@ def inference(
     forecast = torch.empty(x.shape[0], p.out_bias.shape[0], dtype=dtype)
     tensors = {
         "x": dense(x, dtype),
-        "unit_index": _indices(unit_index),
-        "window_offsets": _indices(window_offsets),
+        "unit_index": unit_index.contiguous(),
+        "window_offsets": window_offsets.contiguous(),
         "unit_table": dense(unit_table, dtype),
         "initial": dense(initial, dtype),
         "frequencies": dense(frequencies),

@@ -93,7 +93,7 @@ def latent_transformer(
 
 def latents_by_kernels(initial: Tensor) -> bool:
     """Whether the CPU kernels would do all of it for these initial latents."""
-    return cpu.holds_latents(initial.shape[1]) and by_cpu_kernels(initial.device, initial.dtype)
+    return by_cpu_kernels(initial.device, initial.dtype) and initial.shape[1] <= cpu.most_latents()
 
 
 @torch.library.impl("poco::latent_transformer", "CompositeExplicitAutograd")

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from poco.ops import checks, cpu
 from poco.ops.backends import by_cpu_kernels
+from poco.ops.latent_transformer import latents_by_kernels
 from poco.ops.parameters import FilmParameters, ModelParameters
 from poco.ops.precision import autocasts, common_dtype, dense
 
@@ -61,9 +62,8 @@ def trains_at_once(x: Tensor, initial: Tensor) -> bool:
     """Whether :func:`train` is the way to go for these rows and initial latents, if a gradient is wanted."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or x.requires_grad:
         return False
-    if not (cpu.holds_latents(initial.shape[1]) and by_cpu_kernels(x.device, x.dtype)):
-        return False
-    return by_cpu_kernels(initial.device, initial.dtype)  # a float64 model may be given float32 rows
+    # Latents too, as a float64 model may be given float32 rows.
+    return by_cpu_kernels(x.device, x.dtype) and latents_by_kernels(initial)
 
 
 def train(

@@ -12,6 +12,8 @@ class FeedForward(nn.Module):
 
     The ops compute it, see :mod:`poco.ops.model_reference`.
 
+    Source: Shazeer, GLU variants improve transformer (2020).
+
     Args:
         width: ``d``.
         hidden: ``F``.

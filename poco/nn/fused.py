@@ -20,7 +20,7 @@ from poco.ops import (
     train,
     trains_at_once,
 )
-from poco.ops.reference import accumulation_dtype, unit_states
+from poco.ops.reference import accumulation_dtype, mean_squared_error, unit_states
 
 if TYPE_CHECKING:
     from poco.nn.feed_forward import FeedForward
@@ -69,8 +69,7 @@ def loss(model: POCO, rows: Rows, target: Tensor) -> Tensor:
     """Mean squared error of the forecasts against ``target [R, H]``, a scalar."""
     if model.config.film_depth > 1:
         made = forecast(model, rows)
-        wide = accumulation_dtype(made)
-        return (made.to(wide) - target.to(wide)).square().sum() / max(1, target.numel())
+        return mean_squared_error(made, target, accumulation_dtype(made))
     at_once = _train(model, rows, target)
     if at_once is not None:
         return at_once

@@ -209,6 +209,9 @@ class POCO(nn.Module):
 
         Returns:
             ``[R, H]`` normalised forecasts in the dtype of ``x``.
+
+        Raises:
+            ShapeError: if the rows or the table do not fit the model.
         """
         return fused.forecast(self, Rows(x, unit_index, window_offsets, table))
 
@@ -255,7 +258,11 @@ class POCO(nn.Module):
         return sessions
 
     def unit_table(self, sessions: Sequence[int]) -> Tensor:
-        """``[V, d]``: the whole embedding of every unit of these sessions, one after another."""
+        """``[V, d]``: the whole embedding of every unit of these sessions (indices), one after another.
+
+        Raises:
+            VocabularyError: if the model knows no session.
+        """
         if not self.sessions:
             raise VocabularyError("the model knows no session yet: add_session adds one")
         tables: list[Tensor] = []
@@ -328,14 +335,22 @@ class POCO(nn.Module):
     # --- files --------------------------------------------------------------------------------------------------------
 
     def save_pretrained(self, folder: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
-        """Writes ``config.json`` and ``model.safetensors``; see :func:`poco.nn.files.save`."""
+        """Writes ``config.json`` and ``model.safetensors``; see :func:`poco.nn.files.save`.
+
+        Raises:
+            CheckpointError: if they cannot be written.
+        """
         from poco.nn import files
 
         files.save(self, Path(folder), metadata or {})
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> POCO:
-        """The model that :meth:`save_pretrained` wrote, on the CPU, evaluating; see :func:`poco.nn.files.load`."""
+        """The model that :meth:`save_pretrained` wrote, on the CPU, evaluating; see :func:`poco.nn.files.load`.
+
+        Raises:
+            CheckpointError: if a file is missing, damaged or of another version or kind.
+        """
         from poco.nn import files
 
         return files.load(Path(folder))
@@ -350,7 +365,11 @@ class POCO(nn.Module):
         heads: int = 16,
         unit_types: Sequence[Sequence[int]] | None = None,
     ) -> POCO:
-        """The model of a published checkpoint; see :func:`poco.nn.published.convert`."""
+        """The model of a published checkpoint; see :func:`poco.nn.published.convert`.
+
+        Raises:
+            CheckpointError: if a tensor is missing or left over, or sizes do not fit together.
+        """
         from poco.nn import published
 
         return published.convert(

@@ -26,17 +26,28 @@ class Backend:
     """The two passes, forward and backward, and inference by the whole model.
 
     Signatures are those of :mod:`poco.ops.reference` and :mod:`poco.ops.model_reference`.
+
+    Attributes:
+        name: what it is asked for by.
+        devices: torch device types that it runs on; ``()`` is any.
+        dtypes: of ``x`` that it takes; ``()`` is any.
+        latent_pool: pass 1.
+        latent_pool_backward: its gradients.
+        film_forecast: pass 2.
+        film_forecast_backward: its gradients.
+        inference: the whole model.
+        how: what else there is to say about it.
     """
 
     name: str
-    devices: tuple[str, ...]  # torch device types; () is any
-    dtypes: tuple[torch.dtype, ...]  # of x; () is any
+    devices: tuple[str, ...]
+    dtypes: tuple[torch.dtype, ...]
     latent_pool: Callable[..., Any]
     latent_pool_backward: Callable[..., Any]
     film_forecast: Callable[..., Any]
     film_forecast_backward: Callable[..., Any]
     inference: Callable[..., Any]
-    how: str = ""  # what else there is to say about it
+    how: str = ""
 
     def runs_on(self, device: torch.device, dtype: torch.dtype) -> bool:
         """Whether the passes can run where ``x`` is on this device and of this dtype."""
@@ -199,6 +210,9 @@ def kernels_serve(inputs: Iterable[Tensor], like: Tensor) -> bool:
     Args:
         inputs: all tensors that the op would be given.
         like: one of them, whose device and dtype choose the backend.
+
+    Raises:
+        BackendError: if a forced backend does not run on this device or with this dtype.
     """
     if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
         return False

@@ -13,7 +13,7 @@ from poco.ops.backends import by_cpu_kernels
 from poco.ops.film_forecast import DIFFERENTIABLE, TENSORS, film_forecast
 from poco.ops.parameters import FilmParameters
 from poco.ops.precision import autocasts, low
-from poco.ops.reference import accumulation_dtype
+from poco.ops.reference import accumulation_dtype, mean_squared_error
 
 
 def film_loss(
@@ -69,9 +69,7 @@ def film_loss(
     wanted = torch.is_grad_enabled() and any(t.requires_grad for t in flat)
     if wanted and not torch.compiler.is_compiling() and by_cpu_kernels(x.device, x.dtype):
         return _FilmLoss.apply(target, dropout, seed, eps, *flat)  # type: ignore[no-any-return, no-untyped-call]
-    forecast = film_forecast(*inputs)
-    wide = accumulation_dtype(x)
-    return (forecast.to(wide) - target.to(wide)).square().sum() / max(1, target.numel())
+    return mean_squared_error(film_forecast(*inputs), target, accumulation_dtype(x))
 
 
 class _FilmLoss(torch.autograd.Function):

@@ -29,6 +29,11 @@ def _widen(dtype: torch.dtype, *tensors: Tensor) -> Iterator[Tensor]:
     return (t.to(dtype) for t in tensors)
 
 
+def mean_squared_error(forecast: Tensor, target: Tensor, dtype: torch.dtype) -> Tensor:
+    """The mean of ``(forecast - target) ** 2``, added up in ``dtype``; 0 where there is nothing."""
+    return (forecast.to(dtype) - target.to(dtype)).square().sum() / max(1, target.numel())
+
+
 # --- packed rows to one padded block per window and back --------------------------------------------------------------
 
 

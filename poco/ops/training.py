@@ -59,7 +59,15 @@ class TrainingCall:
 
 
 def trains_at_once(x: Tensor, initial: Tensor) -> bool:
-    """Whether :func:`train` is the way to go for these rows and initial latents, if a gradient is wanted."""
+    """Whether :func:`train` is the way to go for these rows and initial latents, if a gradient is wanted.
+
+    Args:
+        x: ``[R, C]`` activity.
+        initial: ``[1 or W, Q, d]`` the latents before they read.
+
+    Raises:
+        BackendError: if a forced backend does not run on their device or with their dtype.
+    """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or x.requires_grad:
         return False
     # Latents too, as a float64 model may be given float32 rows.

@@ -10,10 +10,10 @@ import torch
 from helpers import inference as helper
 from helpers import parity
 from helpers.models import randomise
+from helpers.needs import needs_kernels
 from torch import Tensor
 
 import poco
-from poco import core
 from poco.errors import ShapeError
 from poco.nn.model import POCO
 from poco.ops import (
@@ -28,9 +28,7 @@ from poco.ops import (
 )
 from poco.ops.parameters import ModelParameters
 
-pytestmark = pytest.mark.skipif(
-    core.kernels_missing() is not None, reason=f"needs the CPU kernels: {core.kernels_missing()}"
-)
+pytestmark = needs_kernels
 # Of a single hidden column some gradients are small differences of large numbers: too small for bfloat16.
 SHAPES = [{**s, "hidden": max(6, s.get("hidden", 65))} for s in helper.SHAPES if s.get("latents", 8) <= 48]
 SMALL: dict[str, Any] = {"counts": (3, 0, 5), "width": 8, "head_width": 4, "heads": 2, "hidden": 6, "latents": 3}
@@ -139,18 +137,14 @@ def test_only_wanted_gradients(wanted: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("dtype", helper.TOLERANCES, ids=str)
-def test_results_do_not_depend_on_threads(dtype: torch.dtype) -> None:
-    before = torch.get_num_threads()
-    try:
-        for shape in ({**SMALL, "film": 40}, {"counts": (40,) * 3, "width": 32, "film": 40}, {"counts": (40,)}):
-            torch.set_num_threads(1)
-            expected = results(train, inputs(dtype, **shape), True)
-            for count in (2, 3, 7):
-                torch.set_num_threads(count)
-                for one, other in zip(results(train, inputs(dtype, **shape), True), expected, strict=True):
-                    assert torch.equal(one, other)
-    finally:
-        torch.set_num_threads(before)
+def test_results_do_not_depend_on_threads(threads, dtype: torch.dtype) -> None:
+    for shape in ({**SMALL, "film": 40}, {"counts": (40,) * 3, "width": 32, "film": 40}, {"counts": (40,)}):
+        threads(1)
+        expected = results(train, inputs(dtype, **shape), True)
+        for count in (2, 3, 7):
+            threads(count)
+            for one, other in zip(results(train, inputs(dtype, **shape), True), expected, strict=True):
+                assert torch.equal(one, other)
 
 
 def test_twice_and_once() -> None:

@@ -54,8 +54,8 @@ def forecast(model: POCO, rows: Rows) -> Tensor:
         latents = z, _, parameters, *_ = latents_for_inference(model, rows.window_session)
         shift = () if rows.shift is None else (rows.shift,)
         if kernels_serve((rows.x, rows.table, z, *parameters, *shift), rows.x):
-            x, unit_index, offsets, table = (_seen(model, rows.x), *rows[1:4])
-            return inference(x, unit_index, offsets, table, *latents, rows.shift)
+            x = _seen(model, rows.x)
+            return inference(x, rows.unit_index, rows.window_offsets, rows.table, *latents, rows.shift)
     at_once = _train(model, rows)
     if at_once is not None:
         return at_once
@@ -88,48 +88,63 @@ def latents_for_inference(
 def _train(model: POCO, rows: Rows, target: Tensor | None = None) -> Tensor | None:
     """Forecasts, or their loss, by one node of autograd where the CPU kernels can; None where they cannot."""
     config, z = model.config, model.initial_latents(rows.window_session)
-    plain = config.film_width and config.film_depth == 1 and not (model.training and config.attention_dropout)
+    ffn_dropout, dropout, attention_dropout = _dropouts(model)
+    plain = config.film_width and config.film_depth == 1 and not attention_dropout
     if not (plain and torch.is_grad_enabled() and trains_at_once(rows.x, z)):
         return None
-    x, drops = _seen(model, rows.x), (config.ffn_dropout, config.latent_dropout) if model.training else (0.0, 0.0)
-    of_rows = (rows.unit_index, rows.window_offsets)
+    x, of_rows = _seen(model, rows.x), (rows.unit_index, rows.window_offsets)
     population = _population(model, x, *of_rows)
-    seeds = _seed(max(drops), x.device), _seed(drops[0], x.device)
-    eps = model.encoder.context_norm.eps
-    call = TrainingCall(*of_rows, population, model.rotary.frequencies, config.heads, *drops, *seeds, eps)
+    seeds = _seed(max(ffn_dropout, dropout), x.device), _seed(ffn_dropout, x.device)
+    call = TrainingCall(
+        *of_rows,
+        population,
+        model.rotary.frequencies,
+        config.heads,
+        ffn_dropout,
+        dropout,
+        *seeds,
+        model.encoder.context_norm.eps,
+    )
     return train(call, x, rows.table, z, parameters_in_order(model), target, rows.shift)
 
 
 def _second_pass(model: POCO, rows: Rows) -> tuple[Any, ...]:
     """The inputs of pass 2: pass 1 and what the latents go through between the two."""
-    x, unit_index, offsets, table = (_seen(model, rows.x), *rows[1:4])
-    table = table if rows.shift is None else table + rows.shift
+    x, of_rows = _seen(model, rows.x), (rows.unit_index, rows.window_offsets)
+    table = rows.table if rows.shift is None else rows.table + rows.shift
     z, norm = model.initial_latents(rows.window_session), model.encoder.context_norm
     token = (model.token.weight, model.token.bias, norm.weight, norm.bias)
-    population = _population(model, x, unit_index, offsets)
+    population = _population(model, x, *of_rows)
     pooled, _ = latent_pool(*population, table, *token, model.latent_queries(z), norm.eps)
     keys, values = _between(model, pooled, z)
-    dropout = model.config.ffn_dropout if model.training else 0.0
+    dropout, *_ = _dropouts(model)
     seed = _seed(dropout, x.device)
-    return x, unit_index, offsets, table, keys, values, film_parameters(model), dropout, seed, norm.eps
+    return x, *of_rows, table, keys, values, film_parameters(model), dropout, seed, norm.eps
 
 
 def _between(model: POCO, pooled: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values of pass 2 from what pass 1 pooled."""
-    c = model.config
-    dropouts = (c.ffn_dropout, c.latent_dropout, c.attention_dropout) if model.training else (0.0, 0.0, 0.0)
+    config = model.config
+    ffn_dropout, dropout, attention_dropout = _dropouts(model)
     return latent_transformer(
         pooled,
         z,
         latent_parameters(model),
         model.rotary.frequencies,
-        c.heads,
-        c.seen,
-        *dropouts[:2],
-        _seed(max(dropouts[:2]), z.device),
+        config.heads,
+        config.seen,
+        ffn_dropout,
+        dropout,
+        _seed(max(ffn_dropout, dropout), z.device),
         model.encoder.context_norm.eps,
-        dropouts[2],
+        attention_dropout,
     )
+
+
+def _dropouts(model: POCO) -> tuple[float, float, float]:
+    """Those inside feed-forward layers, of the branches over the latents, of the weights of their attention."""
+    c = model.config
+    return (c.ffn_dropout, c.latent_dropout, c.attention_dropout) if model.training else (0.0, 0.0, 0.0)
 
 
 def _seen(model: POCO, x: Tensor) -> Tensor:

@@ -75,6 +75,16 @@ def _expect_together(op: str, x: Tensor, tensors: Sequence[Tensor]) -> None:
             raise ShapeError(f"{op}: all tensors must be on {device}, one is on {tensor.device}")
 
 
+def _expect_windows(op: str, name: str, tensor: Tensor, windows: int) -> None:
+    if tensor.shape[0] not in (1, windows):
+        raise ShapeError(f"{op}: {name} must be for 1 or {windows} windows, got {tensor.shape[0]}")
+
+
+def _expect_segments(op: str, context: int, length: int) -> None:
+    if length < 1 or context % length:
+        raise ShapeError(f"{op}: the context {context} must be a multiple of the segment length {length}")
+
+
 def _expect_dropout(op: str, dropouts: Sequence[float], seed: Tensor) -> None:
     for p in dropouts:
         if not 0 <= p < 1:
@@ -104,16 +114,12 @@ def latent_pool(
     _expect_indices(op, x.shape[0], unit_index, window_offsets, unit_table.shape[0])
     width = unit_table.shape[1]
     _expect(op, "token_weight", token_weight, (width, "L"))
-    length = token_weight.shape[1]
-    if length < 1 or x.shape[1] % length:
-        raise ShapeError(f"{op}: the context {x.shape[1]} must be a multiple of the segment length {length}")
+    context, length = x.shape[1], token_weight.shape[1]
+    _expect_segments(op, context, length)
     for name, tensor in (("token_bias", token_bias), ("norm_weight", norm_weight), ("norm_bias", norm_bias)):
         _expect(op, name, tensor, (width,))
-    _expect(op, "queries", queries, ("1 or W", x.shape[1] // length, "Q", width))
-    if queries.shape[0] not in (1, window_offsets.shape[0] - 1):
-        raise ShapeError(
-            f"{op}: queries must be for 1 or {window_offsets.shape[0] - 1} windows, got {queries.shape[0]}"
-        )
+    _expect(op, "queries", queries, ("1 or W", context // length, "Q", width))
+    _expect_windows(op, "queries", queries, window_offsets.shape[0] - 1)
 
 
 @functools.cache
@@ -228,8 +234,7 @@ def latent_transformer(
     _expect(op, "initial", initial, ("1 or W", "Q", "d"))
     latents, width = initial.shape[1:]
     _expect(op, "pooled", pooled, ("W", "S", latents, width))
-    if initial.shape[0] not in (1, pooled.shape[0]):
-        raise ShapeError(f"{op}: initial must be for 1 or {pooled.shape[0]} windows, got {initial.shape[0]}")
+    _expect_windows(op, "initial", initial, pooled.shape[0])
     _expect(op, "frequencies", frequencies, ("dh / 4",))
     if pooled.shape[1] < 1 or context % pooled.shape[1]:
         raise ShapeError(f"{op}: the context {context} must be a multiple of the {pooled.shape[1]} segments")
@@ -285,8 +290,7 @@ def inference(
     _expect_indices(op, x.shape[0], unit_index, window_offsets, unit_table.shape[0])
     width, windows, context = unit_table.shape[1], window_offsets.shape[0] - 1, x.shape[1]
     _expect(op, "initial", initial, ("1 or W", "Q", width))
-    if initial.shape[0] not in (1, windows):
-        raise ShapeError(f"{op}: initial must be for 1 or {windows} windows, got {initial.shape[0]}")
+    _expect_windows(op, "initial", initial, windows)
     _expect(op, "frequencies", frequencies, ("dh / 4",))
     p = ModelParameters.of(parameters)
     out_of_hidden = LatentParameters.of(p.latents).read_ffn.out_weight
@@ -298,16 +302,19 @@ def inference(
     ):
         _expect(op, name, tensor, ("rows", "columns"))
     length, film, horizon = p.token_weight.shape[1], p.in_weight.shape[0], p.out_weight.shape[0]
-    if length < 1 or context % length:
-        raise ShapeError(f"{op}: the context {context} must be a multiple of the segment length {length}")
+    _expect_segments(op, context, length)
     head_width, hidden = 4 * frequencies.shape[0], out_of_hidden.shape[1]
     shapes = _model_shapes(layers, width, head_width, heads, hidden, length, context, film, horizon)
     _expect_each(op, parameters, shapes)
 
 
-def missing_seed(dropout: float, op: str = "film_forecast") -> ShapeError:
-    """The error for dropout without a seed."""
-    return ShapeError(f"{op}: dropout {dropout} needs a seed")
+def given_seed(op: str, seed: Tensor | None, dropout: float, like: Tensor) -> Tensor:
+    """The seed; 0, which nobody reads, if there is none and nothing is dropped, where ``like`` is."""
+    if seed is not None:
+        return seed
+    if dropout > 0:
+        raise ShapeError(f"{op}: dropout {dropout} needs a seed")
+    return like.new_zeros((), dtype=torch.int64)
 
 
 # --- derivatives ------------------------------------------------------------------------------------------------------

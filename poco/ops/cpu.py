@@ -23,10 +23,19 @@ _QUERY_INPUTS = ("initial", "norm_weight", "norm_bias", "query_weight", "key_wei
 _FILM_INPUTS = ("x", "unit_table", "keys", "values", *FilmParameters._fields)
 
 
+def _kind(dtype: torch.dtype) -> str:
+    """What the core calls kernels that take this dtype by."""
+    return "bfloat16" if dtype is torch.bfloat16 else "float32"
+
+
+def _key(seed: Tensor, dropout: float) -> int:
+    """The seed as the core takes it, without a sign; not looked at where nothing is dropped."""
+    return int(seed) & 0xFFFFFFFFFFFFFFFF if dropout > 0 else 0
+
+
 def _call(op: str, dtype: torch.dtype, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
     addresses = {name: tensor.data_ptr() for name, tensor in tensors.items()}
-    kind = "bfloat16" if dtype is torch.bfloat16 else "float32"
-    core.run_kernel(f"{op}_{kind}", {**addresses, **numbers, "threads": torch.get_num_threads()})
+    core.run_kernel(f"{op}_{_kind(dtype)}", {**addresses, **numbers, "threads": torch.get_num_threads()})
 
 
 def _gradients(inputs: Mapping[str, Tensor], names: Sequence[str], needs: Sequence[bool]) -> dict[str, Tensor]:
@@ -107,7 +116,7 @@ def _film_arguments(*inputs: Any) -> tuple[dict[str, Tensor], dict[str, int | fl
         "film_width": parameters.scale_weight.shape[0],
         "eps": eps,
         "dropout": dropout,
-        "seed": int(seed) & 0xFFFFFFFFFFFFFFFF if dropout > 0 else 0,
+        "seed": _key(seed, dropout),
     }
 
 
@@ -179,11 +188,8 @@ def latent_kept_bytes(
     low: bool,
 ) -> Any:
     """How many bytes the backward needs to be kept: enough for all tiles, and linear in the windows for tracing."""
-    dtype = _latent_dtype(initial, parameters, low)
-    most, size = core.latent_tiles(
-        "bfloat16" if dtype is torch.bfloat16 else "float32",
-        **_latent_sizes(segments, initial, frequencies, parameters, heads),
-    )
+    sizes = _latent_sizes(segments, initial, frequencies, parameters, heads)
+    most, size = core.latent_tiles(_kind(_latent_dtype(initial, parameters, low)), **sizes)
     return (windows + most - 1) * -(-size // most)
 
 
@@ -211,7 +217,7 @@ def _latent_arguments(
         "eps": eps,
         "ffn_dropout": ffn_dropout,
         "dropout": dropout,
-        "seed": int(seed) & 0xFFFFFFFFFFFFFFFF if max(ffn_dropout, dropout) > 0 else 0,
+        "seed": _key(seed, max(ffn_dropout, dropout)),
         "parameters": [parameter.data_ptr() for parameter in alive],
     }
     return dtype, tensors, numbers, alive

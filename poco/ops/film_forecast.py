@@ -66,10 +66,7 @@ def film_forecast(
         BackendError: if a forced backend cannot run on these tensors.
         NotImplementedError: for derivatives in forward mode.
     """
-    if seed is None:
-        if dropout > 0:
-            raise checks.missing_seed(dropout)
-        seed = x.new_zeros((), dtype=torch.int64)
+    seed = checks.given_seed("film_forecast", seed, dropout, x)
     tensors = (x, unit_index, window_offsets, unit_table, keys, values, *parameters)
     checks.no_tangents("film_forecast", tensors)
     inputs = (*tensors, dropout, seed, eps)

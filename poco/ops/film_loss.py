@@ -57,10 +57,7 @@ def film_loss(
         BackendError: if a forced backend cannot run on these tensors.
         NotImplementedError: for derivatives in forward mode.
     """
-    if seed is None:
-        if dropout > 0:
-            raise checks.missing_seed(dropout, "film_loss")
-        seed = x.new_zeros((), dtype=torch.int64)
+    seed = checks.given_seed("film_loss", seed, dropout, x)
     inputs = (x, unit_index, window_offsets, unit_table, keys, values, parameters, dropout, seed, eps)
     flat = (*inputs[:6], *parameters)
     checks.no_tangents("film_loss", flat)

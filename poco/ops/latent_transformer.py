@@ -69,10 +69,7 @@ def latent_transformer(
         BackendError: if a forced backend cannot run on these tensors.
         NotImplementedError: for derivatives in forward mode.
     """
-    if seed is None:
-        if max(ffn_dropout, dropout) > 0:
-            raise checks.missing_seed(max(ffn_dropout, dropout), "latent_transformer")
-        seed = pooled.new_zeros((), dtype=torch.int64)
+    seed = checks.given_seed("latent_transformer", seed, max(ffn_dropout, dropout), pooled)
     drops = (ffn_dropout, dropout, attention_dropout)
     checks.latent_transformer(pooled, initial, parameters, frequencies, heads, context, drops, seed)
     checks.no_tangents("latent_transformer", (pooled, initial, *parameters))

@@ -17,13 +17,18 @@ from poco.ops.parameters import FeedForwardParameters, LatentParameters, LayerPa
 from poco.ops.reference import accumulation_dtype, film_forecast, film_shift, latent_pool
 
 
+def angles(time: Tensor, frequencies: Tensor) -> Tensor:
+    """``[..., dh / 2]`` float64: what each pair of a head turns by at ``time [...]``; the second half does not turn."""
+    angle = time.double()[..., None] * frequencies.double()
+    return torch.cat([angle, torch.zeros_like(angle)], -1)
+
+
 def rotate(x: Tensor, time: Tensor, frequencies: Tensor) -> Tensor:
     """``x [..., dh]`` rotated by ``time`` (frames), which broadcasts against ``x`` less its last axis.
 
     Interleaved pairs of the first half turn by ``time`` times their frequency, the second half stays.
     """
-    angle = time.double()[..., None] * frequencies.double()  # [..., dh / 4]
-    angle = torch.cat([angle, torch.zeros_like(angle)], -1)[..., None]  # the second half does not turn
+    angle = angles(time, frequencies)[..., None]
     cos, sin = angle.cos(), angle.sin()
     along = torch.cat([cos, cos], -1).flatten(-2).to(x.dtype)  # [..., dh]
     across = torch.cat([-sin, sin], -1).flatten(-2).to(x.dtype)

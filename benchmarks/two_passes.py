@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 import poco
-from poco.ops import FilmParameters, film_forecast, latent_pool
-from poco.ops.inference_reference import LatentParameters, latents_read, latents_write
+from poco.nn.fused import film_parameters, latent_parameters
+from poco.ops import film_forecast, latent_pool
+from poco.ops.model_reference import latents_read, latents_write
+from poco.ops.parameters import LatentParameters
 
 
 class TwoPasses(nn.Module):
@@ -31,27 +33,14 @@ class TwoPasses(nn.Module):
 
     def decode(self, x: Tensor, z: Tensor) -> Tensor:
         """Forecasts ``[B, N, H]`` by ``film_forecast`` from latents ``[B, Q, d]``."""
-        model, decoder, ffn = self.model, self.model.decoder, self.model.decoder_ffn
-        config = model.config
-        norm = decoder.context_norm
-        keys, values = latents_write(z, self._between(), model.rotary.frequencies, config.context, norm.eps)
-        parameters = FilmParameters(
-            decoder.output.bias,
-            decoder.query_norm.weight,
-            decoder.query_norm.bias,
-            ffn.norm.weight,
-            ffn.norm.bias,
-            ffn.input.weight,
-            ffn.input.bias,
-            ffn.output.weight,
-            ffn.output.bias,
-            *model.film.folded(config.context),
-        )
-        forecast = film_forecast(*_rows(x), model.unit_table([0]), keys, values, parameters)
+        model, config = self.model, self.model.config
+        eps = model.decoder.context_norm.eps
+        keys, values = latents_write(z, self._between(), model.rotary.frequencies, config.context, eps)
+        forecast = film_forecast(*_rows(x), model.unit_table([0]), keys, values, film_parameters(model))
         return forecast.view(*x.shape[:2], config.horizon)
 
     def _between(self) -> LatentParameters:
-        return LatentParameters.of(self.model._latent_parameters())
+        return LatentParameters.of(latent_parameters(self.model))
 
     def gradients(self) -> dict[str, Tensor]:
         """The gradients that there are, by the names of ``poco.POCO``."""

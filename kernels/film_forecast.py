@@ -20,6 +20,7 @@ from poco.kernels.common import (
     window_of,
 )
 from poco.kernels.tiles import tile
+from poco.ops.parameters import FilmParameters
 from poco.ops.precision import common_dtype, dense
 
 
@@ -242,30 +243,7 @@ def film_forecast_kernel(
     tl.store(where, y, mask=present[:, None] & (step[None, :] < H))
 
 
-NAMES = (
-    "x",
-    "unit_index",
-    "window_offsets",
-    "unit_table",
-    "keys",
-    "values",
-    "attention_bias",
-    "query_norm_weight",
-    "query_norm_bias",
-    "ffn_norm_weight",
-    "ffn_norm_bias",
-    "ffn_in_weight",
-    "ffn_in_bias",
-    "ffn_out_weight",
-    "ffn_out_bias",
-    "scale_weight",
-    "scale_bias",
-    "shift_weight",
-    "shift_bias",
-    "in_weight",
-    "in_bias",
-    "out_weight",
-)
+NAMES = ("x", "unit_index", "window_offsets", "unit_table", "keys", "values", *FilmParameters._fields)
 
 
 def arguments(inputs: tuple[Any, ...]) -> tuple[dict[str, Tensor], dict[str, Any]]:

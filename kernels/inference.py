@@ -12,9 +12,10 @@ from torch import Tensor
 from poco.kernels.film_forecast import film_forecast
 from poco.kernels.latent_pool import latent_pool
 from poco.kernels.latents import RotaryTables, latent_transformer
-from poco.ops.inference_reference import LatentParameters, ModelParameters, latent_queries
+from poco.ops.model_reference import latent_queries
+from poco.ops.parameters import FilmParameters, LatentParameters, ModelParameters
 from poco.ops.precision import common_dtype, dense
-from poco.ops.reference import FilmParameters, film_shift
+from poco.ops.reference import film_shift
 
 
 @dataclass(frozen=True)
@@ -65,17 +66,15 @@ def prepare(
     p = ModelParameters.of([dense(parameter, dtype) for parameter in parameters])
     initial = dense(initial, dtype)
     segments = context // p.token_weight.shape[1]
-    asking = (p.query_norm_weight, p.query_norm_bias, p.query_weight, p.key_weight, frequencies)
-    shift = film_shift(p.out_weight, p.out_bias, p.shift_weight, p.shift_bias)
     return Prepared(
         dtype,
         dense(table, dtype),
         initial,
-        latent_queries(initial, *asking, segments, context, eps),
-        (p.token_weight, p.token_bias, p.token_norm_weight, p.token_norm_bias),
+        latent_queries(initial, *p.asking, frequencies, segments, context, eps),
+        p.token,
         LatentParameters.of(p.latents),
         RotaryTables.of(frequencies, initial.shape[1], segments, context),
-        FilmParameters(*(*p.unit, *shift, p.in_weight, p.in_bias, p.out_weight)),
+        p.film(*film_shift(p.out_weight, p.out_bias, p.shift_weight, p.shift_bias)),
         heads,
         eps,
         torch.zeros((), dtype=torch.int64, device=table.device),

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from poco.kernels import launch
 from poco.kernels.common import gelu, load_matrix, load_vector, standardise, store_matrix
-from poco.ops.inference_reference import LatentParameters, LayerParameters, times
+from poco.ops.model_reference import angles, times
+from poco.ops.parameters import LatentParameters, LayerParameters
 
 _HIDDEN_AT_ONCE = {True: 32, False: 16}  # for tokens of the default width, and for wider ones
 
@@ -282,8 +283,7 @@ class RotaryTables:
         latent, segment = times(latents, segments, context, frequencies.device)
 
         def table(time: Tensor) -> Tensor:
-            angle = time[..., None] * frequencies.double()
-            angle = torch.cat([angle, torch.zeros_like(angle)], -1)  # the second half does not turn
+            angle = angles(time, frequencies)
             return torch.stack([angle.cos(), angle.sin()], -3).float().contiguous()
 
         return cls(table(segment[:, None] - latent), table(latent), table(latent - context))

@@ -50,9 +50,9 @@ def products(dtype: torch.dtype, width: int, latents: int) -> dict[str, object]:
     return {"FACTOR": tl.bfloat16 if low else tl.float32, "PRECISION": precision}
 
 
-def block_of(size: int, least: int = 16) -> int:
-    """The power of two that holds ``size``, at least ``least``, which is what matrix units take."""
-    return max(least, triton.next_power_of_2(max(1, size)))
+def block_of(size: int) -> int:
+    """The power of two that holds ``size``, at least 16, which is what matrix units take."""
+    return max(16, triton.next_power_of_2(max(1, size)))
 
 
 def processors(device: torch.device) -> int:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
-
-import poco.errors
+from helpers.processes import environment
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -47,13 +46,11 @@ def run_python(tmp_path: Path) -> RunPython:
     def run(
         code: str, *, env: Mapping[str, str] | None = None, path: tuple[Path, ...] = (), check: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        places = [*map(str, path), str(Path(poco.errors.__file__).parents[1])]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places), **(env or {})}
         done = subprocess.run(
             [sys.executable, "-c", code],
             check=False,
             cwd=tmp_path,
-            env=environment,
+            env=environment(*path, **(env or {})),
             capture_output=True,
             text=True,
             timeout=300,
@@ -63,6 +60,16 @@ def run_python(tmp_path: Path) -> RunPython:
         return done
 
     return run
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets the number of torch's threads; the test's end puts it back."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.needs import needs_core
 from helpers.parity import relative_error
 from helpers.processes import environment
 
 import poco
-from poco import core
 from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.errors import ConfigError, DataError
 from poco.online import AdaptationFailedError, OnlineAdaptation, Seen, without
 
-pytestmark = pytest.mark.skipif(core.module() is None, reason="streaming needs the compiled core")
+pytestmark = needs_core
 
 CONFIG = poco.POCOConfig(
     context=12, horizon=4, segment_length=6, latents=3, width=8, heads=2, head_width=8, film_width=16, embedding_std=0.3

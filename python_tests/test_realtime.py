@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-import poco
-from poco import core
+from helpers.needs import needs_core
+from helpers.processes import environment
 
 pytestmark = [
-    pytest.mark.skipif(core.module() is None, reason="streaming needs the compiled core"),
+    needs_core,
     pytest.mark.skipif(sys.platform != "linux", reason="Linux alone"),
 ]
 
@@ -41,11 +39,14 @@ def ask(asked: str, *, as_nobody: bool = False) -> str:
     drop = "os.setgid(65534); os.setuid(65534)" if as_nobody else ""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0)); " if as_nobody else ""
     code = ASK.format(drop=limit + drop, asked=asked)
-    environment = {**os.environ, "PYTHONPATH": str(Path(poco.__file__).parents[1])}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, check=False)
+    done = run(code)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=environment(), cwd="/", capture_output=True, text=True, check=False)
 
 
 def test_a_cpu_is_chosen() -> None:
@@ -55,11 +56,11 @@ def test_a_cpu_is_chosen() -> None:
 
 
 def test_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    from poco.__main__ import run
+    from poco.__main__ import run as command_line
 
-    assert run(["stream", "nowhere", "--replay", "nothing", "--cpus", "99999"]) == 2
+    assert command_line(["stream", "nowhere", "--replay", "nothing", "--cpus", "99999"]) == 2
     assert "there is no CPU 99999" in capsys.readouterr().err
-    assert run(["stream", "nowhere", "--replay", "nothing", "--cpus", "two"]) == 2
+    assert command_line(["stream", "nowhere", "--replay", "nothing", "--cpus", "two"]) == 2
     assert "numbers separated by commas" in capsys.readouterr().err
 
 
@@ -80,10 +81,7 @@ def test_a_request_that_fails_leaves_memory_locked() -> None:
     drop = "set_realtime(lock_memory=True); import resource; resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0)); "
     code = ASK.format(drop=drop + "os.setgid(65534); os.setuid(65534)", asked="priority=50, lock_memory=True")
     code += 'print(next(line for line in open("/proc/self/status") if line.startswith("VmLck")).split()[1])'
-    environment = {**os.environ, "PYTHONPATH": str(Path(poco.__file__).parents[1])}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, cwd="/", capture_output=True, text=True, check=False
-    )
+    done = run(code)
     if "raise 'memlock'" in done.stderr:
         pytest.skip("memory cannot be locked here")
     assert done.returncode == 0, done.stderr

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.needs import needs_core
 
 import poco
-from poco import core
 from poco.data.recording import Recording
 from poco.errors import DataError, VocabularyError
 from poco.replay import ScoreSoFar, replay
 from poco.stream import Stream, StreamForecast
 
-compiled = pytest.mark.skipif(core.module() is None, reason="needs the compiled core")
 CONFIG = poco.POCOConfig(context=12, horizon=4, segment_length=6, latents=3, width=8, heads=2, head_width=8)
 
 
@@ -64,7 +63,7 @@ def recorded(**fields: object) -> Recording:
     return Recording(**given)  # type: ignore[arg-type]
 
 
-@compiled
+@needs_core
 def test_what_does_not_fit_the_session_is_refused_before_a_frame_is_played(model: poco.POCO) -> None:
     stream = Stream(model, "a")
     for recording, error, says in (
@@ -81,7 +80,7 @@ def test_what_does_not_fit_the_session_is_refused_before_a_frame_is_played(model
     assert stream.stats()["frames"] == 0
 
 
-@compiled
+@needs_core
 def test_nothing_reaches_across_a_cut(model: poco.POCO) -> None:
     recording = recorded(stretches=((0, 30), (30, 60)))
     played = list(replay(Stream(model, "a"), model, recording, speed=0))
@@ -99,7 +98,7 @@ def test_nothing_reaches_across_a_cut(model: poco.POCO) -> None:
     assert len(list(replay(Stream(model, "a"), model, recording, speed=0, frames=40))) == 40
 
 
-@compiled
+@needs_core
 @pytest.mark.parametrize("huge", [3e37, np.inf, np.nan])
 def test_one_value_out_of_all_range_does_not_ruin_the_score(model: poco.POCO, huge: float) -> None:
     recording = recorded()

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.needs import needs_core
+from helpers.processes import environment
 
 import poco
-from poco import core
 
 PROGRAM = Path(__file__).resolve().parents[1] / "examples" / "rig" / "trigger.py"
-pytestmark = pytest.mark.skipif(core.module() is None, reason="streaming needs the compiled core")
+pytestmark = needs_core
 
 
 def test_it_triggers_once_for_each_crossing(tmp_path: Path) -> None:
@@ -41,9 +42,8 @@ def test_it_triggers_once_for_each_crossing(tmp_path: Path) -> None:
     lines = [" ".join(f"{value:.9g}" for value in frame) for frame in frames]
     lines[7:7] = ["one two", "1 2 3"]  # neither is a frame
     command = [sys.executable, str(PROGRAM), str(tmp_path / "model"), "fish", repr(threshold), "1", "2"]
-    path = str(Path(poco.__file__).parents[1])
     done = subprocess.run(
-        command, input="\n".join(lines), env={"PYTHONPATH": path}, capture_output=True, text=True, check=True
+        command, input="\n".join(lines), env=environment(), capture_output=True, text=True, check=True
     )
     found = [line.split() for line in done.stdout.splitlines()]
     assert [(int(n), int(s)) for _, n, s, _ in found] == [(n, s) for n, s, _ in expected]
@@ -58,14 +58,11 @@ def test_nothing_is_triggered_where_whole_frames_are_missing(tmp_path: Path) -> 
     model.set_normalisation("fish", np.zeros(2), np.ones(2))
     model.save_pretrained(tmp_path, {"rate_hz": {"fish": 1.0}})
     command = [sys.executable, str(PROGRAM), str(tmp_path), "fish", "-1000", "1"]
-    path = str(Path(poco.__file__).parents[1])
     # numbers of frames count those that were filled in; a gap before the first forecast, no gap, a gap too long to fill
     for gap, missing, frame in ((3, 2, 10), (30, 0, 5), (5, 100, 10)):
         times = [i + missing * (i >= gap) for i in range(30)]
         lines = "\n".join(f"t={time} {time % 3} 1" for time in times)
-        done = subprocess.run(
-            command, input=lines, env={"PYTHONPATH": path}, capture_output=True, text=True, check=True
-        )
+        done = subprocess.run(command, input=lines, env=environment(), capture_output=True, text=True, check=True)
         assert [line.split()[1] for line in done.stdout.splitlines()] == [str(frame)]
 
 
@@ -74,8 +71,7 @@ def test_a_unit_that_is_not_there_is_refused(tmp_path: Path) -> None:
     model.set_normalisation("fish", np.zeros(4), np.ones(4))
     model.save_pretrained(tmp_path)
     command = [sys.executable, str(PROGRAM), str(tmp_path), "fish", "1", "4"]
-    path = str(Path(poco.__file__).parents[1])
-    done = subprocess.run(command, env={"PYTHONPATH": path}, capture_output=True, text=True, check=False, input="")
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, input="")
     assert done.returncode == 2
     assert "units are 0 to 3" in done.stderr
 
@@ -87,9 +83,8 @@ def test_a_time_far_ahead_does_not_end_it(tmp_path: Path) -> None:
     lines = [f"t={1e18 if i == 10 else i} {i % 3} 1" for i in range(30)]
     lines[15:15] = ["t=0 1", "no frame"]  # of other lengths, or none: they count for nothing
     command = [sys.executable, str(PROGRAM), str(tmp_path), "fish", "0", "1"]
-    path = str(Path(poco.__file__).parents[1])
     done = subprocess.run(
-        command, input="\n".join(lines), env={"PYTHONPATH": path}, capture_output=True, text=True, check=True
+        command, input="\n".join(lines), env=environment(), capture_output=True, text=True, check=True
     )
     said = done.stderr.splitlines()
     assert sum("time stamps must rise" in line for line in said) == 5
@@ -103,6 +98,5 @@ def test_a_threshold_that_is_no_number_is_refused(tmp_path: Path, threshold) -> 
     model.set_normalisation("fish", np.zeros(4), np.ones(4))
     model.save_pretrained(tmp_path)
     command = [sys.executable, str(PROGRAM), str(tmp_path), "fish", threshold, "1"]
-    path = str(Path(poco.__file__).parents[1])
-    done = subprocess.run(command, env={"PYTHONPATH": path}, capture_output=True, text=True, check=False, input="")
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, input="")
     assert (done.returncode, "threshold" in done.stderr) == (2, True)

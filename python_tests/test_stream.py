@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -19,6 +18,8 @@ import pytest
 import torch
 from helpers import relative_error
 from helpers.models import randomise
+from helpers.needs import needs_core
+from helpers.processes import environment
 
 import poco
 from poco import core
@@ -27,7 +28,7 @@ from poco.errors import BackendError, CheckpointError, ConfigError, DataError, V
 from poco.ground.grounded import Grounded, GroundedConfig
 from poco.ops import use_backend
 
-pytestmark = pytest.mark.skipif(core.module() is None, reason="needs the compiled core")
+pytestmark = needs_core
 SMALL: dict[str, Any] = {
     "context": 12,
     "horizon": 4,
@@ -457,7 +458,7 @@ def test_numbers_are_read_in_every_locale(tmp_path: Path) -> None:
         [sys.executable, "-c", script, str(tmp_path / "model")],
         capture_output=True,
         text=True,
-        env={**os.environ, "LOCPATH": str(tmp_path)},
+        env=environment(LOCPATH=str(tmp_path)),
         cwd=tmp_path,
         check=False,
     )

@@ -1,5 +1,5 @@
 // The latent transformer in training, forward. All windows of a tile go through it together without leaving the cache,
-// but for what is kept of them. poco/ops/inference_reference.py says what is computed.
+// but for what is kept of them. poco/ops/model_reference.py says what is computed.
 #pragma once
 
 #include "cpu/latent_tiles.h"

@@ -11,7 +11,12 @@ class CrossAttention(nn.Module):
     """Parameters of one single-head cross-attention; queries and context are normalised apart.
 
     The latents (queries) attend to the tokens of the population (context) in pass 1, the units to the latents in
-    pass 2; :mod:`poco.ops.inference_reference` writes out what is done with them.
+    pass 2; :mod:`poco.ops.model_reference` writes out what is done with them.
+
+    Source: Jaegle et al., Perceiver IO: a general architecture for structured inputs and outputs (2021).
+
+    Args:
+        config: sizes of the model.
     """
 
     def __init__(self, config: POCOConfig) -> None:

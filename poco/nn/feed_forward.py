@@ -10,7 +10,9 @@ from poco.nn.affine import affine, parts
 class FeedForward(nn.Module):
     """LayerNorm, Linear(d, 2F) cut into value and gate, ``value * gelu(gate)``, dropout, Linear(F, d).
 
-    The ops compute it, see :mod:`poco.ops.inference_reference`.
+    The ops compute it, see :mod:`poco.ops.model_reference`.
+
+    Source: Shazeer, GLU variants improve transformer (2020).
 
     Args:
         width: ``d``.

@@ -96,7 +96,14 @@ def load(folder: Path) -> POCO:
 
 
 def build(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> POCO:
-    """The POCO of a ``config`` and tensors that :func:`save` wrote, in their precision."""
+    """The POCO of a ``config`` and tensors that :func:`save` wrote, in their precision.
+
+    Raises:
+        KeyError: if a tensor is missing; :func:`load_as` says of this and the rest what is wrong with the files.
+        ConfigError: if an option is not known or cannot work.
+        VocabularyError: if the vocabulary cannot be read.
+        RuntimeError: if tensors do not fit the sizes.
+    """
     from poco.nn.model import POCO
 
     model = POCO(POCOConfig.from_dict(config), vocabulary.decode(state["vocabulary"])).to(state["latents"].dtype)

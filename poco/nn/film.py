@@ -14,6 +14,11 @@ class Film(nn.Module):
     """``output(mlp(x) * scale(e) + shift(e))``; without a width ``output(e)``.
 
     Scale and shift start at zero, weight and bias, as published: the first forecast is a constant.
+
+    Source: Perez et al., FiLM: visual reasoning with a general conditioning layer (2018).
+
+    Args:
+        config: sizes of the model.
     """
 
     def __init__(self, config: POCOConfig) -> None:
@@ -32,7 +37,11 @@ class Film(nn.Module):
             nn.init.zeros_(parameter)
 
     def folded(self, seen: int) -> tuple[Tensor, ...]:
-        """Scale, shift, input and output of pass 2, the shift folded through the output to ``[H, d]``."""
+        """Scale, shift, input and output of pass 2, the shift folded through the output to ``[H, d]``.
+
+        Args:
+            seen: frames of a row that the model looks at, ``C``.
+        """
         weight, bias = self.output.weight, self.output.bias
         if not self.film_width:
             width = weight.shape[1]

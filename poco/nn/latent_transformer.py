@@ -12,7 +12,11 @@ from poco.nn.feed_forward import FeedForward
 
 
 class LatentAttention(nn.Module):
-    """Rotary self-attention of the latents: queries, keys and values rotate, and the result rotates back."""
+    """Rotary self-attention of the latents: queries, keys and values rotate, and the result rotates back.
+
+    Args:
+        config: sizes of the model.
+    """
 
     def __init__(self, config: POCOConfig) -> None:
         super().__init__()
@@ -26,6 +30,9 @@ class LatentLayer(nn.Module):
     """Self-attention and feed-forward, each residual, dropout on both branches.
 
     :func:`poco.ops.latent_transformer` computes it.
+
+    Args:
+        config: sizes of the model.
     """
 
     def __init__(self, config: POCOConfig) -> None:

@@ -14,31 +14,16 @@ from torch import Tensor, nn
 
 from poco.data.packed import PackedBatch
 from poco.errors import ConfigError, ShapeError, VocabularyError
-from poco.nn import vocabulary
-from poco.nn.affine import affine, parts, weight
+from poco.nn import fused, vocabulary
 from poco.nn.config import POCOConfig
 from poco.nn.cross_attention import CrossAttention
 from poco.nn.feed_forward import FeedForward
 from poco.nn.film import Film
+from poco.nn.fused import Rows
 from poco.nn.latent_transformer import LatentLayer
 from poco.nn.rotary import Rotary
 from poco.nn.vocabulary import SessionEmbedding, SessionSpec
-from poco.ops import (
-    FilmParameters,
-    TrainingCall,
-    film_forecast,
-    film_loss,
-    inference,
-    kernels_serve,
-    latent_pool,
-    latent_transformer,
-    train,
-    trains_at_once,
-)
-from poco.ops.inference_reference import latent_queries
-from poco.ops.reference import accumulation_dtype, unit_states
-
-_UNIT_DROPOUT_STEPS = 0.8  # share of training steps in which unit dropout hides units, as published
+from poco.ops.model_reference import latent_queries
 
 
 class POCO(nn.Module):
@@ -210,8 +195,8 @@ class POCO(nn.Module):
         windows = x.shape[0]
         unit_index, offsets = _all_units(windows, units, x.device)
         window_session = torch.full((windows,), index, device=x.device) if self._latents_vary else None
-        rows = self._forecast(x.flatten(0, 1), unit_index, offsets, *self._table_and_shift([index]), window_session)
-        return rows.view(windows, units, self.config.horizon)
+        rows = Rows(x.flatten(0, 1), unit_index, offsets, *self._table_and_shift([index]), window_session)
+        return fused.forecast(self, rows).view(windows, units, self.config.horizon)
 
     def forward_rows(self, x: Tensor, unit_index: Tensor, window_offsets: Tensor, table: Tensor) -> Tensor:
         """Forecasts of packed windows of units whose embeddings are given, and are not the model's own.
@@ -224,8 +209,11 @@ class POCO(nn.Module):
 
         Returns:
             ``[R, H]`` normalised forecasts in the dtype of ``x``.
+
+        Raises:
+            ShapeError: if the rows or the table do not fit the model.
         """
-        return self._forecast(x, unit_index, window_offsets, table, None, None)
+        return fused.forecast(self, Rows(x, unit_index, window_offsets, table))
 
     def forward_packed(self, batch: PackedBatch) -> Tensor:
         """Forecasts ``[R, H]`` of windows of many sessions at once; ``unit_index`` counts over all sessions in order.
@@ -233,7 +221,7 @@ class POCO(nn.Module):
         Raises:
             ShapeError: if the batch does not fit the model.
         """
-        return self._forecast(*self._packed(batch))
+        return fused.forecast(self, self._rows(batch))
 
     def loss_packed(self, batch: PackedBatch) -> Tensor:
         """Mean squared error of :meth:`forward_packed` against the target of the batch, for training.
@@ -247,27 +235,16 @@ class POCO(nn.Module):
         Raises:
             ShapeError: if the batch does not fit the model or has no target.
         """
-        target = batch.target
-        if target is None:
+        if batch.target is None:
             raise ShapeError("a loss needs a batch with a target")
-        if self.config.film_depth > 1:
-            forecast = self.forward_packed(batch)
-            wide = accumulation_dtype(forecast)
-            return (forecast.to(wide) - target.to(wide)).square().sum() / max(1, target.numel())
-        x, unit_index, offsets, table, shift, window_session = self._packed(batch)
-        at_once = self._train(x, unit_index, offsets, table, shift, window_session, target)
-        if at_once is not None:
-            return at_once
-        inputs = self._second_pass(x, unit_index, offsets, table, shift, window_session)
-        return film_loss(*(*inputs[:7], target, *inputs[7:]))
+        return fused.loss(self, self._rows(batch), batch.target)
 
-    def _packed(self, batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-        """A batch as :meth:`_forecast` takes it."""
+    def _rows(self, batch: PackedBatch) -> Rows:
         if batch.x.ndim != 2 or batch.x.shape[1] != self.config.context:
             raise ShapeError(f"rows must have {self.config.context} frames, got {list(batch.x.shape)}")
         window_session = self._checked(batch) if self._latents_vary else None
         table, shift = self._table_and_shift(range(len(self.sessions)))
-        return batch.x, batch.unit_index, batch.window_offsets, table, shift, window_session
+        return Rows(batch.x, batch.unit_index, batch.window_offsets, table, shift, window_session)
 
     def _checked(self, batch: PackedBatch) -> Tensor:
         """The session of each window; whether the model knows it is looked at on the CPU only, as elsewhere."""
@@ -281,7 +258,11 @@ class POCO(nn.Module):
         return sessions
 
     def unit_table(self, sessions: Sequence[int]) -> Tensor:
-        """``[V, d]``: the whole embedding of every unit of these sessions, one after another."""
+        """``[V, d]``: the whole embedding of every unit of these sessions (indices), one after another.
+
+        Raises:
+            VocabularyError: if the model knows no session.
+        """
         if not self.sessions:
             raise VocabularyError("the model knows no session yet: add_session adds one")
         tables: list[Tensor] = []
@@ -336,31 +317,6 @@ class POCO(nn.Module):
         weights = (norm.weight, norm.bias, encoder.query.weight, encoder.key.weight, self.rotary.frequencies)
         return latent_queries(initial, *weights, self.config.segments, self.config.seen, norm.eps)
 
-    def _forecast(
-        self,
-        x: Tensor,
-        unit_index: Tensor,
-        offsets: Tensor,
-        table: Tensor,
-        shift: Tensor | None,
-        window_session: Tensor | None,
-    ) -> Tensor:
-        """Forecasts of packed rows; ``shift [d]`` is added to all units of the table."""
-        config = self.config
-        # If units are being trained, the parameters need not be looked through.
-        trains = torch.is_grad_enabled() and table.requires_grad
-        if not (self.training or trains) and config.film_width and config.film_depth == 1:
-            latents = z, _, parameters, *_ = self._latents_for_inference(window_session)
-            if kernels_serve((x, table, z, *parameters, *(() if shift is None else (shift,))), x):
-                return inference(self._seen(x), unit_index, offsets, table, *latents, shift)
-        at_once = self._train(x, unit_index, offsets, table, shift, window_session)
-        if at_once is not None:
-            return at_once
-        inputs = self._second_pass(x, unit_index, offsets, table, shift, window_session)
-        if config.film_depth > 1:
-            return self.film(inputs[0], unit_states(*inputs[1:]))
-        return film_forecast(*inputs)
-
     def inference_inputs(self, session: int | str) -> tuple[Any, ...]:
         """All that :func:`poco.ops.inference` takes behind the packed rows, for windows of one session.
 
@@ -374,154 +330,27 @@ class POCO(nn.Module):
         index = self.session_index(session)
         window_session = torch.tensor([index], device=self.latents.device) if self._latents_vary else None
         table, shift = self._table_and_shift([index])
-        return (table, *self._latents_for_inference(window_session), shift)
-
-    def _latents_for_inference(self, window_session: Tensor | None) -> tuple[Tensor, Tensor, list[Tensor], int, float]:
-        """Initial latents, frequencies, parameters, heads and epsilon, as :func:`poco.ops.inference` takes them."""
-        z, eps = self.initial_latents(window_session), self.encoder.context_norm.eps
-        return z, self.rotary.frequencies, self._parameters_in_order(), self.config.heads, eps
-
-    def _seen(self, x: Tensor) -> Tensor:
-        """The frames of the context that the model looks at."""
-        seen = self.config.seen
-        return x if seen == self.config.context else x[:, -seen:]
-
-    def _second_pass(
-        self,
-        x: Tensor,
-        unit_index: Tensor,
-        offsets: Tensor,
-        table: Tensor,
-        shift: Tensor | None,
-        window_session: Tensor | None,
-    ) -> tuple[Any, ...]:
-        """The inputs of pass 2: pass 1 and what the latents go through between the two."""
-        table = table if shift is None else table + shift
-        config, x, z = self.config, self._seen(x), self.initial_latents(window_session)
-        norm = self.encoder.context_norm
-        pooled, _ = latent_pool(
-            *self._population(x, unit_index, offsets),
-            table,
-            self.token.weight,
-            self.token.bias,
-            norm.weight,
-            norm.bias,
-            self.latent_queries(z),
-            norm.eps,
-        )
-        keys, values = self._between(pooled, z)
-        dropout = config.ffn_dropout if self.training else 0.0
-        seed = self._seed(dropout, x.device)
-        return x, unit_index, offsets, table, keys, values, self._film_parameters(), dropout, seed, norm.eps
-
-    def _train(
-        self,
-        x: Tensor,
-        unit_index: Tensor,
-        offsets: Tensor,
-        table: Tensor,
-        shift: Tensor | None,
-        window_session: Tensor | None,
-        target: Tensor | None = None,
-    ) -> Tensor | None:
-        """Forecasts, or their loss, by one node of autograd where the CPU kernels can; None where they cannot."""
-        config, z = self.config, self.initial_latents(window_session)
-        plain = config.film_width and config.film_depth == 1 and not (self.training and config.attention_dropout)
-        if not (plain and torch.is_grad_enabled() and trains_at_once(x, z)):
-            return None
-        x, drops = self._seen(x), (config.ffn_dropout, config.latent_dropout) if self.training else (0.0, 0.0)
-        population = self._population(x, unit_index, offsets)
-        seeds = self._seed(max(drops), x.device), self._seed(drops[0], x.device)
-        eps = self.encoder.context_norm.eps
-        call = TrainingCall(unit_index, offsets, population, self.rotary.frequencies, config.heads, *drops, *seeds, eps)
-        return train(call, x, table, z, self._parameters_in_order(), target, shift)
-
-    def _between(self, pooled: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of pass 2 from what pass 1 pooled."""
-        c = self.config
-        dropouts = (c.ffn_dropout, c.latent_dropout, c.attention_dropout) if self.training else (0.0, 0.0, 0.0)
-        return latent_transformer(
-            pooled,
-            z,
-            self._latent_parameters(),
-            self.rotary.frequencies,
-            c.heads,
-            c.seen,
-            *dropouts[:2],
-            self._seed(max(dropouts[:2]), z.device),
-            self.encoder.context_norm.eps,
-            dropouts[2],
-        )
-
-    @staticmethod
-    def _seed(dropout: float, device: torch.device) -> Tensor:
-        """A fresh seed, if anything is dropped."""
-        if dropout:
-            return torch.randint(2**63 - 1, (), device=device)
-        return torch.zeros((), dtype=torch.int64, device=device)
-
-    def _population(self, x: Tensor, unit_index: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The rows that pass 1 sees: all of them, or in training what unit dropout leaves."""
-        hide = self.config.unit_dropout
-        if not (self.training and hide and torch.rand(()) < _UNIT_DROPOUT_STEPS):
-            return x, unit_index, offsets
-        kept = torch.rand(x.shape[0], device=x.device) >= hide
-        before = torch.cat([offsets.new_zeros(1), kept.cumsum(0, dtype=torch.int32)])
-        return x[kept], unit_index[kept], before[offsets.long()]
-
-    def _parameters_in_order(self) -> list[Tensor]:
-        """All parameters but embeddings and latents, in the order in which :func:`poco.ops.inference` takes them."""
-        own = parts(self)
-        encoder, decoder = parts(own["encoder"]), parts(own["decoder"])
-        ffn, film = cast("FeedForward", own["decoder_ffn"]), cast("Film", own["film"])
-        return [
-            *affine(own["token"]),
-            *affine(encoder["context_norm"]),
-            *affine(encoder["query_norm"]),
-            weight(encoder["query"]),
-            weight(encoder["key"]),
-            *self._latent_parameters(),
-            affine(decoder["output"])[1],
-            *affine(decoder["query_norm"]),
-            *ffn.tensors(),
-            *film.tensors(),
-        ]
-
-    def _latent_parameters(self) -> list[Tensor]:
-        """Those between the passes, in the order in which :func:`poco.ops.latent_transformer` takes them."""
-        own = parts(self)
-        encoder, decoder = parts(own["encoder"]), parts(own["decoder"])
-        ffn = cast("FeedForward", own["encoder_ffn"])
-        return [
-            weight(encoder["value"]),
-            *affine(encoder["output"]),
-            *ffn.tensors(),
-            *(tensor for layer in parts(own["layers"]).values() for tensor in cast("LatentLayer", layer).tensors()),
-            *affine(decoder["context_norm"]),
-            *(weight(decoder[name]) for name in ("key", "value", "query", "output")),
-        ]
-
-    def _film_parameters(self) -> FilmParameters:
-        decoder = self.decoder
-        return FilmParameters(
-            decoder.output.bias,
-            decoder.query_norm.weight,
-            decoder.query_norm.bias,
-            *self.decoder_ffn.tensors(),
-            *self.film.folded(self.config.seen),
-        )
+        return (table, *fused.latents_for_inference(self, window_session), shift)
 
     # --- files --------------------------------------------------------------------------------------------------------
 
     def save_pretrained(self, folder: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
-        """Writes ``config.json`` and ``model.safetensors``; see :func:`poco.nn.files.save`."""
+        """Writes ``config.json`` and ``model.safetensors``; see :func:`poco.nn.files.save`.
+
+        Raises:
+            CheckpointError: if they cannot be written.
+        """
         from poco.nn import files
 
         files.save(self, Path(folder), metadata or {})
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> POCO:
-        """The model that :meth:`save_pretrained` wrote, on the CPU, evaluating; see :func:`poco.nn.files.load`."""
+        """The model that :meth:`save_pretrained` wrote, on the CPU, evaluating; see :func:`poco.nn.files.load`.
+
+        Raises:
+            CheckpointError: if a file is missing, damaged or of another version or kind.
+        """
         from poco.nn import files
 
         return files.load(Path(folder))
@@ -536,7 +365,11 @@ class POCO(nn.Module):
         heads: int = 16,
         unit_types: Sequence[Sequence[int]] | None = None,
     ) -> POCO:
-        """The model of a published checkpoint; see :func:`poco.nn.published.convert`."""
+        """The model of a published checkpoint; see :func:`poco.nn.published.convert`.
+
+        Raises:
+            CheckpointError: if a tensor is missing or left over, or sizes do not fit together.
+        """
         from poco.nn import published
 
         return published.convert(

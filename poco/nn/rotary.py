@@ -12,6 +12,10 @@ def rotary_frequencies(head_width: int, t_max: float) -> Tensor:
     """``[head_width // 4]`` float32 angular frequencies, periods from ``t_max / 1000`` to just under ``t_max`` frames.
 
     Computed in float32 as in the published model, whose phases (up to 3,000 rad) feel the rounding.
+
+    Args:
+        head_width: width of a head, a multiple of 4.
+        t_max: longest period in frames.
     """
     t_min = t_max / 1000
     exponent = torch.arange(0, head_width // 2, 2).float() / (head_width // 2)
@@ -20,6 +24,8 @@ def rotary_frequencies(head_width: int, t_max: float) -> Tensor:
 
 class Rotary(ExactBuffers):
     """How fast head vectors rotate with time. The frequencies keep their precision when the module is cast.
+
+    Source: Su et al., RoFormer: enhanced transformer with rotary position embedding (2021).
 
     Args:
         head_width: width of a head, a multiple of 4.

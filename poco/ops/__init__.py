@@ -6,7 +6,7 @@ from poco.ops.film_loss import film_loss
 from poco.ops.inference import inference
 from poco.ops.latent_pool import latent_pool
 from poco.ops.latent_transformer import latent_transformer, latents_by_kernels
-from poco.ops.reference import FilmParameters
+from poco.ops.parameters import FilmParameters
 from poco.ops.training import TrainingCall, train, trains_at_once
 
 __all__ = [

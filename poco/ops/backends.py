@@ -16,7 +16,7 @@ from torch import Tensor
 from poco import core
 from poco.errors import BackendError
 from poco.modules import is_installed
-from poco.ops import cpu, inference_reference, reference
+from poco.ops import cpu, model_reference, reference
 
 _LEAST_CAPABILITY = (8, 0)  # matrix instructions for bfloat16
 
@@ -25,18 +25,29 @@ _LEAST_CAPABILITY = (8, 0)  # matrix instructions for bfloat16
 class Backend:
     """The two passes, forward and backward, and inference by the whole model.
 
-    Signatures are those of :mod:`poco.ops.reference` and :mod:`poco.ops.inference_reference`.
+    Signatures are those of :mod:`poco.ops.reference` and :mod:`poco.ops.model_reference`.
+
+    Attributes:
+        name: what it is asked for by.
+        devices: torch device types that it runs on; ``()`` is any.
+        dtypes: of ``x`` that it takes; ``()`` is any.
+        latent_pool: pass 1.
+        latent_pool_backward: its gradients.
+        film_forecast: pass 2.
+        film_forecast_backward: its gradients.
+        inference: the whole model.
+        how: what else there is to say about it.
     """
 
     name: str
-    devices: tuple[str, ...]  # torch device types; () is any
-    dtypes: tuple[torch.dtype, ...]  # of x; () is any
+    devices: tuple[str, ...]
+    dtypes: tuple[torch.dtype, ...]
     latent_pool: Callable[..., Any]
     latent_pool_backward: Callable[..., Any]
     film_forecast: Callable[..., Any]
     film_forecast_backward: Callable[..., Any]
     inference: Callable[..., Any]
-    how: str = ""  # what else there is to say about it
+    how: str = ""
 
     def runs_on(self, device: torch.device, dtype: torch.dtype) -> bool:
         """Whether the passes can run where ``x`` is on this device and of this dtype."""
@@ -56,7 +67,7 @@ def _reference() -> Backend:
         reference.latent_pool_backward,
         reference.film_forecast,
         reference.film_forecast_backward,
-        inference_reference.inference,
+        model_reference.inference,
     )
 
 
@@ -199,6 +210,9 @@ def kernels_serve(inputs: Iterable[Tensor], like: Tensor) -> bool:
     Args:
         inputs: all tensors that the op would be given.
         like: one of them, whose device and dtype choose the backend.
+
+    Raises:
+        BackendError: if a forced backend does not run on this device or with this dtype.
     """
     if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
         return False
@@ -217,8 +231,9 @@ def by_cpu_kernels(device: torch.device, dtype: torch.dtype) -> bool:
 
 # What torch.compiler.assume_constant_result does, without the second that importing the compiler takes. Compiled code
 # keeps the answer; it calls ops, which choose when they are called.
-for _answer in (by_kernels, by_cpu_kernels):
-    _answer._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_ANSWERS: tuple[Any, ...] = (by_kernels, by_cpu_kernels, cpu.most_latents)
+for _answer in _ANSWERS:
+    _answer._dynamo_marked_constant = True
 
 
 class use_backend:  # noqa: N801 - reads as a verb, like torch.no_grad

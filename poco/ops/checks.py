@@ -12,7 +12,15 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from poco.errors import ShapeError
-from poco.ops.reference import FilmParameters, accumulation_dtype
+from poco.ops.parameters import (
+    LATENT_TENSORS,
+    LAYER_TENSORS,
+    MODEL_TENSORS,
+    FilmParameters,
+    LatentParameters,
+    ModelParameters,
+)
+from poco.ops.reference import accumulation_dtype
 
 
 def _expect(op: str, name: str, tensor: Tensor, shape: tuple[int | str, ...]) -> None:
@@ -67,6 +75,16 @@ def _expect_together(op: str, x: Tensor, tensors: Sequence[Tensor]) -> None:
             raise ShapeError(f"{op}: all tensors must be on {device}, one is on {tensor.device}")
 
 
+def _expect_windows(op: str, name: str, tensor: Tensor, windows: int) -> None:
+    if tensor.shape[0] not in (1, windows):
+        raise ShapeError(f"{op}: {name} must be for 1 or {windows} windows, got {tensor.shape[0]}")
+
+
+def _expect_segments(op: str, context: int, length: int) -> None:
+    if length < 1 or context % length:
+        raise ShapeError(f"{op}: the context {context} must be a multiple of the segment length {length}")
+
+
 def _expect_dropout(op: str, dropouts: Sequence[float], seed: Tensor) -> None:
     for p in dropouts:
         if not 0 <= p < 1:
@@ -96,16 +114,12 @@ def latent_pool(
     _expect_indices(op, x.shape[0], unit_index, window_offsets, unit_table.shape[0])
     width = unit_table.shape[1]
     _expect(op, "token_weight", token_weight, (width, "L"))
-    length = token_weight.shape[1]
-    if length < 1 or x.shape[1] % length:
-        raise ShapeError(f"{op}: the context {x.shape[1]} must be a multiple of the segment length {length}")
+    context, length = x.shape[1], token_weight.shape[1]
+    _expect_segments(op, context, length)
     for name, tensor in (("token_bias", token_bias), ("norm_weight", norm_weight), ("norm_bias", norm_bias)):
         _expect(op, name, tensor, (width,))
-    _expect(op, "queries", queries, ("1 or W", x.shape[1] // length, "Q", width))
-    if queries.shape[0] not in (1, window_offsets.shape[0] - 1):
-        raise ShapeError(
-            f"{op}: queries must be for 1 or {window_offsets.shape[0] - 1} windows, got {queries.shape[0]}"
-        )
+    _expect(op, "queries", queries, ("1 or W", context // length, "Q", width))
+    _expect_windows(op, "queries", queries, window_offsets.shape[0] - 1)
 
 
 @functools.cache
@@ -178,8 +192,24 @@ def expect_target(op: str, x: Tensor, horizon: int, target: Tensor) -> None:
         raise ShapeError(f"{op}: all tensors must be on {x.device}, the target is on {target.device}")
 
 
+def _expect_layers(op: str, parameters: Sequence[Tensor], others: int) -> int:
+    """How many layers over the latents there are in a flat list of parameters with so many ``others``."""
+    layers, over = divmod(len(parameters) - others, LAYER_TENSORS)
+    if layers < 0 or over:
+        raise ShapeError(
+            f"{op}: parameters must be {others} tensors and {LAYER_TENSORS} for each layer, got {len(parameters)}"
+        )
+    return layers
+
+
+def _expect_each(op: str, parameters: Sequence[Tensor], shapes: Iterable[tuple[int, ...]]) -> None:
+    for i, (tensor, shape) in enumerate(zip(parameters, shapes, strict=True)):
+        if tensor.shape != shape:
+            _expect(op, f"parameters[{i}]", tensor, shape)
+
+
 def _latent_shapes(layers: int, width: int, head_width: int, heads: int, hidden: int) -> tuple[tuple[int, ...], ...]:
-    """Shapes of the flat parameters of the latent transformer, see poco.ops.inference_reference.LatentParameters."""
+    """Shapes of the flat parameters of the latent transformer, see poco.ops.parameters.LatentParameters."""
     d, dh, inner = width, head_width, heads * head_width
     norm = ((d,), (d,))
     ffn = (*norm, (2 * hidden, d), (2 * hidden,), (d, hidden), (d,))
@@ -199,23 +229,19 @@ def latent_transformer(
 ) -> None:
     """Raises ShapeError unless the arguments of the latent transformer fit together."""
     op = "latent_transformer"
-    if len(parameters) < 15 or (len(parameters) - 15) % 11:
-        raise ShapeError(f"{op}: parameters must be 15 tensors and 11 for each layer, got {len(parameters)}")
+    layers = _expect_layers(op, parameters, LATENT_TENSORS)
     _expect_together(op, initial, (pooled, frequencies, *parameters, seed))
     _expect(op, "initial", initial, ("1 or W", "Q", "d"))
     latents, width = initial.shape[1:]
     _expect(op, "pooled", pooled, ("W", "S", latents, width))
-    if initial.shape[0] not in (1, pooled.shape[0]):
-        raise ShapeError(f"{op}: initial must be for 1 or {pooled.shape[0]} windows, got {initial.shape[0]}")
+    _expect_windows(op, "initial", initial, pooled.shape[0])
     _expect(op, "frequencies", frequencies, ("dh / 4",))
     if pooled.shape[1] < 1 or context % pooled.shape[1]:
         raise ShapeError(f"{op}: the context {context} must be a multiple of the {pooled.shape[1]} segments")
-    _expect(op, "read_ffn in_weight", parameters[5], ("2F", width))
-    layers, hidden = (len(parameters) - 15) // 11, parameters[5].shape[0] // 2
-    shapes = _latent_shapes(layers, width, 4 * frequencies.shape[0], heads, hidden)
-    for i, (tensor, shape) in enumerate(zip(parameters, shapes, strict=True)):
-        if tensor.shape != shape:
-            _expect(op, f"parameters[{i}]", tensor, shape)
+    into_hidden = LatentParameters.of(parameters).read_ffn.in_weight
+    _expect(op, "read_ffn in_weight", into_hidden, ("2F", width))
+    shapes = _latent_shapes(layers, width, 4 * frequencies.shape[0], heads, into_hidden.shape[0] // 2)
+    _expect_each(op, parameters, shapes)
     _expect_dropout(op, dropouts, seed)
 
 
@@ -231,7 +257,7 @@ def _model_shapes(
     film: int,
     horizon: int,
 ) -> tuple[tuple[int, ...], ...]:
-    """Shapes of the flat parameters of a model, see poco.ops.inference_reference.ModelParameters."""
+    """Shapes of the flat parameters of a model, see poco.ops.parameters.ModelParameters."""
     d, dh = width, head_width
     norm = ((d,), (d,))
     ffn = (*norm, (2 * hidden, d), (2 * hidden,), (d, hidden), (d,))
@@ -254,8 +280,7 @@ def inference(
     unit_shift: Tensor | None = None,
 ) -> None:
     """Raises ShapeError unless the arguments of inference fit together."""
-    if len(parameters) < 40 or (len(parameters) - 40) % 11:
-        raise ShapeError(f"{op}: parameters must be 40 tensors and 11 for each layer, got {len(parameters)}")
+    layers = _expect_layers(op, parameters, MODEL_TENSORS)
     _expect_packing(op, x, unit_index, window_offsets)
     _expect_together(op, x, (unit_index, window_offsets, unit_table, initial, frequencies, *parameters))
     _expect(op, "unit_table", unit_table, ("V", "d"))
@@ -265,24 +290,31 @@ def inference(
     _expect_indices(op, x.shape[0], unit_index, window_offsets, unit_table.shape[0])
     width, windows, context = unit_table.shape[1], window_offsets.shape[0] - 1, x.shape[1]
     _expect(op, "initial", initial, ("1 or W", "Q", width))
-    if initial.shape[0] not in (1, windows):
-        raise ShapeError(f"{op}: initial must be for 1 or {windows} windows, got {initial.shape[0]}")
+    _expect_windows(op, "initial", initial, windows)
     _expect(op, "frequencies", frequencies, ("dh / 4",))
-    for i, name in ((0, "token_weight"), (15, "read_ffn_out_weight"), (-4, "in_weight"), (-2, "out_weight")):
-        _expect(op, name, parameters[i], ("rows", "columns"))
-    length, film, horizon = parameters[0].shape[1], parameters[-4].shape[0], parameters[-2].shape[0]
-    if length < 1 or context % length:
-        raise ShapeError(f"{op}: the context {context} must be a multiple of the segment length {length}")
-    layers, head_width, hidden = (len(parameters) - 40) // 11, 4 * frequencies.shape[0], parameters[15].shape[1]
+    p = ModelParameters.of(parameters)
+    out_of_hidden = LatentParameters.of(p.latents).read_ffn.out_weight
+    for name, tensor in (
+        ("token_weight", p.token_weight),
+        ("read_ffn_out_weight", out_of_hidden),
+        ("in_weight", p.in_weight),
+        ("out_weight", p.out_weight),
+    ):
+        _expect(op, name, tensor, ("rows", "columns"))
+    length, film, horizon = p.token_weight.shape[1], p.in_weight.shape[0], p.out_weight.shape[0]
+    _expect_segments(op, context, length)
+    head_width, hidden = 4 * frequencies.shape[0], out_of_hidden.shape[1]
     shapes = _model_shapes(layers, width, head_width, heads, hidden, length, context, film, horizon)
-    for i, (tensor, shape) in enumerate(zip(parameters, shapes, strict=True)):
-        if tensor.shape != shape:
-            _expect(op, f"parameters[{i}]", tensor, shape)
+    _expect_each(op, parameters, shapes)
 
 
-def missing_seed(dropout: float, op: str = "film_forecast") -> ShapeError:
-    """The error for dropout without a seed."""
-    return ShapeError(f"{op}: dropout {dropout} needs a seed")
+def given_seed(op: str, seed: Tensor | None, dropout: float, like: Tensor) -> Tensor:
+    """The seed; 0, which nobody reads, if there is none and nothing is dropped, where ``like`` is."""
+    if seed is not None:
+        return seed
+    if dropout > 0:
+        raise ShapeError(f"{op}: dropout {dropout} needs a seed")
+    return like.new_zeros((), dtype=torch.int64)
 
 
 # --- derivatives ------------------------------------------------------------------------------------------------------

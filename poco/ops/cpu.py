@@ -1,6 +1,6 @@
 """Both passes, forward and backward, and inference by the whole model, by the fused kernels of the compiled core.
 
-Same functions as :mod:`poco.ops.reference` and :mod:`poco.ops.inference_reference`. The kernels take float32 or
+Same functions as :mod:`poco.ops.reference` and :mod:`poco.ops.model_reference`. The kernels take float32 or
 bfloat16 and add up in float32, on as many threads as torch has. They take bfloat16 where all but the activity is that,
 which is then rounded to it too; else all is widened to float32 first. Results do not depend on the number of threads.
 """
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from poco import core
+from poco.ops.parameters import FilmParameters, LatentParameters, ModelParameters
 from poco.ops.precision import common_dtype, dense
-from poco.ops.reference import FilmParameters
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _POOL_INPUTS = ("x", "unit_table", "token_weight", "token_bias", "norm_weight", "norm_bias", "queries")
@@ -23,14 +23,19 @@ _QUERY_INPUTS = ("initial", "norm_weight", "norm_bias", "query_weight", "key_wei
 _FILM_INPUTS = ("x", "unit_table", "keys", "values", *FilmParameters._fields)
 
 
-def _indices(tensor: Tensor) -> Tensor:
-    return tensor.contiguous()
+def _kind(dtype: torch.dtype) -> str:
+    """What the core calls kernels that take this dtype by."""
+    return "bfloat16" if dtype is torch.bfloat16 else "float32"
+
+
+def _key(seed: Tensor, dropout: float) -> int:
+    """The seed as the core takes it, without a sign; not looked at where nothing is dropped."""
+    return int(seed) & 0xFFFFFFFFFFFFFFFF if dropout > 0 else 0
 
 
 def _call(op: str, dtype: torch.dtype, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
     addresses = {name: tensor.data_ptr() for name, tensor in tensors.items()}
-    kind = "bfloat16" if dtype is torch.bfloat16 else "float32"
-    core.run_kernel(f"{op}_{kind}", {**addresses, **numbers, "threads": torch.get_num_threads()})
+    core.run_kernel(f"{op}_{_kind(dtype)}", {**addresses, **numbers, "threads": torch.get_num_threads()})
 
 
 def _gradients(inputs: Mapping[str, Tensor], names: Sequence[str], needs: Sequence[bool]) -> dict[str, Tensor]:
@@ -50,7 +55,7 @@ def _pool_arguments(*inputs: Any) -> tuple[dict[str, Tensor], dict[str, int | fl
     values = (x, unit_table, token_weight, token_bias, norm_weight, norm_bias, queries)
     dtype = common_dtype(values[1:])
     tensors = {name: dense(t, dtype) for name, t in zip(_POOL_INPUTS, values, strict=True)}
-    tensors |= {"unit_index": _indices(unit_index), "window_offsets": _indices(window_offsets)}
+    tensors |= {"unit_index": unit_index.contiguous(), "window_offsets": window_offsets.contiguous()}
     query_windows, segments, latents, width = queries.shape
     return tensors, {
         "rows": x.shape[0],
@@ -97,7 +102,7 @@ def _film_arguments(*inputs: Any) -> tuple[dict[str, Tensor], dict[str, int | fl
     floating = (x, unit_table, keys, values, *parameters)
     dtype = common_dtype(floating[1:])
     tensors = {name: dense(t, dtype) for name, t in zip(_FILM_INPUTS, floating, strict=True)}
-    tensors |= {"unit_index": _indices(unit_index), "window_offsets": _indices(window_offsets)}
+    tensors |= {"unit_index": unit_index.contiguous(), "window_offsets": window_offsets.contiguous()}
     windows, latents, width = keys.shape
     return tensors, {
         "rows": x.shape[0],
@@ -111,7 +116,7 @@ def _film_arguments(*inputs: Any) -> tuple[dict[str, Tensor], dict[str, int | fl
         "film_width": parameters.scale_weight.shape[0],
         "eps": eps,
         "dropout": dropout,
-        "seed": int(seed) & 0xFFFFFFFFFFFFFFFF if dropout > 0 else 0,
+        "seed": _key(seed, dropout),
     }
 
 
@@ -147,25 +152,25 @@ def film_loss(target: Tensor, *inputs: Any) -> tuple[Tensor, list[Tensor | None]
 
 # --- between the passes, in training ----------------------------------------------------------------------------------
 
-_MOST_LATENTS = 48  # that fit a tile of the kernels
 
-
-def holds_latents(latents: int) -> bool:
-    """Whether the kernels take so many latents in training."""
-    return latents <= _MOST_LATENTS
+def most_latents() -> int:
+    """How many latents the kernels take in training: a tile holds as many of one window as windows of one latent."""
+    least = {"segments": 1, "width": 1, "head_width": 4, "heads": 1, "ffn_width": 1, "layers": 0}
+    return core.latent_tiles("float32", latents=1, **least)[0]
 
 
 def _latent_sizes(
     segments: int, initial: Tensor, frequencies: Tensor, parameters: Sequence[Tensor], heads: int
 ) -> dict[str, int]:
+    p = LatentParameters.of(parameters)
     return {
         "segments": int(segments),  # int: while tracing, these sizes are fixed
         "latents": int(initial.shape[1]),
         "width": int(initial.shape[2]),
         "head_width": int(frequencies.shape[0]) * 4,
         "heads": heads,
-        "ffn_width": int(parameters[7].shape[1]),
-        "layers": (len(parameters) - 15) // 11,
+        "ffn_width": int(p.read_ffn.out_weight.shape[1]),
+        "layers": len(p.layers),
     }
 
 
@@ -183,11 +188,8 @@ def latent_kept_bytes(
     low: bool,
 ) -> Any:
     """How many bytes the backward needs to be kept: enough for all tiles, and linear in the windows for tracing."""
-    dtype = _latent_dtype(initial, parameters, low)
-    most, size = core.latent_tiles(
-        "bfloat16" if dtype is torch.bfloat16 else "float32",
-        **_latent_sizes(segments, initial, frequencies, parameters, heads),
-    )
+    sizes = _latent_sizes(segments, initial, frequencies, parameters, heads)
+    most, size = core.latent_tiles(_kind(_latent_dtype(initial, parameters, low)), **sizes)
     return (windows + most - 1) * -(-size // most)
 
 
@@ -215,7 +217,7 @@ def _latent_arguments(
         "eps": eps,
         "ffn_dropout": ffn_dropout,
         "dropout": dropout,
-        "seed": int(seed) & 0xFFFFFFFFFFFFFFFF if max(ffn_dropout, dropout) > 0 else 0,
+        "seed": _key(seed, max(ffn_dropout, dropout)),
         "parameters": [parameter.data_ptr() for parameter in alive],
     }
     return dtype, tensors, numbers, alive
@@ -276,7 +278,7 @@ def _query_arguments(
 
 
 def latent_queries(*inputs: Any) -> Tensor:
-    """The queries of pass 1; see :func:`poco.ops.inference_reference.latent_queries`."""
+    """The queries of pass 1; see :func:`poco.ops.model_reference.latent_queries`."""
     dtype, tensors, numbers = _query_arguments(*inputs)
     windows, latents, width = inputs[0].shape
     queries = torch.empty(windows, inputs[6], latents, width, dtype=dtype)
@@ -326,11 +328,13 @@ def inference(
     """The forecasts of a model that is not in training; see :func:`poco.ops.inference`."""
     dtype = common_dtype([unit_table, initial, *parameters])
     alive = [dense(parameter, dtype) for parameter in parameters]
-    forecast = torch.empty(x.shape[0], parameters[-1].shape[0], dtype=dtype)
+    p = ModelParameters.of(parameters)
+    between = LatentParameters.of(p.latents)
+    forecast = torch.empty(x.shape[0], p.out_bias.shape[0], dtype=dtype)
     tensors = {
         "x": dense(x, dtype),
-        "unit_index": _indices(unit_index),
-        "window_offsets": _indices(window_offsets),
+        "unit_index": unit_index.contiguous(),
+        "window_offsets": window_offsets.contiguous(),
         "unit_table": dense(unit_table, dtype),
         "initial": dense(initial, dtype),
         "frequencies": dense(frequencies),
@@ -339,7 +343,7 @@ def inference(
     if unit_shift is not None:
         tensors["unit_shift"] = dense(unit_shift, dtype)
     initial_windows, latents, width = initial.shape
-    length = parameters[0].shape[1]
+    length = p.token_weight.shape[1]
     numbers = {
         "rows": x.shape[0],
         "windows": window_offsets.shape[0] - 1,
@@ -351,9 +355,9 @@ def inference(
         "latents": latents,
         "head_width": frequencies.shape[0] * 4,
         "heads": heads,
-        "ffn_width": parameters[15].shape[1],
-        "layers": (len(parameters) - 40) // 11,
-        "film_width": parameters[-4].shape[0],
+        "ffn_width": between.read_ffn.out_weight.shape[1],
+        "layers": len(between.layers),
+        "film_width": p.in_weight.shape[0],
         "horizon": forecast.shape[1],
         "eps": eps,
         "parameters": [parameter.data_ptr() for parameter in alive],

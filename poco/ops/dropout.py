@@ -19,6 +19,15 @@ def dropout_mask(seed: Tensor, rows: int, columns: int, p: float, dtype: torch.d
     """Mask ``[rows, columns]`` of 0 and ``1 / (1 - p)``, drawn by Philox 4x32-10 at (row, column), key ``seed``.
 
     It is drawn where the seed is: on a GPU by a Triton kernel, or without Triton by the processor.
+
+    Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (2011).
+
+    Args:
+        seed: one int64.
+        rows: of the mask.
+        columns: of the mask.
+        p: probability in ``[0, 1)`` that an element is 0.
+        dtype: of the mask.
     """
     return cast("Tensor", torch.ops.poco.dropout_mask(seed, rows, columns, p, dtype))
 

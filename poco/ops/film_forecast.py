@@ -9,7 +9,7 @@ from torch import Tensor
 
 from poco.ops import checks, reference
 from poco.ops.backends import choose, forced, use_backend
-from poco.ops.reference import FilmParameters
+from poco.ops.parameters import FilmParameters
 from poco.ops.second_derivatives import second_derivatives
 
 _INPUTS = ", ".join(
@@ -52,7 +52,7 @@ def film_forecast(
         unit_table: ``[V, d]`` embedding of every unit.
         keys: ``[W, Q, d]`` keys of the latents, absorbed into unit space and scaled.
         values: ``[W, Q, d]`` values of the latents, absorbed likewise.
-        parameters: the parameters of the pass, see :class:`poco.ops.reference.FilmParameters`; ``K`` may be 0.
+        parameters: the parameters of the pass, see :class:`poco.ops.parameters.FilmParameters`; ``K`` may be 0.
         dropout: probability in ``[0, 1)`` of dropping a feed-forward activation.
         seed: one int64; key of the Philox 4x32-10 generator whose counter is (row, column). Needed if ``dropout > 0``.
         eps: added to the variance in both layer normalisations.
@@ -66,10 +66,7 @@ def film_forecast(
         BackendError: if a forced backend cannot run on these tensors.
         NotImplementedError: for derivatives in forward mode.
     """
-    if seed is None:
-        if dropout > 0:
-            raise checks.missing_seed(dropout)
-        seed = x.new_zeros((), dtype=torch.int64)
+    seed = checks.given_seed("film_forecast", seed, dropout, x)
     tensors = (x, unit_index, window_offsets, unit_table, keys, values, *parameters)
     checks.no_tangents("film_forecast", tensors)
     inputs = (*tensors, dropout, seed, eps)

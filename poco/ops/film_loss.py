@@ -11,8 +11,9 @@ from torch.autograd.function import once_differentiable
 from poco.ops import checks, cpu
 from poco.ops.backends import by_cpu_kernels
 from poco.ops.film_forecast import DIFFERENTIABLE, TENSORS, film_forecast
+from poco.ops.parameters import FilmParameters
 from poco.ops.precision import autocasts, low
-from poco.ops.reference import FilmParameters, accumulation_dtype
+from poco.ops.reference import accumulation_dtype, mean_squared_error
 
 
 def film_loss(
@@ -56,10 +57,7 @@ def film_loss(
         BackendError: if a forced backend cannot run on these tensors.
         NotImplementedError: for derivatives in forward mode.
     """
-    if seed is None:
-        if dropout > 0:
-            raise checks.missing_seed(dropout, "film_loss")
-        seed = x.new_zeros((), dtype=torch.int64)
+    seed = checks.given_seed("film_loss", seed, dropout, x)
     inputs = (x, unit_index, window_offsets, unit_table, keys, values, parameters, dropout, seed, eps)
     flat = (*inputs[:6], *parameters)
     checks.no_tangents("film_loss", flat)
@@ -68,9 +66,7 @@ def film_loss(
     wanted = torch.is_grad_enabled() and any(t.requires_grad for t in flat)
     if wanted and not torch.compiler.is_compiling() and by_cpu_kernels(x.device, x.dtype):
         return _FilmLoss.apply(target, dropout, seed, eps, *flat)  # type: ignore[no-any-return, no-untyped-call]
-    forecast = film_forecast(*inputs)
-    wide = accumulation_dtype(x)
-    return (forecast.to(wide) - target.to(wide)).square().sum() / max(1, target.numel())
+    return mean_squared_error(film_forecast(*inputs), target, accumulation_dtype(x))
 
 
 class _FilmLoss(torch.autograd.Function):

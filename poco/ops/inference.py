@@ -13,6 +13,7 @@ from torch import Tensor
 
 from poco.ops import checks
 from poco.ops.backends import choose
+from poco.ops.parameters import ModelParameters
 from poco.ops.precision import autocasts, low
 
 torch.library.define(
@@ -37,7 +38,7 @@ def inference(
     """The forecasts of a model that is not in training; it has no gradient.
 
     The latents' queries, pass 1 (:func:`poco.ops.latent_pool`), the latent transformer, and pass 2
-    (:func:`poco.ops.film_forecast`) with the shift folded; :mod:`poco.ops.inference_reference` writes it out.
+    (:func:`poco.ops.film_forecast`) with the shift folded; :mod:`poco.ops.model_reference` writes it out.
 
     Args:
         x: ``[R, C]`` activity, rows of all windows one after another.
@@ -46,7 +47,7 @@ def inference(
         unit_table: ``[V, d]`` embedding of every unit.
         initial: ``[1 or W, Q, d]`` the latents before they read.
         frequencies: ``[dh / 4]`` float32 angular frequencies of the pairs that turn.
-        parameters: all tensors of :class:`poco.ops.inference_reference.ModelParameters` in order, layer after layer.
+        parameters: all tensors of :class:`poco.ops.parameters.ModelParameters` in order, layer after layer.
         heads: heads of the latents' self-attention.
         eps: added to the variance in all layer normalisations.
         unit_shift: ``[d]``, added to the embedding of every unit; None adds nothing. The sum, as large as the table,
@@ -85,8 +86,7 @@ def _forward(*inputs: Any) -> Tensor:
 
 @torch.library.register_fake("poco::inference")
 def _fake(x: Tensor, *rest: Any) -> Tensor:
-    parameters = rest[5]
-    return x.new_empty((x.shape[0], parameters[-1].shape[0]))
+    return x.new_empty((x.shape[0], ModelParameters.of(rest[5]).out_bias.shape[0]))
 
 
 def _no_gradient(ctx: Any, grad: Tensor) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from poco.errors import BackendError
 from poco.ops import checks, cpu
 from poco.ops.backends import by_cpu_kernels, forced
-from poco.ops.inference_reference import latent_transformer as reference
+from poco.ops.model_reference import latent_transformer as reference
 from poco.ops.precision import autocasts
 from poco.ops.second_derivatives import second_derivatives
 
@@ -42,13 +42,13 @@ def latent_transformer(
     """Keys and values of pass 2 from what pass 1 pooled: the latents read, attend to each other, and write.
 
     They read what was pooled, go through a gated feed-forward layer and through layers of rotary self-attention and
-    feed-forward, each residual; :mod:`poco.ops.inference_reference` writes it out. Where the CPU kernels run all of
+    feed-forward, each residual; :mod:`poco.ops.model_reference` writes it out. Where the CPU kernels run all of
     it, forward or backward, is one call.
 
     Args:
         pooled: ``[W, S, Q, d]`` what pass 1 pooled.
         initial: ``[1 or W, Q, d]`` the latents before they read.
-        parameters: all tensors of :class:`poco.ops.inference_reference.LatentParameters` in order, layer after layer.
+        parameters: all tensors of :class:`poco.ops.parameters.LatentParameters` in order, layer after layer.
         frequencies: ``[dh / 4]`` float32 angular frequencies of the pairs that turn.
         heads: heads of the self-attention.
         context: ``C``, the frames that the segments and the latents are spread over.
@@ -69,10 +69,7 @@ def latent_transformer(
         BackendError: if a forced backend cannot run on these tensors.
         NotImplementedError: for derivatives in forward mode.
     """
-    if seed is None:
-        if max(ffn_dropout, dropout) > 0:
-            raise checks.missing_seed(max(ffn_dropout, dropout), "latent_transformer")
-        seed = pooled.new_zeros((), dtype=torch.int64)
+    seed = checks.given_seed("latent_transformer", seed, max(ffn_dropout, dropout), pooled)
     drops = (ffn_dropout, dropout, attention_dropout)
     checks.latent_transformer(pooled, initial, parameters, frequencies, heads, context, drops, seed)
     checks.no_tangents("latent_transformer", (pooled, initial, *parameters))
@@ -93,7 +90,7 @@ def latent_transformer(
 
 def latents_by_kernels(initial: Tensor) -> bool:
     """Whether the CPU kernels would do all of it for these initial latents."""
-    return cpu.holds_latents(initial.shape[1]) and by_cpu_kernels(initial.device, initial.dtype)
+    return by_cpu_kernels(initial.device, initial.dtype) and initial.shape[1] <= cpu.most_latents()
 
 
 @torch.library.impl("poco::latent_transformer", "CompositeExplicitAutograd")

@@ -9,13 +9,13 @@ Backward recomputes the forward from the inputs, as every backend does. Shapes u
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from poco.ops.dropout import dropout_mask
+from poco.ops.parameters import FilmParameters
 
 _ROWS_AT_ONCE = 1024  # rows that pass 2 takes through its wide layers at a time: bounds memory, keeps them in cache
 
@@ -27,6 +27,11 @@ def accumulation_dtype(x: Tensor) -> torch.dtype:
 
 def _widen(dtype: torch.dtype, *tensors: Tensor) -> Iterator[Tensor]:
     return (t.to(dtype) for t in tensors)
+
+
+def mean_squared_error(forecast: Tensor, target: Tensor, dtype: torch.dtype) -> Tensor:
+    """The mean of ``(forecast - target) ** 2``, added up in ``dtype``; 0 where there is nothing."""
+    return (forecast.to(dtype) - target.to(dtype)).square().sum() / max(1, target.numel())
 
 
 # --- packed rows to one padded block per window and back --------------------------------------------------------------
@@ -201,27 +206,6 @@ def latent_pool_backward(
 
 
 # --- pass 2: latents to every unit ------------------------------------------------------------------------------------
-
-
-class FilmParameters(NamedTuple):
-    """The parameters of pass 2 in the order in which the op takes them; also their gradients."""
-
-    attention_bias: Tensor  # [d]
-    query_norm_weight: Tensor  # [d]
-    query_norm_bias: Tensor  # [d]
-    ffn_norm_weight: Tensor  # [d]
-    ffn_norm_bias: Tensor  # [d]
-    ffn_in_weight: Tensor  # [2F, d]: values, then gates
-    ffn_in_bias: Tensor  # [2F]
-    ffn_out_weight: Tensor  # [d, F]
-    ffn_out_bias: Tensor  # [d]
-    scale_weight: Tensor  # [K, d]
-    scale_bias: Tensor  # [K]
-    shift_weight: Tensor  # [H, d]
-    shift_bias: Tensor  # [H]
-    in_weight: Tensor  # [K, C]
-    in_bias: Tensor  # [K]
-    out_weight: Tensor  # [H, K]
 
 
 def _attend(

@@ -17,9 +17,9 @@ from torch.autograd.function import once_differentiable
 
 from poco.ops import checks, cpu
 from poco.ops.backends import by_cpu_kernels
-from poco.ops.inference_reference import ModelParameters
+from poco.ops.latent_transformer import latents_by_kernels
+from poco.ops.parameters import FilmParameters, ModelParameters
 from poco.ops.precision import autocasts, common_dtype, dense
-from poco.ops.reference import FilmParameters
 
 _FIXED = 4  # arguments of the node before the table: call, target, x, shift of the units
 
@@ -59,12 +59,19 @@ class TrainingCall:
 
 
 def trains_at_once(x: Tensor, initial: Tensor) -> bool:
-    """Whether :func:`train` is the way to go for these rows and initial latents, if a gradient is wanted."""
+    """Whether :func:`train` is the way to go for these rows and initial latents, if a gradient is wanted.
+
+    Args:
+        x: ``[R, C]`` activity.
+        initial: ``[1 or W, Q, d]`` the latents before they read.
+
+    Raises:
+        BackendError: if a forced backend does not run on their device or with their dtype.
+    """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or x.requires_grad:
         return False
-    if not (cpu.holds_latents(initial.shape[1]) and by_cpu_kernels(x.device, x.dtype)):
-        return False
-    return by_cpu_kernels(initial.device, initial.dtype)  # a float64 model may be given float32 rows
+    # Latents too, as a float64 model may be given float32 rows.
+    return by_cpu_kernels(x.device, x.dtype) and latents_by_kernels(initial)
 
 
 def train(
@@ -97,7 +104,7 @@ def train(
     rows = (x, call.unit_index, call.window_offsets)
     checks.inference(*rows, unit_table, initial, call.frequencies, parameters, call.heads, "train", unit_shift)
     if target is not None:
-        checks.expect_target("train", x, parameters[-1].shape[0], target)
+        checks.expect_target("train", x, ModelParameters.of(parameters).out_bias.shape[0], target)
         target = target.detach()
     return _Training.apply(call, target, x, unit_shift, unit_table, initial, *parameters)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -150,8 +157,8 @@ class _Training(torch.autograd.Function):
         _, table, grad_keys, grad_values, *film_parameters = film
         initial: Tensor | None = None
         latents: Sequence[Tensor | None] = [None] * len(steps.p.latents)
-        pool: Sequence[Tensor | None] = [None] * 4
-        asking: Sequence[Tensor | None] = [None] * 4
+        pool: Sequence[Tensor | None] = [None] * len(steps.p.token)
+        asking: Sequence[Tensor | None] = [None] * len(steps.p.asking)
         if needs.latents:
             assert grad_keys is not None
             assert grad_values is not None
@@ -196,15 +203,16 @@ class _Needs:
 
     def __init__(self, needs: Sequence[bool]) -> None:
         self.shift, *self.each = needs
-        _, self.initial, *parameters = self.each
-        self.table = self.shift or self.each[0]
-        pool, asking = any(parameters[:4]), any(parameters[4:8])
-        self.latent_parameters, film = any(parameters[8:-17]), any(parameters[-17:])
-        self.queries = asking or self.initial
-        self.pool = self.table or pool or self.queries
+        table, self.initial, *parameters = self.each
+        p = ModelParameters.of(parameters)
+        self.table = self.shift or table
+        self.queries = any(p.asking) or self.initial
+        self.pool = self.table or any(p.token) or self.queries
+        self.latent_parameters = any(p.latents)
         self.latents = self.latent_parameters or self.pool
-        self.of_film = [False, self.table, self.latents, self.latents, *[film] * len(FilmParameters._fields)]
-        self.of_pool = [False, self.table, *[pool] * 4, self.queries]
+        film = [any(p.second_pass)] * len(FilmParameters._fields)
+        self.of_film = [False, self.table, self.latents, self.latents, *film]
+        self.of_pool = [False, self.table, *[any(p.token)] * len(p.token), self.queries]
 
 
 class _Steps:
@@ -216,15 +224,11 @@ class _Steps:
         self.context = x.shape[1]
 
     def asking(self) -> tuple[Any, ...]:
-        p = self.p
-        weights = (p.query_norm_weight, p.query_norm_bias, p.query_weight, p.key_weight)
-        segments = self.context // p.token_weight.shape[1]
-        return self.initial, *weights, self.call.frequencies, segments, self.context, self.call.eps
+        segments = self.context // self.p.token_weight.shape[1]
+        return self.initial, *self.p.asking, self.call.frequencies, segments, self.context, self.call.eps
 
     def pool(self, queries: Tensor) -> tuple[Any, ...]:
-        p, (x, *rows) = self.p, self.call.population
-        token = (p.token_weight, p.token_bias, p.token_norm_weight, p.token_norm_bias)
-        return x, *rows, self.unit_table, *token, queries, self.call.eps
+        return *self.call.population, self.unit_table, *self.p.token, queries, self.call.eps
 
     def latents(self, pooled: Tensor) -> tuple[Any, ...]:
         call = self.call
@@ -234,8 +238,7 @@ class _Steps:
 
     def film(self, keys: Tensor, values: Tensor) -> tuple[Any, ...]:
         p, call = self.p, self.call
-        shift = cpu.film_shift(p.out_weight, p.out_bias, p.shift_weight, p.shift_bias)
-        film = FilmParameters(*(*p.unit, *shift, p.in_weight, p.in_bias, p.out_weight))
+        film = p.film(*cpu.film_shift(p.out_weight, p.out_bias, p.shift_weight, p.shift_bias))
         rows = (self.x, call.unit_index, call.window_offsets, self.unit_table)
         return *rows, keys, values, film, call.ffn_dropout, call.seed, call.eps
 
@@ -243,11 +246,11 @@ class _Steps:
 def _unfold(p: ModelParameters, film: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Gradients of the parameters of pass 2 as they are, from those with the shift folded through the output."""
     if any(g is None for g in film):
-        return [None] * 17
+        return [None] * len(p.second_pass)
     g = FilmParameters._make(film)
     # Products by the core's own: those of torch depend on the number of threads.
     no_film, no_width = (g.shift_weight.new_zeros(size) for size in p.shift_weight.shape)
     of_shift = cpu.film_shift(p.out_weight.float().T, no_film, g.shift_weight, g.shift_bias)
     folded, _ = cpu.film_shift(p.shift_weight.float(), no_film, g.shift_weight.T, no_width)
     of_output = (g.out_weight + folded.T).addr_(g.shift_bias, p.shift_bias.float())
-    return [*g[:11], *of_shift, g.in_weight, g.in_bias, of_output, g.shift_bias]
+    return [*g[: len(p.unit)], *of_shift, g.in_weight, g.in_bias, of_output, g.shift_bias]

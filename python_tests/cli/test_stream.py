@@ -10,11 +10,10 @@ import sys
 
 import numpy as np
 import pytest
+from helpers.needs import needs_core
 from helpers.processes import environment
 
-from poco import core
-
-pytestmark = pytest.mark.skipif(core.module() is None, reason="needs the compiled core")
+pytestmark = needs_core
 
 
 def test_a_replay_reports_latency_and_score(poco, trained, recordings) -> None:

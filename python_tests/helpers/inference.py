@@ -11,7 +11,7 @@ from torch import Tensor
 from helpers import relative_error
 from helpers.parity import on
 from poco.nn.rotary import rotary_frequencies
-from poco.ops import cpu, inference_reference
+from poco.ops import cpu, model_reference
 
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 SHAPES: list[dict[str, Any]] = [
@@ -95,7 +95,7 @@ def check(shape: dict[str, Any], dtype: torch.dtype, by: Any = cpu, device: str 
     for unit_shift in (None, shift):
         mine = by.inference(*(on(value, device) for value in arguments), on(unit_shift, device)).cpu()
         wide = None if unit_shift is None else unit_shift.double()
-        exact = inference_reference.inference(*double(arguments), wide)
+        exact = model_reference.inference(*double(arguments), wide)
         assert mine.shape == exact.shape
         assert mine.dtype == dtype
         assert not mine.numel() or relative_error(mine, exact) < TOLERANCES[dtype], (shape, relative_error(mine, exact))

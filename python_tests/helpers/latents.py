@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from helpers import inference, parity
-from poco.ops import inference_reference, latent_transformer
+from poco.ops import latent_transformer, model_reference
+from poco.ops.parameters import ModelParameters
 
 TOLERANCES = parity.TOLERANCES
 SHAPES: list[dict[str, Any]] = [
@@ -34,7 +35,18 @@ def inputs(windows: int, dtype: torch.dtype = torch.float32, **shape: Any) -> tu
     pooled = torch.randn(windows, segments, latents, width, generator=generator)
     x, _, _, _, initial, frequencies, parameters, heads, eps = everything
     seed = torch.tensor(-(2**60) + 3)
-    return pooled, initial, parameters[8:-17], frequencies, heads, x.shape[1], 0.3, 0.4, seed, eps
+    return (
+        pooled,
+        initial,
+        list(ModelParameters.of(parameters).latents),
+        frequencies,
+        heads,
+        x.shape[1],
+        0.3,
+        0.4,
+        seed,
+        eps,
+    )
 
 
 def double(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -61,7 +73,7 @@ def exact(arguments: tuple[Any, ...]) -> list[Tensor | None]:
     *most, ffn_dropout, dropout, seed, eps = double(arguments)
 
     def reference(*most: Any) -> tuple[Tensor, Tensor]:
-        return inference_reference.latent_transformer(*most, eps, ffn_dropout, dropout, seed)
+        return model_reference.latent_transformer(*most, eps, ffn_dropout, dropout, seed)
 
     return results(tuple(most), reference)
 

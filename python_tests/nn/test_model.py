@@ -214,7 +214,7 @@ def test_the_same_seed_drops_the_same_by_every_backend(attention_dropout: float)
 def test_unit_dropout_hides_units_from_the_summary_only(model: POCO, monkeypatch: pytest.MonkeyPatch) -> None:
     config = {"unit_dropout": 0.5, "ffn_dropout": 0.0, "latent_dropout": 0.0}
     model = randomise(POCO(poco.POCOConfig(**{**SMALL.to_dict(), **config}), [spec("fish", 40)])).train()
-    monkeypatch.setattr("poco.nn.model._UNIT_DROPOUT_STEPS", 1.0)
+    monkeypatch.setattr("poco.nn.fused._UNIT_DROPOUT_STEPS", 1.0)
     hidden, full = model(draw(3, 40, 12)), model.eval()(draw(3, 40, 12))
     assert hidden.shape == full.shape
     assert 0 < relative_error(hidden, full) < 0.5

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.needs import needs_kernels
 from helpers.passes import film_forecast_inputs, latent_pool_inputs
 
 from poco import core
@@ -79,7 +80,7 @@ def test_threads_do_not_meet() -> None:
     assert chosen() == default
 
 
-@pytest.mark.skipif(core.kernels_missing() is not None, reason="needs the CPU kernels")
+@needs_kernels
 @pytest.mark.parametrize("name", ["latent_pool", "film_forecast"])
 def test_the_way_back_is_by_what_was_forced_for_the_way_there(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     make = {"latent_pool": latent_pool_inputs, "film_forecast": film_forecast_inputs}[name]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import parity, relative_error
+from helpers.needs import needs_kernels
 from helpers.passes import differentiable, film_forecast_inputs, latent_pool_inputs
 from torch import Tensor
 
@@ -16,18 +17,8 @@ from poco import core
 from poco.errors import BackendError
 from poco.ops import backends, use_backend
 
-pytestmark = pytest.mark.skipif(
-    core.kernels_missing() is not None, reason=f"needs the CPU kernels: {core.kernels_missing()}"
-)
+pytestmark = needs_kernels
 TESTS = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture
-def threads():
-    """Sets the number of threads; the test's end puts it back."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("dtype", parity.TOLERANCES, ids=str)
@@ -82,8 +73,9 @@ import torch
 torch.use_deterministic_algorithms(True)  # torch.empty gives NaN
 from poco import core
 print(core.build_info().get("isa", core.available()[1]))
-from helpers import parity
-parity.check_all()
+from helpers import inference, latents, parity
+for of in (parity, latents, inference):
+    of.check_all()
 """
     poison = {"MALLOC_PERTURB_": "1", "MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TOP_PAD_": "1000000"}
     done = run_python(code, env={"POCO_CPU": isa, **poison}, path=(TESTS,), check=False)

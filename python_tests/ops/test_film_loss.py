@@ -8,15 +8,12 @@ from typing import Any
 import pytest
 import torch
 from helpers import parity, relative_error
+from helpers.needs import needs_kernels
 from torch import Tensor
 
-from poco import core
 from poco.errors import BackendError, ShapeError
 from poco.ops import FilmParameters, film_forecast, film_loss, use_backend
 
-kernels = pytest.mark.skipif(
-    core.kernels_missing() is not None, reason=f"needs the CPU kernels: {core.kernels_missing()}"
-)
 NAMES = ("x", "unit_table", "keys", "values", *FilmParameters._fields)
 
 
@@ -48,7 +45,7 @@ def results(
     return [value.detach(), *(t.grad for t in (x, table, keys, values, *parameters))]
 
 
-@kernels
+@needs_kernels
 @pytest.mark.parametrize("dtype", parity.TOLERANCES, ids=str)
 @pytest.mark.parametrize("shape", parity.FILM_SHAPES, ids=str)
 def test_is_the_composition_in_float64(shape: dict[str, Any], dtype: torch.dtype) -> None:
@@ -66,7 +63,7 @@ def test_in_float64_and_by_the_reference_it_is_the_composition(backend: str | No
         parity.check(results(film_loss, inputs, target), results(composed, inputs, target), 1e-12)
 
 
-@kernels
+@needs_kernels
 def test_without_a_gradient_it_is_the_composition() -> None:
     inputs = parity.film_inputs(counts=(37, 1, 7))
     target = target_of(inputs)
@@ -75,26 +72,23 @@ def test_without_a_gradient_it_is_the_composition() -> None:
     torch.testing.assert_close(loss, composed(*inputs[:7], target, *inputs[7:]))
 
 
-@kernels
+@needs_kernels
 @pytest.mark.parametrize("dtype", parity.TOLERANCES, ids=str)
-def test_results_do_not_depend_on_threads(dtype: torch.dtype) -> None:
+def test_results_do_not_depend_on_threads(threads, dtype: torch.dtype) -> None:
     shape: dict[str, Any] = {"counts": (700, 3, 900), "table": 800, "width": 33, "latents": 5}
     inputs = tuple(parity._rounded(v, dtype) for v in parity.film_inputs(**shape, hidden=40, film=130, horizon=5))
-    target, before = target_of(inputs), torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        expected = results(film_loss, inputs, target)
-        for count in (2, 3, 7):
-            torch.set_num_threads(count)
-            for one, other in zip(results(film_loss, inputs, target), expected, strict=True):
-                assert one is not None
-                assert other is not None
-                assert torch.equal(one, other)
-    finally:
-        torch.set_num_threads(before)
+    target = target_of(inputs)
+    threads(1)
+    expected = results(film_loss, inputs, target)
+    for count in (2, 3, 7):
+        threads(count)
+        for one, other in zip(results(film_loss, inputs, target), expected, strict=True):
+            assert one is not None
+            assert other is not None
+            assert torch.equal(one, other)
 
 
-@kernels
+@needs_kernels
 @pytest.mark.parametrize("wanted", [("unit_table",), ("unit_table", "keys", "values"), ("x",), ("out_weight",)])
 def test_only_wanted_gradients(wanted: tuple[str, ...]) -> None:
     inputs = parity.film_inputs(counts=(37, 1, 300), width=33, film=130)
@@ -106,7 +100,7 @@ def test_only_wanted_gradients(wanted: tuple[str, ...]) -> None:
         assert one is None or relative_error(one, other) < 1e-6
 
 
-@kernels
+@needs_kernels
 def test_under_autocast() -> None:
     inputs = parity.film_inputs(counts=(37, 0, 300), width=32, film=130, hidden=64)
     target = target_of(inputs)
@@ -127,7 +121,7 @@ def test_without_rows_all_is_zero(dtype: torch.dtype) -> None:
         assert not one.any()
 
 
-@kernels
+@needs_kernels
 def test_differentiates_once() -> None:
     inputs = parity.film_inputs()
     table = inputs[3].requires_grad_()
@@ -150,7 +144,7 @@ def test_says_what_does_not_fit() -> None:
         film_loss(*inputs[:7], target, 0.5)
 
 
-@kernels
+@needs_kernels
 def test_a_forced_backend_must_fit() -> None:
     inputs = tuple(map(parity._double, parity.film_inputs()))
     with use_backend("cpu"), pytest.raises(BackendError, match="the tensors are float64"):

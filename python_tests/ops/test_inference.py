@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,16 +10,13 @@ import torch
 from helpers import inference as helper
 from helpers import relative_error
 from helpers.inference import double, inputs
+from helpers.needs import needs_kernels
 from helpers.passes import replaced
 
 from poco import core
 from poco.errors import BackendError, ShapeError
-from poco.ops import inference, inference_reference, kernels_serve, use_backend
+from poco.ops import inference, kernels_serve, model_reference, use_backend
 
-TESTS = Path(__file__).resolve().parents[1]
-needs_kernels = pytest.mark.skipif(
-    core.kernels_missing() is not None, reason=f"needs the CPU kernels: {core.kernels_missing()}"
-)
 SMALL: dict[str, Any] = {
     "counts": (3, 0, 5),
     "width": 8,
@@ -36,7 +32,7 @@ SMALL: dict[str, Any] = {
 def test_rotation_written_out() -> None:
     frequencies = torch.tensor([0.3, 2.0])
     x = torch.arange(1.0, 9.0, dtype=torch.float64)
-    turned = inference_reference.rotate(x, torch.tensor(5.0), frequencies)
+    turned = model_reference.rotate(x, torch.tensor(5.0), frequencies)
     for pair, frequency in enumerate(frequencies.double().tolist()):
         z = complex(x[2 * pair], x[2 * pair + 1]) * complex(math.cos(5 * frequency), math.sin(5 * frequency))
         assert turned[2 * pair].item() == pytest.approx(z.real, abs=1e-12)
@@ -59,36 +55,16 @@ def test_long_and_short_periods(t_max: float) -> None:
 
 
 @needs_kernels
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512", "avx512_bf16", "amx"])
-def test_every_instruction_set_whatever_memory_held(run_python, isa: str) -> None:
-    code = """
-import torch
-torch.use_deterministic_algorithms(True)  # torch.empty gives NaN
-from helpers import inference
-inference.check_all()
-"""
-    poison = {"MALLOC_PERTURB_": "1", "MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TOP_PAD_": "1000000"}
-    done = run_python(code, env={"POCO_CPU": isa, **poison}, path=(TESTS,), check=False)
-    if "cannot run on this processor" in done.stderr:
-        pytest.skip(f"this processor cannot run {isa}")
-    assert done.returncode == 0, done.stderr
-
-
-@needs_kernels
 @pytest.mark.parametrize("dtype", helper.TOLERANCES, ids=str)
-def test_results_do_not_depend_on_threads(dtype: torch.dtype) -> None:
-    before = torch.get_num_threads()
-    try:
-        for shape in ({"counts": (700,)}, {"counts": (40,) * 7, "own": True}, {"counts": (3,) * 30}):
-            arguments = inputs(**shape, dtype=dtype)
-            torch.set_num_threads(1)
-            expected = inference(*arguments)
-            for count in (2, 3, 7):
-                torch.set_num_threads(count)
-                for _ in range(5):
-                    assert torch.equal(inference(*arguments), expected)
-    finally:
-        torch.set_num_threads(before)
+def test_results_do_not_depend_on_threads(threads, dtype: torch.dtype) -> None:
+    for shape in ({"counts": (700,)}, {"counts": (40,) * 7, "own": True}, {"counts": (3,) * 30}):
+        arguments = inputs(**shape, dtype=dtype)
+        threads(1)
+        expected = inference(*arguments)
+        for count in (2, 3, 7):
+            threads(count)
+            for _ in range(5):
+                assert torch.equal(inference(*arguments), expected)
 
 
 @needs_kernels
@@ -106,7 +82,7 @@ def test_windows_do_not_depend_on_each_other() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_low_precision_and_any_layout(dtype: torch.dtype) -> None:
     arguments = inputs(**SMALL, dtype=dtype)
-    exact = inference_reference.inference(*double(arguments))
+    exact = model_reference.inference(*double(arguments))
     odd = [t.T.contiguous().T if t.ndim == 2 else t for t in arguments[6]]
     for parameters in (arguments[6], odd, [*arguments[6][:-1], arguments[6][-1].float()]):
         mine = inference(*replaced(arguments, 6, parameters))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,16 +9,13 @@ import torch
 from helpers import latents as helper
 from helpers import parity, relative_error
 from helpers.latents import exact, inputs, results
+from helpers.needs import needs_kernels
 from helpers.passes import replaced
 
 from poco import core
 from poco.errors import BackendError, ShapeError
 from poco.ops import latent_transformer, latents_by_kernels, use_backend
 
-TESTS = Path(__file__).resolve().parents[1]
-needs_kernels = pytest.mark.skipif(
-    core.kernels_missing() is not None, reason=f"needs the CPU kernels: {core.kernels_missing()}"
-)
 SMALL: dict[str, Any] = {"windows": 3, "width": 8, "head_width": 4, "heads": 2, "hidden": 5, "latents": 3}
 
 
@@ -31,36 +27,16 @@ def test_kernels_are_the_reference(shape: dict[str, Any], dtype: torch.dtype) ->
 
 
 @needs_kernels
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512", "avx512_bf16", "amx"])
-def test_every_instruction_set_whatever_memory_held(run_python, isa: str) -> None:
-    code = """
-import torch
-torch.use_deterministic_algorithms(True)  # torch.empty gives NaN
-from helpers import latents
-latents.check_all()
-"""
-    poison = {"MALLOC_PERTURB_": "1", "MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TOP_PAD_": "1000000"}
-    done = run_python(code, env={"POCO_CPU": isa, **poison}, path=(TESTS,), check=False)
-    if "cannot run on this processor" in done.stderr:
-        pytest.skip(f"this processor cannot run {isa}")
-    assert done.returncode == 0, done.stderr
-
-
-@needs_kernels
 @pytest.mark.parametrize("dtype", helper.TOLERANCES, ids=str)
-def test_results_do_not_depend_on_threads(dtype: torch.dtype) -> None:
-    before = torch.get_num_threads()
-    try:
-        for shape in ({"windows": 40}, {"windows": 1}):
-            arguments = inputs(**shape, dtype=dtype)
-            torch.set_num_threads(1)
-            expected = results(arguments)
-            for count in (2, 3, 7):
-                torch.set_num_threads(count)
-                for one, other in zip(results(arguments), expected, strict=True):
-                    assert torch.equal(one, other)  # type: ignore[arg-type]
-    finally:
-        torch.set_num_threads(before)
+def test_results_do_not_depend_on_threads(threads, dtype: torch.dtype) -> None:
+    for shape in ({"windows": 40}, {"windows": 1}):
+        arguments = inputs(**shape, dtype=dtype)
+        threads(1)
+        expected = results(arguments)
+        for count in (2, 3, 7):
+            threads(count)
+            for one, other in zip(results(arguments), expected, strict=True):
+                assert torch.equal(one, other)  # type: ignore[arg-type]
 
 
 @needs_kernels

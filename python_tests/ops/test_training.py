@@ -10,27 +10,25 @@ import torch
 from helpers import inference as helper
 from helpers import parity
 from helpers.models import randomise
+from helpers.needs import needs_kernels
 from torch import Tensor
 
 import poco
-from poco import core
 from poco.errors import ShapeError
 from poco.nn.model import POCO
 from poco.ops import (
-    FilmParameters,
     TrainingCall,
     film_forecast,
-    inference_reference,
     latent_pool,
     latent_transformer,
+    model_reference,
     train,
     trains_at_once,
     use_backend,
 )
+from poco.ops.parameters import ModelParameters
 
-pytestmark = pytest.mark.skipif(
-    core.kernels_missing() is not None, reason=f"needs the CPU kernels: {core.kernels_missing()}"
-)
+pytestmark = needs_kernels
 # Of a single hidden column some gradients are small differences of large numbers: too small for bfloat16.
 SHAPES = [{**s, "hidden": max(6, s.get("hidden", 65))} for s in helper.SHAPES if s.get("latents", 8) <= 48]
 SMALL: dict[str, Any] = {"counts": (3, 0, 5), "width": 8, "head_width": 4, "heads": 2, "hidden": 6, "latents": 3}
@@ -51,16 +49,14 @@ def composed(
     call: TrainingCall, x: Tensor, table: Tensor, initial: Tensor, flat: Sequence[Tensor], target: Tensor | None = None
 ) -> Tensor:
     """What ``train`` means."""
-    p, context, eps = inference_reference.ModelParameters.of(flat), x.shape[1], call.eps
-    asking = (p.query_norm_weight, p.query_norm_bias, p.query_weight, p.key_weight, call.frequencies)
-    queries = inference_reference.latent_queries(initial, *asking, context // p.token_weight.shape[1], context, eps)
-    token = (p.token_weight, p.token_bias, p.token_norm_weight, p.token_norm_bias)
+    p, context, eps = ModelParameters.of(flat), x.shape[1], call.eps
+    segments = context // p.token_weight.shape[1]
+    queries = model_reference.latent_queries(initial, *p.asking, call.frequencies, segments, context, eps)
     px, *rows = call.population
-    pooled, _ = latent_pool(px.to(x.dtype), *rows, table, *token, queries, eps)
+    pooled, _ = latent_pool(px.to(x.dtype), *rows, table, *p.token, queries, eps)
     drops = (call.ffn_dropout, call.dropout, call.latent_seed)
     keys, values = latent_transformer(pooled, initial, p.latents, call.frequencies, call.heads, context, *drops, eps)
-    shift = p.out_weight @ p.shift_weight, p.out_weight @ p.shift_bias + p.out_bias
-    film = FilmParameters(*p.unit, *shift, p.in_weight, p.in_bias, p.out_weight)
+    film = p.film(p.out_weight @ p.shift_weight, p.out_weight @ p.shift_bias + p.out_bias)
     rest = (call.ffn_dropout, call.seed, eps)
     forecast = film_forecast(x, call.unit_index, call.window_offsets, table, keys, values, film, *rest)
     return forecast if target is None else (forecast - target).square().sum() / max(1, target.numel())
@@ -141,18 +137,14 @@ def test_only_wanted_gradients(wanted: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("dtype", helper.TOLERANCES, ids=str)
-def test_results_do_not_depend_on_threads(dtype: torch.dtype) -> None:
-    before = torch.get_num_threads()
-    try:
-        for shape in ({**SMALL, "film": 40}, {"counts": (40,) * 3, "width": 32, "film": 40}, {"counts": (40,)}):
-            torch.set_num_threads(1)
-            expected = results(train, inputs(dtype, **shape), True)
-            for count in (2, 3, 7):
-                torch.set_num_threads(count)
-                for one, other in zip(results(train, inputs(dtype, **shape), True), expected, strict=True):
-                    assert torch.equal(one, other)
-    finally:
-        torch.set_num_threads(before)
+def test_results_do_not_depend_on_threads(threads, dtype: torch.dtype) -> None:
+    for shape in ({**SMALL, "film": 40}, {"counts": (40,) * 3, "width": 32, "film": 40}, {"counts": (40,)}):
+        threads(1)
+        expected = results(train, inputs(dtype, **shape), True)
+        for count in (2, 3, 7):
+            threads(count)
+            for one, other in zip(results(train, inputs(dtype, **shape), True), expected, strict=True):
+                assert torch.equal(one, other)
 
 
 def test_twice_and_once() -> None:
@@ -202,7 +194,7 @@ def test_a_model_goes_this_way_and_is_the_same(options: dict[str, Any], monkeypa
         return [y.detach(), *torch.autograd.grad(y.square().sum(), list(model.parameters()), materialize_grads=True)]
 
     found = gradients()
-    monkeypatch.setattr("poco.nn.model.trains_at_once", lambda *_: False)
+    monkeypatch.setattr("poco.nn.fused.trains_at_once", lambda *_: False)
     for one, other in zip(found, gradients(), strict=True):
         assert (one - other).norm() <= 1e-5 * other.norm()
 

@@ -320,16 +320,12 @@ def test_a_full_disk_ends_the_run_and_spares_the_checkpoint(
     assert same(model, whole)
 
 
-def test_another_number_of_threads_is_told(cut: Split, tmp_path: Path) -> None:
+def test_another_number_of_threads_is_told(threads, cut: Split, tmp_path: Path) -> None:
     file = tmp_path / "resume"
-    threads = torch.get_num_threads()
     fit(mlp(), cut, SMALL, checkpoint=file)
     keep = Keep()
-    try:
-        torch.set_num_threads(threads + 1)
-        fit(mlp(), cut, SMALL, checkpoint=file, resume=True, callbacks=[keep])
-    finally:
-        torch.set_num_threads(threads)
+    threads(torch.get_num_threads() + 1)
+    fit(mlp(), cut, SMALL, checkpoint=file, resume=True, callbacks=[keep])
     assert any("threads" in message for message in keep.messages)
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.needs import needs_core
 
 import poco
-from poco import core
 from poco.errors import WireError
 from poco.stream import StreamForecast
 from poco.wires.framing import WireFailure, WireFrame, decode, encode_failure, encode_forecast, encode_frame
@@ -178,7 +178,7 @@ def values_of(lines: list[str], unit: int) -> list[list[float]]:
     return [[float(word) for word in line.split()[2:]] for line in lines if line.startswith(f"UNIT {unit} ")]
 
 
-@pytest.mark.skipif(core.module() is None, reason="needs the compiled core")
+@needs_core
 def test_it_asks_poco_stream(wire, model, frames, port, start, tmp_path) -> None:
     pytest.importorskip("typer", reason="the command line needs the extra 'cli'")
     model.save_pretrained(tmp_path / "model")

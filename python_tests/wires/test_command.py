@@ -9,15 +9,15 @@ from contextlib import ExitStack, closing
 
 import numpy as np
 import pytest
+from helpers.needs import needs_core
 
 pytest.importorskip("typer", reason="the command line needs the extra 'cli'")
 
 import poco
-from poco import core
 from poco.wires.framing import decode, encode_frame, frame_bytes
 from poco.wires.shm import FOLDER, RingReader, RingWriter
 
-pytestmark = pytest.mark.skipif(core.module() is None, reason="needs the compiled core")
+pytestmark = needs_core
 FRAMES = 30
 
 

@@ -6,15 +6,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers.needs import needs_core
 
 import poco
-from poco import core
 from poco.errors import ConfigError, DataError
 from poco.wires import open_sink, open_source
 from poco.wires.framing import WireFrame
 from poco.wires.live import Arrivals, Feed, Live
 
-pytestmark = pytest.mark.skipif(core.module() is None, reason="needs the compiled core")
+pytestmark = needs_core
 
 
 class Listed:

@@ -9,15 +9,15 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+from helpers.needs import needs_core
 
 import poco
-from poco import core
 from poco.errors import ConfigError
 from poco.stream import StreamForecast
 from poco.wires import open_sink, open_source
 from poco.wires.live import Feed, Live
 
-pytestmark = pytest.mark.skipif(core.module() is None, reason="needs the compiled core")
+pytestmark = needs_core
 NAME = f"poco-test-{os.getpid()}"
 
 OUTLET = """

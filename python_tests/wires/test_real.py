@@ -9,15 +9,15 @@ from contextlib import closing
 import numpy as np
 import pytest
 import torch
+from helpers.needs import needs_core
 
 import poco
-from poco import core
 from poco.ops import use_backend
 from poco.wires import open_sink, open_source
 from poco.wires.framing import decode, encode_frame, frame_bytes
 from poco.wires.live import Live
 
-pytestmark = pytest.mark.skipif(core.module() is None, reason="needs the compiled core")
+pytestmark = needs_core
 FRAMES, CONTEXT = 90, 48
 
 

@@ -7,19 +7,19 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+from helpers.needs import needs_core
 
 pytest.importorskip("zmq", reason="needs the extra 'stream'")
 import zmq
 
 import poco
-from poco import core
 from poco.errors import ConfigError
 from poco.stream import StreamForecast, open_model
 from poco.wires import open_service
 from poco.wires.framing import WireFailure, decode, encode_failure, encode_frame
 from poco.wires.service import ZmqService
 
-pytestmark = pytest.mark.skipif(core.module() is None, reason="needs the compiled core")
+pytestmark = needs_core
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from contextlib import ExitStack, closing
 
 import numpy as np
 import pytest
+from helpers.needs import needs_core
+from helpers.processes import environment
 
-from poco import core
 from poco.errors import ConfigError, WireError
 from poco.stream import Stream, StreamForecast
 from poco.wires import open_sink, open_source
@@ -23,7 +24,6 @@ from poco.wires.live import Feed, Live
 from poco.wires.shm import FOLDER, RingReader, RingWriter, _little
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="needs /dev/shm")
-compiled = pytest.mark.skipif(core.module() is None, reason="needs the compiled core")
 
 
 def test_messages_arrive_in_order_round_after_round(name) -> None:
@@ -83,10 +83,8 @@ def test_two_writers_are_refused(name) -> None:
         for refused in (lambda: RingWriter(name, 8), lambda: open_sink(f"shm:{name}", 7, 4)):
             with pytest.raises(ConfigError, match="another program writes the shared memory"):
                 refused()
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-        )
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
         assert "ConfigError: another program writes the shared memory" in done.stderr
     RingWriter(name, 8).close()
 
@@ -228,7 +226,7 @@ for i in range(10000):
 """
 
 
-@compiled
+@needs_core
 def test_a_writer_that_is_killed_and_begins_anew(start, model, frames, relayed, name, tmp_path) -> None:
     path = tmp_path / "frames.npy"
     np.save(path, frames)
@@ -274,7 +272,7 @@ while True:
         assert reader.missed > 0
 
 
-@compiled
+@needs_core
 def test_from_ring_to_ring(model, frames, same, name) -> None:
     stream, direct = Stream(model, "b", interval=0.5), Stream(model, "b", interval=0.5)
     with (

@@ -8,12 +8,12 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+from helpers.needs import needs_core
 
 pytest.importorskip("zmq", reason="needs the extra 'stream'")
 import zmq
 
 import poco
-from poco import core
 from poco.errors import ConfigError
 from poco.stream import StreamForecast
 from poco.wires import open_sink, open_source
@@ -21,7 +21,7 @@ from poco.wires.framing import decode, encode_failure, encode_frame
 from poco.wires.live import Feed, Live
 from poco.wires.zmq import ZmqSink, ZmqSource, endpoint
 
-pytestmark = pytest.mark.skipif(core.module() is None, reason="needs the compiled core")
+pytestmark = needs_core
 
 
 @pytest.fixture

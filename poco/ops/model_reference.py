@@ -1,76 +1,26 @@
-"""The plain-torch reference of inference by the whole model: what lies before and between the two passes, and all.
+"""The plain-torch reference of what lies before and between the two passes, and of the whole model's inference.
 
 As in :mod:`poco.ops.reference`, all arithmetic is float32, or float64 where the input is float64. Shapes: ``W``
-windows, ``S`` segments of ``L`` frames, ``Q`` latents, ``d`` width, ``dh`` head width, ``F`` feed-forward width, ``K``
-FiLM width, ``H`` horizon.
+windows, ``S`` segments, ``Q`` latents, ``d`` width, ``dh`` head width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from poco.ops.dropout import dropout_mask
-from poco.ops.reference import FilmParameters, accumulation_dtype, film_forecast, film_shift, latent_pool
+from poco.ops.parameters import FeedForwardParameters, LatentParameters, LayerParameters, ModelParameters
+from poco.ops.reference import accumulation_dtype, film_forecast, film_shift, latent_pool
 
 
-class FeedForwardParameters(NamedTuple):
-    """Parameters of a gated feed-forward layer."""
-
-    norm_weight: Tensor  # [d]
-    norm_bias: Tensor  # [d]
-    in_weight: Tensor  # [2F, d]: values, then gates
-    in_bias: Tensor  # [2F]
-    out_weight: Tensor  # [d, F]
-    out_bias: Tensor  # [d]
-
-
-class LayerParameters(NamedTuple):
-    """Parameters of one layer over the latents."""
-
-    norm_weight: Tensor  # [d]
-    norm_bias: Tensor  # [d]
-    query_key_value_weight: Tensor  # [3 heads dh, d]
-    output_weight: Tensor  # [d, heads dh]
-    output_bias: Tensor  # [d]
-    ffn_norm_weight: Tensor  # the rest as in FeedForwardParameters
-    ffn_norm_bias: Tensor
-    ffn_in_weight: Tensor
-    ffn_in_bias: Tensor
-    ffn_out_weight: Tensor
-    ffn_out_bias: Tensor
-
-    @property
-    def ffn(self) -> FeedForwardParameters:
-        """Those of the feed-forward layer."""
-        return FeedForwardParameters(*self[5:])
-
-
-class LatentParameters(NamedTuple):
-    """Parameters of the latent transformer: reading from the population, layers, writing to the units."""
-
-    read_value_weight: Tensor  # [dh, d]
-    read_output_weight: Tensor  # [d, dh]
-    read_output_bias: Tensor  # [d]
-    read_ffn: FeedForwardParameters
-    layers: tuple[LayerParameters, ...]
-    write_norm_weight: Tensor  # [d]
-    write_norm_bias: Tensor  # [d]
-    write_key_weight: Tensor  # [dh, d]
-    write_value_weight: Tensor  # [dh, d]
-    write_query_weight: Tensor  # [dh, d]
-    write_output_weight: Tensor  # [d, dh]
-
-    @classmethod
-    def of(cls, flat: Sequence[Tensor]) -> LatentParameters:
-        """The parameters out of one list of all tensors in order."""
-        layers = tuple(LayerParameters(*flat[i : i + 11]) for i in range(9, len(flat) - 6, 11))
-        value, output, bias = flat[:3]
-        return cls(value, output, bias, FeedForwardParameters(*flat[3:9]), layers, *flat[-6:])
+def angles(time: Tensor, frequencies: Tensor) -> Tensor:
+    """``[..., dh / 2]`` float64: what each pair of a head turns by at ``time [...]``; the second half does not turn."""
+    angle = time.double()[..., None] * frequencies.double()
+    return torch.cat([angle, torch.zeros_like(angle)], -1)
 
 
 def rotate(x: Tensor, time: Tensor, frequencies: Tensor) -> Tensor:
@@ -78,8 +28,7 @@ def rotate(x: Tensor, time: Tensor, frequencies: Tensor) -> Tensor:
 
     Interleaved pairs of the first half turn by ``time`` times their frequency, the second half stays.
     """
-    angle = time.double()[..., None] * frequencies.double()  # [..., dh / 4]
-    angle = torch.cat([angle, torch.zeros_like(angle)], -1)[..., None]  # the second half does not turn
+    angle = angles(time, frequencies)[..., None]
     cos, sin = angle.cos(), angle.sin()
     along = torch.cat([cos, cos], -1).flatten(-2).to(x.dtype)  # [..., dh]
     across = torch.cat([-sin, sin], -1).flatten(-2).to(x.dtype)
@@ -209,33 +158,6 @@ def latent_transformer(
     return keys.to(initial.dtype), values.to(initial.dtype)
 
 
-class ModelParameters(NamedTuple):
-    """All parameters of a model but embeddings and initial latents."""
-
-    token_weight: Tensor  # [d, L]
-    token_bias: Tensor  # [d]
-    token_norm_weight: Tensor  # [d]
-    token_norm_bias: Tensor  # [d]
-    query_norm_weight: Tensor  # [d]
-    query_norm_bias: Tensor  # [d]
-    query_weight: Tensor  # [dh, d]
-    key_weight: Tensor  # [dh, d]
-    latents: tuple[Tensor, ...]  # LatentParameters, layer after layer
-    unit: tuple[Tensor, ...]  # attention_bias to scale_bias of FilmParameters
-    shift_weight: Tensor  # [K, d]
-    shift_bias: Tensor  # [K]
-    in_weight: Tensor  # [K, C]
-    in_bias: Tensor  # [K]
-    out_weight: Tensor  # [H, K]
-    out_bias: Tensor  # [H]
-
-    @classmethod
-    def of(cls, flat: Sequence[Tensor]) -> ModelParameters:
-        """The parameters out of one list of all tensors in order, which is what the op takes."""
-        named: list[Any] = [*flat[:8], tuple(flat[8:-17]), tuple(flat[-17:-6]), *flat[-6:]]
-        return cls(*named)
-
-
 def inference(
     x: Tensor,
     unit_index: Tensor,
@@ -252,12 +174,9 @@ def inference(
     if unit_shift is not None:
         unit_table = unit_table + unit_shift
     p, context = ModelParameters.of(parameters), x.shape[1]
-    asking = (p.query_norm_weight, p.query_norm_bias, p.query_weight, p.key_weight, frequencies)
-    queries = latent_queries(initial, *asking, context // p.token_weight.shape[1], context, eps)
-    token = (p.token_weight, p.token_bias, p.token_norm_weight, p.token_norm_bias)
-    pooled, _ = latent_pool(x, unit_index, window_offsets, unit_table, *token, queries, eps)
+    queries = latent_queries(initial, *p.asking, frequencies, context // p.token_weight.shape[1], context, eps)
+    pooled, _ = latent_pool(x, unit_index, window_offsets, unit_table, *p.token, queries, eps)
     keys, values = latent_transformer(pooled, initial, p.latents, frequencies, heads, context, eps)
-    shift = film_shift(p.out_weight, p.out_bias, p.shift_weight, p.shift_bias)
-    film = FilmParameters(*(*p.unit, *shift, p.in_weight, p.in_bias, p.out_weight))
+    film = p.film(*film_shift(p.out_weight, p.out_bias, p.shift_weight, p.shift_bias))
     seed = torch.zeros((), dtype=torch.int64, device=x.device)
     return film_forecast(x, unit_index, window_offsets, unit_table, keys, values, film, 0.0, seed, eps)

@@ -16,8 +16,8 @@ from poco import Run, TrainConfig, train
 from poco.data.recording import Recording
 from poco.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from poco.nn.files import reading_options
-from poco.run import read_metrics
 from poco.training import Callback
+from poco.training.folder import read_metrics
 
 SIZES = poco.POCOConfig(
     context=12, horizon=4, segment_length=4, latents=2, width=8, heads=2, head_width=4, film_width=8

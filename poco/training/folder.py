@@ -15,7 +15,7 @@ import torch
 from poco._version import __version__
 from poco.data.splits import Split, fingerprint
 from poco.errors import CheckpointError
-from poco.files import read_json, write_atomically, write_json
+from poco.files import CONFIG, LOG, METRICS, read_json, write_atomically, write_json
 from poco.training.callbacks import Callback
 from poco.training.config import TrainConfig
 
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from poco.training.loop import History
 
 FORMAT = 1
-CONFIG, METRICS, RESUME = "config.json", "metrics.jsonl", "resume.safetensors"
-LOG, EVALUATION, FIGURE = "log.txt", "evaluation.json", "figure.png"
-MEMBERS = "members"  # of a run of several seeds
 
 
 def run_config(

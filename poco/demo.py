@@ -149,16 +149,14 @@ def run_demo(out: str | Path = "poco-demo", *, quick: bool = False, seed: int = 
             seed=seed,
         ),
         out=out / "run",
-        source={"path": str(out / "recordings")},
     )
     evaluation = run.evaluate(known, baselines=size.baselines, callbacks=[Progress("baseline")])
     adapted = adapt(
-        run.model,
+        run,
         new,
         steps=size.adapt_steps,
         batch_size=16,
         seed=seed,
-        source={"run": out / "run", "recording": out / "unseen"},
         callbacks=[Progress("adapting")],
     )
     adapted.save(out / "adapted")

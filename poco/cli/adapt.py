@@ -38,12 +38,12 @@ def register(app: typer.Typer) -> None:
         recording: Annotated[Path, typer.Argument(help="The recording of the new session.")],
         out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write the adapted model to.")],
         mode: Annotated[
-            str,
+            str | None,
             typer.Option(
-                help="What to fit: the new session's own ('embeddings'), or, for a POCO, 'mlp' (also the network that "
-                "forecasts each unit), 'full', 'scratch', or 'zero-shot' (nothing)."
+                help="What to fit: the new session's own ('solve' on the ground, 'embeddings' for a POCO: the default), "
+                "or of a POCO 'mlp' (also the network that forecasts each unit), 'full', 'scratch', 'zero-shot' (nothing)."
             ),
-        ] = "embeddings",
+        ] = None,
         steps: Annotated[
             int | None, typer.Option(help="Optimiser steps (default 200).", rich_help_panel=_STEPS)
         ] = None,
@@ -102,11 +102,9 @@ def register(app: typer.Typer) -> None:
         must_be_empty(out, "--out")
         set_threads(threads)
         forecaster = open_forecaster(run)
-        options = source_of(forecaster)[1]
-        options |= reading
-        chosen = read_one(recording, session, options)
+        chosen = read_one(recording, session, source_of(forecaster)[1] | reading)
         again = [str(recording), *(["--session", chosen.session] if session is not None else [])]
-        model = forecaster.model if isinstance(forecaster, Run) else forecaster
+        solved = is_solved(forecaster.model if isinstance(forecaster, Run) else forecaster)
         given = {
             "steps": steps,
             "learning_rate": lr,
@@ -119,21 +117,17 @@ def register(app: typer.Typer) -> None:
         if patience == 0:
             settings["patience"] = None
         progress = Progress("adapting")
-        if settings and (is_solved(model) or mode == "zero-shot"):
-            why = (
-                "a forecaster on the ground takes a session by a solve"
-                if is_solved(model)
-                else "zero-shot fits nothing"
-            )
+        if settings and (solved or mode == "zero-shot"):
+            why = "a forecaster on the ground takes a session by a solve" if solved else "zero-shot fits nothing"
             progress.message(f"note: {why}; {', '.join(map(option, settings))} left aside")
         adapted = fit_to(
-            model,
+            forecaster,
             chosen,
             mode=mode,
             frames=frames,
-            protocol=protocol or (forecaster.protocol if isinstance(forecaster, Run) else "leak-free"),
+            protocol=protocol,
             unit_types=unit_types,
-            source={"run": run.resolve(), "recording": recording.resolve(), "options": options},
+            source={"run": run.resolve()},
             callbacks=[progress],
             **settings,
         )

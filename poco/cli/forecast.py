@@ -60,9 +60,7 @@ def register(app: typer.Typer) -> None:
         check_place(out, overwrite=overwrite)
         set_threads(threads)
         forecaster = open_forecaster(run)
-        options = source_of(forecaster)[1]
-        options |= reading
-        chosen = read_one(recording, session, options)
+        chosen = read_one(recording, session, source_of(forecaster)[1] | reading)
         forecasts = make(forecaster, chosen, session=as_session, stride=stride, latest=latest)
         forecasts.save(out, overwrite=overwrite)
         windows, units, horizon = forecasts.values.shape

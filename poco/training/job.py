@@ -104,7 +104,11 @@ def train(
     protocol = protocol or known.get("protocol", "leak-free")
     seeds = seeds or known.get("seeds", 1)
     baselines = baselines if baselines is not None else known.get("baselines")
-    recipe, sizes, settings = _settings(before, recipe, model_config, train_config)
+    whole = None if isinstance(model_config, Mapping) else model_config
+    recipe = recipes.of(whole, known.get("recipe") if recipe is None and whole is None else recipe)
+    if recipe != known.get("recipe", recipe):
+        raise CheckpointError(f"cannot resume the run in {folder}: recipe was {known['recipe']}, now {recipe}")
+    sizes, settings = _settings(before, recipe, model_config, train_config)
     settings = settings if steps is None else dataclasses.replace(settings, steps=steps)
     settings.torch_device()
     cut = split(recordings, protocol=protocol, context=sizes.context, horizon=sizes.horizon)
@@ -148,17 +152,13 @@ def _save(model: Member, step: int, *, folder: Path, finished: bool) -> None:
 
 def _settings(
     before: Mapping[str, Any] | None,
-    recipe: str | None,
+    recipe: str,
     model_config: Sizes | Mapping[str, Any] | None,
     train_config: TrainConfig | Mapping[str, Any] | None,
-) -> tuple[str, Sizes, TrainConfig]:
-    """Recipe, model and loop as they were given, the rest as in the run that goes on, else as the recipe says."""
-    whole = None if isinstance(model_config, Mapping) else model_config
-    if before is not None and recipe is None and whole is None:
-        recipe = before["recipe"]
-    recipe = recipes.of(whole, recipe)
+) -> tuple[Sizes, TrainConfig]:
+    """Model and loop as they were given, the rest as in the run that goes on, else as the recipe says."""
     sizes, settings = recipes.recipe(recipe)
-    if before is not None and before["recipe"] == recipe:
+    if before is not None:
         sizes, settings = type(sizes).from_dict(before["model"]), TrainConfig.from_json(before["training"])
     if isinstance(model_config, Mapping):
         foreign = sorted(set(model_config) - {field.name for field in dataclasses.fields(sizes)})
@@ -172,7 +172,7 @@ def _settings(
         settings = TrainConfig.from_json({**settings.to_json(), **train_config})
     elif train_config is not None:
         settings = train_config
-    return recipe, sizes, settings
+    return sizes, settings
 
 
 def _with_full_path(source: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,8 +228,6 @@ def _clear(folder: Path) -> None:
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What keeps a run from going on but for settings of the loop, which the loop compares; one text per difference."""
-    if before["recipe"] != now["recipe"]:
-        return [f"recipe was {before['recipe']}, now {now['recipe']}"]
     changes = []
     if before["protocol"] != now["protocol"]:
         changes.append(f"protocol was {before['protocol']}, now {now['protocol']}")

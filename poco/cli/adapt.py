@@ -40,8 +40,9 @@ def register(app: typer.Typer) -> None:
         mode: Annotated[
             str | None,
             typer.Option(
-                help="What to fit: the new session's own ('solve' on the ground, 'embeddings' for a POCO: the default), "
-                "or of a POCO 'mlp' (also the network that forecasts each unit), 'full', 'scratch', 'zero-shot' (nothing)."
+                help="What to fit: the new session's own, the default ('solve' on the ground, 'embeddings' of a POCO), "
+                "or of a POCO also 'mlp' (the network that forecasts each unit), 'full', 'scratch', 'zero-shot' "
+                "(nothing)."
             ),
         ] = None,
         steps: Annotated[

@@ -8,14 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from poco.cli.options import (
-    Json,
-    Session,
-    examples,
-    must_be_empty,
-    read_one,
-    reads,
-)
+from poco.cli.options import Json, Session, Threads, examples, must_be_empty, read_one, reads, set_threads
 from poco.cli.output import print_json, say
 
 _STEPS = "Steps of a POCO"
@@ -76,7 +69,7 @@ def register(app: typer.Typer) -> None:
         unit_types: Annotated[
             str | None, typer.Option(help="Label of the units, for a model that embeds unit types.")
         ] = None,
-        threads: Annotated[int | None, typer.Option(help="Threads on the CPU.")] = None,
+        threads: Threads = None,
         session: Session = None,
         json: Json = False,
         *,
@@ -95,7 +88,6 @@ def register(app: typer.Typer) -> None:
         from poco.adaptation import adapt as fit_to
         from poco.adaptation import is_solved
         from poco.cli.runs import open_forecaster, source_of
-        from poco.cli.torch_settings import set_threads
         from poco.commands import option
         from poco.run import Run
         from poco.training.callbacks import Progress

@@ -9,17 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from poco.cli.options import (
-    Json,
-    Sessions,
-    Without,
-    chosen_sessions,
-    examples,
-    reads,
-)
+from poco.cli.options import Json, Sessions, Without, chosen_sessions, examples, reads, set_threads
 from poco.cli.output import print_json, say
 from poco.cli.scores import print_scores
-from poco.cli.torch_settings import set_threads
 from poco.errors import CheckpointError, ConfigError
 from poco.files import CONFIG, FIGURE
 

@@ -403,11 +403,15 @@ def test_a_damaged_checkpoint_is_refused_on_resume(tmp_path: Path) -> None:
         trained(folder, resume=True)
 
 
-def test_unit_types_come_from_a_label() -> None:
+def test_unit_types_come_from_a_label(tmp_path: Path) -> None:
     sizes = dataclasses.replace(SIZES, unit_type_embedding=True)
     labels = {"region": ("x", "y", "x", "y", "z"), "side": ("l",) * 5}
     recording = waves("a", frames=200, labels=labels)
-    run = trained(None, recordings=[recording], model_config=sizes, unit_types="region")
+    run = trained(tmp_path / "run", recordings=[recording], model_config=sizes, unit_types="region")
+    again = train([recording], out=tmp_path / "run", resume=True, progress=False)
+    assert again.model.metadata["training"]["unit_types"] == "region"
+    with pytest.raises(CheckpointError, match="unit_types was region, now side"):
+        train([recording], out=tmp_path / "run", resume=True, progress=False, unit_types="side")
     assert run.model.sessions[0].unit_types == labels["region"]
     new = waves("b", units=3, frames=200, labels={"region": ("z", "new", "x"), "side": ("l",) * 3})
     adapted = poco.adapt(run.model, new, steps=2, batch_size=4)  # takes the label that the run took

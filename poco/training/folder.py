@@ -33,6 +33,7 @@ def run_config(
     source: Mapping[str, Any] | None,
     seeds: int = 1,
     baselines: Sequence[str] | None = None,
+    unit_types: str | None = None,
 ) -> dict[str, Any]:
     """Content of ``config.json`` for a new run."""
     sessions = [
@@ -60,6 +61,7 @@ def run_config(
         "seed": train_config.seed,
         **({"seeds": seeds} if seeds > 1 else {}),
         **({"baselines": list(baselines)} if baselines is not None else {}),
+        **({"unit_types": unit_types} if unit_types is not None else {}),
         "model": dict(model_config),
         "training": train_config.to_json(),
         "sessions": sessions,

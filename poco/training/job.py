@@ -114,9 +114,9 @@ def train(
     cut = split(recordings, protocol=protocol, context=sizes.context, horizon=sizes.horizon)
     settings = recipes.complete(recipe, settings, cut)
     if getattr(sizes, "unit_type_embedding", False):
-        unit_types = choose_label(cut.recordings, unit_types)
+        unit_types = choose_label(cut.recordings, unit_types or known.get("unit_types"))
     source = _with_full_path(source) if source is not None else source_of(recordings) or known.get("source")
-    config = run_config(cut, sizes.to_dict(), settings, recipe, source, seeds, baselines)
+    config = run_config(cut, sizes.to_dict(), settings, recipe, source, seeds, baselines, unit_types)
     if folder is not None:
         _prepare_folder(folder, config, before, overwrite=overwrite)
     watching = [*callbacks]
@@ -228,9 +228,11 @@ def _clear(folder: Path) -> None:
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What keeps a run from going on but for settings of the loop, which the loop compares; one text per difference."""
-    changes = []
-    if before["protocol"] != now["protocol"]:
-        changes.append(f"protocol was {before['protocol']}, now {now['protocol']}")
+    changes = [
+        f"{key} was {before[key]}, now {now.get(key)}"
+        for key in ("protocol", "unit_types")
+        if before.get(key, now.get(key)) != now.get(key)
+    ]
     seeds, wanted = before.get("seeds", 1), now.get("seeds", 1)
     if seeds != wanted and not 1 < seeds < wanted:
         changes.append(f"seeds was {seeds}, now {wanted}")

@@ -7,15 +7,18 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from poco._version import __version__
 from poco.adaptation_steps import fit_session, join, scores_of, settings, usual_rate
 from poco.adapted import Adapted, Point
-from poco.data.checks import RATE_TOLERANCE, same_activity
+from poco.data.checks import rates_differ, same_activity
+from poco.data.origin import source as source_of
 from poco.data.recording import Recording
 from poco.data.splits import Split, fingerprint, shorten, split
 from poco.errors import ConfigError, DataError
+from poco.nn.files import learnt_rates
 from poco.scoring import ahead
 from poco.training.callbacks import Callback
 from poco.training.config import TrainConfig
@@ -24,23 +27,26 @@ from poco.training.trainer import choose_label
 if TYPE_CHECKING:
     from poco.ground.grounded import Grounded
     from poco.models import Forecaster, Member
+    from poco.run import Run
 
 Mode = Literal["embeddings", "mlp", "full", "scratch", "zero-shot"]
+#: Modes of a POCO; a forecaster on the ground has one alone, :data:`SOLVE`.
 MODES: tuple[str, ...] = get_args(Mode)
+SOLVE = "solve"
 
 #: Validations without a new best before adaptation stops.
 PATIENCE = 5
 
 
 def adapt(
-    model: Forecaster,
+    model: Forecaster | Run | str | Path,
     recording: Recording,
     *,
-    mode: str = "embeddings",
+    mode: str | None = None,
     steps: int = 200,
     learning_rate: float | None = None,
     batch_size: int | None = None,
-    protocol: str = "leak-free",
+    protocol: str | None = None,
     seed: int = 0,
     precision: str = "auto",
     score_every: int = 20,
@@ -62,19 +68,21 @@ def adapt(
     those after it; scores are of the mean.
 
     Args:
-        model: a trained model; it is left as it was.
+        model: a trained model, which is left as it was; or a run, or a folder of either (:func:`poco.load`).
         recording: the new session; its name must not be in the model's vocabulary.
-        mode: for a forecaster on the ground ``"embeddings"`` is a solve and all other settings are left aside; for a
-            POCO ``"embeddings"`` fits the new session's own parameters alone, ``"mlp"`` those and the network that
-            forecasts each unit (the encoder of the population stays), ``"full"`` everything but the other sessions'
-            parameters, ``"scratch"`` a fresh model of the same shape on this session alone, ``"zero-shot"`` nothing:
-            the session joins with fresh embeddings, and settings of steps are left aside.
+        mode: what is fitted. A forecaster on the ground solves for the new session's own terms, ``"solve"`` (or
+            ``"embeddings"``, which is taken for it); settings of steps are left aside. A POCO takes steps:
+            ``"embeddings"``, its default, fits the new session's own parameters alone, ``"mlp"`` those and the network
+            that forecasts each unit (the encoder of the population stays), ``"full"`` everything but the other
+            sessions' parameters, ``"scratch"`` a fresh model of the same shape on this session alone, ``"zero-shot"``
+            nothing: the session joins with fresh embeddings, and settings of steps are left aside.
         steps: optimiser steps.
         learning_rate: default 3e-4; for embeddings alone 0.05 of the root mean square of those that the model knows,
             so that a step is as small beside them however they were trained.
         batch_size: windows a step; default 64, and 16 for embeddings alone, which learn as much from them in a third of
             the time.
-        protocol: how the session is cut and normalised, ``"leak-free"`` or ``"published"``.
+        protocol: how the session is cut and normalised, ``"leak-free"`` or ``"published"``; default that of the run,
+            and leak-free for a model alone.
         seed: seed of new embeddings, dropout and the order of the windows.
         precision: what the steps compute in: ``"float32"``, ``"bf16"`` (autocast), or ``"auto"``, which is bf16 where
             the machine has instructions for it. Scores are taken in float32.
@@ -88,7 +96,8 @@ def adapt(
         unit_types: label of the units for a model that embeds unit types; default the one it was trained with, or the
             only one there is.
         source: where model and recording came from (``run``, ``recording``), kept with the result, and how the
-            recording was read (``options``), kept with the model, so that it can be read that way again.
+            recording was read (``options``), kept with the model, so that it can be read that way again. What it leaves
+            out is known of a run or folder, and of a recording that is as :func:`poco.read` read it.
         callbacks: what may watch.
 
     Returns:
@@ -98,22 +107,23 @@ def adapt(
         ConfigError: for an unknown mode or a setting that cannot work.
         VocabularyError: if the session is in the model's vocabulary already.
         DataError: if the recording cannot be used as it stands.
+        CheckpointError: if the folder holds no model.
     """
     from poco.ensemble import Ensemble
-    from poco.models import check_kind
+    from poco.models import model_of, open_forecaster
     from poco.nn import POCO
+    from poco.run import Run
 
     if not isinstance(recording, Recording):
         raise DataError(f"one recording is wanted, not {type(recording).__name__}: read it with poco.read, choose one")
-    check_kind(model, "what is adapted")
+    given = open_forecaster(model) if isinstance(model, (str, Path)) else model
+    run = given if isinstance(given, Run) else None
+    folder = run.folder if run is not None else model if isinstance(model, (str, Path)) else None
+    source = {**_known_source(folder, recording), **(source or {})}
+    protocol = protocol or (run.protocol if run is not None else "leak-free")
+    model = model_of(given, "what is adapted")
     members = list(model) if isinstance(model, Ensemble) else [model]
-    if is_solved(model):
-        if mode != "embeddings":
-            raise ConfigError(
-                f"a forecaster on the ground takes a session by a solve (mode 'embeddings'), not '{mode}'"
-            )
-    elif mode not in MODES:
-        raise ConfigError(f"mode must be one of {', '.join(MODES)}, got '{mode}'")
+    mode = _mode(model, mode)
     sizes = model.config
     cut = split([recording], protocol=protocol, context=sizes.context, horizon=sizes.horizon)
     if frames is not None and frames >= sum(b - a for part in ("train", "val") for a, b in cut.segments[part][0]):
@@ -128,7 +138,7 @@ def adapt(
         raise ConfigError(f"the model embeds no types of units: leave out unit_types ('{unit_types}')")
     _compare_rates(model, recording)
     _compare_recordings(model, recording)
-    origin = {name: str(source[name]) for name in ("run", "recording") if source and name in source}
+    origin: dict[str, str] = {name: str(source[name]) for name in ("run", "recording") if name in source}
     found: list[Adapted] = []
     starts: list[Callable[[], Member]] = []
     configs: list[TrainConfig | None] = []
@@ -169,6 +179,25 @@ def adapt(
     return together
 
 
+def _known_source(folder: str | Path | None, recording: Recording) -> dict[str, Any]:
+    """What is known of where a model and a recording came from, as ``source`` of :func:`adapt`."""
+    known: dict[str, Any] = {} if folder is None else {"run": Path(folder).resolve()}
+    origin = source_of([recording])
+    return known if origin is None else {**known, "recording": origin["path"], "options": origin["options"]}
+
+
+def _mode(model: Forecaster, mode: str | None) -> str:
+    """The mode that is meant; a ConfigError if the model has no such."""
+    if is_solved(model):
+        if mode not in (None, SOLVE, "embeddings"):
+            raise ConfigError(f"a forecaster on the ground takes a session by a solve (mode '{SOLVE}'), not '{mode}'")
+        return SOLVE
+    if mode is not None and mode not in MODES:
+        more = " (a POCO is not solved for)" if mode == SOLVE else ""
+        raise ConfigError(f"mode must be one of {', '.join(MODES)}, got '{mode}'{more}")
+    return mode or "embeddings"
+
+
 def is_solved(model: Forecaster) -> bool:
     """Whether a session joins a model by a solve, as on the ground, and not by gradient steps."""
     from poco.ensemble import Ensemble
@@ -197,7 +226,7 @@ def _solve(model: Grounded, recording: Recording, cut: Split) -> tuple[Adapted, 
     result = Adapted(
         model=adapted,
         session=recording.session,
-        mode="solve",
+        mode=SOLVE,
         history=(Point(0, 0.0, before.score), Point(1, round(seconds, 3), after.score)),
         before=before.score,
         after=after.score,
@@ -231,9 +260,9 @@ def _together(found: Sequence[Adapted], starts: Sequence[Callable[[], Member]]) 
 
 
 def _compare_rates(model: Forecaster, recording: Recording) -> None:
-    learnt = [rate for rate in (model.metadata.get("rate_hz") or {}).values() if rate is not None]
+    learnt = [rate for rate in learnt_rates(model).values() if rate is not None]
     rate = recording.rate_hz
-    if learnt and rate is not None and all(max(rate, r) / min(rate, r) > RATE_TOLERANCE for r in learnt):
+    if learnt and all(rates_differ(rate, other) for other in learnt):
         warnings.warn(
             f"session '{recording.session}' has {rate:.4g} frames a second, the model learnt from "
             f"{', '.join(f'{r:.4g}' for r in dict.fromkeys(learnt))}: resample the recording, or expect lower scores",
@@ -261,7 +290,7 @@ def _metadata(
     mode: str,
     protocol: str,
     config: TrainConfig | None,
-    source: Mapping[str, Any] | None,
+    source: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What the adapted model's folder says of it, on top of what is known of the model."""
     known = model.metadata if mode != "scratch" else {}
@@ -276,6 +305,6 @@ def _metadata(
         **known,
         "rate_hz": {**(known.get("rate_hz") or {}), recording.session: recording.rate_hz},
         "fingerprints": {**(known.get("fingerprints") or {}), recording.session: fingerprint(recording)},
-        "reading": (source or {}).get("options", {}),
+        "reading": source.get("options", {}),
         "adaptations": [*known.get("adaptations", ()), this],
     }

@@ -40,7 +40,7 @@ class Adapted:
         model: the adapted model; the one given is as it was. Its vocabulary ends with the new session
             (``mode="scratch"``: holds nothing else).
         session: name of the new session.
-        mode: what was fitted.
+        mode: what was fitted, see :func:`poco.adapt`; ``"solve"`` for a forecaster on the ground.
         history: test score from before the first step to the last one, each of some 128 windows spaced evenly over the
             test part; of an ensemble, before and after alone, of all.
         before: test score with fresh embeddings (``mode="scratch"``: of the untrained model).
@@ -135,7 +135,7 @@ class Adapted:
 
         folder = Path(folder)
         known = read_json(folder / ADAPTATION, "results of an adaptation")
-        model = models.load(folder / MODEL)
+        model = models.read_model(folder / MODEL)
         origin: dict[str, str] = {name: known[name] for name in ("run", "recording") if name in known}
         place = data if data is not None else origin.get("recording")
         if place is None:

@@ -57,8 +57,6 @@ def adapt(adapted: Adapted, out: str) -> str:
     given += ["--protocol", adapted.split.protocol]
     if adapted.frames is not None:
         given += ["--frames", str(adapted.frames)]
-    if adapted.mode == "solve":
-        return _typed("adapt", *given, "--out", out)
     names = ("steps", "batch_size", "learning_rate", "seed", "patience", "precision")
     settings = {name: adapted.settings.get(name) for name in names}
     if adapted.settings and settings["patience"] is None:

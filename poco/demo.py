@@ -24,7 +24,7 @@ from poco.data.read import read
 from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.errors import ConfigError, MissingExtraError
-from poco.files import BASELINES, write_atomically, write_json
+from poco.files import BASELINES, FIGURE, write_atomically, write_json
 from poco.nn import POCOConfig
 from poco.run import Run
 from poco.scores import Evaluation, Scores
@@ -149,16 +149,14 @@ def run_demo(out: str | Path = "poco-demo", *, quick: bool = False, seed: int = 
             seed=seed,
         ),
         out=out / "run",
-        source={"path": str(out / "recordings")},
     )
     evaluation = run.evaluate(known, baselines=size.baselines, callbacks=[Progress("baseline")])
     adapted = adapt(
-        run.model,
+        run,
         new,
         steps=size.adapt_steps,
         batch_size=16,
         seed=seed,
-        source={"run": out / "run", "recording": out / "unseen"},
         callbacks=[Progress("adapting")],
     )
     adapted.save(out / "adapted")
@@ -167,7 +165,7 @@ def run_demo(out: str | Path = "poco-demo", *, quick: bool = False, seed: int = 
     baselines |= {name + REFITTED: fit_baseline(name, adapted.split) for name in _REFIT}
     unseen = score_forecasters(baselines, adapted.split)
     try:
-        figure: Path | None = _draw(out / "figure.png", run, evaluation, adapted, unseen, cut)
+        figure: Path | None = _draw(out / FIGURE, run, evaluation, adapted, unseen, cut)
     except MissingExtraError:
         figure = None
     demo = Demo(run, evaluation, adapted, unseen, figure, time.monotonic() - began)

@@ -70,26 +70,26 @@ class Ensemble(nn.Module):
         """The sessions that the members know."""
         return self._first.sessions
 
-    def session_index(self, session: int | str) -> int:
-        """Index of a session given by name or index; a VocabularyError if it is not known."""
+    def session_index(self, session: int | str | None) -> int:
+        """Index of a session given by name or index, or of the only one; a VocabularyError if it is not known."""
         return self._first.session_index(session)
 
     def normalisation(self, session: int | str) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation ``[N]``, float32, that the session's activity is normalised with."""
         return self._first.normalisation(session)
 
-    def forward(self, x: Tensor, session: int | str = 0) -> Tensor:
+    def forward(self, x: Tensor, session: int | str | None = None) -> Tensor:
         """Forecasts windows of one session.
 
         Args:
             x: ``[B, N, C]`` normalised activity: windows, units, frames (oldest first).
-            session: name or index of the session.
+            session: name or index of the session; None: the only one.
 
         Returns:
             ``[B, N, H]`` normalised forecasts, the mean of the members', in float32 (float64 for float64 members).
 
         Raises:
-            VocabularyError: if the members do not know the session.
+            VocabularyError: if the members do not know the session, or several and none was chosen.
             ShapeError: if units or frames are not what the session and the members have.
         """
         return _mean(member(x, session) for member in self)

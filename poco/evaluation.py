@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    run_or_model: Run | nn.Module,
+    run_or_model: Run | nn.Module | str | Path,
     split: Split | None = None,
     part: str = "test",
     baselines: Sequence[str] = NAMES,
@@ -46,7 +46,7 @@ def evaluate(
     intervals are made.
 
     Args:
-        run_or_model: a run, or a model with ``forward_packed``.
+        run_or_model: a run, a model with ``forward_packed``, or a folder of a run or model.
         split: recordings and parts; default for a run: the recordings it was trained on, read again.
         part: ``"train"``, ``"val"`` or ``"test"``.
         baselines: names of the baselines to score, see :data:`poco.baselines.NAMES`.
@@ -66,11 +66,15 @@ def evaluate(
         ShapeError: if a forecast is not ``[R, H]``.
         VocabularyError: if the model does not know a session of the split.
         DataError: if there are no windows, or a model is given without a split.
+        CheckpointError: if the folder holds neither a run nor a model.
     """
+    from poco.models import open_forecaster
     from poco.run import Run
 
     if precision not in PRECISIONS:
         raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got '{precision}'")
+    if isinstance(run_or_model, (str, Path)):
+        run_or_model = open_forecaster(run_or_model)
     run = run_or_model if isinstance(run_or_model, Run) else None
     model = run.model if run is not None else run_or_model
     check_forecaster(model, "what is scored")

@@ -1,4 +1,4 @@
-"""Files that are either the old one or the new one, never half of either."""
+"""Names of the files of models and runs, and writing files that are the old or the new one, never half of either."""
 
 from __future__ import annotations
 
@@ -13,8 +13,16 @@ from typing import Any
 
 from poco.errors import CheckpointError
 
+#: Files of a model: settings and tensors. The settings of a run have the same name, in the run's folder.
+CONFIG, TENSORS = "config.json", "model.safetensors"
+#: Files of a run.
+METRICS, RESUME, LOG = "metrics.jsonl", "resume.safetensors", "log.txt"
+#: Files of what was scored.
+EVALUATION, FIGURE = "evaluation.json", "figure.png"
 #: Folders in that of a run or an adapted model: its model, and baselines that were fitted to compare it with.
 MODEL, BASELINES = "model", "baselines"
+#: Folder in a run of several seeds: those of its members.
+MEMBERS = "members"
 #: File of what adapting found, beside the adapted model.
 ADAPTATION = "adaptation.json"
 #: What stands for numbers that JSON does not have.

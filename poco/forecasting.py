@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from poco.core import gather_windows
-from poco.data.checks import RATE_TOLERANCE, check_length
+from poco.data.checks import check_length, rates_differ
 from poco.data.packed import PackedBatch
 from poco.data.recording import Recording
 from poco.data.windows import ROWS_A_BATCH, check_units
@@ -159,7 +159,7 @@ def forecast(
     """Forecast a recording of a session that the model knows, wherever a whole context precedes.
 
     Args:
-        run: a run, its folder, or a model.
+        run: a run, a model, or a folder of either (:func:`poco.load`).
         recording: the recording; its units must be those of the session, in the same order.
         session: session of the model to use; default the recording's own name.
         stride: frames from one forecast to the next.
@@ -171,15 +171,12 @@ def forecast(
     Raises:
         VocabularyError: if the model does not know the session, or its units are others.
         DataError: for NaN or infinite values, too few frames, or a rate other than the session's.
-        ConfigError: for a stride below 1.
+        ConfigError: for a stride below 1, or what is no forecaster.
+        CheckpointError: if the folder holds no model.
     """
-    from poco.models import check_kind
-    from poco.run import Run
+    from poco.models import model_of
 
-    if isinstance(run, (str, Path)):
-        run = Run.load(run)
-    model = run.model if isinstance(run, Run) else run
-    check_kind(model, "what forecasts a recording")
+    model = model_of(run, "what forecasts a recording")
     if stride < 1:
         raise ConfigError(f"stride must be at least 1 frame, got {stride}")
     index = model.session_index(session if session is not None else recording.session)
@@ -221,7 +218,12 @@ def check_fits(model: Forecaster, session: str, recording: Recording) -> None:
         DataError: if the recording's rate is another than the session's.
     """
     check_units(recording.session, recording.unit_ids, model.sessions[model.session_index(session)].units)
-    _check_rate(recording, learnt_rate(model, session))
+    learnt = learnt_rate(model, session)
+    if rates_differ(recording.rate_hz, learnt):
+        raise DataError(
+            f"session '{recording.session}' has {recording.rate_hz:.4g} frames a second, the model learnt it at "
+            f"{learnt:.4g}: resample the recording"
+        )
 
 
 def _starts(recording: Recording, context: int, stride: int, latest: bool) -> np.ndarray:
@@ -251,13 +253,3 @@ def _check_finite(recording: Recording, start: np.ndarray, context: int) -> None
                 f"session '{recording.session}': NaN or infinite values in the frames to forecast from, the first in "
                 f"unit '{recording.unit_ids[unit]}' at frame {int(chunk[frame])}: repair the recording"
             )
-
-
-def _check_rate(recording: Recording, learnt: float | None) -> None:
-    if learnt is None or recording.rate_hz is None:
-        return
-    if max(learnt, recording.rate_hz) / min(learnt, recording.rate_hz) > RATE_TOLERANCE:
-        raise DataError(
-            f"session '{recording.session}' has {recording.rate_hz:.4g} frames a second, the model learnt it at "
-            f"{learnt:.4g}: resample the recording"
-        )

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from poco.data.packed import PackedBatch
-from poco.errors import BackendError, ShapeError
+from poco.errors import BackendError, ConfigError, ShapeError
+from poco.models import model_of
 from poco.nn.model import POCO
 from poco.ops.backends import choose
+
+if TYPE_CHECKING:
+    from poco.run import Run
 
 _WARM_UPS = 3  # calls before the recording: kernels are compiled and libraries make their work space
 
@@ -32,7 +38,7 @@ def _record(call: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
 def _expect_triton(model: POCO) -> None:
     device, dtype = model.latents.device, model.latents.dtype
     if device.type != "cuda":
-        raise BackendError(f"CUDA graphs need a model on a CUDA device, this one is on {device}")
+        raise BackendError(f"CUDA graphs need a model on a CUDA device, this one is on {device}: model.cuda()")
     backend = choose(device, dtype).name
     if backend != "triton":
         raise BackendError(f"CUDA graphs need the backend 'triton'; on {device} with {dtype} it is '{backend}'")
@@ -45,20 +51,27 @@ class InferenceGraph:
     kernels) is made once. After the model or its embeddings have changed, call :meth:`warmup` again.
 
     Args:
-        model: in evaluation mode on a CUDA device; float32 or bfloat16.
-        session: name or index of the session.
+        model: a POCO in evaluation mode on a CUDA device, float32 or bfloat16; or a run of one, or a folder of either
+            (:func:`poco.load`), which is loaded onto the current CUDA device.
+        session: name or index of the session; None: the only one.
         windows: windows of a call.
 
     Raises:
         BackendError: if the model is not where the Triton kernels run.
-        VocabularyError: if the model does not know the session.
-        ConfigError: if the model has no fused form.
+        VocabularyError: if the model does not know the session, or several and none was chosen.
+        ConfigError: if it is no POCO, or one that has no fused form.
+        CheckpointError: if the folder holds no model.
     """
 
-    def __init__(self, model: POCO, session: int | str = 0, windows: int = 1) -> None:
-        _expect_triton(model)
-        self.model, self.session = model, model.session_index(session)
-        units, config, like = len(model.sessions[self.session].units), model.config, model.latents
+    def __init__(self, model: POCO | Run | str | Path, session: int | str | None = None, windows: int = 1) -> None:
+        found = model_of(model, "what a CUDA graph is recorded of")
+        if isinstance(model, (str, Path)) and torch.cuda.is_available():
+            found = found.cuda()
+        if not isinstance(found, POCO):
+            raise ConfigError(f"a CUDA graph is recorded of a POCO, not of a model of kind {type(found).__name__}")
+        _expect_triton(found)
+        self.model, self.session = found, found.session_index(session)
+        units, config, like = len(found.sessions[self.session].units), found.config, found.latents
         self.x = like.new_zeros(windows, units, config.context)
         self._unit_index = torch.arange(units, dtype=torch.int32, device=like.device).repeat(windows)
         self._offsets = torch.arange(windows + 1, dtype=torch.int32, device=like.device) * units

@@ -245,6 +245,7 @@ def main(folder: Path) -> int:
 
     from poco import models
     from poco.adaptation import adapt
+    from poco.nn.files import learnt_rate
 
     os.nice(10)
     request = json.loads((folder / _REQUEST).read_text())
@@ -253,7 +254,7 @@ def main(folder: Path) -> int:
     session = request["session"]
     model = cast("Member", models.load(Path(request["model"])))
     spec = model.sessions[model.session_index(session)]
-    rate = (model.metadata.get("rate_hz") or {}).get(session)
+    rate = learnt_rate(model, session)
     try:
         recording = Seen.load(folder / _FRAMES).recording(session, spec.units, rate, spec.dataset)
         adapted = adapt(without(model, session), recording, **request["options"])

@@ -91,8 +91,7 @@ def replay(
     check_fits(model, stream.session, recording)
     if not recording.rate_hz:
         raise DataError(f"'{recording.session}' says no rate: give it (--rate)")
-    std = model.normalisation(stream.session)[1].cpu().numpy()
-    score = ScoreSoFar(np.where(std > 0, std, 1).astype(np.float32))
+    score = ScoreSoFar(model.normalisation(stream.session)[1].cpu().numpy())
     return _play(stream, recording, recording.rate_hz, speed, recording.frames if frames is None else frames, score)
 
 

@@ -5,7 +5,7 @@ A run folder holds
 - ``config.json``: settings of model and training, protocol, recipe, seed, versions, where the recordings came from, and
   each session's size, rate and fingerprint;
 - ``metrics.jsonl``: one line per logged loss and per validation;
-- ``model/``: the best model so far (``poco.models.load`` reads it);
+- ``model/``: the best model so far (``poco.load`` reads it);
 - ``resume.safetensors``: the state that training continues from;
 - ``members/SEED/``, where there are several seeds: each one's model and the state that its training continues from;
 - ``log.txt``: what happened when;
@@ -22,29 +22,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from poco.data.checks import as_recordings
 from poco.data.recording import Recording
 from poco.data.splits import Split, fingerprint, split
 from poco.errors import CheckpointError, DataError, MissingExtraError
-from poco.files import MODEL, write_json
+from poco.files import EVALUATION, FIGURE, METRICS, MODEL, write_json
 from poco.training.config import TrainConfig
-from poco.training.folder import (
-    CONFIG,
-    EVALUATION,
-    FIGURE,
-    LOG,
-    METRICS,
-    RESUME,
-    log,
-    read_config,
-    read_metrics,
-)
-from poco.training.job import as_recordings
+from poco.training.folder import log, read_config, read_metrics
 
 if TYPE_CHECKING:
     from poco.models import Forecaster
     from poco.scores import Evaluation
-
-__all__ = ["CONFIG", "EVALUATION", "FIGURE", "LOG", "METRICS", "MODEL", "RESUME", "Run", "read_config", "read_metrics"]
 
 
 @dataclass(eq=False)
@@ -80,7 +68,7 @@ class Run:
             raise CheckpointError(
                 f"the run in {folder} has no model yet: it stopped before its first validation; resume it (--resume)"
             )
-        return cls(folder, config, models.load(folder / MODEL), read_metrics(folder / METRICS))
+        return cls(folder, config, models.read_model(folder / MODEL), read_metrics(folder / METRICS))
 
     @property
     def finished(self) -> bool:

@@ -18,13 +18,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from poco import core
-from poco.errors import BackendError, CheckpointError, ConfigError, DataError, PocoError, VocabularyError
+from poco import core, models
+from poco.errors import BackendError, CheckpointError, ConfigError, DataError, PocoError
 from poco.nn import files, vocabulary
 from poco.online import OnlineAdaptation, Seen
 
 if TYPE_CHECKING:
-    from poco.models import Member
+    from poco.models import Forecaster
+    from poco.run import Run
 
 MISSING, GAPS = ("hold", "drop"), ("fill", "restart", "refuse")
 MARKS = {1: "held", 2: "filled", 4: "restarted", 8: "late", 16: "overflowed", 32: "rate"}
@@ -70,8 +71,8 @@ class Stream:
     of one model may run side by side.
 
     Args:
-        model: a model, the folder of one or of a run, or what :func:`open_model` made of it.
-        session: name or index of the session.
+        model: a model, a run, a folder of either (:func:`poco.load`), or what :func:`open_model` made of it.
+        session: name or index of the session; None: the only one.
         precision: ``"float32"`` or ``"bf16"`` (of a POCO's weights and products).
         threads: of the engine; None: as many as torch has.
         device: ``"cpu"``, or ``"cuda"`` or ``"cuda:1"``: the GPU that forecasts. It has to forecast a window as the
@@ -90,15 +91,15 @@ class Stream:
 
     Raises:
         CheckpointError: if there is no model, it is damaged, or of a kind that cannot be streamed.
-        VocabularyError: if the model does not know the session.
+        VocabularyError: if the model does not know the session, or several and none was chosen.
         ConfigError: if an option has a value that cannot work.
         BackendError: if the compiled core is not in use, or the GPU cannot be.
     """
 
     def __init__(
         self,
-        model: Member | str | Path,
-        session: int | str = 0,
+        model: Forecaster | Run | str | Path,
+        session: int | str | None = None,
         *,
         precision: str = "float32",
         threads: int | None = None,
@@ -124,6 +125,7 @@ class Stream:
         for name, value in (("interval", interval), ("tolerance", tolerance), ("deadline_ms", deadline_ms)):
             if value is not None and not isinstance(value, Real):
                 raise ConfigError(f"{name} must be a number, got {value!r}")
+        model = _of_run(model)
         opened = open_model(model)
         options = {
             "bfloat16": precision == "bf16",
@@ -136,7 +138,7 @@ class Stream:
             "tolerance": tolerance,
             "deadline_ms": deadline_ms or 0.0,
         }
-        index = _find(opened.sessions, session)
+        index = vocabulary.find([name for name, _ in opened.sessions], session)
         self.session, self.units = opened.sessions[index]
         _check_normalised(model, index, self.session)
         self.context, self.horizon, self.deadline_ms = opened.context, opened.horizon, deadline_ms
@@ -207,7 +209,7 @@ class Stream:
             self._stream.reset()
         self._next = -1
 
-    def swap(self, model: Member | str | Path) -> None:
+    def swap(self, model: Forecaster | Run | str | Path) -> None:
         """Goes on with another model between two frames, an adapted one for example.
 
         An adaptation that is going on, or whose model no frame was forecast by yet, is of the model before: it is
@@ -218,6 +220,7 @@ class Stream:
             ConfigError: if it does not know the session, with the same units in their order, or has another context or
                 horizon; the stream is as it was.
         """
+        model = _of_run(model)
         opened = open_model(model)
         with _errors(ConfigError):
             self._stream.swap(opened)
@@ -248,7 +251,7 @@ class Stream:
             raise ConfigError("no frame was pushed yet: there is nothing to learn from")
         if self._online is not None and not self._online.done:
             raise ConfigError("an adaptation is going on: wait for its result, or cancel it")
-        model = _folder(self._model) if isinstance(self._model, str | Path) else self._model
+        model: Any = models.model_folder(self._model) if isinstance(self._model, str | Path) else self._model
         if not isinstance(model, Path) and not hasattr(model, "save_pretrained"):
             raise ConfigError("a model that was opened for streaming is not adapted: give the stream its folder")
         self._online = OnlineAdaptation(model, self.session, self._seen.copy(), options, self._load)
@@ -256,8 +259,6 @@ class Stream:
 
     def _load(self, folder: Path) -> Any:
         """The adapted model in memory and in the engine."""
-        from poco import models
-
         return models.load(folder), open_model(folder)
 
     def _take_adapted(self) -> float:
@@ -360,13 +361,13 @@ def _gpu(device: str) -> int:
     return min(int(number or 0), 2**31 - 1)
 
 
-def open_model(model: Member | str | Path | Any) -> Any:
+def open_model(model: Forecaster | Run | str | Path | Any) -> Any:
     """The model as the engine has it, for any number of streams.
 
     A model in memory goes through a folder, as its files are what is streamed.
 
     Args:
-        model: a model, the folder of one or of a run, or what this function gave before.
+        model: a model, a run, a folder of either (:func:`poco.load`), or what this function gave before.
 
     Returns:
         An object with ``context``, ``horizon`` and ``sessions``, a list of names and units.
@@ -377,11 +378,12 @@ def open_model(model: Member | str | Path | Any) -> Any:
         BackendError: if the compiled core is not in use.
     """
     engine = _engine()
+    model = _of_run(model)
     if isinstance(model, engine.StreamModel):
         return model
     if not isinstance(model, str | Path):
         if not hasattr(model, "save_pretrained"):
-            raise ConfigError(f"what is streamed is a model or a folder, got {type(model).__name__}")
+            raise ConfigError(f"what is streamed is a model, a run or a folder of either, got {type(model).__name__}")
         with tempfile.TemporaryDirectory() as made:
             model.save_pretrained(made)
             return open_model(made)
@@ -391,25 +393,16 @@ def open_model(model: Member | str | Path | Any) -> Any:
         raise CheckpointError(str(error)) from None
 
 
-def _folder(model: str | Path) -> Path:
-    """The folder of a model, or that in the folder of a run."""
-    folder = Path(model)
-    there = all((folder / name).is_file() for name in ("config.json", "model.safetensors"))
-    return folder if there else folder / "model"
+def _of_run(given: Any) -> Any:
+    """The model of a run; anything else as it is."""
+    from poco.run import Run
+
+    return given.model if isinstance(given, Run) else given
 
 
-def _check_normalised(model: Member | str | Path | Any, index: int, session: str) -> None:
+def _check_normalised(model: Forecaster | str | Path | Any, index: int, session: str) -> None:
     """Warns if a model or its folder says that a session's normalisation was never set."""
     if hasattr(model, "normalisation"):
         model.normalisation(index)
-    elif isinstance(model, str | Path) and not files.is_normalised(_folder(model), index):
+    elif isinstance(model, str | Path) and not files.is_normalised(models.model_folder(model), index):
         warnings.warn(vocabulary.not_normalised(session), RuntimeWarning, stacklevel=3)
-
-
-def _find(sessions: list[tuple[str, int]], session: int | str) -> int:
-    names = [name for name, _ in sessions]
-    if isinstance(session, str) and session in names:
-        return names.index(session)
-    if isinstance(session, int) and -len(names) <= session < len(names):
-        return session % len(names)
-    raise VocabularyError(f"unknown session {session!r}; the model knows {', '.join(names[:10])}")

@@ -1,28 +1,12 @@
-"""TOML by the standard library, or by tomli on Python 3.10."""
+"""TOML, by the standard library or, on Python 3.10, by tomli."""
 
 from __future__ import annotations
 
-from typing import Any
+import sys
 
-from poco.errors import MissingExtraError
+if sys.version_info >= (3, 11):
+    from tomllib import loads
+else:
+    from tomli import loads
 
-
-def loads(text: str, purpose: str) -> dict[str, Any]:
-    """What a TOML document says.
-
-    Args:
-        text: the document.
-        purpose: what it is read for, for the error.
-
-    Raises:
-        ValueError: if it is no TOML.
-        MissingExtraError: on Python 3.10 without tomli.
-    """
-    try:
-        import tomllib
-    except ModuleNotFoundError:
-        try:
-            import tomli as tomllib  # type: ignore[no-redef]
-        except ImportError:
-            raise MissingExtraError.of("tomli", "formats", f"{purpose} on Python 3.10") from None
-    return tomllib.loads(text)
+__all__ = ["loads"]

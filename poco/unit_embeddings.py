@@ -13,10 +13,13 @@ import numpy.typing as npt
 
 from poco.ensemble import Ensemble
 from poco.errors import ConfigError, DataError, MissingExtraError
+from poco.models import model_of
 from poco.nn import POCO
 
 if TYPE_CHECKING:
     from poco.data.recording import Recording
+    from poco.models import Forecaster
+    from poco.run import Run
 
 Floats = npt.NDArray[np.float64]
 
@@ -62,19 +65,23 @@ class SessionEmbeddings:
     coordinates: np.ndarray | None = None
 
 
-def embeddings(model: Any, recordings: Sequence[Recording] = ()) -> tuple[SessionEmbeddings, ...]:
+def embeddings(
+    model: Forecaster | Run | str | Path, recordings: Sequence[Recording] = ()
+) -> tuple[SessionEmbeddings, ...]:
     """The embeddings of all units of a model, session by session, with what the recordings know of the units.
 
     Those of an ensemble are its members' side by side, each of length 1, so that their cosine is the mean over seeds.
 
     Args:
-        model: a POCO, or an ensemble of them.
+        model: a POCO, an ensemble of them, a run, or a folder of one of these (:func:`poco.load`).
         recordings: bring labels and positions; sessions of the model that are not among them have none.
 
     Raises:
         ConfigError: if the model does not learn embeddings of units.
+        CheckpointError: if the folder holds no model.
         DataError: if a recording lacks a unit that the model knows.
     """
+    model = model_of(model, "what has embeddings of units")
     if isinstance(model, Ensemble):
         return _side_by_side([embeddings(member, recordings) for member in model])
     if not isinstance(model, POCO):

@@ -214,6 +214,8 @@ def test_same_seed_same_result_and_random_state_untouched(model: POCO, recording
 def test_what_cannot_work_is_refused(model: POCO, recordings: list[Recording]) -> None:
     with pytest.raises(ConfigError, match=f"mode must be one of {', '.join(MODES)}"):
         adapt(model, recordings[2], mode="partly")
+    with pytest.raises(ConfigError, match=r"got 'solve' \(a POCO is not solved for\)"):
+        adapt(model, recordings[2], mode="solve")
     with pytest.raises(VocabularyError, match="animal-1"):
         adapt(model, recordings[0])
     short = dataclasses.replace(recordings[2], activity=recordings[2].activity[:, :10], stretches=())
@@ -279,8 +281,8 @@ def test_an_adaptation_is_read_as_it_was_saved(model: POCO, recordings: list[Rec
     rate = new.rate_hz
     (tmp_path / "new.toml").write_text(f'[activity]\norientation = "units x frames"\nrate_hz = {rate}\n')
     recording = read(tmp_path / "new.npy")[0]
-    source = {"recording": tmp_path / "new.npy"}
-    adapted = adapt(model, recording, steps=8, score_every=4, batch_size=8, frames=120, source=source)
+    adapted = adapt(model, recording, steps=8, score_every=4, batch_size=8, frames=120)
+    assert adapted.origin == {"recording": str((tmp_path / "new.npy").resolve())}  # as it was read
     assert adapted.kept_step in (0, 4, 8)
     adapted.save(tmp_path / "adapted")
     again = Adapted.load(tmp_path / "adapted")

@@ -14,7 +14,7 @@ from helpers.models import random_model, randomise
 from helpers.recordings import waves
 
 import poco
-from poco import Ensemble, models
+from poco import Ensemble, commands, models
 from poco.data.splits import Split, split
 from poco.data.windows import Packer
 from poco.errors import CheckpointError, ConfigError, VocabularyError
@@ -86,8 +86,8 @@ def test_the_forecast_is_the_mean_of_the_members(ensemble: Ensemble, cut: Split)
 def test_means_are_taken_in_float32_or_better() -> None:
     low = Ensemble([random_model(3).to(torch.bfloat16), random_model(3).to(torch.bfloat16)]).eval()
     units, context = len(low.sessions[0].units), low.config.context
-    assert low(torch.randn(2, units, context).bfloat16()).dtype == torch.float32
-    assert low.double()(torch.randn(2, units, context).double()).dtype == torch.float64
+    assert low(torch.randn(2, units, context).bfloat16(), 0).dtype == torch.float32
+    assert low.double()(torch.randn(2, units, context).double(), 0).dtype == torch.float64
 
 
 def test_it_is_known_as_its_members_are(ensemble: Ensemble, cut: Split) -> None:
@@ -96,6 +96,8 @@ def test_it_is_known_as_its_members_are(ensemble: Ensemble, cut: Split) -> None:
     assert ensemble.config == first.config
     assert ensemble.sessions == first.sessions
     assert ensemble.session_index("b") == 1
+    with pytest.raises(VocabularyError, match="the model knows 2 sessions: choose one"):
+        ensemble(torch.zeros(1, 4, 12))
     mean, std = ensemble.normalisation("a")
     assert torch.equal(mean, torch.from_numpy(cut.mean[0].copy()))
     assert torch.equal(std, torch.from_numpy(cut.std[0].copy()))
@@ -216,6 +218,10 @@ def test_other_ways_to_adapt(ensembles: dict[str, Ensemble]) -> None:
     assert [spec.name for spec in scratch.model.sessions] == ["c"]
     first, second, _ = scratch.model
     assert not torch.equal(first.latents, second.latents)
+    solved = [poco.adapt(ensembles["Grounded"], new, mode=mode) for mode in (None, "solve", "embeddings")]
+    assert {one.mode for one in solved} == {"solve"}
+    assert len({one.after for one in solved}) == 1
+    assert "--mode solve" in commands.adapt(solved[0], "again")
     with pytest.raises(ConfigError, match="takes a session by a solve"):
         poco.adapt(ensembles["Grounded"], new, mode="full")
     with pytest.raises(ConfigError, match="mode must be one of"):

@@ -14,10 +14,10 @@ from helpers.recordings import waves
 import poco
 from poco import Run, TrainConfig, train
 from poco.data.recording import Recording
-from poco.errors import CheckpointError, ConfigError, DataError, MissingExtraError
+from poco.errors import BackendError, CheckpointError, ConfigError, DataError, MissingExtraError
 from poco.nn.files import reading_options
-from poco.run import read_metrics
 from poco.training import Callback
+from poco.training.folder import read_metrics
 
 SIZES = poco.POCOConfig(
     context=12, horizon=4, segment_length=4, latents=2, width=8, heads=2, head_width=4, film_width=8
@@ -68,10 +68,84 @@ def test_what_is_in_the_folder(run: Run) -> None:
     assert "done at step 12, best validation" in log
 
 
-def test_the_folder_of_a_run_is_no_model(run: Run) -> None:
-    assert run.folder is not None
-    with pytest.raises(CheckpointError, match="load the one in it"):
-        poco.load(run.folder)
+def test_a_run_its_model_and_folders_of_both_are_taken_alike(run: Run, tmp_path: Path) -> None:
+    """By everything that needs a model."""
+    folder, known, new = run.folder, run.recordings, waves("c", frames=200, rate_hz=2.0)
+    assert folder is not None
+    assert known is not None
+    adapted = poco.adapt(run, new, mode="zero-shot")
+    adapted.save(tmp_path / "adapted")
+    expected, vectors = poco.forecast(run.model, known[0], latest=True).values, poco.embeddings(run.model)[1].vectors
+    for given in (run.model, run, folder, str(folder), folder / "model"):
+        assert np.array_equal(poco.forecast(given, known[0], latest=True).values, expected)
+        assert np.array_equal(poco.embeddings(given)[1].vectors, vectors)
+        assert poco.evaluate(given, run.split(), baselines=()).score == poco.evaluate(run, baselines=()).score
+        assert poco.adapt(given, new, mode="zero-shot").after == adapted.after
+        with poco.Stream(given, "b") as stream:
+            stream.swap(given)
+            assert stream.units == 3
+        if given is not run and isinstance(given, Path):
+            assert [spec.name for spec in poco.load(given).sessions] == ["a", "b"]
+        if not torch.cuda.is_available():
+            with pytest.raises(BackendError, match="need a model on a CUDA device, this one is on cpu"):
+                poco.InferenceGraph(given, "a")
+    assert [spec.name for spec in poco.load(tmp_path / "adapted").sessions] == ["a", "b", "c"]
+    assert poco.forecast(tmp_path / "adapted", new, latest=True).values.shape == (1, 5, 4)
+    assert poco.Stream(tmp_path / "adapted", "c").units == 5
+
+
+def test_what_holds_no_model(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "file").write_text("")
+    for name, says in (
+        ("nothing", "no such run folder"),
+        ("file", "is a file: give the run folder"),
+        ("", "neither a"),
+    ):
+        for call in (poco.load, poco.embeddings, poco.evaluate, lambda place: poco.forecast(place, waves("a"))):
+            with pytest.raises(CheckpointError, match=says) as caught:
+                call(tmp_path / name)
+            assert str(tmp_path / name) in str(caught.value)
+    (tmp_path / "config.json").write_bytes((run.folder / "config.json").read_bytes())
+    with pytest.raises(CheckpointError, match="has no model yet"):
+        poco.load(tmp_path)
+    with pytest.raises(ConfigError, match="a CUDA graph is recorded of a POCO, not of a model of kind Ensemble"):
+        poco.InferenceGraph(poco.Ensemble([run.model]), "a")
+    with pytest.raises(ConfigError, match=r"shows what a model was trained on: give runs.*not a POCO"):
+        poco.report(run.model, tmp_path / "report")
+    with pytest.raises(ConfigError, match="what is streamed is a model, a run or a folder of either, got Linear"):
+        poco.Stream(torch.nn.Linear(1, 1))
+
+
+def test_a_run_goes_on_as_it_was_told_before(tmp_path: Path, run: Run) -> None:
+    """What is not given on resume is taken from the run, what is given is compared."""
+    folder = tmp_path / "run"
+    trained(folder, protocol="published", seeds=2)
+    settings = (folder / "config.json").read_bytes()
+    again = train(recordings(), out=folder, resume=True, progress=False)
+    assert (folder / "config.json").read_bytes() == settings
+    assert (again.protocol, again.config["seeds"], again.config["recipe"]) == ("published", 2, "published")
+    longer = train(recordings(), out=folder, resume=True, progress=False, train_config={"steps": 14})
+    assert longer.train_config == dataclasses.replace(SETTINGS, steps=14)
+    for given, says in (
+        ({"recipe": "grounded"}, "cannot resume the run in .*: recipe was published, now grounded$"),
+        ({"protocol": "leak-free"}, "protocol was published, now leak-free$"),
+        ({"seeds": 1}, "seeds was 2, now 1$"),
+        ({"model_config": {"context": 8}}, "context of the model was 12, now 8$"),
+        ({"train_config": {"learning_rate": 0.5}}, "learning_rate was 0.0003, now 0.5$"),
+    ):
+        with pytest.raises(CheckpointError, match=says):
+            train(recordings(), out=folder, resume=True, progress=False, **given)
+
+
+def test_some_settings_by_name() -> None:
+    sizes = SIZES.to_dict()
+    run = train(recordings(), recipe="published", model_config=sizes, train_config={"steps": 2}, progress=False)
+    assert run.model.config == SIZES
+    assert run.train_config == TrainConfig(steps=2, batch_size=64, val_stride=1)
+    with pytest.raises(ConfigError, match="segment_length or --segment-length is no option of the recipe 'grounded'"):
+        train(recordings(), model_config={"segment_length": 8})
+    with pytest.raises(ConfigError, match="no training setting 'lr'"):
+        train(recordings(), train_config={"lr": 8})
 
 
 def test_a_loaded_run_is_the_same(run: Run) -> None:
@@ -329,11 +403,15 @@ def test_a_damaged_checkpoint_is_refused_on_resume(tmp_path: Path) -> None:
         trained(folder, resume=True)
 
 
-def test_unit_types_come_from_a_label() -> None:
+def test_unit_types_come_from_a_label(tmp_path: Path) -> None:
     sizes = dataclasses.replace(SIZES, unit_type_embedding=True)
     labels = {"region": ("x", "y", "x", "y", "z"), "side": ("l",) * 5}
     recording = waves("a", frames=200, labels=labels)
-    run = trained(None, recordings=[recording], model_config=sizes, unit_types="region")
+    run = trained(tmp_path / "run", recordings=[recording], model_config=sizes, unit_types="region")
+    again = train([recording], out=tmp_path / "run", resume=True, progress=False)
+    assert again.model.metadata["training"]["unit_types"] == "region"
+    with pytest.raises(CheckpointError, match="unit_types was region, now side"):
+        train([recording], out=tmp_path / "run", resume=True, progress=False, unit_types="side")
     assert run.model.sessions[0].unit_types == labels["region"]
     new = waves("b", units=3, frames=200, labels={"region": ("z", "new", "x"), "side": ("l",) * 3})
     adapted = poco.adapt(run.model, new, steps=2, batch_size=4)  # takes the label that the run took

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import poco
-from poco.errors import ConfigError, DataError
+from poco.errors import CheckpointError, ConfigError, DataError
 from poco.unit_embeddings import SessionEmbeddings, choose, measures, similarity, untrained, write
 
 pytest.importorskip("sklearn", reason="needs the extra 'embed'")
@@ -131,8 +131,10 @@ def test_a_model_gives_what_it_learnt_with_the_labels_of_the_recording() -> None
     strange = poco.POCO(poco.POCOConfig(), [poco.SessionSpec(recordings[0].session, ("0", "nobody"))])
     with pytest.raises(DataError, match="a unit 'nobody'"):
         poco.embeddings(strange, recordings)
-    with pytest.raises(ConfigError, match="kind str learns no embeddings"):
-        poco.embeddings("model")
+    with pytest.raises(ConfigError, match=r"what has embeddings of units is a POCO.*not a Linear: give"):
+        poco.embeddings(torch.nn.Linear(1, 1))  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="nowhere: no such run folder or folder of a model"):
+        poco.embeddings("nowhere")
 
 
 def test_the_label_is_chosen_or_asked_for() -> None:

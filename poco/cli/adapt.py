@@ -8,14 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from poco.cli.options import (
-    Json,
-    Session,
-    examples,
-    must_be_empty,
-    read_one,
-    reads,
-)
+from poco.cli.options import Json, Session, Threads, examples, must_be_empty, read_one, reads, set_threads
 from poco.cli.output import print_json, say
 
 _STEPS = "Steps of a POCO"
@@ -38,12 +31,13 @@ def register(app: typer.Typer) -> None:
         recording: Annotated[Path, typer.Argument(help="The recording of the new session.")],
         out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write the adapted model to.")],
         mode: Annotated[
-            str,
+            str | None,
             typer.Option(
-                help="What to fit: the new session's own ('embeddings'), or, for a POCO, 'mlp' (also the network that "
-                "forecasts each unit), 'full', 'scratch', or 'zero-shot' (nothing)."
+                help="What to fit: the new session's own, the default ('solve' on the ground, 'embeddings' of a POCO), "
+                "or of a POCO also 'mlp' (the network that forecasts each unit), 'full', 'scratch', 'zero-shot' "
+                "(nothing)."
             ),
-        ] = "embeddings",
+        ] = None,
         steps: Annotated[
             int | None, typer.Option(help="Optimiser steps (default 200).", rich_help_panel=_STEPS)
         ] = None,
@@ -75,7 +69,7 @@ def register(app: typer.Typer) -> None:
         unit_types: Annotated[
             str | None, typer.Option(help="Label of the units, for a model that embeds unit types.")
         ] = None,
-        threads: Annotated[int | None, typer.Option(help="Threads on the CPU.")] = None,
+        threads: Threads = None,
         session: Session = None,
         json: Json = False,
         *,
@@ -94,7 +88,6 @@ def register(app: typer.Typer) -> None:
         from poco.adaptation import adapt as fit_to
         from poco.adaptation import is_solved
         from poco.cli.runs import open_forecaster, source_of
-        from poco.cli.torch_settings import set_threads
         from poco.commands import option
         from poco.run import Run
         from poco.training.callbacks import Progress
@@ -102,11 +95,9 @@ def register(app: typer.Typer) -> None:
         must_be_empty(out, "--out")
         set_threads(threads)
         forecaster = open_forecaster(run)
-        options = source_of(forecaster)[1]
-        options |= reading
-        chosen = read_one(recording, session, options)
+        chosen = read_one(recording, session, source_of(forecaster)[1] | reading)
         again = [str(recording), *(["--session", chosen.session] if session is not None else [])]
-        model = forecaster.model if isinstance(forecaster, Run) else forecaster
+        solved = is_solved(forecaster.model if isinstance(forecaster, Run) else forecaster)
         given = {
             "steps": steps,
             "learning_rate": lr,
@@ -119,21 +110,17 @@ def register(app: typer.Typer) -> None:
         if patience == 0:
             settings["patience"] = None
         progress = Progress("adapting")
-        if settings and (is_solved(model) or mode == "zero-shot"):
-            why = (
-                "a forecaster on the ground takes a session by a solve"
-                if is_solved(model)
-                else "zero-shot fits nothing"
-            )
+        if settings and (solved or mode == "zero-shot"):
+            why = "a forecaster on the ground takes a session by a solve" if solved else "zero-shot fits nothing"
             progress.message(f"note: {why}; {', '.join(map(option, settings))} left aside")
         adapted = fit_to(
-            model,
+            forecaster,
             chosen,
             mode=mode,
             frames=frames,
-            protocol=protocol or (forecaster.protocol if isinstance(forecaster, Run) else "leak-free"),
+            protocol=protocol,
             unit_types=unit_types,
-            source={"run": run.resolve(), "recording": recording.resolve(), "options": options},
+            source={"run": run.resolve()},
             callbacks=[progress],
             **settings,
         )

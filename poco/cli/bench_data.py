@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from poco.cli.options import examples, lists_of
+from poco.cli.options import Threads, examples, lists_of, set_threads
 from poco.cli.output import note
 from poco.errors import ConfigError, DataError, MissingExtraError
 
@@ -37,14 +37,13 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option(help="Folders with the files of the published data set of their name, comma between them."),
         ] = None,
-        threads: Annotated[int | None, typer.Option(help="Threads on the CPU.")] = None,
+        threads: Threads = None,
     ) -> None:
         """Fit and score forecasters on each data set in FOLDER.
 
         Into the folder OUT go scores.csv, scores.md, a figure for each protocol, and of each step ahead steps.csv.
         """
         from poco import scoreboard
-        from poco.cli.torch_settings import set_threads
         from poco.data.splits import PROTOCOLS
         from poco.published import NAMES
         from poco.studies import steps as by_step

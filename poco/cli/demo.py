@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from poco.cli.options import Json, examples
+from poco.cli.options import Json, examples, set_threads
 from poco.cli.output import number, print_json, print_table, say
 
 
@@ -36,7 +36,6 @@ def register(app: typer.Typer) -> None:
         The animals are chaotic networks that share part of their connectivity. A demo that is in --out already is
         replaced.
         """
-        from poco.cli.torch_settings import set_threads
         from poco.demo import run_demo
         from poco.plots.style import label
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from poco.cli.options import Json, examples, reads
+from poco.cli.options import Json, Threads, examples, reads, set_threads
 from poco.cli.output import print_json
 from poco.cli.scores import print_scores
 from poco.errors import ConfigError
@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
             str, typer.Option(help="What the run's model computes in: 'float32' or 'bf16' (mixed).")
         ] = "float32",
         no_baselines: Annotated[bool, typer.Option("--no-baselines", help="Score the run alone.")] = False,
-        threads: Annotated[int | None, typer.Option(help="Threads on the CPU.")] = None,
+        threads: Threads = None,
         json: Json = False,
         *,
         reading: dict[str, Any],
@@ -53,7 +53,6 @@ def register(app: typer.Typer) -> None:
         those the run was trained with.
         """
         from poco.cli.runs import open_run
-        from poco.cli.torch_settings import set_threads
         from poco.data.splits import PARTS
         from poco.evaluation import evaluate as score
         from poco.training.callbacks import Progress

@@ -7,13 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from poco.cli.options import (
-    Json,
-    Session,
-    examples,
-    read_one,
-    reads,
-)
+from poco.cli.options import Json, Session, Threads, examples, read_one, reads, set_threads
 from poco.cli.output import counted, print_json, say
 
 
@@ -41,7 +35,7 @@ def register(app: typer.Typer) -> None:
         ] = False,
         overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier forecasts in --out.")] = False,
         stride: Annotated[int, typer.Option(help="Frames from one forecast to the next.")] = 1,
-        threads: Annotated[int | None, typer.Option(help="Threads on the CPU.")] = None,
+        threads: Threads = None,
         session: Session = None,
         json: Json = False,
         *,
@@ -53,16 +47,13 @@ def register(app: typer.Typer) -> None:
         Options of reading that are not given are those the run was trained with.
         """
         from poco.cli.runs import open_forecaster, source_of
-        from poco.cli.torch_settings import set_threads
         from poco.forecasting import check_place
         from poco.forecasting import forecast as make
 
         check_place(out, overwrite=overwrite)
         set_threads(threads)
         forecaster = open_forecaster(run)
-        options = source_of(forecaster)[1]
-        options |= reading
-        chosen = read_one(recording, session, options)
+        chosen = read_one(recording, session, source_of(forecaster)[1] | reading)
         forecasts = make(forecaster, chosen, session=as_session, stride=stride, latest=latest)
         forecasts.save(out, overwrite=overwrite)
         windows, units, horizon = forecasts.values.shape

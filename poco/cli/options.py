@@ -17,60 +17,7 @@ if TYPE_CHECKING:
 _READING = "Reading"
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, alone, on standard output.")]
-Description = Annotated[
-    Path | None,
-    typer.Option(
-        help="dataset.toml that says what the files leave open (default: one beside the data, or a built-in one).",
-        rich_help_panel=_READING,
-    ),
-]
-Key = Annotated[str | None, typer.Option(help="Name of the activity array in the file.", rich_help_panel=_READING)]
-Orientation = Annotated[
-    str | None,
-    typer.Option(help="'units x frames' or 'frames x units'.", rich_help_panel=_READING),
-]
-Rate = Annotated[float | None, typer.Option(help="Frames a second.", rich_help_panel=_READING)]
-Nan = Annotated[
-    str | None,
-    typer.Option(
-        help="Units with NaN or infinite values: 'keep', 'drop' or 'error'; 'cut' leaves out frames without any value.",
-        rich_help_panel=_READING,
-    ),
-]
-Constant = Annotated[
-    str | None, typer.Option(help="Units that never change: 'keep', 'drop' or 'error'.", rich_help_panel=_READING)
-]
-LeaveOut = Annotated[
-    str | None,
-    typer.Option(help="Units to leave out: SESSION/UNIT or UNIT, separated by commas.", rich_help_panel=_READING),
-]
-Header = Annotated[
-    bool | None,
-    typer.Option("--header/--no-header", help="The first line of a table (CSV) holds names.", rich_help_panel=_READING),
-]
-TimeColumn = Annotated[
-    int | None,
-    typer.Option(
-        help="Column of a table (from 0) that holds time stamps or counts frames, and is no unit.",
-        min=0,
-        rich_help_panel=_READING,
-    ),
-]
-CutTrials = Annotated[
-    bool | None,
-    typer.Option(
-        "--cut-trials/--no-cut-trials",
-        help="End windows at trial borders (default: as the description says).",
-        rich_help_panel=_READING,
-    ),
-]
-Published = Annotated[
-    str | None,
-    typer.Option(
-        help="The files are those of andalman2019, atanas2023, chen2018, harvey, kato2015 or zapbench, as published.",
-        rich_help_panel=_READING,
-    ),
-]
+Threads = Annotated[int | None, typer.Option(help="Threads on the CPU.")]
 Sessions = Annotated[
     str | None,
     typer.Option(help="Use these sessions only: names separated by commas.", rich_help_panel=_READING),
@@ -89,19 +36,68 @@ def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-#: Options of every command that reads recordings, by their names.
-_READS = {
-    "description": Description,
-    "key": Key,
-    "orientation": Orientation,
-    "rate": Rate,
-    "nan": Nan,
-    "constant": Constant,
-    "leave_out": LeaveOut,
-    "header": Header,
-    "time_column": TimeColumn,
-    "cut_trials": CutTrials,
-    "published": Published,
+#: Options of every command that reads recordings, by the names that ``poco.read`` gives them.
+_READS: dict[str, Any] = {
+    "description": Annotated[
+        Path | None,
+        typer.Option(
+            help="dataset.toml that says what the files leave open (default: one beside the data, or a built-in one).",
+            rich_help_panel=_READING,
+        ),
+    ],
+    "key": Annotated[
+        str | None, typer.Option(help="Name of the activity array in the file.", rich_help_panel=_READING)
+    ],
+    "orientation": Annotated[
+        str | None,
+        typer.Option(help="'units x frames' or 'frames x units'.", rich_help_panel=_READING),
+    ],
+    "rate_hz": Annotated[float | None, typer.Option("--rate", help="Frames a second.", rich_help_panel=_READING)],
+    "nan": Annotated[
+        str | None,
+        typer.Option(
+            help="Units with NaN or infinite values: 'keep', 'drop' or 'error'; 'cut' leaves out frames without any "
+            "value.",
+            rich_help_panel=_READING,
+        ),
+    ],
+    "constant": Annotated[
+        str | None, typer.Option(help="Units that never change: 'keep', 'drop' or 'error'.", rich_help_panel=_READING)
+    ],
+    "leave_out": Annotated[
+        str | None,
+        typer.Option(help="Units to leave out: SESSION/UNIT or UNIT, separated by commas.", rich_help_panel=_READING),
+    ],
+    "header": Annotated[
+        bool | None,
+        typer.Option(
+            "--header/--no-header", help="The first line of a table (CSV) holds names.", rich_help_panel=_READING
+        ),
+    ],
+    "time_column": Annotated[
+        int | None,
+        typer.Option(
+            help="Column of a table (from 0) that holds time stamps or counts frames, and is no unit.",
+            min=0,
+            rich_help_panel=_READING,
+        ),
+    ],
+    "cut_trials": Annotated[
+        bool | None,
+        typer.Option(
+            "--cut-trials/--no-cut-trials",
+            help="End windows at trial borders (default: as the description says).",
+            rich_help_panel=_READING,
+        ),
+    ],
+    "published": Annotated[
+        str | None,
+        typer.Option(
+            help="The files are those of andalman2019, atanas2023, chen2018, harvey, kato2015 or zapbench, as "
+            "published.",
+            rich_help_panel=_READING,
+        ),
+    ],
 }
 
 
@@ -114,7 +110,7 @@ def reads(command: Callable[..., None]) -> Callable[..., None]:
 
     def reading_command(**given: Any) -> None:
         options = {name: given.pop(name) for name in _READS}
-        command(**given, reading=reading_options(**options))
+        command(**given, reading=reading_options(options))
 
     reading_command.__name__, reading_command.__doc__ = command.__name__, command.__doc__
     reading_command.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -122,42 +118,36 @@ def reads(command: Callable[..., None]) -> Callable[..., None]:
     return reading_command
 
 
-def reading_options(
-    *,
-    description: Path | None = None,
-    key: str | None = None,
-    orientation: str | None = None,
-    rate: float | None = None,
-    nan: str | None = None,
-    constant: str | None = None,
-    leave_out: str | None = None,
-    header: bool | None = None,
-    time_column: int | None = None,
-    cut_trials: bool | None = None,
-    published: str | None = None,
-) -> dict[str, Any]:
-    """The options of ``poco.data.read`` that were given, by its names."""
-    values = {
-        "description": None if description is None else str(description.resolve()),
-        "key": key,
-        "orientation": orientation,
-        "rate_hz": rate,
-        "nan": nan,
-        "constant": constant,
-        "leave_out": None if leave_out is None else listed(leave_out),
-        "header": header,
-        "time_column": time_column,
-        "cut_trials": cut_trials,
-        "published": published,
-    }
-    if rate is not None and not rate > 0:
-        raise ConfigError(f"rate_hz (--rate) must be above 0, got {rate:g}")
+def reading_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of reading that are not None, as ``poco.read`` takes them.
+
+    Raises:
+        ConfigError: if one has a value that cannot be.
+    """
+    found = {name: value for name, value in given.items() if value is not None}
+    if "description" in found:
+        found["description"] = str(found["description"].resolve())
+    if "leave_out" in found:
+        found["leave_out"] = listed(found["leave_out"])
+    if not found.get("rate_hz", 1.0) > 0:
+        raise ConfigError(f"rate_hz (--rate) must be above 0, got {found['rate_hz']:g}")
     choices = {"nan": ("keep", "drop", "cut", "error"), "constant": ("keep", "drop", "error")}
     for name, known in choices.items():
-        if values[name] is not None and values[name] not in known:
+        if found.get(name, known[0]) not in known:
             choice = f"{', '.join(map(repr, known[:-1]))} or '{known[-1]}'"
-            raise ConfigError(f"--{name} must be {choice}, got '{values[name]}'")
-    return {name: value for name, value in values.items() if value is not None}
+            raise ConfigError(f"--{name} must be {choice}, got '{found[name]}'")
+    return found
+
+
+def set_threads(threads: int | None) -> None:
+    """Let torch use so many threads on the CPU; None leaves its own choice."""
+    if threads is None:
+        return
+    if threads < 1:
+        raise ConfigError(f"--threads must be at least 1, got {threads}")
+    import torch
+
+    torch.set_num_threads(threads)
 
 
 def must_be_empty(folder: Path, option: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from poco.cli.options import Json, examples
+from poco.cli.options import Json, Threads, examples, set_threads
 from poco.cli.output import print_json, say
 
 
@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
                 help="Train no baselines to compare what has no scores yet with (runs trained with it: none either).",
             ),
         ] = False,
-        threads: Annotated[int | None, typer.Option(help="Threads on the CPU.")] = None,
+        threads: Threads = None,
         json: Json = False,
     ) -> None:
         """Write report.html, which needs nothing but itself, and its figures as PNG and SVG.
@@ -50,7 +50,6 @@ def register(app: typer.Typer) -> None:
         Data, split, scores with intervals, every unit, forecasts, what errors still hold, curves of training or
         adaptation, embeddings of units, cost, settings, and how to make it again.
         """
-        from poco.cli.torch_settings import set_threads
         from poco.reporting import report as write
         from poco.training.callbacks import Progress
 

@@ -14,33 +14,12 @@ if TYPE_CHECKING:
 
 
 def open_forecaster(folder: Path) -> Run | Forecaster:
-    """The run in a folder, or the model in a folder that ``poco adapt`` or ``save_pretrained`` wrote.
-
-    Raises:
-        CheckpointError: if it is neither, or damaged.
-    """
+    """As :func:`poco.models.open_forecaster`; of a run that was stopped it is said that it is not what it will be."""
     from poco import models
-    from poco.files import read_json
-    from poco.run import CONFIG, MODEL, Run
-
-    if not folder.exists():
-        raise CheckpointError(f"{folder}: no such run folder")
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is a file: give the run folder")
-    if (folder / CONFIG).exists():
-        of_model = "config" in read_json(folder / CONFIG, "settings")
-        return models.load(folder) if of_model else _load(folder)
-    if (folder / MODEL / CONFIG).exists():
-        return models.load(folder / MODEL)
-    return Run.load(folder)  # says what is missing
-
-
-def _load(folder: Path) -> Run:
-    """The run in a folder; of one that was stopped it is said that it is not what it will be."""
     from poco.run import Run
 
-    found = Run.load(folder)
-    if not found.finished:
+    found = models.open_forecaster(folder)
+    if isinstance(found, Run) and not found.finished:
         note(f"The run in {folder} was stopped before its end: this is its best model so far (poco train --resume).")
     return found
 

@@ -20,7 +20,7 @@ from poco.cli.options import (
     reads,
 )
 from poco.cli.output import counted, note, number, print_json, say
-from poco.errors import ConfigError, VocabularyError
+from poco.errors import ConfigError
 
 if TYPE_CHECKING:
     from poco.stream import Stream
@@ -142,8 +142,8 @@ def _replay(
     import numpy as np
 
     from poco.cli.runs import open_forecaster, source_of
+    from poco.models import model_of
     from poco.replay import replay as play
-    from poco.run import Run
     from poco.stream import Stream
     from poco.wires import open_sink
 
@@ -151,7 +151,7 @@ def _replay(
     recording = read_one(recorded, session, source_of(forecaster)[1] | reading)
     interval = 1 / recording.rate_hz if recording.rate_hz else None
     opened = Stream(run, as_session or recording.session, interval=interval, **options)
-    model: Any = forecaster.model if isinstance(forecaster, Run) else forecaster
+    model = model_of(forecaster, "what is streamed")
     played = play(opened, model, recording, speed=speed, frames=frames)
     if not silent:
         note(f"session '{opened.session}', {counted(opened.units, 'unit')}, at {recording.rate_hz or 0:g} Hz")
@@ -192,7 +192,7 @@ def _listen(
 
     model, chosen, interval, std = _session_of(run, as_session, rate)
     opened = Stream(model, chosen, interval=interval, **options)
-    score = ScoreSoFar(np.where(std > 0, std, 1).astype(np.float32))
+    score = ScoreSoFar(std)
     with ExitStack() as ends:
         out = None
         if sink is not None:
@@ -257,21 +257,14 @@ def _serve(
 def _session_of(run: Path, as_session: str | None, rate: float | None) -> tuple[Any, str, float | None, Any]:
     """The model for streams, the session of it, seconds from frame to frame if known, deviations of the units."""
     from poco.cli.runs import open_forecaster
+    from poco.models import model_of
     from poco.nn.files import learnt_rate
-    from poco.run import Run
     from poco.stream import open_model
 
-    model = open_model(run)
-    names = [name for name, _ in model.sessions]
-    if as_session is None and len(names) > 1:
-        raise ConfigError(f"the model knows {len(names)} sessions: choose one with --as: {', '.join(names[:10])}")
-    chosen = names[0] if as_session is None else as_session
-    if chosen not in names:
-        raise VocabularyError(f"unknown session '{chosen}'; the model knows {', '.join(names[:10])}")
-    found = open_forecaster(run)
-    learnt: Any = found.model if isinstance(found, Run) else found
-    rate = rate or learnt_rate(learnt, chosen)
-    return model, chosen, 1 / rate if rate else None, learnt.normalisation(chosen)[1].cpu().numpy()
+    model = model_of(open_forecaster(run), "what is streamed")
+    chosen = model.sessions[model.session_index(as_session)].name
+    rate = rate or learnt_rate(model, chosen)
+    return open_model(run), chosen, 1 / rate if rate else None, model.normalisation(chosen)[1].numpy()
 
 
 def _report(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from poco.cli.options import listed
+from poco.cli.options import listed, set_threads
 from poco.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -54,7 +54,6 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Run the study NAME and print its table."""
         from poco import studies
-        from poco.cli.torch_settings import set_threads
 
         set_threads(threads)
         sizes = {key: value for key, _, value in (pair.partition("=") for pair in listed(simulation))}

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from poco.cli.options import (
-    Json,
-    Sessions,
-    Without,
-    chosen_sessions,
-    examples,
-    reads,
-)
+from poco.cli.options import Json, Sessions, Without, chosen_sessions, examples, reads, set_threads
 from poco.cli.output import print_json, say
 from poco.cli.scores import print_scores
-from poco.cli.torch_settings import set_threads
 from poco.errors import CheckpointError, ConfigError
+from poco.files import CONFIG, FIGURE
 
 if TYPE_CHECKING:
     from poco.data.recording import Recording
@@ -137,8 +127,7 @@ def register(app: typer.Typer) -> None:
         --resume; settings not given then are those of the run.
         """
         from poco import baselines
-        from poco.run import FIGURE
-        from poco.training import Progress
+        from poco.training import Progress, TensorBoard
 
         if resume and overwrite:
             raise ConfigError("--resume and --overwrite exclude each other")
@@ -161,19 +150,23 @@ def register(app: typer.Typer) -> None:
             "device": device,
         }
         sizes = {"context": context, "horizon": horizon, "segment_length": segment_length}
-        wanted = Wanted(
-            recipe=recipe,
-            protocol=protocol,
-            training={name: value for name, value in settings.items() if value is not None},
-            model={name: value for name, value in sizes.items() if value is not None},
-            seeds=seeds,
-            baselines=None if compare is None else baselines.NAMES if compare else ("copy",),
-        )
+        wanted: dict[str, Any] = {
+            "recipe": recipe,
+            "protocol": protocol,
+            "train_config": {name: value for name, value in settings.items() if value is not None},
+            "model_config": {name: value for name, value in sizes.items() if value is not None},
+            "seeds": seeds,
+            "baselines": None if compare is None else baselines.NAMES if compare else ("copy",),
+            "resume": resume,
+            "overwrite": overwrite,
+        }
+        if clip == 0:
+            wanted["train_config"]["clip"] = None
         set_threads(threads)
         folder = out if out is not None else default_folder((data or [Path("run")])[0])
-        run, recording = _train(
-            folder, data or [], reading, (sessions, without), wanted, resume, overwrite, tensorboard
-        )
+        if tensorboard:
+            wanted["callbacks"] = [TensorBoard(folder / "tensorboard")]
+        run, recording = _train(folder, data or [], reading, chosen_sessions(sessions, without), wanted)
         names = run.config.get("baselines", baselines.NAMES)
         evaluation = run.evaluate(baselines=names, callbacks=[Progress("baseline")])
         figure = folder / FIGURE if (folder / FIGURE).exists() else None
@@ -188,85 +181,34 @@ def register(app: typer.Typer) -> None:
         say(f"        {shlex.join(['poco', 'forecast', str(folder), *recording, '--out', 'forecasts.npz'])}")
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Settings given on the command line; what is not given comes from the recipe or, on resume, from the run.
-
-    Attributes:
-        recipe: name, or None.
-        protocol: name, or None.
-        training: fields of ``TrainConfig``.
-        model: fields of ``POCOConfig``.
-        seeds: how many, or None.
-        baselines: names of what to compare with, or None.
-    """
-
-    recipe: str | None
-    protocol: str | None
-    training: Mapping[str, Any]
-    model: Mapping[str, Any]
-    seeds: int | None
-    baselines: Sequence[str] | None
-
-
 def _train(
-    folder: Path,
-    data: list[Path],
-    options: dict[str, Any],
-    sessions: tuple[str | None, str | None],
-    wanted: Wanted,
-    resume: bool,
-    overwrite: bool,
-    tensorboard: bool,
+    folder: Path, data: list[Path], options: dict[str, Any], chosen: dict[str, Any], wanted: dict[str, Any]
 ) -> tuple[Run, list[str]]:
-    """Train on the sessions wanted (all; less these); returns the run and a recording as ``poco forecast`` takes it."""
-    from poco.data.read import read
-    from poco.run import CONFIG, read_config
-    from poco.training import TensorBoard, TrainConfig, recipe, train
-    from poco.training.recipes import DEFAULT
+    """Train on the sessions chosen; returns the run and a recording as ``poco forecast`` takes it.
 
-    if resume and not (folder / CONFIG).exists():
-        raise CheckpointError(f"there is no run in {folder} to resume: check --out, or start one without --resume")
-    before = read_config(folder) if resume else None
-    if before is not None:
-        recipe_name, protocol = wanted.recipe or before["recipe"], wanted.protocol or before["protocol"]
-        sizes = type(recipe(recipe_name)[0]).from_dict(before["model"])  # type: ignore[assignment]
-        settings = TrainConfig.from_json(before["training"])
-    else:
-        recipe_name, protocol = wanted.recipe or DEFAULT, wanted.protocol or "leak-free"
-        sizes, settings = recipe(recipe_name)
-    training = dict(wanted.training)
-    if training.get("clip") == 0:
-        training["clip"] = None
-    settings = dataclasses.replace(settings, **training)
-    foreign = sorted(set(wanted.model) - {field.name for field in dataclasses.fields(sizes)})
-    if foreign:
-        raise ConfigError(f"--{foreign[0].replace('_', '-')} is no option of the recipe '{recipe_name}'")
-    sizes = dataclasses.replace(sizes, **wanted.model)
-    chosen = chosen_sessions(*sessions)
-    if data:
-        source: dict[str, Any] = {"path": [str(path) for path in data], "options": options}
-    elif before is not None and before.get("source"):
-        source = before["source"]
-        chosen = {"sessions": [entry["session"] for entry in before["sessions"]]}
-    else:
-        raise ConfigError(f"the run in {folder} does not say where its recordings are: give DATA")
+    Args:
+        folder: of the run.
+        data: where the recordings are; on resume they may be left to the run.
+        options: of reading them.
+        chosen: which sessions, as :func:`poco.read` takes it.
+        wanted: what else ``poco.train`` is told.
+    """
+    from poco.data.read import read
+    from poco.training import train
+    from poco.training.folder import read_config
+
+    source: dict[str, Any] = {"path": [str(path) for path in data], "options": options}
+    if wanted["resume"]:
+        if not (folder / CONFIG).exists():
+            raise CheckpointError(f"there is no run in {folder} to resume: check --out, or start one without --resume")
+        before = read_config(folder)
+        if not data and not before.get("source"):
+            raise ConfigError(f"the run in {folder} does not say where its recordings are: give DATA")
+        if not data:
+            source, chosen = before["source"], {"sessions": [entry["session"] for entry in before["sessions"]]}
     paths = [source["path"]] if isinstance(source["path"], str) else source["path"]
     recordings = read(paths, **chosen, **source.get("options", {}))
-    run = train(
-        recordings,
-        model_config=sizes,
-        train_config=settings,
-        protocol=protocol,
-        recipe=recipe_name,
-        out=folder,
-        resume=resume,
-        overwrite=overwrite,
-        callbacks=[TensorBoard(folder / "tensorboard")] if tensorboard else [],
-        source=source,
-        baselines=wanted.baselines,
-        seeds=wanted.seeds if wanted.seeds is not None else (before or {}).get("seeds", 1),
-    )
+    run = train(recordings, out=folder, source=source, **wanted)
     first = paths[0] if len(paths) == 1 else next(p for p in paths if _is_from(recordings[0], p))
     several = Path(first).is_dir() or sum(_is_from(recording, first) for recording in recordings) > 1
     return run, [first, "--session", recordings[0].session] if several else [first]

@@ -6,7 +6,9 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from statistics import mode
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +19,17 @@ from poco.errors import ConfigError, DataError
 RATE_TOLERANCE = 1.25
 
 _FRAMES_A_CHUNK = 4096
+
+
+def as_recordings(given: Any) -> tuple[Recording, ...]:
+    """One recording or several as a tuple; a DataError says what was given in their place."""
+    found = (given,) if isinstance(given, Recording) else given
+    if isinstance(found, (str, Path)) or not isinstance(found, Sequence):
+        raise DataError(f"recordings are wanted, not {type(given).__name__}: read them with poco.read")
+    other = next((item for item in found if not isinstance(item, Recording)), None)
+    if other is not None:
+        raise DataError(f"recordings are wanted, not {type(other).__name__} among them: read them with poco.read")
+    return tuple(found)
 
 
 def check(recordings: Sequence[Recording], *, context: int, horizon: int) -> list[Recording]:
@@ -141,6 +154,11 @@ def same_activity(session: str, original: str) -> str:
     return f"session '{session}' has the same activity as session '{original}': it is one recording under two names"
 
 
+def rates_differ(one: float | None, other: float | None, factor: float = RATE_TOLERANCE) -> bool:
+    """Whether two frame rates differ by more than a factor; not where one of them is not known."""
+    return one is not None and other is not None and max(one, other) / min(one, other) > factor
+
+
 def _check_rates(recordings: Sequence[Recording]) -> list[Recording]:
     usual = {}
     for dataset in {recording.dataset for recording in recordings}:
@@ -153,13 +171,12 @@ def _check_rates(recordings: Sequence[Recording]) -> list[Recording]:
         other = usual.get(recording.dataset)
         if other is not None and recording.rate_hz is not None and other.rate_hz is not None:
             rate, against = recording.rate_hz, other.rate_hz
-            ratio = max(rate, against) / min(rate, against)
             says = (
                 f"session '{recording.session}' has {rate:.4g} frames a second, session '{other.session}' {against:.4g}"
             )
-            if ratio > RATE_TOLERANCE:
+            if rates_differ(rate, against):
                 raise DataError(f"{says}: resample one of them, leave it out, or give the two different data set names")
-            if ratio > 1.01:
+            if rates_differ(rate, against, 1.01):
                 recording = replace(recording, warnings=(*recording.warnings, f"{says}: used together all the same"))
         checked.append(recording)
     return checked

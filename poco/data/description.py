@@ -278,7 +278,7 @@ def load(path: Path) -> Description:
         DataError: if it is missing, no TOML, or has fields that are not known.
     """
     try:
-        content = toml.loads(path.read_text(encoding="utf-8"), "reading dataset.toml")
+        content = toml.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path}: cannot read the description: {error.strerror}") from None
     except ValueError as error:

@@ -16,7 +16,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from poco.data.checks import check
+from poco.data.checks import as_recordings, check
 from poco.data.recording import Recording
 from poco.errors import ConfigError, DataError
 
@@ -184,8 +184,7 @@ def split(
         raise ConfigError(f"protocol must be one of {', '.join(PROTOCOLS)}, got '{protocol}'")
     if horizon < 1:
         raise ConfigError(f"horizon must be at least 1 frame, got {horizon}")
-    recordings = [recordings] if isinstance(recordings, Recording) else recordings
-    checked = tuple(check(recordings, context=context, horizon=horizon))
+    checked = tuple(check(as_recordings(recordings), context=context, horizon=horizon))
     cut = _published_segments if protocol == "published" else _leak_free_segments
     per_session = [cut(recording) for recording in checked]
     segments = {part: tuple(parts[part] for parts in per_session) for part in PARTS}

@@ -143,19 +143,19 @@ class Grounded(nn.Module):
         same = [spec.name for spec in self.sessions] == [recording.session for recording in split.recordings]
         return same and not self.metadata.get("adaptations") and self.metadata.get("split") == split.key
 
-    def session_index(self, session: int | str) -> int:
-        """Index of a session given by name or index; a VocabularyError if it is not known."""
+    def session_index(self, session: int | str | None) -> int:
+        """Index of a session given by name or index, or of the only one; a VocabularyError if it is not known."""
         return self.ground.session_index(session)
 
     def normalisation(self, session: int | str) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation ``[N]``, float32, that the session's activity is normalised with."""
         return self.ground.normalisation(session)
 
-    def forward(self, x: Tensor, session: int | str = 0) -> Tensor:
+    def forward(self, x: Tensor, session: int | str | None = None) -> Tensor:
         """Forecasts windows of one session, ``[B, N, C]`` -> ``[B, N, H]``, normalised activity.
 
         Raises:
-            VocabularyError: if the session is not known.
+            VocabularyError: if the session is not known, or there are several and none was chosen.
             ShapeError: if units or frames are not what the session has.
         """
         index = self.session_index(session)

@@ -112,9 +112,9 @@ class Ground(ExactBuffers):
         self.sessions = (*self.sessions[:index], *self.sessions[index + 1 :])
         self.vocabulary = vocabulary.encode(self.sessions).to(self.shares.device)
 
-    def session_index(self, session: int | str) -> int:
-        """Index of a session given by name or index; a VocabularyError if it is not known."""
-        return vocabulary.find(self.sessions, session)
+    def session_index(self, session: int | str | None) -> int:
+        """Index of a session given by name or index, or of the only one; a VocabularyError if it is not known."""
+        return vocabulary.find([spec.name for spec in self.sessions], session)
 
     def normalisation(self, session: int | str) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation ``[N]``, float32, that the session's activity is normalised with."""
@@ -144,11 +144,11 @@ class Ground(ExactBuffers):
         """What belongs to one session, by its index."""
         return self.session_terms[session]  # type: ignore[return-value]
 
-    def forward(self, x: Tensor, session: int | str = 0) -> Tensor:
+    def forward(self, x: Tensor, session: int | str | None = None) -> Tensor:
         """Forecasts windows of one session, ``[B, N, C]`` -> ``[B, N, H]``, normalised activity.
 
         Raises:
-            VocabularyError: if the session is not known.
+            VocabularyError: if the session is not known, or there are several and none was chosen.
             ShapeError: if units or frames are not what the session has.
         """
         return self.mixed(x, self.session_index(session)).forecast

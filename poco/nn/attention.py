@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def unit_attention(model: POCO, x: Tensor, session: int | str = 0) -> Tensor:
+def unit_attention(model: POCO, x: Tensor, session: int | str | None = None) -> Tensor:
     """The share of each latent's attention in pass 1 that goes to each unit, summed over the tokens of the unit.
 
     The passes never form it (a window would take ``Q N S`` numbers); here it is formed, for looking at.
@@ -20,13 +20,13 @@ def unit_attention(model: POCO, x: Tensor, session: int | str = 0) -> Tensor:
     Args:
         model: a POCO.
         x: ``[B, N, C]`` normalised activity: windows, units, frames (oldest first).
-        session: name or index of the session.
+        session: name or index of the session; None: the only one.
 
     Returns:
         ``[B, Q, N]``; each latent's shares sum to 1.
 
     Raises:
-        VocabularyError: if the model does not know the session.
+        VocabularyError: if the model does not know the session, or several and none was chosen.
     """
     config = model.config
     index = model.session_index(session)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from poco.errors import CheckpointError, ConfigError, MissingExtraError, VocabularyError
-from poco.files import from_json, to_json, write_atomically
+from poco.files import CONFIG, TENSORS, from_json, to_json, write_atomically
 from poco.nn import vocabulary
 from poco.nn.config import POCOConfig
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from poco.nn.model import POCO
 
 FORMAT = 1  # raised when a file of an older version can no longer be read as it is
-CONFIG, TENSORS = "config.json", "model.safetensors"
 
 
 class Saved(Protocol):
@@ -150,10 +149,14 @@ def load_as(kind: str, folder: Path, build: Callable[[Mapping[str, Any], Mapping
     return model
 
 
+def learnt_rates(model: Saved) -> Mapping[str, float | None]:
+    """Frames a second of the recordings that a model was learnt from, by session; None where that is not known."""
+    return model.metadata.get("rate_hz") or {}
+
+
 def learnt_rate(model: Saved, session: str) -> float | None:
     """Frames a second of the recording that a session was learnt from; None if that is not known."""
-    rates = model.metadata.get("rate_hz") or {}
-    return rates.get(session)  # type: ignore[no-any-return]
+    return learnt_rates(model).get(session)
 
 
 def reading_options(model: Saved) -> dict[str, Any]:

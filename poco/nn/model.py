@@ -76,13 +76,13 @@ class POCO(nn.Module):
 
     # --- sessions -----------------------------------------------------------------------------------------------------
 
-    def session_index(self, session: int | str) -> int:
-        """Index of a session given by name or index.
+    def session_index(self, session: int | str | None) -> int:
+        """Index of a session given by name or index; None: the only one.
 
         Raises:
-            VocabularyError: if the model does not know it.
+            VocabularyError: if the model does not know it, or several and none was chosen.
         """
-        return vocabulary.find(self.sessions, session)
+        return vocabulary.find([spec.name for spec in self.sessions], session)
 
     def add_session(self, spec: SessionSpec) -> int:
         """Adds a session with fresh embeddings and returns its index; nothing else changes, not even in storage.
@@ -169,18 +169,18 @@ class POCO(nn.Module):
 
     # --- forecasts ----------------------------------------------------------------------------------------------------
 
-    def forward(self, x: Tensor, session: int | str = 0) -> Tensor:
+    def forward(self, x: Tensor, session: int | str | None = None) -> Tensor:
         """Forecasts windows of one session.
 
         Args:
             x: ``[B, N, C]`` normalised activity: windows, units, frames (oldest first).
-            session: name or index of the session.
+            session: name or index of the session; None: the only one.
 
         Returns:
             ``[B, N, H]`` normalised forecasts in the dtype of ``x``.
 
         Raises:
-            VocabularyError: if the model does not know the session.
+            VocabularyError: if the model does not know the session, or several and none was chosen.
             ShapeError: if units or frames are not what the session and the model have.
         """
         if not isinstance(x, Tensor):

@@ -96,19 +96,24 @@ def decode(data: Tensor) -> tuple[SessionSpec, ...]:
         raise VocabularyError(f"the stored vocabulary of sessions cannot be read: {error}") from error
 
 
-def find(specs: Sequence[SessionSpec], session: int | str) -> int:
-    """Index of a session given by name or index.
+def find(names: Sequence[str], session: int | str | None) -> int:
+    """Index of a session given by name or index; None: the only one.
 
     Raises:
-        VocabularyError: if there is none; the message lists what there is.
+        VocabularyError: if there is none, or there are several to choose from; the message lists what there is.
     """
-    names = [spec.name for spec in specs]
+    if session is None and len(names) == 1:
+        return 0
     if isinstance(session, str) and session in names:
         return names.index(session)
     if isinstance(session, int) and -len(names) <= session < len(names):
         return session % len(names)
     known = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-    raise VocabularyError(f"unknown session {session!r}; the model knows {known or 'none yet: add_session adds one'}")
+    if session is None and names:
+        way = "choose one (session=..., or on the command line --as NAME)"
+        raise VocabularyError(f"the model knows {len(names)} sessions: {way}: {known}")
+    unknown = "there is no session" if session is None else f"unknown session {session!r}"
+    raise VocabularyError(f"{unknown}; the model knows {known or 'none yet: add_session adds one'}")
 
 
 def not_normalised(session: str) -> str:

@@ -21,7 +21,7 @@ from poco.data.recording import Recording
 from poco.data.splits import Split
 from poco.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from poco.evaluation import evaluate
-from poco.files import ADAPTATION, BASELINES, read_json, write_json
+from poco.files import ADAPTATION, BASELINES, CONFIG, EVALUATION, read_json, write_json
 from poco.installation import info
 from poco.nn import POCO
 from poco.parameters import count_solved, device_of
@@ -29,7 +29,7 @@ from poco.plots.style import label as shown_name
 from poco.reporting import embeddings, figures
 from poco.reporting.figures import Drawn
 from poco.reporting.units import UnitResults, examples, unit_results
-from poco.run import CONFIG, EVALUATION, Run
+from poco.run import Run
 from poco.scores import Evaluation
 from poco.training.callbacks import Callback
 from poco.unit_embeddings import Measure, choose, measures, untrained

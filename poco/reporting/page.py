@@ -51,14 +51,14 @@ def report(
     Raises:
         CheckpointError: if a folder holds neither a run nor an adapted model.
         DataError: if recordings are not where they were, or none has units with that label.
-        ConfigError: if no run is given, or one twice, or there is no place for the page.
+        ConfigError: if no run is given, or one twice, or something else, or there is no place for the page.
         MissingExtraError: if Jinja or matplotlib is missing.
     """
     try:
         import jinja2
     except ImportError as error:
         raise MissingExtraError.of("jinja2", "report", "writing a report") from error
-    given = [run if isinstance(run, Run) else Path(run) for run in _several(runs)]
+    given = [_run_or_folder(run) for run in _several(runs)]
     folders = [run.folder if isinstance(run, Run) else run for run in given]
     known = [folder.resolve() for folder in folders if folder is not None]
     if not given or len(set(known)) < len(known):
@@ -102,8 +102,19 @@ def report(
     return target / PAGE
 
 
-def _several(runs: str | Path | Run | Sequence[str | Path | Run]) -> Sequence[str | Path | Run]:
-    return [runs] if isinstance(runs, str | Path | Run) else runs
+def _several(given: Any) -> Sequence[Any]:
+    return given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+
+
+def _run_or_folder(given: Any) -> Run | Path:
+    if isinstance(given, Run):
+        return given
+    if not isinstance(given, str | Path):
+        raise ConfigError(
+            f"a report also shows what a model was trained on: give runs, or folders that 'poco train' or 'poco adapt' "
+            f"wrote, not a {type(given).__name__}"
+        )
+    return Path(given)
 
 
 def _forecasters(one: Content) -> list[tuple[str, Scores]]:

@@ -182,7 +182,7 @@ def load(name: str | Path) -> Study:
         raise ConfigError(f"there is no study '{name}': the studies are {known}; one of your own is a .toml file")
     path = Path(name) if own else FOLDER / f"{name}.toml"
     try:
-        found = toml.loads(path.read_text(encoding="utf-8"), "reading a study")
+        found = toml.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the study {path}: {error.strerror or error}") from None
     except ValueError as error:

@@ -15,7 +15,7 @@ import torch
 from poco._version import __version__
 from poco.data.splits import Split, fingerprint
 from poco.errors import CheckpointError
-from poco.files import read_json, write_atomically, write_json
+from poco.files import CONFIG, LOG, METRICS, read_json, write_atomically, write_json
 from poco.training.callbacks import Callback
 from poco.training.config import TrainConfig
 
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from poco.training.loop import History
 
 FORMAT = 1
-CONFIG, METRICS, RESUME = "config.json", "metrics.jsonl", "resume.safetensors"
-LOG, EVALUATION, FIGURE = "log.txt", "evaluation.json", "figure.png"
-MEMBERS = "members"  # of a run of several seeds
 
 
 def run_config(
@@ -36,6 +33,7 @@ def run_config(
     source: Mapping[str, Any] | None,
     seeds: int = 1,
     baselines: Sequence[str] | None = None,
+    unit_types: str | None = None,
 ) -> dict[str, Any]:
     """Content of ``config.json`` for a new run."""
     sessions = [
@@ -63,6 +61,7 @@ def run_config(
         "seed": train_config.seed,
         **({"seeds": seeds} if seeds > 1 else {}),
         **({"baselines": list(baselines)} if baselines is not None else {}),
+        **({"unit_types": unit_types} if unit_types is not None else {}),
         "model": dict(model_config),
         "training": train_config.to_json(),
         "sessions": sessions,

@@ -9,27 +9,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from poco.data.checks import as_recordings
 from poco.data.origin import source as source_of
 from poco.data.recording import Recording
 from poco.data.splits import split
-from poco.errors import CheckpointError, ConfigError, DataError
-from poco.files import BASELINES, MODEL, is_leftover, write_json
-from poco.training import recipes
-from poco.training.callbacks import Callback, Progress
-from poco.training.config import TrainConfig
-from poco.training.folder import (
+from poco.errors import CheckpointError, ConfigError
+from poco.files import (
+    BASELINES,
     CONFIG,
     EVALUATION,
     FIGURE,
     LOG,
     MEMBERS,
     METRICS,
+    MODEL,
     RESUME,
-    RunFiles,
-    log,
-    read_config,
-    run_config,
+    is_leftover,
+    write_json,
 )
+from poco.training import recipes
+from poco.training.callbacks import Callback, Progress
+from poco.training.config import TrainConfig
+from poco.training.folder import RunFiles, log, read_config, run_config
 from poco.training.members import train_members
 from poco.training.trainer import Trainer, choose_label
 
@@ -41,10 +42,10 @@ if TYPE_CHECKING:
 def train(
     recordings: Recording | Sequence[Recording],
     *,
-    model_config: Sizes | None = None,
-    train_config: TrainConfig | None = None,
+    model_config: Sizes | Mapping[str, Any] | None = None,
+    train_config: TrainConfig | Mapping[str, Any] | None = None,
     steps: int | None = None,
-    protocol: str = "leak-free",
+    protocol: str | None = None,
     recipe: str | None = None,
     out: str | Path | None = None,
     resume: bool = False,
@@ -53,20 +54,22 @@ def train(
     callbacks: Sequence[Callback] = (),
     source: Mapping[str, Any] | None = None,
     unit_types: str | None = None,
-    seeds: int = 1,
+    seeds: int | None = None,
     baselines: Sequence[str] | None = None,
 ) -> Run:
     """Train a forecaster on recordings: one on the ground, a POCO, or an ensemble of several seeds of either.
 
     A run with a folder can be stopped by SIGINT or SIGTERM, or killed at any moment, and continued with ``resume``.
+    What is not given then is as in the run; what is given must be as in the run, but for more steps, more seeds of
+    several, and what changes no weight.
 
     Args:
         recordings: the sessions, or one.
-        model_config: sizes and options of the model; default the recipe's.
-        train_config: all settings of the loop; default the recipe's. To change some of them, take the others from
-            :func:`poco.training.recipe`: what a ``TrainConfig`` is not given is as published.
+        model_config: sizes and options of the model: all of them, or some by name, the others being the recipe's.
+        train_config: settings of the loop: all of them, or some by name, the others being the recipe's. What a
+            ``TrainConfig`` is not given is as published; :func:`poco.training.recipe` has those of a recipe.
         steps: optimiser steps, in place of those of the settings.
-        protocol: ``"leak-free"`` or ``"published"``, see :mod:`poco.data.splits`.
+        protocol: ``"leak-free"`` (the default) or ``"published"``, see :mod:`poco.data.splits`.
         recipe: where settings that are not given come from: ``"grounded"`` or ``"published"``; default that of the
             kind of ``model_config``, else ``"grounded"``.
         out: run folder to make; None keeps the run in memory.
@@ -77,10 +80,9 @@ def train(
         source: how the recordings were read (``path``, ``options``), kept so that they can be read again; default as
             :func:`poco.read` read them, where it did, with the same options and all as they were read.
         unit_types: label of the units that ``unit_type_embedding`` embeds; default the only one there is.
-        seeds: how many seeds to train from, that of the settings and those after it. With several the model is a
+        seeds: how many seeds to train from (1), that of the settings and those after it. With several the model is a
             :class:`poco.Ensemble`, which averages their forecasts. A run of several may be resumed with more.
         baselines: what the run is to be compared with, kept in its settings for who evaluates it; not computed here.
-            Default, on resume: what the run has.
 
     Returns:
         The run, with the best model.
@@ -93,23 +95,30 @@ def train(
     """
     from poco.run import Run
 
-    if seeds < 1:
+    if seeds is not None and seeds < 1:
         raise ConfigError(f"seeds must be at least 1, got {seeds}")
     recordings = as_recordings(recordings)
-    recipe = recipes.of(model_config, recipe)
-    sizes, settings = recipes.recipe(recipe)
-    sizes = model_config if model_config is not None else sizes
-    settings = train_config if train_config is not None else settings
+    folder = Path(out) if out is not None else None
+    before = read_config(folder) if resume and folder is not None and (folder / CONFIG).exists() else None
+    known: Mapping[str, Any] = before or {}
+    protocol = protocol or known.get("protocol", "leak-free")
+    seeds = seeds or known.get("seeds", 1)
+    baselines = baselines if baselines is not None else known.get("baselines")
+    whole = None if isinstance(model_config, Mapping) else model_config
+    recipe = recipes.of(whole, known.get("recipe") if recipe is None and whole is None else recipe)
+    if recipe != known.get("recipe", recipe):
+        raise CheckpointError(f"cannot resume the run in {folder}: recipe was {known['recipe']}, now {recipe}")
+    sizes, settings = _settings(before, recipe, model_config, train_config)
     settings = settings if steps is None else dataclasses.replace(settings, steps=steps)
     settings.torch_device()
     cut = split(recordings, protocol=protocol, context=sizes.context, horizon=sizes.horizon)
     settings = recipes.complete(recipe, settings, cut)
     if getattr(sizes, "unit_type_embedding", False):
-        unit_types = choose_label(cut.recordings, unit_types)
-    source = _with_full_path(source) if source is not None else source_of(recordings)
-    config = run_config(cut, sizes.to_dict(), settings, recipe, source, seeds, baselines)
-    folder = Path(out) if out is not None else None
-    going_on = folder is not None and _prepare_folder(folder, config, resume=resume, overwrite=overwrite)
+        unit_types = choose_label(cut.recordings, unit_types or known.get("unit_types"))
+    source = _with_full_path(source) if source is not None else source_of(recordings) or known.get("source")
+    config = run_config(cut, sizes.to_dict(), settings, recipe, source, seeds, baselines, unit_types)
+    if folder is not None:
+        _prepare_folder(folder, config, before, overwrite=overwrite)
     watching = [*callbacks]
     if progress is None or progress:
         watching.append(Progress())
@@ -123,7 +132,7 @@ def train(
     trainer = Trainer(cut, sizes, watching, unit_types=unit_types, config=config)
     model: Forecaster
     if seeds > 1:
-        model, records = train_members(trainer, settings, seeds, folder, resume=going_on, callbacks=watching)
+        model, records = train_members(trainer, settings, seeds, folder, resume=before is not None, callbacks=watching)
         if folder is not None:
             write_json(folder / CONFIG, config)  # where nothing was left to train, what was accepted is kept here
         return Run(folder, config, model, records, cut.recordings)
@@ -132,7 +141,7 @@ def train(
     else:
         place = folder / MODEL
         keep = functools.partial(_save, folder=place, finished=False)
-        model, history = trainer.train(settings, keep, checkpoint=folder / RESUME, resume=going_on)
+        model, history = trainer.train(settings, keep, checkpoint=folder / RESUME, resume=before is not None)
         _save(model, history.best_step, folder=place, finished=True)
     return Run(folder, config, model, history.records, cut.recordings)
 
@@ -141,15 +150,29 @@ def _save(model: Member, step: int, *, folder: Path, finished: bool) -> None:
     model.save_pretrained(folder, {"training": {**model.metadata["training"], "step": step, "finished": finished}})
 
 
-def as_recordings(given: Any) -> tuple[Recording, ...]:
-    """One recording or several as a tuple; a DataError says what was given in their place."""
-    found = (given,) if isinstance(given, Recording) else given
-    if isinstance(found, (str, Path)) or not isinstance(found, Sequence):
-        raise DataError(f"recordings are wanted, not {type(given).__name__}: read them with poco.read")
-    other = next((item for item in found if not isinstance(item, Recording)), None)
-    if other is not None:
-        raise DataError(f"recordings are wanted, not {type(other).__name__} among them: read them with poco.read")
-    return tuple(found)
+def _settings(
+    before: Mapping[str, Any] | None,
+    recipe: str,
+    model_config: Sizes | Mapping[str, Any] | None,
+    train_config: TrainConfig | Mapping[str, Any] | None,
+) -> tuple[Sizes, TrainConfig]:
+    """Model and loop as they were given, the rest as in the run that goes on, else as the recipe says."""
+    sizes, settings = recipes.recipe(recipe)
+    if before is not None:
+        sizes, settings = type(sizes).from_dict(before["model"]), TrainConfig.from_json(before["training"])
+    if isinstance(model_config, Mapping):
+        foreign = sorted(set(model_config) - {field.name for field in dataclasses.fields(sizes)})
+        if foreign:
+            option = f"--{foreign[0].replace('_', '-')}"
+            raise ConfigError(f"{foreign[0]} or {option} is no option of the recipe '{recipe}'")
+        sizes = dataclasses.replace(sizes, **model_config)
+    elif model_config is not None:
+        sizes = model_config
+    if isinstance(train_config, Mapping):
+        settings = TrainConfig.from_json({**settings.to_json(), **train_config})
+    elif train_config is not None:
+        settings = train_config
+    return sizes, settings
 
 
 def _with_full_path(source: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,19 +183,17 @@ def _with_full_path(source: Mapping[str, Any]) -> dict[str, Any]:
     return {**source, "path": full}
 
 
-def _prepare_folder(folder: Path, config: dict[str, Any], *, resume: bool, overwrite: bool) -> bool:
-    """Make the folder ready; returns whether that in it goes on; ``config`` then has its source and baselines too."""
-    exists = (folder / CONFIG).exists()
-    if exists and resume:
-        before = read_config(folder)
+def _prepare_folder(
+    folder: Path, config: Mapping[str, Any], before: Mapping[str, Any] | None, *, overwrite: bool
+) -> None:
+    """Make the folder ready for a new run, or for the one in it, whose settings are ``before``, to go on."""
+    if before is not None:
         changes = _changes(before, config)
         if changes:
             raise CheckpointError(f"cannot resume the run in {folder}: {'; '.join(changes)}")
         _remove_leftovers(folder)
-        config["source"] = config["source"] or before.get("source")
-        if "baselines" in before:
-            config.setdefault("baselines", before["baselines"])
-        return True
+        return
+    exists = (folder / CONFIG).exists()
     if exists and not overwrite:
         raise ConfigError(
             f"there is a run in {folder} already: resume it (--resume), overwrite it (--overwrite), "
@@ -188,7 +209,6 @@ def _prepare_folder(folder: Path, config: dict[str, Any], *, resume: bool, overw
         raise ConfigError(f"cannot make the run folder {folder}: {error.strerror or error}") from error
     _remove_leftovers(folder)
     write_json(folder / CONFIG, config)
-    return False
 
 
 def _remove_leftovers(folder: Path) -> None:
@@ -208,7 +228,11 @@ def _clear(folder: Path) -> None:
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What keeps a run from going on but for settings of the loop, which the loop compares; one text per difference."""
-    changes = [f"{key} was {before[key]}, now {now[key]}" for key in ("recipe", "protocol") if before[key] != now[key]]
+    changes = [
+        f"{key} was {before[key]}, now {now.get(key)}"
+        for key in ("protocol", "unit_types")
+        if before.get(key, now.get(key)) != now.get(key)
+    ]
     seeds, wanted = before.get("seeds", 1), now.get("seeds", 1)
     if seeds != wanted and not 1 < seeds < wanted:
         changes.append(f"seeds was {seeds}, now {wanted}")

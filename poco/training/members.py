@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from poco.files import MODEL
+from poco.files import CONFIG, MEMBERS, METRICS, MODEL, RESUME
 from poco.nn.files import read_config
 from poco.training.callbacks import Callback
 from poco.training.config import TrainConfig
-from poco.training.folder import CONFIG, MEMBERS, METRICS, RESUME, read_metrics
+from poco.training.folder import read_metrics
 from poco.training.loop import config_changes
 from poco.training.trainer import Trainer
 
@@ -90,7 +90,7 @@ def _trained(place: Path, settings: TrainConfig) -> Member | None:
     before = TrainConfig.from_json((read_config(place).get("training") or {}).get("settings") or {})
     if before.steps != settings.steps or config_changes(before, settings):
         return None  # the loop goes on, or says what keeps it from that
-    return cast("Member", models.load(place))
+    return cast("Member", models.read_model(place))
 
 
 def _keep_in(folder: Path) -> Callable[[Member, int], None]:

@@ -44,12 +44,13 @@ def test_a_new_session_is_a_solve(poco: Callable, recordings: Path, tmp_path: Pa
     assert adapted.json["after"] != adapted.json["before"]
     forecast = poco("forecast", tmp_path / "adapted", new, "--out", tmp_path / "f.npz", "--latest")
     assert forecast.code == 0, forecast.err
-    steps = poco("adapt", out, new, "--out", tmp_path / "same", "--steps", "7", "--lr", "0.5", "--json")
+    named = ("--mode", "solve", "--steps", "7", "--lr", "0.5")
+    steps = poco("adapt", out, new, "--out", tmp_path / "same", *named, "--json")
     assert steps.json["after"] == adapted.json["after"]
     assert "takes a session by a solve; --steps, --lr left aside" in steps.err
     full = poco("adapt", out, new, "--out", tmp_path / "other", "--mode", "full")
     assert full.code == 2
-    assert "takes a session by a solve (mode 'embeddings'), not 'full'" in full.err
+    assert "takes a session by a solve (mode 'solve'), not 'full'" in full.err
 
 
 def test_a_run_without_its_last_steps_ends_the_same(poco: Callable, recordings: Path, tmp_path: Path) -> None:

@@ -206,7 +206,10 @@ def test_wires_that_do_not_fit_say_so(poco, trained, recordings) -> None:
         ((), "give one of --replay RECORDING, --in WIRE and --serve WIRE"),
         (("--in", "zmq:1", "--serve", "zmq:2"), "give one of --replay"),
         (("--serve", "zmq:1", "--out", "zmq:2"), "--out has no place beside it"),
-        (("--in", "zmq:5555"), "the model knows 2 sessions: choose one with --as"),
+        (
+            ("--in", "zmq:5555"),
+            "the model knows 2 sessions: choose one (session=..., or on the command line --as NAME): ",
+        ),
         (("--in", "zmq:5555", "--as", "nobody"), "unknown session 'nobody'"),
         (("--in", "serial:1", "--as", name), "'serial:1' is no wire"),
         (("--in", "zmq:tcp://rig", "--as", name), "is no ZeroMQ address"),

@@ -19,7 +19,7 @@ from poco.baselines import GroundBaseline
 from poco.data.packed import PackedBatch
 from poco.data.splits import Split, shorten, split
 from poco.data.windows import Packer
-from poco.errors import CheckpointError, ShapeError
+from poco.errors import CheckpointError, ShapeError, VocabularyError
 from poco.evaluation import evaluate
 from poco.ground import gain
 from poco.ground.grounded import Grounded, GroundedConfig
@@ -256,7 +256,9 @@ def test_no_windows_have_no_forecasts(cut: Split) -> None:
         assert one.forward_packed(batch).shape == (0, 4)
         assert one(torch.zeros(0, units, 12), session="a").shape == (0, units, 4)
         with pytest.raises(ShapeError, match=r"takes a tensor \[windows, .* frames\], got ndarray"):
-            one(np.zeros((1, units, 12), np.float32))
+            one(np.zeros((1, units, 12), np.float32), session="a")
+        with pytest.raises(VocabularyError, match="the model knows 2 sessions: choose one"):
+            one(torch.zeros(1, units, 12))
 
 
 def test_the_baseline_is_the_ground_that_the_model_stands_on(cut: Split, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,7 @@ def test_vocabulary_lives_in_the_state_dict(model: POCO) -> None:
     state = model.state_dict()
     same = POCO(SMALL, model.sessions).double().eval()
     same.load_state_dict(state)
-    assert torch.equal(same(draw(1, 5, 12)), model(draw(1, 5, 12)))
+    assert torch.equal(same(draw(1, 5, 12), "fish"), model(draw(1, 5, 12), "fish"))
     other = POCO(SMALL, [spec("cat", 5), spec("worm", 3, "worms")]).double()
     before = [p.detach().clone() for p in other.parameters()]
     with pytest.raises(VocabularyError, match=r"for sessions \['fish', 'worm'\] and the model for \['cat', 'worm'\]"):
@@ -165,13 +165,13 @@ def test_loss_is_that_of_the_forecast(depth: int) -> None:
 
 def test_bfloat16(model: POCO) -> None:
     x = draw(2, 5, 12)
-    expected = model(x)
+    expected = model(x, "fish")
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert relative_error(model.float()(x.float()), expected) < 2e-2
+        assert relative_error(model.float()(x.float(), "fish"), expected) < 2e-2
     half = model.to(torch.bfloat16)
     assert half.rotary.frequencies.dtype == torch.float32
-    assert half(x.bfloat16()).dtype == torch.bfloat16
-    assert relative_error(half(x.bfloat16()), expected) < 2e-2
+    assert half(x.bfloat16(), "fish").dtype == torch.bfloat16
+    assert relative_error(half(x.bfloat16(), "fish"), expected) < 2e-2
 
 
 @pytest.mark.parametrize("sessions", [[0], [0, -1], [0, 2], [0, 1, 1]], ids=str)
@@ -239,9 +239,9 @@ def test_compiles(model: POCO, dynamic: bool, dtype: torch.dtype) -> None:
     model, x = model.to(dtype), draw(2, 5, 12).to(dtype)
     compiled = torch.compile(model, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     tolerance = 1e-10 if dtype == torch.float64 else 1e-4
-    assert relative_error(compiled(x), model(x)) < tolerance / 100
-    expected = torch.autograd.grad(model(x).sum(), list(model.parameters()), allow_unused=True)
-    actual = torch.autograd.grad(compiled(x).sum(), list(model.parameters()), allow_unused=True)
+    assert relative_error(compiled(x, "fish"), model(x, "fish")) < tolerance / 100
+    expected = torch.autograd.grad(model(x, "fish").sum(), list(model.parameters()), allow_unused=True)
+    actual = torch.autograd.grad(compiled(x, "fish").sum(), list(model.parameters()), allow_unused=True)
     for mine, reference in zip(actual, expected, strict=True):
         if reference is not None and reference.any():
             assert relative_error(mine, reference) < tolerance
@@ -253,26 +253,29 @@ def test_inference_is_the_same(options: dict[str, Any]) -> None:
     config = poco.POCOConfig(**{**SMALL.to_dict(), **options})
     model = randomise(POCO(config, [spec("fish", 5), spec("worm", 3, "worms")]))
     x = draw(2, 5, 12)
-    expected = model(x)
+    expected = model(x, "fish")
     model, x = model.float(), x.float()
     with torch.no_grad():
-        assert relative_error(model(x), expected) < 1e-5
-        assert relative_error(torch.compile(model, fullgraph=True, backend="aot_eager")(x), expected) < 1e-5
-        program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},))
-        assert relative_error(program.module()(x), expected) < 1e-5
+        assert relative_error(model(x, "fish"), expected) < 1e-5
+        assert relative_error(torch.compile(model, fullgraph=True, backend="aot_eager")(x, "fish"), expected) < 1e-5
+        batch = torch.export.Dim("batch", min=1, max=64)
+        program = torch.export.export(model, (x, "fish"), dynamic_shapes=({0: batch}, None))
+        assert relative_error(program.module()(x, "fish"), expected) < 1e-5
         changed = {name: 2 * p for name, p in model.named_parameters()}
-        assert relative_error(torch.func.functional_call(model, changed, (x,)), expected) > 1e-2
+        assert relative_error(torch.func.functional_call(model, changed, (x, "fish")), expected) > 1e-2
         model.film.shift.weight.data.mul_(2) if options.get("film_width", 1) else model.latents.data.mul_(2)
-        assert relative_error(model(x), expected) > 1e-4
+        assert relative_error(model(x, "fish"), expected) > 1e-4
     with torch.inference_mode():
-        assert relative_error(model.to(torch.bfloat16)(x.bfloat16()), model.double()(x.double())) < 2e-2
+        half = model.to(torch.bfloat16)(x.bfloat16(), "fish")
+        assert relative_error(half, model.double()(x.double(), "fish")) < 2e-2
     frozen = model.float().requires_grad_(False)
-    assert not frozen(x).requires_grad
+    assert not frozen(x, "fish").requires_grad
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_exports(model: POCO, dtype: torch.dtype) -> None:
     batch = torch.export.Dim("batch", min=1, max=64)
+    model = model.subset(["fish"])  # of the only session nothing needs to be said
     model, x, more = model.to(dtype), draw(2, 5, 12).to(dtype), draw(7, 5, 12).to(dtype)
     program = torch.export.export(model, (x,), dynamic_shapes=({0: batch},))
     assert relative_error(program.module()(more), model(more)) < (1e-12 if dtype == torch.float64 else 1e-5)
@@ -282,12 +285,13 @@ def test_exports(model: POCO, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("call", "error", "says"),
     [
-        (lambda m: m(draw(2, 4, 12)), ShapeError, "'fish' takes .*5 units, 12 frames.*got .2, 4, 12."),
-        (lambda m: m(draw(2, 5, 11)), ShapeError, "12 frames"),
-        (lambda m: m(draw(5, 12)), ShapeError, "got .5, 12."),
+        (lambda m: m(draw(2, 4, 12), "fish"), ShapeError, "'fish' takes .*5 units, 12 frames.*got .2, 4, 12."),
+        (lambda m: m(draw(2, 5, 11), 0), ShapeError, "12 frames"),
+        (lambda m: m(draw(5, 12), 0), ShapeError, "got .5, 12."),
         (lambda m: m(draw(2, 5, 12).numpy()), ShapeError, "must be a torch tensor, got ndarray"),
         (lambda m: m(draw(2, 5, 12), "cat"), VocabularyError, "unknown session 'cat'; the model knows fish, worm"),
         (lambda m: m(draw(2, 5, 12), 2), VocabularyError, "unknown session 2"),
+        (lambda m: m(draw(2, 5, 12)), VocabularyError, r"knows 2 sessions: choose one \(session=.*: fish, worm"),
         (lambda m: m.add_session(spec("fish", 2)), VocabularyError, "knows a session 'fish' already"),
         (lambda m: POCO(SMALL)(draw(2, 5, 12)), VocabularyError, "add_session"),
         (lambda m: poco.SessionSpec("x", ("a", "a")), ConfigError, "more than once"),

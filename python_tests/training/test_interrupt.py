@@ -14,8 +14,9 @@ import torch
 from helpers.processes import environment
 
 from poco import Run
-from poco.run import METRICS, RESUME, read_metrics
+from poco.files import METRICS, RESUME
 from poco.training.checkpoint import load_checkpoint
+from poco.training.folder import read_metrics
 
 SCRIPT = """
 import os, signal, sys

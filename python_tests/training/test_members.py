@@ -18,8 +18,8 @@ from poco import Ensemble, Run, TrainConfig, train
 from poco.errors import CheckpointError, ConfigError
 from poco.ground import job as ground_job
 from poco.ground.grounded import GroundedConfig
-from poco.run import read_metrics
 from poco.training import Callback, Progress
+from poco.training.folder import read_metrics
 
 POCO_SIZES = poco.POCOConfig(
     context=12, horizon=4, segment_length=4, latents=2, width=8, heads=2, head_width=4, film_width=8

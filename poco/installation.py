@@ -25,7 +25,6 @@ EXTRAS: dict[str, tuple[tuple[str, str], ...]] = {
     "tensorboard": (("tensorboard", "tensorboard"),),
     "stream": (("pylsl", "pylsl"), ("pyzmq", "zmq")),
     "gpu": (("triton", "triton"),),
-    "hub": (("huggingface_hub", "huggingface_hub"),),
     "download": (("pooch", "pooch"),),
     "benchmarks": (("onnx", "onnx"), ("onnxscript", "onnxscript"), ("onnxruntime", "onnxruntime")),
 }

@@ -60,11 +60,6 @@ def test_imports_nothing_optional(run_python) -> None:
         assert f"'{name}'" not in loaded
 
 
-def test_called_twice_as_a_function_of_the_package() -> None:
-    poco = pytest.importorskip("poco")
-    assert str(poco.info()) == str(poco.info())
-
-
 def test_extras_are_those_of_the_package() -> None:
     project = (Path(__file__).resolve().parents[1] / "pyproject.toml").read_text()
     section = project.split("[project.optional-dependencies]")[1].split("\n[")[0]

@@ -167,7 +167,7 @@ def test_scores_of_contexts_are_of_the_same_frames(tmp_path: Path, monkeypatch: 
         def forward_packed(self, batch: PackedBatch) -> torch.Tensor:
             return super().forward_packed(batch) * 0
 
-    monkeypatch.setattr("poco.studies.study.fit_baseline", lambda _, data, **__: Zero(data.context, data.horizon))
+    monkeypatch.setattr("poco.studies.make.fit_baseline", lambda _, data, **__: Zero(data.context, data.horizon))
     study = dataclasses.replace(studies.load("context"), forecasters=("nlinear",))
     cells = studies.run(study, tmp_path, RECORDINGS, seeds=1, steps=1)
     assert [cell["value"] for cell in cells] == [1, 3, 12, 24, 48]
@@ -226,7 +226,7 @@ def test_scores_that_are_not_finite_end_no_study(
     def blown(forecaster: str, data: Split, **options: object) -> Copy:
         return Blown(data.context, data.horizon)
 
-    monkeypatch.setattr("poco.studies.study.fit_baseline", blown)
+    monkeypatch.setattr("poco.studies.make.fit_baseline", blown)
     monkeypatch.setattr("poco.studies.zapbench.fit_baseline", blown)
     study = dataclasses.replace(studies.load(name), forecasters=("nlinear",))
     cells = studies.run(study, tmp_path, simulate(2, 4, 900), reduced=True)

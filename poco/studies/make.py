@@ -1,0 +1,180 @@
+"""Making one cell of a study, and before that the model of the other animals that cells of one left out begin with."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from torch import nn
+
+from poco import cells as cells_of
+from poco import models
+from poco.baselines.fitted import BASELINE_PATIENCE, fit_baseline
+from poco.data.preprocess import butterworth
+from poco.data.recording import Recording
+from poco.data.simulate import simulate
+from poco.data.splits import Split, same_targets, shorten, split
+from poco.files import write_json
+from poco.intervals import block_length, interval, resampled_scores
+from poco.scores import Scores
+from poco.scoring import score_forecasters
+from poco.studies import zapbench
+from poco.studies.adaptation import Others, curve, learnt_from
+from poco.studies.definition import FILTERS, Study
+from poco.studies.plan import Job
+from poco.training import TrainConfig, recipe
+from poco.training.config import BATCH_SIZE
+from poco.training.trainer import Trainer, choose_label
+
+if TYPE_CHECKING:
+    from poco.nn import POCO
+
+#: A POCO is validated at least so many times, however few steps it is trained for.
+LEAST_VALIDATIONS = 20
+
+
+def bases(left: Sequence[Job]) -> list[Job]:
+    """A job for each model of the animals that are not left out."""
+    return list({_folder(job): job for job in left if job[1]["base_steps"]}.values())
+
+
+def _folder(job: Job) -> Path:
+    """The folder of that model, beside the cells."""
+    _, cell, _, file = job
+    source = "" if cell["source"] is None else f"-{cell['source']}"
+    return file.parent / "models" / f"without-{cells_of.safe(cell['value'])}-{cell['seed']}{source}"
+
+
+def _others(job: Job) -> Others:
+    """What that model learns from, and how."""
+    _, cell, recordings, _ = job
+    some = learnt_from(recordings, cell["value"], cell["source"])
+    return Others(some, cell["seed"], cell["base_steps"], cell["protocol"])
+
+
+def is_trained(job: Job) -> bool:
+    """Whether it is there; a ConfigError if it learnt from other recordings, or in another way."""
+    folder = _folder(job)
+    if not folder.exists():
+        return False
+    _others(job).check(folder)
+    return True
+
+
+def train_base(job: Job) -> str:
+    """Train and keep that model."""
+    folder = _folder(job)
+    _others(job).train(folder)
+    return f"{folder.name}: trained"
+
+
+def make(job: Job) -> str:
+    """One cell: fit, score, write."""
+    study, cell, recordings, file = job
+    if cell["base_steps"]:
+        return _left_out(job)
+    if study.form == zapbench.PROTOCOL:
+        return _zapbench(job)
+    value, seed, vary = cell["value"], cell["seed"], study.vary
+    if study.simulate is not None:
+        varied = {vary.removeprefix("simulate."): value} if vary.startswith("simulate.") else {}
+        recordings = simulate(**{**study.simulate, **varied, "seed": seed})
+    compared = [recording.session for recording in recordings[: cell["scored_sessions"]]]
+    if vary == "sessions":
+        recordings = recordings[:value]
+    if vary == "filter" and value != "none":
+        recordings = [butterworth(recording, **FILTERS[value]) for recording in recordings]
+    context = value if vary == "context" else 48
+    began = time.process_time()
+    scores: list[Scores] = []
+    model: nn.Module
+    given = {"seed": seed, "steps": cell["steps"], "batch_size": cell["batch"] or BATCH_SIZE}
+    for group in _groups(recordings, cell["training"]):
+        data = split(group, protocol=cell["protocol"], context=context)
+        if vary == "frames":
+            data = shorten(data, value)
+        if vary == "context":
+            data = same_targets(data, cell["longest_context"])
+        if cell["forecaster"] == "poco":
+            settings = recipe("published")[1]
+            every = min(settings.val_every, -(-cell["steps"] // LEAST_VALIDATIONS))
+            settings = dataclasses.replace(settings, **given, val_every=every)
+            model = _poco(study, data, value, settings, cell["label"])
+        else:
+            settings = TrainConfig(**given, patience=BASELINE_PATIENCE)
+            model = fit_baseline(cell["forecaster"], data, config=settings)
+        scores.append(score_forecasters({"": model}, data)[""])
+    made = _result(scores, compared, block_length(context, data.horizon))
+    write_json(file, {**cell, **made, "seconds": round(time.process_time() - began, 2)})
+    return f"{file.stem}: {made['score']:.4f}"
+
+
+def _left_out(job: Job) -> str:
+    """One cell of an animal left out: adapt to each of its recordings."""
+    _, cell, recordings, file = job
+    options = (cell["training"], cell["seed"], cell["steps"], cell["protocol"], cell["frames"])
+    model = cast("POCO", models.load(_folder(job)))
+    curves = [curve(model, recording, *options) for recording in recordings if recording.subject == cell["value"]]
+    score = sum(c["after"] for c in curves) / len(curves)
+    seconds = sum(c["history"][-1][1] for c in curves)
+    write_json(file, {**cell, "score": score, "seconds": round(seconds, 2), "curves": curves})
+    return f"{file.stem}: {score:.4f}"
+
+
+def _zapbench(job: Job) -> str:
+    """One cell of the benchmark."""
+    study, cell, recordings, file = job
+    assert study.epochs is not None
+    began, option = time.process_time(), study.option(cell["value"])
+    found = zapbench.score(cell["forecaster"], recordings, option, cell["seed"], cell["steps"], study.epochs)
+    write_json(file, {**cell, **found, "seconds": round(time.process_time() - began, 2)})
+    return f"{file.stem}: mean absolute error {sum(found['mae_per_step']) / len(found['mae_per_step']):.4g}"
+
+
+def _result(scores: Sequence[Scores], compared: Sequence[str], block: int) -> dict[str, Any]:
+    """What a cell says of the scores of its models: of the sessions that are compared, and of each."""
+    every = [one for found in scores for one in found.sessions]
+    some = [one for one in every if one.session in compared]
+    kept = np.repeat([one.session in compared for one in every], [one.windows for one in every])
+    own, copy = (
+        np.concatenate([errors for found in scores if (errors := getattr(found, name)) is not None])[kept]
+        for name in ("window_error", "copy_window_error")
+    )
+    found = Scores(sum(one.score for one in some) / len(some), tuple(some))
+    drawn = resampled_scores(own[None], copy, [one.windows for one in some], block)[0]
+    return {
+        "score": found.score,
+        "interval": interval(drawn, most=1.0),
+        "score_per_step": list(found.score_per_step),
+        "score_by_session": {one.session: one.score for one in every},
+    }
+
+
+def _groups(recordings: Sequence[Recording], training: str) -> list[list[Recording]]:
+    """The recordings of each model: all, those of each data set, or each alone."""
+    if training == "single":
+        return [[recording] for recording in recordings]
+    if training == "dataset":
+        names = dict.fromkeys(recording.dataset for recording in recordings)
+        return [[r for r in recordings if r.dataset == name] for name in names]
+    return [list(recordings)]
+
+
+def _poco(study: Study, data: Split, value: Any, settings: TrainConfig, label: str | None) -> nn.Module:
+    """The published POCO, with what the study varies."""
+    from poco.nn import POCOConfig
+
+    group, _, name = study.vary.partition(".")
+    sizes: dict[str, Any] = {"context": data.context}
+    if data.context != 48:
+        sizes["segment_length"] = max(1, data.context // 3)
+    sizes |= study.sizes(value)
+    if group == "training":
+        settings = dataclasses.replace(settings, **{name: value})
+    config = POCOConfig(**sizes)
+    types = choose_label(data.recordings, label) if config.unit_type_embedding else None
+    return Trainer(data, config, unit_types=types).train(settings)[0]

@@ -1,4 +1,4 @@
-// Before pass 1: the queries of the latents, absorbed into token space. poco/ops/inference_reference.py says what is
+// Before pass 1: the queries of the latents, absorbed into token space. poco/ops/model_reference.py says what is
 // computed.
 #pragma once
 

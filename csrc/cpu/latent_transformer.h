@@ -1,5 +1,5 @@
 // Between the passes: a few latents read what was pooled, attend to each other, and become keys and values of the
-// units. poco/ops/inference_reference.py says what is computed.
+// units. poco/ops/model_reference.py says what is computed.
 //
 // There are few tokens, so the weights are what costs: each is read once for a group of windows. A group goes from step
 // to step together; the wide layers of a step are cut into parts that threads share.

@@ -12,6 +12,7 @@ import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -283,7 +284,7 @@ def table(cells: Sequence[dict[str, Any]]) -> str:
         for name in (n for n in _order(cells) if n in names):
             own = [c for c in some if c["forecaster"] == name]
             row = [mean_text([c["score"] for c in own if c["data"] == d]) for d in data]
-            seconds = sorted(c["seconds"] for c in own)[len(own) // 2]
+            seconds = median(c["seconds"] for c in own)
             lines.append(f"| {name} | {' | '.join(row)} | {seconds:.1f} |")
         lines.append("")
     return "\n".join(lines)

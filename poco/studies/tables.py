@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from poco.intervals import mean_text
@@ -36,17 +36,25 @@ def _scores(cells: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _gains(cells: Sequence[Mapping[str, Any]]) -> str:
-    """What training together brings over training alone, session by session of each seed."""
+    """What training together brings over training alone, session by session.
+
+    Seeds of one session are averaged first: they say nothing of other sessions. A simulation has others for each seed.
+    """
     by: dict[tuple[str, ...], dict[str, dict[tuple[int, str], float]]] = {}
     for cell in cells:
         key = tuple(str(cell[name]) for name in ("study", "value", "forecaster"))
         own = by.setdefault(key, {}).setdefault(cell["training"], {})
         own |= {(cell["seed"], name): score for name, score in cell.get("score_by_session", {}).items()}
+    simulated = {str(cell["study"]) for cell in cells if cell.get("simulate")}
     lines = []
     for key, trained in by.items():
         alone = trained.pop("single", {})
         for training, together in trained.items():
-            gains = [together[one] - alone[one] for one in together if one in alone]
+            each: dict[tuple[int, str] | str, list[float]] = {}
+            for seed, session in together.keys() & alone.keys():
+                which = (seed, session) if key[0] in simulated else session
+                each.setdefault(which, []).append(together[seed, session] - alone[seed, session])
+            gains = [mean(seeds) for seeds in each.values()]
             if gains:
                 ahead = f"{sum(gain > 0 for gain in gains)} of {len(gains)}"
                 row = [*key, training, mean_text(gains), f"{median(gains):.3f}", ahead]

@@ -42,7 +42,7 @@ from poco.training import fit, recipe
 from poco.training.config import BATCH_SIZE
 from poco.training.recipes import complete
 
-#: Steps of a published POCO; on recordings of this length its best ones lie well before.
+#: Steps of a published POCO; on the recordings its best ones lie before, on simulations of half an hour it would go on.
 PUBLISHED_STEPS = 300
 
 

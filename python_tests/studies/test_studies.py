@@ -403,11 +403,11 @@ def test_the_table_says_what_training_together_gains() -> None:
         for training, seeds in scores.items()
         for seed, own in enumerate(seeds)
     ]
-    for simulate, gains, rest in (
+    for simulation, gains, rest in (
         (None, [0.2, -0.1], "0.050 | 1 of 2"),  # the seeds of a session are one
         ({"animals": 2}, [0.1, -0.1, 0.3], "0.100 | 2 of 3"),  # they are other animals
     ):
-        found = studies.table([{**cell, "simulate": simulate} for cell in cells]).splitlines()[-1]
+        found = studies.table([{**cell, "simulate": simulation} for cell in cells]).splitlines()[-1]
         assert found == f"| s | 0.5 | poco | multi | {mean_text(gains)} | {rest} |"
     assert "gain over single" not in studies.table([c for c in cells if c["training"] == "multi"])
 

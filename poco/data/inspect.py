@@ -127,6 +127,11 @@ class Inspection:
                 by_key.setdefault(report.key, []).append(report.session)
         lines += [""] if by_key else []
         lines += [f"array        {key}{_which(owners, len(good))}" for key, owners in by_key.items()]
+        by_clock: dict[str, list[str]] = {}
+        for report in good:
+            if "times" in report.provenance:
+                by_clock.setdefault(report.provenance["times"], []).append(report.session)
+        lines += [f"times        {source}{_which(owners, len(good))}" for source, owners in by_clock.items()]
         if any(report.labels for report in good):
             lines += ["", "labels (units labelled, classes)"]
         for report in good:

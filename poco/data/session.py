@@ -81,7 +81,7 @@ def load(plan: Plan, description: Description, opener: sources.Opener) -> Loaded
     """
     own = opener.recording(plan.parts[0].path, plan.parts[0].key)
     taken = activities.take(plan, description, opener)
-    activity, times = taken.activity, taken.times
+    activity, times = taken.activity, taken.clock.times
     units, frames = activity.shape
     name = plan.name or own.title or plan.parts[0].path.stem
     warnings = [*description.warnings, *own.warnings, *taken.warnings]
@@ -89,7 +89,7 @@ def load(plan: Plan, description: Description, opener: sources.Opener) -> Loaded
         warnings.insert(0, "not neural activity: a control, by its description; never count its scores")
     rate = _rate(description, own, times, warnings)
     labels, coordinates, channels = _extras(plan, description, own, opener, units, frames, warnings)
-    stretches = _stretches(description, own.stretches or ((0, frames),), times, frames, warnings)
+    stretches = _stretches(description, own.stretches or ((0, frames),), taken.clock, frames, warnings)
 
     nan_units, constant = _bad_units(activity)
     ids = _unit_ids(plan, description, own, units, taken.orientation)
@@ -102,6 +102,8 @@ def load(plan: Plan, description: Description, opener: sources.Opener) -> Loaded
         **description.facts,
         "neural": "yes" if description.neural and own.neural else "no",
     }
+    if taken.clock.source:
+        provenance["times"] = taken.clock.source
     if description.origin:
         provenance["description"] = description.origin
     missing = _missing(activity) if len(nan_units) == units else 0
@@ -231,13 +233,17 @@ def _extras(
     return labels, coordinates, channels
 
 
-def gaps_in_time(times: np.ndarray, longest: float | None, warnings: list[str]) -> list[int]:
+def gaps_in_time(
+    times: np.ndarray, longest: float | None, warnings: list[str], *, what: str = "time stamps", unit: str = "s"
+) -> list[int]:
     """The frames that come after a gap.
 
     Args:
         times: ``[T]`` seconds.
         longest: interval that is no gap; None: one and a half of the usual one.
         warnings: is told of them.
+        what: what they are called there.
+        unit: what they are in.
     """
     if times.size <= 2:
         return []
@@ -248,8 +254,8 @@ def gaps_in_time(times: np.ndarray, longest: float | None, warnings: list[str]) 
     if gaps.size:
         many = f"{gaps.size} gaps" if gaps.size > 1 else "a gap"
         warnings.append(
-            f"irregular time stamps: {many} longer than {limit:.3g} s (usual interval {usual:.3g} s, "
-            f"longest {steps.max():.3g} s); stretches end there"
+            f"irregular {what}: {many} longer than {limit:.3g} {unit} (usual interval {usual:.3g} {unit}, "
+            f"longest {steps.max():.3g} {unit}); stretches end there"
         )
     return [int(gap) + 1 for gap in gaps]
 
@@ -257,14 +263,16 @@ def gaps_in_time(times: np.ndarray, longest: float | None, warnings: list[str]) 
 def _stretches(
     description: Description,
     known: tuple[tuple[int, int], ...],
-    times: np.ndarray | None,
+    clock: activities.Clock,
     frames: int,
     warnings: list[str],
 ) -> tuple[tuple[int, int], ...]:
     """Contiguous ranges: those known, cut at gaps in time and, if the description says so, at trial borders."""
     borders: set[int] = set()
-    if times is not None:
-        borders.update(gaps_in_time(times, description.activity.gap, warnings))
+    if clock.times is not None:
+        borders.update(gaps_in_time(clock.times, description.activity.gap, warnings))
+    elif clock.counts is not None:
+        borders.update(gaps_in_time(clock.counts, None, warnings, what="numbers of frames", unit="frames"))
     trial = description.trials
     if trial.frames:
         if trial.cut:

@@ -18,6 +18,9 @@ from poco.data.readers.base import FRAMES_FIRST
 from poco.data.recording import Recording
 from poco.errors import DataError
 
+#: Frames a second below and above which a mistake is likelier than such a recording.
+_USUAL_HZ = (0.1, 1000.0)
+
 
 @dataclass(frozen=True)
 class Part:
@@ -172,13 +175,30 @@ def _rate(description: Description, own: Contents, times: np.ndarray | None, war
             raise DataError(f"{own.path}: '{how.rate_key}' should be the rate, got {str(value)[:40]!r}") from None
     if rate is None:
         rate = own.rate_hz
-    if rate is not None and measured is not None and abs(rate / measured - 1) > 0.02:
+    elif own.rate_hz is not None and _apart(rate, own.rate_hz):
+        warnings.append(f"the rate is given as {rate:g} Hz, the file itself says {own.rate_hz:g} Hz")
+    if rate is not None and measured is not None and _apart(rate, measured):
         warnings.append(f"the rate is given as {rate:g} Hz, the time stamps say {measured:g} Hz")
+    if measured is not None and own.imaging_hz is not None and _apart(own.imaging_hz, measured):
+        warnings.append(f"the time stamps say {measured:g} Hz, the file's imaging plane {own.imaging_hz:g} Hz")
     if rate is None:
         rate = measured
     if rate is None:
         warnings.append("no rate is stated: times are in frames (say --rate, or rate_hz = ...)")
+    if measured is not None and not _USUAL_HZ[0] <= measured <= _USUAL_HZ[1]:
+        other = "s" if how.time_unit == "ms" else "ms"
+        warnings.append(
+            f"time stamps taken to be in {how.time_unit} say {measured:g} Hz, an unusual rate: if they are in {other}, "
+            f'say --time-unit {other}, or time_unit = "{other}"'
+        )
+    elif rate is not None and not _USUAL_HZ[0] <= rate <= _USUAL_HZ[1]:
+        warnings.append(f"{rate:g} Hz is an unusual rate for a recording: is it right?")
     return rate
+
+
+def _apart(one: float, other: float) -> bool:
+    """Whether two rates differ by more than rounding and dropped frames explain."""
+    return abs(one / other - 1) > 0.02
 
 
 def _extras(

@@ -57,7 +57,7 @@ _READS: dict[str, Any] = {
         str | None,
         typer.Option(
             help="Units with NaN or infinite values: 'keep', 'drop' or 'error'; 'cut' leaves out frames without any "
-            "value.",
+            "value, 'cut-drop' then drops units too.",
             rich_help_panel=_READING,
         ),
     ],
@@ -136,7 +136,7 @@ def reading_options(given: Mapping[str, Any]) -> dict[str, Any]:
     if not found.get("rate_hz", 1.0) > 0:
         raise ConfigError(f"rate_hz (--rate) must be above 0, got {found['rate_hz']:g}")
     choices = {
-        "nan": ("keep", "drop", "cut", "error"),
+        "nan": ("keep", "drop", "cut", "cut-drop", "error"),
         "constant": ("keep", "drop", "error"),
         "time_unit": ("s", "ms"),
     }

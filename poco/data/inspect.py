@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from poco.data import session as sessions
-from poco.data.checks import activity_key, same_activity
+from poco.data.checks import activity_key, same_activity, way_without_nan
 from poco.data.read import Job, read
 from poco.data.recording import Recording
 from poco.errors import DataError, PocoError
@@ -293,7 +293,10 @@ def _noticed(recording: Recording, drift: float) -> list[str]:
         out.append(f"{many} no value of any unit, which training refuses (--nan cut ends stretches there)")
     if bad:
         many = "1 unit holds" if bad == 1 else f"{bad} units hold"
-        out.append(f"{many} NaN or infinite values, which training refuses (--nan drop leaves such units out)")
+        option, more = ("cut-drop", " too") if whole.any() else (way_without_nan(recording), "")
+        out.append(
+            f"{many} NaN or infinite values, which training refuses (--nan {option} leaves such units out{more})"
+        )
     constant = int((finite.any(axis=1) & ((activity == activity[:, :1]) | ~finite).all(axis=1)).sum())
     if constant:
         many = "1 unit never changes" if constant == 1 else f"{constant} units never change"

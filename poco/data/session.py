@@ -109,11 +109,11 @@ def load(plan: Plan, description: Description, opener: sources.Opener) -> Loaded
         provenance["times"] = taken.clock.source
     if description.origin:
         provenance["description"] = description.origin
-    missing = _missing(activity) if len(nan_units) == units else 0
-    keep = _keep(description, own, name, ids, nan_units, constant, provenance, warnings, units, missing)
+    keep = _keep(description, own, name, ids, activity, nan_units, constant, provenance, warnings)
     _check_rounding(activity, ids, taken.rounded[keep[taken.rounded]], name)
-    if description.activity.nan == "cut":
-        stretches = _cut(stretches, ~np.isfinite(activity[keep]).any(axis=0), name, warnings)
+    if description.activity.nan in ("cut", "cut-drop"):
+        missing = _missing(activity[keep])
+        stretches = _cut(stretches, missing, name, description.activity.nan, warnings)
     index = np.flatnonzero(keep)
     recording = Recording(
         activity=activity if keep.all() else activity[index],
@@ -308,14 +308,13 @@ def _stretches(
     return tuple(found)
 
 
-def _missing(activity: np.ndarray) -> int:
-    """How many frames hold no value of any unit; 0 where none holds one."""
-    whole = ~np.isfinite(activity).any(axis=0)
-    return 0 if whole.all() else int(whole.sum())
+def _missing(activity: np.ndarray) -> np.ndarray:
+    """Which frames hold no value of any unit. ``[T]`` bool."""
+    return ~np.isfinite(activity).any(axis=0)
 
 
 def _cut(
-    stretches: tuple[tuple[int, int], ...], missing: np.ndarray, name: str, warnings: list[str]
+    stretches: tuple[tuple[int, int], ...], missing: np.ndarray, name: str, choice: str, warnings: list[str]
 ) -> tuple[tuple[int, int], ...]:
     """The stretches without the frames ``[T]`` that are missing."""
     if not missing.any():
@@ -327,7 +326,7 @@ def _cut(
     if not found:
         raise DataError(f"session '{name}': no frame holds a value of any unit")
     many = "1 frame is" if missing.sum() == 1 else f"{missing.sum()} frames are"
-    warnings.append(f'{many} missing in all units: stretches end there, because nan = "cut"')
+    warnings.append(f'{many} missing in all units: stretches end there, because nan = "{choice}"')
     return tuple(found)
 
 
@@ -347,14 +346,14 @@ def _keep(
     own: Contents,
     name: str,
     ids: tuple[str, ...],
+    activity: np.ndarray,
     nan_units: np.ndarray,
     constant: np.ndarray,
     provenance: dict[str, str],
     warnings: list[str],
-    units: int,
-    missing: int,
 ) -> np.ndarray:
     """``[N]`` bool, the units to use; what is dropped is said in warnings and provenance."""
+    units, nan = len(activity), description.activity.nan
     keep = np.ones(units, dtype=bool)
     if own.keep is not None and len(own.keep) == units:
         keep &= own.keep
@@ -362,8 +361,12 @@ def _keep(
             left = int((~own.keep).sum())
             warnings.append(f'{left} of {units} units {own.keep_reason}: left out (rois = "all" takes them)')
     _leave_out(description.activity.leave_out, name, ids, keep, warnings)
+    if nan == "cut-drop":
+        nan_units = nan_units[keep[nan_units]]
+        there = ~_missing(activity[keep])
+        nan_units = nan_units[~np.isfinite(activity[nan_units][:, there]).all(axis=1)]
     choices: Mapping[str, tuple[np.ndarray, str, str]] = {
-        "nan": (nan_units, description.activity.nan, "with NaN or infinite values"),
+        "nan": (nan_units, nan, "with NaN or infinite values"),
         "constant": (constant, description.activity.constant, "without any change"),
     }
     for option, (found, choice, what) in choices.items():
@@ -374,14 +377,18 @@ def _keep(
                 f"session '{name}': {_units(len(here))} {what} ({shown}); "
                 f'{option} = "drop" (--{option} drop) leaves them out, "keep" keeps them'
             )
-        if choice == "drop" and len(here):
+        if choice in ("drop", "cut-drop") and len(here):
             keep[here] = False
-            warnings.append(f'{_units(len(here))} {what} dropped ({shown}), because {option} = "drop"')
+            warnings.append(f'{_units(len(here))} {what} dropped ({shown}), because {option} = "{choice}"')
     if not keep.any():
         hint = "see leave_out, rois, nan and constant"
-        if missing and description.activity.nan == "drop":
-            frames = "1 frame is" if missing == 1 else f"{missing} frames are"
-            hint = f'{frames} missing in all units: nan = "cut" (--nan cut) ends stretches there and keeps the units'
+        missing = _missing(activity)
+        if nan == "drop" and missing.any() and not missing.all():
+            frames = "1 frame is" if missing.sum() == 1 else f"{missing.sum()} frames are"
+            hint = (
+                f'{frames} missing in all units: nan = "cut" (--nan cut) ends stretches there and keeps the units, '
+                '"cut-drop" drops those that lack values of other frames'
+            )
         raise DataError(f"session '{name}': no unit of {units} is left; {hint}")
     dropped = np.flatnonzero(~keep)
     if len(dropped):

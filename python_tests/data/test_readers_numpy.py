@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from poco.data.read import read
-from poco.data.readers import open_file, pickles
+from poco.data.readers import csv, open_file, pickles
 from poco.errors import DataError
 
 ROWS = {"orientation": "units x frames", "rate_hz": 1.0}
@@ -114,6 +114,28 @@ def test_wrong_tables(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "a.csv").write_text(content)
     with pytest.raises(DataError, match=re.escape(message)):
         read(tmp_path / "a.csv", **ROWS)
+
+
+def test_a_first_line_of_numbers_of_columns(tmp_path: Path) -> None:
+    for first, told in (("0,1,2", True), ("1,2,3", True), (",0,1", True), ("0,1,3", False), ("0.0,1.0,2.0", False)):
+        (tmp_path / "a.csv").write_text(f"{first}\n5,3,4\n2,8,9\n")
+        (found,) = read(tmp_path / "a.csv", orientation="frames x units", rate_hz=1)
+        assert found.frames == 3
+        assert any("say --header" in line for line in found.warnings) == told
+    assert read(tmp_path / "a.csv", **ROWS)[0].frames == 3
+
+
+def test_a_first_line_of_values_taken_for_names(tmp_path: Path) -> None:
+    options = {"orientation": "frames x units", "rate_hz": 1, "header": True}
+    for first, told in (("-2.5e-01,1e3", True), ("a,.5", True), ("0,1", False), ("v1.0,cell 2.5", False)):
+        (tmp_path / "a.csv").write_text(f"{first}\n5,3\n2,8\n")
+        (found,) = read(tmp_path / "a.csv", **options)
+        assert any("leave out --header" in line for line in found.warnings) == told
+
+
+def test_names_are_read_without_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b'\n"cell, 1","cell, 2"\n' + b"1,2\n" * 100_000 + b"\xff")
+    assert csv.read(tmp_path / "a.csv", header=True).columns == ("cell, 1", "cell, 2")
 
 
 def test_header_alone(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ class SessionReport:
     """One session as the reader sees it.
 
     Attributes:
-        session, subject, file, format, key: where it comes from.
+        session, subject, dataset, file, format, key: where it comes from.
         error: why it cannot be read, "" if it can; then the other fields are empty.
         units, frames: size in the file.
         units_used: units that are left after those that the description drops.
@@ -47,6 +47,7 @@ class SessionReport:
 
     session: str
     subject: str = ""
+    dataset: str = ""
     file: str = ""
     format: str = ""
     key: str = ""
@@ -80,7 +81,7 @@ class Inspection:
 
     Attributes:
         path: what was inspected.
-        dataset: name of the data set.
+        dataset: name of the data set, or of those that the sessions belong to, with commas between them.
         description: where the description was found, "" for none.
         facts: species, indicator, licence, ... as described.
         notes: from the description.
@@ -187,7 +188,7 @@ def inspect(
     found = job.description
     return Inspection(
         path=str(path),
-        dataset=found.name or "default",
+        dataset=", ".join(dict.fromkeys(r.dataset for r in reports if not r.error)) or found.name or "default",
         description=found.origin,
         facts=found.facts,
         notes=found.notes,
@@ -233,6 +234,7 @@ def _report(loaded: sessions.Loaded) -> SessionReport:
     return SessionReport(
         session=recording.session,
         subject=recording.subject,
+        dataset=recording.dataset,
         file=recording.provenance.get("file", ""),
         format=recording.provenance.get("format", ""),
         key=recording.provenance.get("key", ""),

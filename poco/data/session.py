@@ -12,7 +12,7 @@ import numpy as np
 
 from poco.data import activity as activities
 from poco.data import sources
-from poco.data.description import Description
+from poco.data.description import Activity, Description
 from poco.data.readers import Contents
 from poco.data.readers.base import FRAMES_FIRST
 from poco.data.recording import Recording
@@ -90,6 +90,7 @@ def load(plan: Plan, description: Description, opener: sources.Opener) -> Loaded
     warnings = [*description.warnings, *own.warnings, *taken.warnings]
     if not description.neural and own.neural:
         warnings.insert(0, "not neural activity: a control, by its description; never count its scores")
+    warnings += _left_aside(description.activity, own, times)
     rate = _rate(description, own, times, warnings)
     labels, coordinates, channels = _extras(plan, description, own, opener, units, frames, warnings)
     stretches = _stretches(description, own.stretches or ((0, frames),), taken.clock, frames, warnings)
@@ -161,6 +162,22 @@ def _bad_units(activity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(~finite.all(axis=1)), np.flatnonzero(finite.any(axis=1) & (low == high))
 
 
+def _left_aside(how: Activity, own: Contents, times: np.ndarray | None) -> list[str]:
+    """What to say of settings that have nothing to act on in this session."""
+    theirs = {
+        f"neuropil = {how.neuropil:g}": how.neuropil and own.format != "suite2p",
+        'rois = "all"': how.rois == "all" and own.format not in ("suite2p", "caiman", "nwb"),
+        "header = true": how.header and own.format != "csv",
+        f"time_row = {how.time_row}": how.time_row is not None and own.orientation is not None,
+        f"time_column = {how.time_column}": how.time_column is not None and own.orientation is not None,
+    }
+    ours = {f'time_unit = "{how.time_unit}"': how.time_unit != "s", f"gap = {how.gap or 0:g}": how.gap is not None}
+    out = [f"its format ({own.format}) has no use for {what}: left aside" for what, given in theirs.items() if given]
+    if times is None:
+        out += [f"there are no times of frames: {what} left aside" for what, given in ours.items() if given]
+    return out
+
+
 def _rate(description: Description, own: Contents, times: np.ndarray | None, warnings: list[str]) -> float | None:
     how = description.activity
     measured = None
@@ -219,6 +236,7 @@ def _extras(
     coordinates = own.coordinates
     sizes = {f"label '{label}'": len(values) for label, values in labels.items()}
     sizes |= {} if coordinates is None else {"coordinates": len(coordinates)}
+    sizes |= {} if own.keep is None else {"a list of accepted cells": len(own.keep)}
     wrong = next((what for what, size in sizes.items() if size != units), None)
     if wrong is not None:
         raise DataError(f"{own.path}: {units} units, but {wrong} of {sizes[wrong]}: is the right array read?")
@@ -300,7 +318,7 @@ def _stretches(
         else:
             warnings.append(
                 f"the record is {trial.frames}-frame trials one after another; windows cross their borders "
-                "(--cut-trials, or cut_trials = true, ends stretches there)"
+                "(--cut-trials, or cut = true in dataset.toml under [trials], ends stretches there)"
             )
     found: list[tuple[int, int]] = []
     for start, stop in known:

@@ -44,6 +44,28 @@ def test_a_format_that_says_which_axis_is_time_is_believed(tmp_path: Path, time_
     assert told not in read(tmp_path / "mouse", orientation=ROWS)[0].warnings
 
 
+def test_settings_that_a_format_has_no_use_for_are_said(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", values())
+    suite2p(tmp_path / "mouse")
+    options = {"orientation": ROWS, "neuropil": 0.7, "rois": "all", "header": True, "time_unit": "ms", "gap": 2.0}
+    told = set(read(tmp_path / "a.npy", **options, rate_hz=1)[0].warnings)
+    settings = ("neuropil = 0.7", 'rois = "all"', "header = true")
+    assert {f"its format (npy) has no use for {what}: left aside" for what in settings} <= told
+    assert {f"there are no times of frames: {what} left aside" for what in ('time_unit = "ms"', "gap = 2")} <= told
+    told = set(read(tmp_path / "mouse", rois="all", time_column=0, rate_hz=1)[0].warnings)
+    assert told == {"its format (suite2p) has no use for time_column = 0: left aside"}
+    table(tmp_path / "b.csv", "time,a", np.vstack([np.arange(40), values(1)]))
+    options = {"orientation": COLUMNS, "header": True, "time_column": 0, "time_unit": "ms", "gap": 2.0}
+    (found,) = read(tmp_path / "b.csv", **options)
+    assert (found.rate_hz, found.warnings) == (1000.0, ())
+
+
+def test_accepted_cells_are_no_label_once_the_others_are_out(tmp_path: Path) -> None:
+    suite2p(tmp_path / "mouse")
+    assert "iscell" not in read(tmp_path / "mouse")[0].labels
+    assert "iscell" in read(tmp_path / "mouse", rois="all")[0].labels
+
+
 def test_an_orientation_for_a_mixed_folder_holds_where_none_is_stated(tmp_path: Path) -> None:
     pynwb = pytest.importorskip("pynwb", reason="NWB needs the extra 'formats'")
     from datetime import datetime, timezone
@@ -69,7 +91,7 @@ def test_lists_of_another_length_than_the_array(tmp_path: Path) -> None:
         file["estimates/C"] = values(4, 30)
         file["estimates/idx_components"] = np.arange(4)
         file["estimates/other"] = values(3, 30)
-    with pytest.raises(DataError, match=r"3 units, but label 'accepted' of 4: is the right array read\?"):
+    with pytest.raises(DataError, match=r"3 units, but a list of accepted cells of 4: is the right array read\?"):
         read(tmp_path / "a.h5", key="estimates/other", rate_hz=1)
 
 

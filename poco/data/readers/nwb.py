@@ -243,8 +243,9 @@ def _units(contents: Contents, response: Any, units: int, rois: str) -> None:
             continue
         if column.name.lower() in ("iscell", "accepted") and values.ndim in (1, 2):
             cells = (values[index] if values.ndim == 1 else values[index, 0]).astype(float) > 0
-            contents.labels["iscell"] = tuple("cell" if c else "not a cell" for c in cells)
-            if rois == "accepted":
+            if rois == "all":
+                contents.labels["iscell"] = tuple("cell" if c else "not a cell" for c in cells)
+            else:
                 contents.keep = cells
                 contents.keep_reason = f"not accepted in the column '{column.name}'"
         elif values.ndim == 1 and values.dtype.kind in "OSU":

@@ -61,8 +61,9 @@ def read(path: Path, *, rois: str = "accepted", neuropil: float = 0.0) -> Conten
         contents.coordinates = np.concatenate([part["centres"] for part in parts])
     if all(part["accepted"] is not None for part in parts):
         accepted = np.concatenate([part["accepted"] for part in parts])
-        contents.labels["iscell"] = tuple("cell" if a else "not a cell" for a in accepted)
-        if rois == "accepted":
+        if rois == "all":
+            contents.labels["iscell"] = tuple("cell" if a else "not a cell" for a in accepted)
+        else:
             contents.keep = accepted
             contents.keep_reason = "not accepted in iscell.npy"
     elif rois == "accepted":

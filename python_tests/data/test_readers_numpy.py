@@ -270,6 +270,23 @@ def test_suite2p_planes(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+def test_suite2p_spikes(tmp_path: Path) -> None:
+    for name in ("plane0", "plane1"):
+        np.save(tmp_path / name / "spks.npy", np.square(suite2p(tmp_path / name)))
+    (found,) = read(tmp_path, key="spks")
+    traces = read(tmp_path)[0]
+    np.testing.assert_array_equal(found.activity, np.square(traces.activity))
+    assert (found.unit_ids, found.provenance["key"]) == (traces.unit_ids, "spks")
+    with pytest.raises(DataError, match="is subtracted from F, not from spks: leave it out"):
+        read(tmp_path, key="spks", neuropil=0.7)
+    np.save(tmp_path / "plane1" / "spks.npy", np.zeros((5, 50)))
+    with pytest.raises(DataError, match=r"plane1: spks\.npy has shape \(5, 50\), F\.npy \(6, 50\)"):
+        read(tmp_path, key="spks")
+    (tmp_path / "plane1" / "spks.npy").unlink()
+    with pytest.raises(DataError, match="no key 'spks'; it has 'F'"):
+        read(tmp_path, key="spks")
+
+
 def test_suite2p_without_its_optional_files(tmp_path: Path) -> None:
     suite2p(tmp_path / "plane0")
     for name in ("iscell", "stat", "ops", "Fneu"):

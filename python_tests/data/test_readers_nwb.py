@@ -236,6 +236,16 @@ def test_series_at_different_times_are_refused(tmp_path: Path) -> None:
         read(tmp_path / "a.nwb")
 
 
+def test_series_of_different_rates_are_refused(tmp_path: Path) -> None:
+    def fill(nwb: Any) -> None:
+        for i in range(2):
+            nwb.add_acquisition(pynwb.TimeSeries(name=f"n{i}", data=values()[:, i], rate=1.0 + i, unit="n"))
+
+    write(tmp_path / "a.nwb", fill)
+    with pytest.raises(DataError, match="'n1' and 'n0' were not recorded at the same times"):
+        read(tmp_path / "a.nwb")
+
+
 def test_no_traces(tmp_path: Path) -> None:
     write(tmp_path / "a.nwb", lambda nwb: None)
     with pytest.raises(DataError, match="there are no traces to read"):

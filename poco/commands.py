@@ -21,7 +21,7 @@ _NAMES = {"learning_rate": "lr", "rate_hz": "rate"}
 #: Options of reading that the command line has; Python has more.
 READING = (
     *("description", "key", "orientation", "rate_hz", "nan", "constant", "leave_out", "header", "time_column"),
-    *("cut_trials", "published"),
+    *("time_unit", "cut_trials", "published"),
 )
 
 

@@ -57,7 +57,7 @@ _READS: dict[str, Any] = {
         str | None,
         typer.Option(
             help="Units with NaN or infinite values: 'keep', 'drop' or 'error'; 'cut' leaves out frames without any "
-            "value.",
+            "value, 'cut-drop' then drops units too.",
             rich_help_panel=_READING,
         ),
     ],
@@ -81,6 +81,10 @@ _READS: dict[str, Any] = {
             min=0,
             rich_help_panel=_READING,
         ),
+    ],
+    "time_unit": Annotated[
+        str | None,
+        typer.Option(help="What time stamps are in: 's' or 'ms'.", rich_help_panel=_READING),
     ],
     "cut_trials": Annotated[
         bool | None,
@@ -131,11 +135,15 @@ def reading_options(given: Mapping[str, Any]) -> dict[str, Any]:
         found["leave_out"] = listed(found["leave_out"])
     if not found.get("rate_hz", 1.0) > 0:
         raise ConfigError(f"rate_hz (--rate) must be above 0, got {found['rate_hz']:g}")
-    choices = {"nan": ("keep", "drop", "cut", "error"), "constant": ("keep", "drop", "error")}
+    choices = {
+        "nan": ("keep", "drop", "cut", "cut-drop", "error"),
+        "constant": ("keep", "drop", "error"),
+        "time_unit": ("s", "ms"),
+    }
     for name, known in choices.items():
         if found.get(name, known[0]) not in known:
             choice = f"{', '.join(map(repr, known[:-1]))} or '{known[-1]}'"
-            raise ConfigError(f"--{name} must be {choice}, got '{found[name]}'")
+            raise ConfigError(f"--{name.replace('_', '-')} must be {choice}, got '{found[name]}'")
     return found
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from poco.data import sources
-from poco.data.description import Description
+from poco.data.description import Activity, Description
 from poco.data.readers import Contents
 from poco.data.readers.base import FRAMES_FIRST, UNITS_FIRST
 from poco.errors import DataError
@@ -17,12 +17,29 @@ from poco.errors import DataError
 if TYPE_CHECKING:
     from poco.data.session import Plan
 
-#: Names of a table's columns that count frames, or hold time stamps: if the values rise, they are no unit's.
-_COUNTER = re.compile(r"(index|idx|frames?|unnamed: \d+)?([\W_].*)?", re.IGNORECASE)
-_CLOCK = re.compile(r"(time|times|t|timestamps?|seconds)([\W_].*)?", re.IGNORECASE)
+#: Names of a table's columns that hold time stamps, or count frames: if the values rise, they are no unit's.
+_CLOCK = re.compile(r"time|stamp|(?<![a-z])(t|s|ms|m?secs?|seconds?|milliseconds?)(?![a-z])", re.IGNORECASE)
+_COUNTER = re.compile(r"|unnamed: \d+|(index|idx|frames?)([\W_\d].*)?", re.IGNORECASE)
+#: Fewer frames may rise by chance.
+_FEWEST_RISING = 10
 #: Rounding to float32 may be this part of a unit's deviation, root mean square: a step of 1% of it.
 _ROUNDING = 0.01 / 12**0.5
 _CHUNK = 1 << 19  # values
+
+
+@dataclass(frozen=True)
+class Clock:
+    """When the frames of a session were taken, as far as its files say.
+
+    Attributes:
+        times: ``[T]`` seconds, where there are time stamps, or numbers of frames and a rate.
+        counts: ``[T]`` numbers of frames, where there is no rate to make times of them.
+        source: what they were taken from.
+    """
+
+    times: np.ndarray | None = None
+    counts: np.ndarray | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -31,7 +48,7 @@ class Taken:
 
     Attributes:
         activity: ``[N, T]`` float32.
-        times: ``[T]`` seconds, where there are time stamps.
+        clock: when its frames were taken.
         key: key of the array.
         orientation: which axis of the array is time, ``"units x frames"`` or ``"frames x units"``.
         rounded: units whose values float32 cannot tell apart, indices from 0.
@@ -39,7 +56,7 @@ class Taken:
     """
 
     activity: np.ndarray
-    times: np.ndarray | None
+    clock: Clock
     key: str
     orientation: str
     rounded: np.ndarray
@@ -55,7 +72,8 @@ def take(plan: Plan, description: Description, opener: sources.Opener) -> Taken:
     blocks: list[np.ndarray] = []
     rounded: list[np.ndarray] = []
     warnings: list[str] = []
-    times, key, orientation = None, "", ""
+    clock: Clock | None = None
+    key = orientation = ""
     for part in plan.parts:
         contents = opener.recording(part.path, part.key)
         key = part.key or contents.key or _only_key(contents, stacked=part.unit is not None)
@@ -65,8 +83,8 @@ def take(plan: Plan, description: Description, opener: sources.Opener) -> Taken:
         else:
             orientation = _orientation(contents, key, value, description, warnings)
             block, found = _split_times(contents, key, value, orientation, description, warnings)
-        found = _times(contents, key, block, found, description)
-        times = found if times is None else times
+        found = _clock(contents, key, block.shape[1], found, description)
+        clock = clock or found
         if blocks and block.shape[1] != blocks[0].shape[1]:
             raise DataError(
                 f"{part.path}: {block.shape[1]} frames where {plan.parts[0].path.name} has {blocks[0].shape[1]}; "
@@ -79,7 +97,8 @@ def take(plan: Plan, description: Description, opener: sources.Opener) -> Taken:
     if 0 in activity.shape:
         raise DataError(f"{plan.parts[0].path}: no activity in it, '{key}' has shape {activity.shape}")
     together = np.concatenate(rounded)
-    return Taken(np.ascontiguousarray(activity), times, key, orientation, together, tuple(dict.fromkeys(warnings)))
+    told = tuple(dict.fromkeys(warnings))
+    return Taken(np.ascontiguousarray(activity), clock or Clock(), key, orientation, together, told)
 
 
 def _only_key(contents: Contents, *, stacked: bool) -> str:
@@ -151,8 +170,8 @@ def _split_times(
     orientation: str,
     description: Description,
     warnings: list[str],
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """``[N, T]``, and the row or column that holds time stamps ``[T]``, if any, which a format of units has not."""
+) -> tuple[np.ndarray, Clock | None]:
+    """``[N, T]``, and what the row or column of time stamps says, if any, which a format of units has not."""
     how, where = description.activity, f"{contents.path}: '{key}'"
     rows = value if orientation == UNITS_FIRST else value.T
     if contents.orientation is not None:
@@ -162,66 +181,111 @@ def _split_times(
     if wrong is not None:
         other = ("time_row", "time_column") if orientation == UNITS_FIRST else ("time_column", "time_row")
         raise DataError(f'{where}: orientation "{orientation}" goes with {other[0]}, not {other[1]}')
-    names = contents.columns if orientation == FRAMES_FIRST and len(contents.columns) == len(rows) else ()
-    if index is None:
-        _check_clocks(rows, names, orientation, description, where, warnings)
-        return rows, None
-    if index >= len(rows):
+    if index is not None and index >= len(rows):
         raise DataError(f"{where}: shape {value.shape} has no row or column {index} for the time stamps")
-    times = np.asarray(rows[index], dtype=np.float64)
+    names = contents.columns if orientation == FRAMES_FIRST and len(contents.columns) == len(rows) else ()
+    _check_clocks(rows, names, index, orientation, description, where, warnings)
+    if index is None:
+        return rows, None
+    stamps = np.asarray(rows[index], dtype=np.float64)
     rows = np.delete(rows, index, axis=0)
-    if names and _COUNTER.fullmatch(names[index]):  # it counts frames
-        a_second = 1000.0 if how.time_unit == "ms" else 1.0
-        return rows, None if how.rate_hz is None else times / how.rate_hz * a_second
-    return rows, times
+    source = f"{'row' if orientation == UNITS_FIRST else 'column'} {index}"
+    source += f" ('{names[index]}')" if names and names[index] else ""
+    if not names or not _counts(names[index], stamps):
+        return rows, Clock(_seconds(stamps, how), source=f"{source}: time stamps in {how.time_unit}")
+    source += ": numbers of frames"
+    if how.rate_hz is not None:
+        return rows, Clock(stamps / how.rate_hz, source=source)
+    warnings.append(
+        f"{source}, which without a rate give no times: stretches end where they jump (say --rate, or rate_hz = ...)"
+    )
+    return rows, Clock(counts=stamps, source=source)
+
+
+def _counts(name: str, values: np.ndarray) -> bool:
+    """Whether a column numbers the frames, by its name, if its values are whole."""
+    with np.errstate(invalid="ignore"):
+        whole = bool((values == np.rint(values)).all())
+    return whole and bool(_COUNTER.fullmatch(name)) and not _CLOCK.search(name)
+
+
+def _seconds(times: np.ndarray, how: Activity) -> np.ndarray:
+    """Time stamps in seconds."""
+    return times / 1000.0 if how.time_unit == "ms" else times
 
 
 def _check_clocks(
     rows: np.ndarray,
     names: tuple[str, ...],
+    taken: int | None,
     orientation: str,
     description: Description,
     where: str,
     warnings: list[str],
 ) -> None:
-    """Refuse a row or column that is named as time or an index and rises; warn of a first one that looks like it."""
+    """Refuse a row or column that is named as time or an index and rises; warn of others that rise.
+
+    ``rows`` are ``[N, T]`` with that of the time stamps, number ``taken``; ``names`` has one for each, or none.
+    """
     left_out = {name.rpartition("/")[2] for name in description.activity.leave_out}
-    for index, name in enumerate(names):
-        if (_CLOCK.fullmatch(name) or _COUNTER.fullmatch(name)) and name not in left_out:
-            steps = np.diff(rows[index].astype(np.float64))
-            if len(steps) > 1 and (steps > 0).all():
-                raise DataError(
-                    f"{where}: column {index}, named '{name}', rises from frame to frame: it is time or an index, no "
-                    f"unit: say --time-column {index}, or time_column = {index} in dataset.toml under [activity]"
-                )
-    if len(rows) and not names and rows.shape[1] > 2:
-        steps = np.diff(rows[0].astype(np.float64))
-        with np.errstate(invalid="ignore"):
-            even = (steps > 0).all() and np.ptp(steps) <= 0.01 * np.median(steps)
-        if even and "0" not in left_out:
-            option = "time_row = 0 in dataset.toml" if orientation == UNITS_FIRST else "--time-column 0"
-            warnings.append(f"the first unit rises in equal steps, as time stamps do: if it is no unit, say {option}")
+    places = [place for place in range(len(rows)) if place != taken]
+    units = [(place, names[place] if names else str(number)) for number, place in enumerate(places)]
+    units = [(place, name) for place, name in units if name not in left_out]
+    for place, name in units if names else []:
+        if (_CLOCK.search(name) or _COUNTER.fullmatch(name)) and _rises(rows[place], fewest=3):
+            way = f"say --time-column {place}, or time_column = {place} in dataset.toml under [activity]"
+            if taken is not None:
+                way = f"leave it out: --leave-out {name}" if name else "leave it out"
+                way += f', or leave_out = ["{name}"] in dataset.toml under [activity]'
+            raise DataError(
+                f"{where}: column {place}, named '{name}', rises from frame to frame: it is time or an index, no "
+                f"unit: {way}"
+            )
+    start = np.asarray(rows[:, :_FEWEST_RISING], dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        likely = set(np.flatnonzero((np.diff(start) > 0).all(axis=1)).tolist())
+    for place, name in units:
+        if place in likely and _rises(rows[place], fewest=_FEWEST_RISING):
+            option = f"time_row = {place} in dataset.toml" if orientation == UNITS_FIRST else f"--time-column {place}"
+            way = option if taken is None else f"--leave-out {name}"
+            warnings.append(
+                f"unit '{name}' rises from each frame to the next, as time does: if it is no unit, say {way}"
+            )
 
 
-def _times(
-    contents: Contents, key: str, rows: np.ndarray, times: np.ndarray | None, description: Description
-) -> np.ndarray | None:
-    """``[T]`` seconds: those of the array itself, those under the key described, or those of the format."""
+def _rises(values: np.ndarray, *, fewest: int) -> bool:
+    """Whether every frame's value is above that before it, of at least so many frames."""
+    with np.errstate(invalid="ignore"):
+        return len(values) >= fewest and bool((np.diff(values.astype(np.float64)) > 0).all())
+
+
+def _clock(contents: Contents, key: str, frames: int, found: Clock | None, description: Description) -> Clock | None:
+    """What the array itself says, or the key described, or the format."""
     how, where = description.activity, f"{contents.path}: '{key}'"
-    if times is None and how.time_key is not None:
+    if found is None and how.time_key is not None:
         sources.numbers(contents.get(how.time_key), f"{contents.path}: '{how.time_key}'")
-        times = np.asarray(contents.get(how.time_key), dtype=np.float64).reshape(-1)
-    if times is None and contents.times is not None:
-        times = contents.times
-    elif times is not None and how.time_unit == "ms":
-        times = times / 1000.0
-    if times is not None:
-        if times.shape != (rows.shape[1],):
-            raise DataError(f"{where} has {rows.shape[1]} frames but {times.size} time stamps")
-        if not np.isfinite(times).all() or (np.diff(times) <= 0).any():
-            bad = int(np.argmax(~np.isfinite(times) | np.r_[False, ~(np.diff(times) > 0)]))
-            raise DataError(f"{where}: time stamps must rise from frame to frame; frame {bad} does not")
-    return times
+        stamps = np.asarray(contents.get(how.time_key), dtype=np.float64).reshape(-1)
+        found = Clock(_seconds(stamps, how), source=f"'{how.time_key}': time stamps in {how.time_unit}")
+    if found is None and contents.times is not None:
+        found = Clock(_seconds(contents.times, how), source=f"time stamps of the format, in {how.time_unit}")
+    if found is None:
+        return None
+    times = found.counts if found.times is None else found.times
+    if times is None or times.shape != (frames,):
+        raise DataError(f"{where} has {frames} frames but {0 if times is None else times.size} time stamps")
+    if not np.isfinite(times).all():
+        bad = int(np.argmin(np.isfinite(times)))
+        raise DataError(
+            f"{where}: frame {bad} has no time ({times[bad]:g} in {found.source}): give it one in the file, between "
+            "those of the frames beside it"
+        )
+    if (np.diff(times) <= 0).any():
+        bad = int(np.argmax(np.diff(times) <= 0)) + 1
+        raise DataError(
+            f"{where}: time stamps must rise from frame to frame; frame {bad} does not ({times[bad]:g} after "
+            f"{times[bad - 1]:g}): repair them, or part the file there"
+        )
+    return found
 
 
 def _float32(block: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:

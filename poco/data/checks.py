@@ -100,9 +100,13 @@ def check_values(recording: Recording) -> None:
         cut = "end stretches there when reading (--nan cut, or nan='cut')"
         if (bad == whole).all():
             raise DataError(f"{where}: {_count(whole, 'frame')} without a value of any unit: {cut}")
-        way = "drop such units when reading (--nan drop, or nan='drop')"
+        option = way_without_nan(recording)
+        way = f"drop such units when reading (--nan {option}, or nan='{option}')"
         if whole:
-            way = f"{whole} of them without a value of any unit: {cut}, and leave out such units (--leave-out)"
+            way = (
+                f"{whole} of them without a value of any unit: end stretches there and drop such units when reading "
+                "(--nan cut-drop, or nan='cut-drop')"
+            )
         units = np.flatnonzero(bad > whole)
         raise DataError(
             f"{where}: {_count(int(bad.sum()), 'NaN or infinite value')} in {_some_units(recording, units)}, over "
@@ -114,6 +118,15 @@ def check_values(recording: Recording) -> None:
             f"{where}: {_some_units(recording, constant)} never {'changes' if constant.size == 1 else 'change'}: "
             "drop constant units when reading (--constant drop, or constant='drop')"
         )
+
+
+def way_without_nan(recording: Recording) -> str:
+    """The choice ``nan`` of reading that drops units with NaN: ``"drop"`` would drop all where frames were cut."""
+    outside = np.ones(recording.frames, dtype=bool)
+    for start, stop in recording.stretches:
+        outside[start:stop] = False
+    lost = ~np.isfinite(recording.activity[:, outside]).any(axis=0)
+    return "cut-drop" if lost.any() else "drop"
 
 
 def check_length(recording: Recording, *, context: int, horizon: int) -> None:

@@ -19,7 +19,7 @@ FILE_NAME = "dataset.toml"
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "orientation": (UNITS_FIRST, FRAMES_FIRST),
-    "nan": ("keep", "drop", "cut", "error"),
+    "nan": ("keep", "drop", "cut", "cut-drop", "error"),
     "constant": ("keep", "drop", "error"),
     "rois": ("accepted", "all"),
     "time_unit": ("s", "ms"),
@@ -60,7 +60,7 @@ class Activity:
         time_unit: ``"s"`` or ``"ms"``.
         gap: an interval between frames longer than this many seconds ends a stretch. Default: 1.5 median intervals.
         nan: units with NaN or infinite values: ``"keep"``, ``"drop"`` or ``"error"``; ``"cut"`` keeps them, and ends
-            stretches at frames that hold no value of any unit.
+            stretches at frames that hold no value of any unit; ``"cut-drop"`` then drops units that lack others.
         constant: units that never change: ``"keep"``, ``"drop"`` or ``"error"``.
         leave_out: units to leave out, by name: ``"session/unit"``, or ``"unit"`` for every session that has it.
         rois: ``"accepted"`` or ``"all"``, where a format marks accepted cells.

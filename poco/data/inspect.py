@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from poco.data import session as sessions
-from poco.data.checks import activity_key, same_activity
+from poco.data.checks import activity_key, same_activity, way_without_nan
 from poco.data.read import Job, read
 from poco.data.recording import Recording
 from poco.errors import DataError, PocoError
@@ -24,7 +24,7 @@ class SessionReport:
     """One session as the reader sees it.
 
     Attributes:
-        session, subject, file, format, key: where it comes from.
+        session, subject, dataset, file, format, key: where it comes from.
         error: why it cannot be read, "" if it can; then the other fields are empty.
         units, frames: size in the file.
         units_used: units that are left after those that the description drops.
@@ -47,6 +47,7 @@ class SessionReport:
 
     session: str
     subject: str = ""
+    dataset: str = ""
     file: str = ""
     format: str = ""
     key: str = ""
@@ -80,7 +81,7 @@ class Inspection:
 
     Attributes:
         path: what was inspected.
-        dataset: name of the data set.
+        dataset: name of the data set, or of those that the sessions belong to, with commas between them.
         description: where the description was found, "" for none.
         facts: species, indicator, licence, ... as described.
         notes: from the description.
@@ -127,6 +128,11 @@ class Inspection:
                 by_key.setdefault(report.key, []).append(report.session)
         lines += [""] if by_key else []
         lines += [f"array        {key}{_which(owners, len(good))}" for key, owners in by_key.items()]
+        by_clock: dict[str, list[str]] = {}
+        for report in good:
+            if "times" in report.provenance:
+                by_clock.setdefault(report.provenance["times"], []).append(report.session)
+        lines += [f"times        {source}{_which(owners, len(good))}" for source, owners in by_clock.items()]
         if any(report.labels for report in good):
             lines += ["", "labels (units labelled, classes)"]
         for report in good:
@@ -182,7 +188,7 @@ def inspect(
     found = job.description
     return Inspection(
         path=str(path),
-        dataset=found.name or "default",
+        dataset=", ".join(dict.fromkeys(r.dataset for r in reports if not r.error)) or found.name or "default",
         description=found.origin,
         facts=found.facts,
         notes=found.notes,
@@ -228,6 +234,7 @@ def _report(loaded: sessions.Loaded) -> SessionReport:
     return SessionReport(
         session=recording.session,
         subject=recording.subject,
+        dataset=recording.dataset,
         file=recording.provenance.get("file", ""),
         format=recording.provenance.get("format", ""),
         key=recording.provenance.get("key", ""),
@@ -288,7 +295,10 @@ def _noticed(recording: Recording, drift: float) -> list[str]:
         out.append(f"{many} no value of any unit, which training refuses (--nan cut ends stretches there)")
     if bad:
         many = "1 unit holds" if bad == 1 else f"{bad} units hold"
-        out.append(f"{many} NaN or infinite values, which training refuses (--nan drop leaves such units out)")
+        option, more = ("cut-drop", " too") if whole.any() else (way_without_nan(recording), "")
+        out.append(
+            f"{many} NaN or infinite values, which training refuses (--nan {option} leaves such units out{more})"
+        )
     constant = int((finite.any(axis=1) & ((activity == activity[:, :1]) | ~finite).all(axis=1)).sum())
     if constant:
         many = "1 unit never changes" if constant == 1 else f"{constant} units never change"

@@ -179,7 +179,7 @@ def _refuse_nan(recording: Recording, activity: npt.NDArray[Any], why: str) -> N
         name = recording.unit_ids[int(bad[0])]
         raise DataError(
             f"session '{recording.session}': {bad.size} units have values that are no numbers ('{name}' is one), and "
-            f"{why}: leave such units out (nan='drop', --nan drop), or cut such frames (nan='cut')"
+            f"{why}: leave out such units (nan='drop', --nan drop), such frames (nan='cut') or both (nan='cut-drop')"
         )
 
 

@@ -17,7 +17,7 @@ from poco.data import session, sources
 from poco.data.choice import Choice
 from poco.data.description import Description, absolute
 from poco.data.origin import Origin
-from poco.data.readers import SUFFIXES, TITLED, recognise
+from poco.data.readers import SUFFIXES, TITLED, nwb, recognise
 from poco.data.recording import Recording
 from poco.errors import ConfigError, DataError, PocoError
 
@@ -192,8 +192,10 @@ class Job:
 
     def _keys(self, path: Path, key: str | None) -> list[str | None]:
         """The keys that are a session each, where ``key`` is a pattern; otherwise ``key`` itself."""
-        if key is None or "*" not in key or (self.description.format or recognise(path)) == "nwb":
+        if key is None or "*" not in key:
             return [key]
+        if (self.description.format or recognise(path)) == "nwb":
+            return [*nwb.matching(path, key)] or [key]
         contents = self._opener.recording(path, None)
         found: list[str | None] = [
             name for name, entry in contents.entries.items() if entry.numeric and fnmatch.fnmatchcase(name, key)

@@ -12,11 +12,14 @@ import numpy as np
 
 from poco.data import activity as activities
 from poco.data import sources
-from poco.data.description import Description
+from poco.data.description import Activity, Description
 from poco.data.readers import Contents
 from poco.data.readers.base import FRAMES_FIRST
 from poco.data.recording import Recording
 from poco.errors import DataError
+
+#: Frames a second below and above which a mistake is likelier than such a recording.
+_USUAL_HZ = (0.1, 1000.0)
 
 
 @dataclass(frozen=True)
@@ -81,15 +84,16 @@ def load(plan: Plan, description: Description, opener: sources.Opener) -> Loaded
     """
     own = opener.recording(plan.parts[0].path, plan.parts[0].key)
     taken = activities.take(plan, description, opener)
-    activity, times = taken.activity, taken.times
+    activity, times = taken.activity, taken.clock.times
     units, frames = activity.shape
     name = plan.name or own.title or plan.parts[0].path.stem
     warnings = [*description.warnings, *own.warnings, *taken.warnings]
     if not description.neural and own.neural:
         warnings.insert(0, "not neural activity: a control, by its description; never count its scores")
+    warnings += _left_aside(description.activity, own, times)
     rate = _rate(description, own, times, warnings)
     labels, coordinates, channels = _extras(plan, description, own, opener, units, frames, warnings)
-    stretches = _stretches(description, own.stretches or ((0, frames),), times, frames, warnings)
+    stretches = _stretches(description, own.stretches or ((0, frames),), taken.clock, frames, warnings)
 
     nan_units, constant = _bad_units(activity)
     ids = _unit_ids(plan, description, own, units, taken.orientation)
@@ -102,13 +106,15 @@ def load(plan: Plan, description: Description, opener: sources.Opener) -> Loaded
         **description.facts,
         "neural": "yes" if description.neural and own.neural else "no",
     }
+    if taken.clock.source:
+        provenance["times"] = taken.clock.source
     if description.origin:
         provenance["description"] = description.origin
-    missing = _missing(activity) if len(nan_units) == units else 0
-    keep = _keep(description, own, name, ids, nan_units, constant, provenance, warnings, units, missing)
+    keep = _keep(description, own, name, ids, activity, nan_units, constant, provenance, warnings)
     _check_rounding(activity, ids, taken.rounded[keep[taken.rounded]], name)
-    if description.activity.nan == "cut":
-        stretches = _cut(stretches, ~np.isfinite(activity[keep]).any(axis=0), name, warnings)
+    if description.activity.nan in ("cut", "cut-drop"):
+        missing = _missing(activity[keep])
+        stretches = _cut(stretches, missing, name, description.activity.nan, warnings)
     index = np.flatnonzero(keep)
     recording = Recording(
         activity=activity if keep.all() else activity[index],
@@ -156,6 +162,22 @@ def _bad_units(activity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(~finite.all(axis=1)), np.flatnonzero(finite.any(axis=1) & (low == high))
 
 
+def _left_aside(how: Activity, own: Contents, times: np.ndarray | None) -> list[str]:
+    """What to say of settings that have nothing to act on in this session."""
+    theirs = {
+        f"neuropil = {how.neuropil:g}": how.neuropil and own.format != "suite2p",
+        'rois = "all"': how.rois == "all" and own.format not in ("suite2p", "caiman", "nwb"),
+        "header = true": how.header and own.format != "csv",
+        f"time_row = {how.time_row}": how.time_row is not None and own.orientation is not None,
+        f"time_column = {how.time_column}": how.time_column is not None and own.orientation is not None,
+    }
+    ours = {f'time_unit = "{how.time_unit}"': how.time_unit != "s", f"gap = {how.gap or 0:g}": how.gap is not None}
+    out = [f"its format ({own.format}) has no use for {what}: left aside" for what, given in theirs.items() if given]
+    if times is None:
+        out += [f"there are no times of frames: {what} left aside" for what, given in ours.items() if given]
+    return out
+
+
 def _rate(description: Description, own: Contents, times: np.ndarray | None, warnings: list[str]) -> float | None:
     how = description.activity
     measured = None
@@ -170,13 +192,30 @@ def _rate(description: Description, own: Contents, times: np.ndarray | None, war
             raise DataError(f"{own.path}: '{how.rate_key}' should be the rate, got {str(value)[:40]!r}") from None
     if rate is None:
         rate = own.rate_hz
-    if rate is not None and measured is not None and abs(rate / measured - 1) > 0.02:
+    elif own.rate_hz is not None and _apart(rate, own.rate_hz):
+        warnings.append(f"the rate is given as {rate:g} Hz, the file itself says {own.rate_hz:g} Hz")
+    if rate is not None and measured is not None and _apart(rate, measured):
         warnings.append(f"the rate is given as {rate:g} Hz, the time stamps say {measured:g} Hz")
+    if measured is not None and own.imaging_hz is not None and _apart(own.imaging_hz, measured):
+        warnings.append(f"the time stamps say {measured:g} Hz, the file's imaging plane {own.imaging_hz:g} Hz")
     if rate is None:
         rate = measured
     if rate is None:
         warnings.append("no rate is stated: times are in frames (say --rate, or rate_hz = ...)")
+    if measured is not None and not _USUAL_HZ[0] <= measured <= _USUAL_HZ[1]:
+        other = "s" if how.time_unit == "ms" else "ms"
+        warnings.append(
+            f"time stamps taken to be in {how.time_unit} say {measured:g} Hz, an unusual rate: if they are in {other}, "
+            f'say --time-unit {other}, or time_unit = "{other}"'
+        )
+    elif rate is not None and not _USUAL_HZ[0] <= rate <= _USUAL_HZ[1]:
+        warnings.append(f"{rate:g} Hz is an unusual rate for a recording: is it right?")
     return rate
+
+
+def _apart(one: float, other: float) -> bool:
+    """Whether two rates differ by more than rounding and dropped frames explain."""
+    return abs(one / other - 1) > 0.02
 
 
 def _extras(
@@ -197,6 +236,7 @@ def _extras(
     coordinates = own.coordinates
     sizes = {f"label '{label}'": len(values) for label, values in labels.items()}
     sizes |= {} if coordinates is None else {"coordinates": len(coordinates)}
+    sizes |= {} if own.keep is None else {"a list of accepted cells": len(own.keep)}
     wrong = next((what for what, size in sizes.items() if size != units), None)
     if wrong is not None:
         raise DataError(f"{own.path}: {units} units, but {wrong} of {sizes[wrong]}: is the right array read?")
@@ -231,13 +271,17 @@ def _extras(
     return labels, coordinates, channels
 
 
-def gaps_in_time(times: np.ndarray, longest: float | None, warnings: list[str]) -> list[int]:
+def gaps_in_time(
+    times: np.ndarray, longest: float | None, warnings: list[str], *, what: str = "time stamps", unit: str = "s"
+) -> list[int]:
     """The frames that come after a gap.
 
     Args:
         times: ``[T]`` seconds.
         longest: interval that is no gap; None: one and a half of the usual one.
         warnings: is told of them.
+        what: what they are called there.
+        unit: what they are in.
     """
     if times.size <= 2:
         return []
@@ -248,8 +292,8 @@ def gaps_in_time(times: np.ndarray, longest: float | None, warnings: list[str]) 
     if gaps.size:
         many = f"{gaps.size} gaps" if gaps.size > 1 else "a gap"
         warnings.append(
-            f"irregular time stamps: {many} longer than {limit:.3g} s (usual interval {usual:.3g} s, "
-            f"longest {steps.max():.3g} s); stretches end there"
+            f"irregular {what}: {many} longer than {limit:.3g} {unit} (usual interval {usual:.3g} {unit}, "
+            f"longest {steps.max():.3g} {unit}); stretches end there"
         )
     return [int(gap) + 1 for gap in gaps]
 
@@ -257,14 +301,16 @@ def gaps_in_time(times: np.ndarray, longest: float | None, warnings: list[str]) 
 def _stretches(
     description: Description,
     known: tuple[tuple[int, int], ...],
-    times: np.ndarray | None,
+    clock: activities.Clock,
     frames: int,
     warnings: list[str],
 ) -> tuple[tuple[int, int], ...]:
     """Contiguous ranges: those known, cut at gaps in time and, if the description says so, at trial borders."""
     borders: set[int] = set()
-    if times is not None:
-        borders.update(gaps_in_time(times, description.activity.gap, warnings))
+    if clock.times is not None:
+        borders.update(gaps_in_time(clock.times, description.activity.gap, warnings))
+    elif clock.counts is not None:
+        borders.update(gaps_in_time(clock.counts, None, warnings, what="numbers of frames", unit="frames"))
     trial = description.trials
     if trial.frames:
         if trial.cut:
@@ -272,7 +318,7 @@ def _stretches(
         else:
             warnings.append(
                 f"the record is {trial.frames}-frame trials one after another; windows cross their borders "
-                "(--cut-trials, or cut_trials = true, ends stretches there)"
+                "(--cut-trials, or cut = true in dataset.toml under [trials], ends stretches there)"
             )
     found: list[tuple[int, int]] = []
     for start, stop in known:
@@ -280,14 +326,13 @@ def _stretches(
     return tuple(found)
 
 
-def _missing(activity: np.ndarray) -> int:
-    """How many frames hold no value of any unit; 0 where none holds one."""
-    whole = ~np.isfinite(activity).any(axis=0)
-    return 0 if whole.all() else int(whole.sum())
+def _missing(activity: np.ndarray) -> np.ndarray:
+    """Which frames hold no value of any unit. ``[T]`` bool."""
+    return ~np.isfinite(activity).any(axis=0)
 
 
 def _cut(
-    stretches: tuple[tuple[int, int], ...], missing: np.ndarray, name: str, warnings: list[str]
+    stretches: tuple[tuple[int, int], ...], missing: np.ndarray, name: str, choice: str, warnings: list[str]
 ) -> tuple[tuple[int, int], ...]:
     """The stretches without the frames ``[T]`` that are missing."""
     if not missing.any():
@@ -299,7 +344,7 @@ def _cut(
     if not found:
         raise DataError(f"session '{name}': no frame holds a value of any unit")
     many = "1 frame is" if missing.sum() == 1 else f"{missing.sum()} frames are"
-    warnings.append(f'{many} missing in all units: stretches end there, because nan = "cut"')
+    warnings.append(f'{many} missing in all units: stretches end there, because nan = "{choice}"')
     return tuple(found)
 
 
@@ -319,14 +364,14 @@ def _keep(
     own: Contents,
     name: str,
     ids: tuple[str, ...],
+    activity: np.ndarray,
     nan_units: np.ndarray,
     constant: np.ndarray,
     provenance: dict[str, str],
     warnings: list[str],
-    units: int,
-    missing: int,
 ) -> np.ndarray:
     """``[N]`` bool, the units to use; what is dropped is said in warnings and provenance."""
+    units, nan = len(activity), description.activity.nan
     keep = np.ones(units, dtype=bool)
     if own.keep is not None and len(own.keep) == units:
         keep &= own.keep
@@ -334,8 +379,12 @@ def _keep(
             left = int((~own.keep).sum())
             warnings.append(f'{left} of {units} units {own.keep_reason}: left out (rois = "all" takes them)')
     _leave_out(description.activity.leave_out, name, ids, keep, warnings)
+    if nan == "cut-drop":
+        nan_units = nan_units[keep[nan_units]]
+        there = ~_missing(activity[keep])
+        nan_units = nan_units[~np.isfinite(activity[nan_units][:, there]).all(axis=1)]
     choices: Mapping[str, tuple[np.ndarray, str, str]] = {
-        "nan": (nan_units, description.activity.nan, "with NaN or infinite values"),
+        "nan": (nan_units, nan, "with NaN or infinite values"),
         "constant": (constant, description.activity.constant, "without any change"),
     }
     for option, (found, choice, what) in choices.items():
@@ -346,14 +395,18 @@ def _keep(
                 f"session '{name}': {_units(len(here))} {what} ({shown}); "
                 f'{option} = "drop" (--{option} drop) leaves them out, "keep" keeps them'
             )
-        if choice == "drop" and len(here):
+        if choice in ("drop", "cut-drop") and len(here):
             keep[here] = False
-            warnings.append(f'{_units(len(here))} {what} dropped ({shown}), because {option} = "drop"')
+            warnings.append(f'{_units(len(here))} {what} dropped ({shown}), because {option} = "{choice}"')
     if not keep.any():
         hint = "see leave_out, rois, nan and constant"
-        if missing and description.activity.nan == "drop":
-            frames = "1 frame is" if missing == 1 else f"{missing} frames are"
-            hint = f'{frames} missing in all units: nan = "cut" (--nan cut) ends stretches there and keeps the units'
+        missing = _missing(activity)
+        if nan == "drop" and missing.any() and not missing.all():
+            frames = "1 frame is" if missing.sum() == 1 else f"{missing.sum()} frames are"
+            hint = (
+                f'{frames} missing in all units: nan = "cut" (--nan cut) ends stretches there and keeps the units, '
+                '"cut-drop" drops those that lack values of other frames'
+            )
         raise DataError(f"session '{name}': no unit of {units} is left; {hint}")
     dropped = np.flatnonzero(~keep)
     if len(dropped):

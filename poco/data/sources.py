@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from poco.data.description import Activity, Description, Source
-from poco.data.readers import Contents, open_file
+from poco.data.readers import Contents, open_file, recognise
 from poco.data.readers.base import text
 from poco.errors import DataError
 
@@ -26,18 +26,19 @@ class Opener:
     def __init__(self, activity: Activity, format: str | None) -> None:
         self._activity = activity
         self._format = format
-        self._recordings: OrderedDict[Path, Contents] = OrderedDict()
+        self._recordings: OrderedDict[tuple[Path, str | None], Contents] = OrderedDict()
         self._others: OrderedDict[Path, Contents] = OrderedDict()
         self._values: OrderedDict[tuple[Path, str], Any] = OrderedDict()
 
     def recording(self, path: Path, key: str | None) -> Contents:
         """Contents of a file that holds activity."""
-        if path not in self._recordings:
+        slot = (path, key if (self._format or recognise(path)) == "nwb" else None)  # the others open once for all keys
+        if slot not in self._recordings:
             how = self._activity
-            self._recordings[path] = open_file(
+            self._recordings[slot] = open_file(
                 path, format=self._format, key=key, rois=how.rois, neuropil=how.neuropil, header=how.header
             )
-        return _latest(self._recordings, path, 2)
+        return _latest(self._recordings, slot, 2)
 
     def other(self, path: Path) -> Contents:
         """Contents of a file that holds labels, coordinates or channels."""

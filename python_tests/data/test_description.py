@@ -66,7 +66,7 @@ def test_all_tables(tmp_path: Path) -> None:
         ({"activity": {"time_row": -1}}, "time_row must be a whole number from 0"),
         ({"activity": {"header": 1}}, "header must be true or false"),
         ({"activity": {"key": 3}}, "key must be text"),
-        ({"activity": {"nan": "ignore"}}, 'nan must be "keep" or "drop" or "cut" or "error"'),
+        ({"activity": {"nan": "ignore"}}, 'nan must be "keep" or "drop" or "cut" or "cut-drop" or "error"'),
         ({"activity": 3}, r"\[activity\] must be a table"),
         ({"files": 3}, "files must be a list of texts"),
         ({"labels": ["x"]}, "labels must be a table"),

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from poco.data.inspect import inspect
+from poco.data.recording import Recording
+from poco.data.write import write
 from poco.errors import DataError
 
 OPTIONS = {"orientation": "units x frames", "rate_hz": 10.0}
@@ -121,6 +123,16 @@ def test_one_recording_in_two_files(tmp_path: Path) -> None:
     np.save(tmp_path / "c.npy", values[::-1])
     (line,) = inspect(tmp_path, orientation="units x frames", rate_hz=2.0).warnings
     assert line.startswith("session 'b' has the same activity as session 'a': it is one recording under two names")
+
+
+def test_data_sets_that_the_recordings_carry(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal((2, 3, 400))
+    recordings = [Recording(v, name, 1.0, dataset=f"set {name}") for v, name in zip(values, "ab", strict=True)]
+    write(recordings, tmp_path)
+    assert inspect(tmp_path).dataset == "set a, set b"
+    assert [report.dataset for report in inspect(tmp_path).sessions] == ["set a", "set b"]
+    assert "data set     set a" in inspect(tmp_path / "a.npz").to_text().splitlines()
+    assert inspect(tmp_path, dataset="mine").dataset == "mine"
 
 
 def test_control_and_labels_and_notes(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from poco.data.checks import check
+from poco.data.inspect import inspect
 from poco.data.read import read
 from poco.errors import DataError
 
@@ -285,6 +287,25 @@ def test_frames_that_are_missing_in_all_units(tmp_path: Path) -> None:
     np.save(tmp_path / "c.npy", np.full((3, 20), np.nan))
     refused(tmp_path / "c.npy", "no frame holds a value of any unit", **options, nan="cut")
     refused(tmp_path / "c.npy", "no unit of 3 is left; see leave_out", **options, nan="drop")
+
+
+def test_missing_frames_and_a_unit_that_lacks_others(tmp_path: Path) -> None:
+    values = activity(5, 200)
+    values[:, 100:110] = np.nan
+    values[3, 40] = np.nan
+    np.save(tmp_path / "a.npy", values)
+    options = {"orientation": UNITS_FIRST, "rate_hz": 1}
+    for nan in ("keep", "cut"):
+        (found,) = read(tmp_path / "a.npy", **options, nan=nan)
+        with pytest.raises(DataError, match=r"in unit '3', over .*--nan cut-drop"):
+            check([found], context=8, horizon=4)
+        told = inspect(tmp_path / "a.npy", **options, nan=nan).sessions[0].warnings
+        assert any(line.startswith("1 unit holds NaN") and "--nan cut-drop" in line for line in told)
+    refused(tmp_path / "a.npy", '"cut-drop" drops those that lack values of other frames', **options, nan="drop")
+    (found,) = check(read(tmp_path / "a.npy", **options, nan="cut-drop"), context=8, horizon=4)
+    assert found.unit_ids == ("0", "1", "2", "4")
+    assert found.stretches == ((0, 100), (110, 200))
+    assert '1 unit with NaN or infinite values dropped (3), because nan = "cut-drop"' in found.warnings
 
 
 def test_units_left_out_by_name(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from poco.data.read import read
-from poco.data.readers import open_file, pickles
+from poco.data.readers import csv, open_file, pickles
 from poco.errors import DataError
 
 ROWS = {"orientation": "units x frames", "rate_hz": 1.0}
@@ -114,6 +114,28 @@ def test_wrong_tables(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "a.csv").write_text(content)
     with pytest.raises(DataError, match=re.escape(message)):
         read(tmp_path / "a.csv", **ROWS)
+
+
+def test_a_first_line_of_numbers_of_columns(tmp_path: Path) -> None:
+    for first, told in (("0,1,2", True), ("1,2,3", True), (",0,1", True), ("0,1,3", False), ("0.0,1.0,2.0", False)):
+        (tmp_path / "a.csv").write_text(f"{first}\n5,3,4\n2,8,9\n")
+        (found,) = read(tmp_path / "a.csv", orientation="frames x units", rate_hz=1)
+        assert found.frames == 3
+        assert any("say --header" in line for line in found.warnings) == told
+    assert read(tmp_path / "a.csv", **ROWS)[0].frames == 3
+
+
+def test_a_first_line_of_values_taken_for_names(tmp_path: Path) -> None:
+    options = {"orientation": "frames x units", "rate_hz": 1, "header": True}
+    for first, told in (("-2.5e-01,1e3", True), ("a,.5", True), ("0,1", False), ("v1.0,cell 2.5", False)):
+        (tmp_path / "a.csv").write_text(f"{first}\n5,3\n2,8\n")
+        (found,) = read(tmp_path / "a.csv", **options)
+        assert any("leave out --header" in line for line in found.warnings) == told
+
+
+def test_names_are_read_without_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b'\n"cell, 1","cell, 2"\n' + b"1,2\n" * 100_000 + b"\xff")
+    assert csv.read(tmp_path / "a.csv", header=True).columns == ("cell, 1", "cell, 2")
 
 
 def test_header_alone(tmp_path: Path) -> None:
@@ -246,6 +268,23 @@ def test_suite2p_planes(tmp_path: Path) -> None:
     suite2p(tmp_path / "plane3", frames=40)
     with pytest.raises(DataError, match="planes differ in length"):
         read(tmp_path)
+
+
+def test_suite2p_spikes(tmp_path: Path) -> None:
+    for name in ("plane0", "plane1"):
+        np.save(tmp_path / name / "spks.npy", np.square(suite2p(tmp_path / name)))
+    (found,) = read(tmp_path, key="spks")
+    traces = read(tmp_path)[0]
+    np.testing.assert_array_equal(found.activity, np.square(traces.activity))
+    assert (found.unit_ids, found.provenance["key"]) == (traces.unit_ids, "spks")
+    with pytest.raises(DataError, match="is subtracted from F, not from spks: leave it out"):
+        read(tmp_path, key="spks", neuropil=0.7)
+    np.save(tmp_path / "plane1" / "spks.npy", np.zeros((5, 50)))
+    with pytest.raises(DataError, match=r"plane1: spks\.npy has shape \(5, 50\), F\.npy \(6, 50\)"):
+        read(tmp_path, key="spks")
+    (tmp_path / "plane1" / "spks.npy").unlink()
+    with pytest.raises(DataError, match="no key 'spks'; it has 'F'"):
+        read(tmp_path, key="spks")
 
 
 def test_suite2p_without_its_optional_files(tmp_path: Path) -> None:

@@ -38,7 +38,9 @@ def write(path: Path, fill: Callable[[Any], None], **facts: Any) -> None:
         io.write(nwb)
 
 
-def ophys(nwb: Any, *, indicator: str = "GCaMP6s", accepted: bool = False) -> tuple[Any, Any]:
+def ophys(
+    nwb: Any, *, indicator: str = "GCaMP6s", accepted: bool = False, imaging_rate: float | None = None
+) -> tuple[Any, Any]:
     """A processing module and a function that makes table regions of all ROIs."""
     device = nwb.create_device(name="microscope")
     channel = pynwb.ophys.OpticalChannel(name="green", description="green", emission_lambda=520.0)
@@ -50,6 +52,7 @@ def ophys(nwb: Any, *, indicator: str = "GCaMP6s", accepted: bool = False) -> tu
         excitation_lambda=920.0,
         indicator=indicator,
         location="V1",
+        imaging_rate=imaging_rate,
     )
     table = pynwb.ophys.PlaneSegmentation(name="rois", description="rois", imaging_plane=plane)
     for i in range(ROIS):
@@ -130,7 +133,79 @@ def test_units_written_first_against_the_standard(tmp_path: Path) -> None:
         module.add(pynwb.ophys.Fluorescence(roi_response_series=[series]))
 
     write(tmp_path / "a.nwb", fill)
-    np.testing.assert_array_equal(read(tmp_path / "a.nwb")[0].activity, values().T)
+    (found,) = read(tmp_path / "a.nwb")
+    np.testing.assert_array_equal(found.activity, values().T)
+    assert any("has units first, against the standard" in line for line in found.warnings)
+
+
+def test_every_series_that_fits_a_key_is_a_session(tmp_path: Path) -> None:
+    def fill(nwb: Any) -> None:
+        module, rois = ophys(nwb)
+        series = [response(name, rois(), values(i), rate=1.0 + i) for i, name in enumerate(("F0", "F1", "other"))]
+        module.add(pynwb.ophys.Fluorescence(roi_response_series=series))
+        for i in range(2):
+            nwb.add_acquisition(pynwb.TimeSeries(name=f"n{i}", data=values()[:, i], rate=1.0, unit="n"))
+
+    write(tmp_path / "a.nwb", fill)
+    first, second = read(tmp_path / "a.nwb", key="processing/ophys/Fluorescence/F*")
+    assert first.session == "a/processing/ophys/Fluorescence/F0"
+    assert (first.rate_hz, second.rate_hz) == (1.0, 2.0)
+    for i, found in enumerate((first, second)):
+        np.testing.assert_array_equal(found.activity, values(i).T)
+    assert read(tmp_path / "a.nwb", key="acquisition/n*")[0].unit_ids == ("n0", "n1")
+    with pytest.raises(DataError, match=r"no series 'x\*'; it has"):
+        read(tmp_path / "a.nwb", key="x*")
+
+
+def test_behaviour_is_in_step_if_its_clock_is(tmp_path: Path) -> None:
+    frames = np.arange(FRAMES)
+
+    def fill(nwb: Any) -> None:
+        module, rois = ophys(nwb)
+        module.add(pynwb.ophys.DfOverF(roi_response_series=[response("F", rois(), values(), rate=10.0)]))
+        clocks: dict[str, dict[str, Any]] = {
+            "same": {"rate": 10.0},
+            "stamps": {"timestamps": frames * 0.1 + 0.04},
+            "late": {"rate": 10.0, "starting_time": 500.0},
+            "other": {"timestamps": frames * 3.7 + 1000},
+            "half": {"timestamps": frames * 0.1 + 0.06},
+        }
+        for name, clock in clocks.items():
+            nwb.add_acquisition(pynwb.TimeSeries(name=name, data=frames, unit="m", conversion=0.5, offset=5.0, **clock))
+
+    write(tmp_path / "a.nwb", fill)
+    (found,) = read(tmp_path / "a.nwb")
+    assert set(found.channels) == {"same", "stamps"}
+    np.testing.assert_allclose(found.channels["same"], 0.5 * frames + 5)
+    assert "not in step with the frames, left out: " in (told := found.warnings[0])
+    assert all(f"'acquisition/{name}'" in told for name in ("late", "other", "half"))
+
+
+def test_time_stamps_in_milliseconds(tmp_path: Path) -> None:
+    def fill(nwb: Any) -> None:
+        module, rois = ophys(nwb, imaging_rate=10.0)
+        series = response("F", rois(), values(), timestamps=np.arange(FRAMES) * 100.0)
+        module.add(pynwb.ophys.DfOverF(roi_response_series=[series]))
+
+    write(tmp_path / "a.nwb", fill)
+    (found,) = read(tmp_path / "a.nwb")
+    assert found.rate_hz == 0.01
+    assert "the time stamps say 0.01 Hz, the file's imaging plane 10 Hz" in found.warnings
+    assert any("an unusual rate: if they are in ms, say --time-unit ms" in line for line in found.warnings)
+    (found,) = read(tmp_path / "a.nwb", time_unit="ms")
+    assert (found.rate_hz, found.warnings) == (10.0, ())
+
+
+def test_a_rate_that_the_file_contradicts(tmp_path: Path) -> None:
+    def fill(nwb: Any) -> None:
+        module, rois = ophys(nwb)
+        module.add(pynwb.ophys.DfOverF(roi_response_series=[response("F", rois(), values(), rate=10.0)]))
+
+    write(tmp_path / "a.nwb", fill)
+    (found,) = read(tmp_path / "a.nwb", rate_hz=5)
+    assert (found.rate_hz, found.warnings) == (5.0, ("the rate is given as 5 Hz, the file itself says 10 Hz",))
+    assert read(tmp_path / "a.nwb", rate_hz=10.1)[0].warnings == ()
+    assert "5000 Hz is an unusual rate" in read(tmp_path / "a.nwb", rate_hz=5000)[0].warnings[1]
 
 
 def test_numbered_plain_series(tmp_path: Path) -> None:
@@ -158,6 +233,16 @@ def test_series_at_different_times_are_refused(tmp_path: Path) -> None:
 
     write(tmp_path / "a.nwb", fill)
     with pytest.raises(DataError, match="not recorded at the same times"):
+        read(tmp_path / "a.nwb")
+
+
+def test_series_of_different_rates_are_refused(tmp_path: Path) -> None:
+    def fill(nwb: Any) -> None:
+        for i in range(2):
+            nwb.add_acquisition(pynwb.TimeSeries(name=f"n{i}", data=values()[:, i], rate=1.0 + i, unit="n"))
+
+    write(tmp_path / "a.nwb", fill)
+    with pytest.raises(DataError, match="'n1' and 'n0' were not recorded at the same times"):
         read(tmp_path / "a.nwb")
 
 

@@ -62,7 +62,8 @@ class Contents:
         key: key of the activity.
         orientation: ``"units x frames"`` or ``"frames x units"``.
         rate_hz: frames a second.
-        times: ``[T]`` seconds, one per frame.
+        times: ``[T]``, one per frame, in seconds where the format's rules are kept.
+        imaging_hz: frames a second that the file states of the microscope, beside ``times``.
         unit_ids: ``N`` names.
         columns: names of the array's columns, which are units where it is ``"frames x units"``.
         labels: per-unit labels by name, each ``N`` strings.
@@ -85,6 +86,7 @@ class Contents:
     orientation: str | None = None
     rate_hz: float | None = None
     times: np.ndarray | None = None
+    imaging_hz: float | None = None
     unit_ids: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)

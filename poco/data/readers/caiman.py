@@ -40,8 +40,9 @@ def read(path: Path, *, rois: str = "accepted", contents: Contents | None = None
         mask = np.zeros(units, dtype=bool)
         with guard(path, "CaImAn HDF5"):
             mask[accepted.astype(np.int64)] = True
-        result.labels["accepted"] = tuple("yes" if m else "no" for m in mask)
-        if rois == "accepted":
+        if rois == "all":
+            result.labels["accepted"] = tuple("yes" if m else "no" for m in mask)
+        else:
             result.keep = mask
             result.keep_reason = "not in estimates/idx_components"
     result.coordinates = _centres(found, units)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import warnings
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from poco.data.readers.base import Contents, Entry, guard
 from poco.errors import DataError
 
 FORMAT = "csv"
+_DECIMAL = re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+(?=e))(e[-+]?\d+)?", re.IGNORECASE)
 #: Cells without a value, in lower case.
 _MISSING = ("", "na", "n/a", "nan", "null")
 
@@ -20,11 +22,26 @@ def rows(path: Path) -> list[list[str]]:
     """All cells as text, one list a line; empty lines are skipped, lines may differ in length."""
     with guard(path, "CSV"):
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    separator = _separator(path, next((line for line in lines if line.strip()), ""))
     filled = [line for line in lines if line.strip()]
+    return _cells(filled, _separator(path, filled[0])) if filled else []
+
+
+def _cells(lines: list[str], separator: str | None) -> list[list[str]]:
     if separator is None:
-        return [line.split() for line in filled]
-    return [[cell.strip() for cell in row] for row in csv.reader(filled, delimiter=separator, skipinitialspace=True)]
+        return [line.split() for line in lines]
+    return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator, skipinitialspace=True)]
+
+
+def _first_row(path: Path) -> tuple[str, ...]:
+    """The cells of the first line that is not empty; the rest is not read."""
+    with guard(path, "CSV"):
+        line = _first_line(path)
+        return tuple(_cells([line], _separator(path, line))[0]) if line else ()
+
+
+def _first_line(path: Path) -> str:
+    with path.open(encoding="utf-8-sig") as file:
+        return next((line for line in file if line.strip()), "")
 
 
 def _separator(path: Path, line: str) -> str | None:
@@ -44,8 +61,7 @@ def table(path: Path, *, header: bool = False) -> np.ndarray:
         DataError: where a cell is no number or a line has more or fewer cells; line and column are named (from 1).
     """
     with guard(path, "CSV"):
-        with path.open(encoding="utf-8-sig") as file:
-            first = next((line for line in file if line.strip()), "")
+        first = _first_line(path)
         if not first:
             raise DataError(f"{path}: is empty")
         try:
@@ -106,6 +122,24 @@ def read(path: Path, *, header: bool = False) -> Contents:
         "text": Entry(None, "text", lambda: rows(path)),
     }
     contents = Contents(path, FORMAT, entries, key="table")
+    first = _first_row(path)
     if header:
-        contents.columns = tuple(next(iter(rows(path)), ()))
+        contents.columns = first
+        value = next((name for name in first if _DECIMAL.fullmatch(name)), None)
+        if value is not None:
+            contents.warnings.append(
+                f"the first line is taken for names, as header says, but holds '{value}': if these are values, leave "
+                "out --header (header = true)"
+            )
+    elif _numbers_columns(first):
+        contents.warnings.append(
+            f"the first line numbers the columns, {', '.join(first[:3])}, ..., and is taken for a frame: if these are "
+            "names, say --header (header = true)"
+        )
     return contents
+
+
+def _numbers_columns(cells: tuple[str, ...]) -> bool:
+    """Whether these are 0, 1, ... or 1, 2, ..., but for a first that is empty, above an index."""
+    names = cells[1:] if cells and not cells[0] else cells
+    return len(names) > 1 and any(names == tuple(map(str, range(start, start + len(names)))) for start in (0, 1))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fnmatch
 import re
 import warnings as python_warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,28 @@ def read(path: Path, *, key: str | None = None, rois: str = "accepted") -> Conte
         DataError: if there is none, or several between which ``key`` must choose.
         MissingExtraError: without pynwb.
     """
+    with _opened(path) as (nwb, pynwb):
+        return _contents(path, nwb, pynwb, key, rois)
+
+
+def matching(path: Path, pattern: str) -> list[str]:
+    """The paths of the ``RoiResponseSeries`` that fit a pattern; none if it is the key of numbered series.
+
+    Raises:
+        DataError: if the file cannot be read.
+        MissingExtraError: without pynwb.
+    """
+    with _opened(path) as (nwb, pynwb):
+        series = _series(nwb, pynwb)
+        if pattern in _numbered({name: item for name, item in series.items() if type(item) is pynwb.TimeSeries}):
+            return []
+        responses = [name for name, item in series.items() if isinstance(item, pynwb.ophys.RoiResponseSeries)]
+        return sorted(fnmatch.filter(responses, pattern))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """The content of a file, and pynwb."""
     try:
         import pynwb
     except ImportError:
@@ -38,12 +62,17 @@ def read(path: Path, *, key: str | None = None, rois: str = "accepted") -> Conte
     with guard(path, "NWB"), python_warnings.catch_warnings():
         python_warnings.simplefilter("ignore")
         with pynwb.NWBHDF5IO(str(path), mode="r", load_namespaces=True) as io:
-            return _contents(path, io.read(), pynwb, key, rois)
+            yield io.read(), pynwb
+
+
+def _series(nwb: Any, pynwb: Any) -> dict[str, Any]:
+    """All series that hold data, by their paths."""
+    everything = [item for item in nwb.objects.values() if isinstance(item, pynwb.TimeSeries)]
+    return {_path(item): item for item in everything if item.data is not None}
 
 
 def _contents(path: Path, nwb: Any, pynwb: Any, key: str | None, rois: str) -> Contents:
-    everything = [item for item in nwb.objects.values() if isinstance(item, pynwb.TimeSeries)]
-    series = {_path(item): item for item in everything if item.data is not None}
+    series = _series(nwb, pynwb)
     responses = {name: item for name, item in series.items() if isinstance(item, pynwb.ophys.RoiResponseSeries)}
     plain = {name: item for name, item in series.items() if type(item) is pynwb.TimeSeries}
     groups = _numbered(plain)
@@ -56,10 +85,12 @@ def _contents(path: Path, nwb: Any, pynwb: Any, key: str | None, rois: str) -> C
         else:
             raise DataError(f"{path}: there is no series '{chosen}'; it has {_listing(choices) or _listing(series)}")
     members = choices[chosen]
-    activity = _activity(path, chosen, members)
+    activity, turned = _activity(path, chosen, members)
     head = members[0]
     frames = activity.shape[0]
     contents = Contents(path, FORMAT, {chosen: Entry.of(activity)}, key=chosen, orientation=FRAMES_FIRST)
+    if turned:
+        contents.warnings.append(f"{chosen} has units first, against the standard, by its table of ROIs: turned round")
     passed_over = [name for name in responses if name != chosen and "neuropil" not in name.lower()]
     if key is None and passed_over:
         shown = ", ".join(passed_over[:4]) + (", ..." if len(passed_over) > 4 else "")
@@ -70,7 +101,7 @@ def _contents(path: Path, nwb: Any, pynwb: Any, key: str | None, rois: str) -> C
     elif isinstance(head, pynwb.ophys.RoiResponseSeries):
         _units(contents, head, activity.shape[1], rois)
     others = {name: item for name, item in series.items() if all(item is not member for member in members)}
-    _channels(contents, others, responses, groups, frames)
+    _channels(contents, others, responses, groups, _clock(head, frames))
     _metadata(contents, nwb)
     return contents
 
@@ -128,47 +159,76 @@ def _choose(path: Path, choices: dict[str, Any], responses: dict[str, Any], grou
     raise DataError(f"{path}: say which series holds the traces: key = one of {_listing(choices)}")
 
 
-def _activity(path: Path, name: str, members: Sequence[Any]) -> np.ndarray:
-    """``[T, N]``, with conversion and offset applied."""
-    columns = []
-    for item in members:
-        data = np.asarray(item.data[...] if hasattr(item.data, "shape") else item.data)
-        conversion, offset = getattr(item, "conversion", 1.0), getattr(item, "offset", 0.0)
-        if conversion not in (None, 1.0) or offset not in (None, 0.0):
-            data = data * (conversion or 1.0) + (offset or 0.0)
-        columns.append(data)
+def _array(stored: Any) -> np.ndarray:
+    return np.asarray(stored[...] if hasattr(stored, "shape") else stored)
+
+
+def _values(item: Any) -> np.ndarray:
+    """The values of a series, with conversion and offset applied to numbers."""
+    data = _array(item.data)
+    conversion, offset = getattr(item, "conversion", 1.0), getattr(item, "offset", 0.0)
+    if data.dtype.kind in "fiub" and (conversion not in (None, 1.0) or offset not in (None, 0.0)):
+        return data * (conversion or 1.0) + (offset or 0.0)
+    return data
+
+
+def _activity(path: Path, name: str, members: Sequence[Any]) -> tuple[np.ndarray, bool]:
+    """``[T, N]``, and whether the file has it the other way round."""
+    columns = [_values(item) for item in members]
     if len({column.shape for column in columns}) > 1:
         raise DataError(f"{path}: the series '{name}' differ in length")
     if columns[0].ndim > 2:
         raise DataError(f"{path}: '{name}' has shape {columns[0].shape}, traces have one or two axes")
     if len(columns) > 1 or columns[0].ndim == 1:
-        return np.stack(columns, axis=1)
+        return np.stack(columns, axis=1), False
     data, rois = columns[0], getattr(members[0], "rois", None)
     if rois is not None and len(rois.data) != data.shape[1] and len(rois.data) == data.shape[0]:
-        return data.T  # written units first, against the standard; the table of ROIs settles which axis is which
-    return data
+        return data.T, True  # the table of ROIs settles which axis is which
+    return data, False
 
 
 def _time(path: Path, contents: Contents, members: Sequence[Any], frames: int) -> None:
     head = members[0]
     if head.timestamps is None:
         contents.rate_hz = float(head.rate) if head.rate else None
-        return
-    times = np.asarray(head.timestamps[...] if hasattr(head.timestamps, "shape") else head.timestamps, dtype=np.float64)
-    if times.shape != (frames,):
-        raise DataError(f"{path}: '{head.name}' has {frames} frames but {times.size} time stamps")
-    tolerance = 0.5 * float(np.median(np.diff(times))) if frames > 1 else 0.0
+    else:
+        contents.times = np.asarray(_array(head.timestamps), dtype=np.float64)
+        if contents.times.shape != (frames,):
+            raise DataError(f"{path}: '{head.name}' has {frames} frames but {contents.times.size} time stamps")
+        contents.imaging_hz = _imaging_rate(head)
+    clock = _clock(head, frames)
     for item in members[1:]:
-        other = None if item.timestamps is None else np.asarray(item.timestamps[...])
-        if other is None or other.shape != times.shape or np.abs(other - times).max() > tolerance:
+        if clock is not None and not _in_step(clock, _clock(item, frames)):
             raise DataError(f"{path}: '{item.name}' and '{head.name}' were not recorded at the same times")
-    contents.times = times
+
+
+def _clock(item: Any, frames: int) -> np.ndarray | None:
+    """``[T]`` seconds since the file's beginning, as time stamps or as a rate and a starting time; None without."""
+    if item.timestamps is not None:
+        return np.asarray(_array(item.timestamps), dtype=np.float64)
+    return float(item.starting_time or 0.0) + np.arange(frames) / float(item.rate) if item.rate else None
+
+
+def _in_step(clock: np.ndarray, other: np.ndarray | None) -> bool:
+    """Whether two clocks are never more than half a frame of the first apart."""
+    if other is None or clock.shape != other.shape:
+        return False
+    half = 0.5 * float(np.median(np.diff(clock))) if len(clock) > 1 else 0.5
+    return bool((np.abs(clock - other) <= half).all())
+
+
+def _imaging_rate(head: Any) -> float | None:
+    """Frames a second that the imaging plane of a series states."""
+    rois = getattr(head, "rois", None)
+    plane = getattr(getattr(rois, "table", None), "imaging_plane", None)
+    rate = getattr(plane, "imaging_rate", None)
+    return float(rate) if rate is not None and 0 < rate < float("inf") else None
 
 
 def _units(contents: Contents, response: Any, units: int, rois: str) -> None:
     """Names, labels and accepted cells from the table of ROIs."""
     region = response.rois
-    index = np.asarray(region.data[...] if hasattr(region.data, "shape") else region.data, dtype=np.int64)
+    index = np.asarray(_array(region.data), dtype=np.int64)
     if len(index) != units:
         contents.warnings.append(f"{units} units but {len(index)} ROIs in the table: names and labels are left out")
         return
@@ -178,13 +238,14 @@ def _units(contents: Contents, response: Any, units: int, rois: str) -> None:
         data = getattr(column, "data", None)
         if data is None or column.name.endswith("_mask") or column.name.endswith("_index"):
             continue
-        values = np.asarray(data[...] if hasattr(data, "shape") else data)
+        values = _array(data)
         if len(values) <= (index.max() if len(index) else 0):
             continue
         if column.name.lower() in ("iscell", "accepted") and values.ndim in (1, 2):
             cells = (values[index] if values.ndim == 1 else values[index, 0]).astype(float) > 0
-            contents.labels["iscell"] = tuple("cell" if c else "not a cell" for c in cells)
-            if rois == "accepted":
+            if rois == "all":
+                contents.labels["iscell"] = tuple("cell" if c else "not a cell" for c in cells)
+            else:
                 contents.keep = cells
                 contents.keep_reason = f"not accepted in the column '{column.name}'"
         elif values.ndim == 1 and values.dtype.kind in "OSU":
@@ -192,7 +253,11 @@ def _units(contents: Contents, response: Any, units: int, rois: str) -> None:
 
 
 def _channels(
-    contents: Contents, others: dict[str, Any], responses: dict[str, Any], groups: dict[str, Any], frames: int
+    contents: Contents,
+    others: dict[str, Any],
+    responses: dict[str, Any],
+    groups: dict[str, Any],
+    clock: np.ndarray | None,
 ) -> None:
     """Other series in step with the frames; those on another clock are named in a warning."""
     traces = {id(item) for items in groups.values() for item in items} | {id(item) for item in responses.values()}
@@ -201,8 +266,8 @@ def _channels(
         shape = np.shape(item.data)
         if id(item) in traces or len(shape) not in (1, 2) or not shape or type(item).__name__.endswith("ImageSeries"):
             continue
-        if shape[0] == frames and _same_times(contents, item, frames):
-            data = np.asarray(item.data[...] if hasattr(item.data, "shape") else item.data)
+        if clock is not None and shape[0] == len(clock) and _in_step(clock, _clock(item, shape[0])):
+            data = _values(item)
             if data.dtype.kind in "fiub":
                 contents.channels[item.name if item.name not in contents.channels else name] = data.astype(np.float32)
         else:
@@ -211,16 +276,6 @@ def _channels(
         shown = ", ".join(f"'{name}'" for name in apart[:6])
         more = " and more" if len(apart) > 6 else ""
         contents.warnings.append(f"not in step with the frames, left out: {shown}{more}")
-
-
-def _same_times(contents: Contents, item: Any, frames: int) -> bool:
-    if item.timestamps is None:
-        return bool(item.rate) and contents.rate_hz is not None and abs(item.rate / contents.rate_hz - 1) < 1e-3
-    times = np.asarray(item.timestamps[...] if hasattr(item.timestamps, "shape") else item.timestamps)
-    if contents.times is None:
-        return times.shape == (frames,) and bool(contents.rate_hz)
-    step = float(np.median(np.diff(contents.times))) if frames > 1 else 1.0
-    return times.shape == contents.times.shape and bool(np.abs(times - contents.times).max() <= step)
 
 
 def _metadata(contents: Contents, nwb: Any) -> None:

@@ -26,8 +26,9 @@ def planes(path: Path) -> list[Path]:
 def read(path: Path, *, rois: str = "accepted", neuropil: float = 0.0) -> Contents:
     """All planes as one session.
 
-    Fluorescence ``F.npy`` is ROI x frame. ROIs that ``iscell.npy`` does not accept are left out unless ``rois`` is
-    ``"all"``. With ``neuropil`` above 0 that fraction of ``Fneu.npy`` is subtracted (suite2p's own default is 0.7).
+    Fluorescence ``F.npy`` is ROI x frame; key ``spks`` is ``spks.npy``, where each plane has one. ROIs that
+    ``iscell.npy`` does not accept are left out unless ``rois`` is ``"all"``. With ``neuropil`` above 0 that fraction of
+    ``Fneu.npy`` is subtracted from ``F`` (suite2p's own default is 0.7).
 
     Args:
         path: the suite2p folder, a plane folder, or the folder that holds ``suite2p``.
@@ -50,7 +51,11 @@ def read(path: Path, *, rois: str = "accepted", neuropil: float = 0.0) -> Conten
         warnings.append(f"planes differ by one frame; all cut to {frames}")
     activity = np.concatenate([part["activity"][:, :frames] for part in parts])
     many = len(folders) > 1
-    contents = Contents(path, FORMAT, {"F": Entry.of(activity)}, key="F", orientation=UNITS_FIRST, warnings=warnings)
+    entries = {"F": Entry.of(activity)}
+    if all((folder / "spks.npy").is_file() for folder in folders):
+        sizes = [part["activity"].shape for part in parts]
+        entries["spks"] = Entry(activity.shape, "float32", lambda: _spikes(folders, sizes, frames, neuropil))
+    contents = Contents(path, FORMAT, entries, key="F", orientation=UNITS_FIRST, warnings=warnings)
     rows = [(f.name, i) for f, part in zip(folders, parts, strict=True) for i in range(len(part["activity"]))]
     contents.unit_ids = tuple(f"{plane}/{i}" if many else str(i) for plane, i in rows)
     if many:
@@ -61,8 +66,9 @@ def read(path: Path, *, rois: str = "accepted", neuropil: float = 0.0) -> Conten
         contents.coordinates = np.concatenate([part["centres"] for part in parts])
     if all(part["accepted"] is not None for part in parts):
         accepted = np.concatenate([part["accepted"] for part in parts])
-        contents.labels["iscell"] = tuple("cell" if a else "not a cell" for a in accepted)
-        if rois == "accepted":
+        if rois == "all":
+            contents.labels["iscell"] = tuple("cell" if a else "not a cell" for a in accepted)
+        else:
             contents.keep = accepted
             contents.keep_reason = "not accepted in iscell.npy"
     elif rois == "accepted":
@@ -71,6 +77,17 @@ def read(path: Path, *, rois: str = "accepted", neuropil: float = 0.0) -> Conten
     contents.title = top.parent.name if top.name == "suite2p" else top.name
     contents.provenance["neuropil"] = f"{neuropil:g} x Fneu subtracted" if neuropil else "not subtracted"
     return contents
+
+
+def _spikes(folders: list[Path], sizes: list[tuple[int, ...]], frames: int, neuropil: float) -> np.ndarray:
+    """``spks.npy`` of all planes, as ``F`` has them."""
+    if neuropil:
+        raise DataError(f"{folders[0]}: neuropil = {neuropil:g} is subtracted from F, not from spks: leave it out")
+    found = [npy.load(folder / "spks.npy") for folder in folders]
+    for folder, spikes, size in zip(folders, found, sizes, strict=True):
+        if spikes.shape != size:
+            raise DataError(f"{folder}: spks.npy has shape {spikes.shape}, F.npy {size}")
+    return np.concatenate([spikes[:, :frames] for spikes in found])
 
 
 def _plane(folder: Path, neuropil: float) -> dict[str, Any]:

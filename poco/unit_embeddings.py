@@ -128,8 +128,10 @@ def choose(recordings: Sequence[Recording], label: str | None) -> str | None:
 
     Raises:
         ConfigError: if there are several and none was asked for.
-        DataError: if no recording has the one asked for.
+        DataError: if no recording has the one asked for, or there are no recordings.
     """
+    if label is not None and not recordings:
+        raise DataError(f"a model alone does not say what units have a label '{label}': give recordings (--data)")
     names = sorted({name for recording in recordings for name in recording.labels})
     if label is not None and label not in names:
         raise DataError(f"no recording has a label '{label}' of its units; there is: {', '.join(names) or 'none'}")

@@ -143,6 +143,9 @@ def test_the_label_is_chosen_or_asked_for() -> None:
     assert choose(poco.simulate(1, 9, 300), None) is None
     with pytest.raises(DataError, match="no recording has a label 'side' of its units; there is: region"):
         choose(recordings, "side")
+    assert choose([], None) is None
+    with pytest.raises(DataError, match=r"have a label 'region': give recordings \(--data\)"):
+        choose([], "region")
 
 
 def test_tables_and_arrays_hold_everything(tmp_path: Path) -> None:

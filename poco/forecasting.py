@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -21,7 +20,7 @@ from poco.data.packed import PackedBatch
 from poco.data.recording import Recording
 from poco.data.windows import ROWS_A_BATCH, check_units
 from poco.errors import CheckpointError, ConfigError, DataError, MissingExtraError
-from poco.files import write_atomically
+from poco.files import write_npz
 from poco.nn.files import learnt_rate
 from poco.parameters import device_of
 
@@ -78,16 +77,14 @@ class Forecasts:
         return path
 
     def _save_npz(self, path: Path) -> None:
-        content = io.BytesIO()
-        np.savez_compressed(
-            content,
-            values=self.values,
-            frame=self.frame,
-            unit_ids=np.array(self.unit_ids, dtype=np.str_),
-            session=np.array(self.session),
-            rate_hz=np.array(np.nan if self.rate_hz is None else self.rate_hz),
-        )
-        write_atomically(path, content.getvalue())
+        arrays = {
+            "values": self.values,
+            "frame": self.frame,
+            "unit_ids": np.array(self.unit_ids, dtype=np.str_),
+            "session": np.array(self.session),
+            "rate_hz": np.array(np.nan if self.rate_hz is None else self.rate_hz),
+        }
+        write_npz(path, arrays, compressed=True)
 
     def _save_zarr(self, path: Path) -> None:
         try:

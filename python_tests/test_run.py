@@ -42,6 +42,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return trained(folder, source={"path": str(folder.parent / "a.npy"), "options": {"rate_hz": 2.0}})
 
 
+def test_the_errors_during_training(run: Run) -> None:
+    found = run.training_curve
+    assert found.train == [(m["step"], m["loss"]) for m in run.history if "loss" in m]
+    assert found.validation == [(m["step"], m["val_mse"]) for m in run.history if "val_mse" in m]
+    assert found.best_step == run.best_step
+    absolute = {**run.config, "training": {**run.config["training"], "loss": "mae"}}
+    assert dataclasses.replace(run, config=absolute).training_curve == dataclasses.replace(found, train=[])
+
+
 def test_what_is_in_the_folder(run: Run) -> None:
     assert run.folder is not None
     names = {path.name for path in run.folder.iterdir()}

@@ -44,6 +44,7 @@ def test_regions_of_a_real_recording(poco, shared_data: Path, tmp_path: Path) ->
     done = poco(*asked)
     assert "Do embeddings tell 'region'?" in done.out
     assert "untrained" in done.out
+    assert "No 'within': session " in poco(*asked, "--neighbours", 500).err
     done = poco("embed", run, "--label", "colour")
     assert done.code == 2
     assert "no recording has a label 'colour'" in done.err

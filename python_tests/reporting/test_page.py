@@ -74,6 +74,7 @@ def test_everything_is_on_the_page_and_nothing_is_fetched(page: Path, run: Run) 
     assert len(ids) == len(set(ids))
     fetched = re.findall(r'(?:src|href)="(?!#|data:)([^"]*)"', text)
     assert fetched == []
+    assert "validation: over all windows of the part, without dropout; training: over the windows of the last" in text
     assert "poco train" in text
     assert "--steps 20" in text
 

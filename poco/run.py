@@ -99,8 +99,11 @@ class Run:
                 they came from.
 
         Raises:
-            DataError: if the recordings are not those that the run was trained on, or it is not known where they are.
+            DataError: if the recordings are not those that the run was trained on, or said to be of another rate, or it
+                is not known where they are.
         """
+        from poco.forecasting import check_fits
+
         if recordings is None:
             recordings = self.recordings if self.recordings is not None else self.read()
         recordings = as_recordings(recordings)
@@ -115,6 +118,7 @@ class Run:
                     f"session '{recording.session}' is not the recording the run was trained on (its frames, units or "
                     "values differ): read it with the same options, or train a new run"
                 )
+            check_fits(self.model, recording.session, recording)
         sizes = self.model.config
         return split(recordings, protocol=self.protocol, context=sizes.context, horizon=sizes.horizon)
 

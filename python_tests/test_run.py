@@ -216,6 +216,8 @@ def test_recordings_that_are_not_the_runs(run: Run) -> None:
         run.split([waves("z")])
     with pytest.raises(DataError, match="session 'a' is not the recording the run was trained on"):
         run.split([waves("a", frames=201)])
+    with pytest.raises(DataError, match="session 'a' has 10 frames a second, the model learnt it at 2"):
+        run.split([waves("a", frames=200, rate_hz=10.0)])
     assert len(run.split([recordings()[1]]).recordings) == 1
     assert run.folder is not None
     with pytest.raises(DataError):  # the file named as the source holds no such recordings

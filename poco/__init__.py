@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from poco._version import __version__
-from poco.nn import POCO, POCOConfig, SessionSpec
+
+try:
+    from poco.nn import POCO, POCOConfig, SessionSpec
+except KeyboardInterrupt:  # torch takes a while to load; the command ends then as it does later, see poco.__main__
+    if os.path.basename(sys.argv[0]) not in ("poco", "-m") or os.environ.get("POCO_DEBUG", "") not in ("", "0"):
+        raise
+    print("poco: error: interrupted", file=sys.stderr, flush=True)
+    sys.exit(130)
 
 if TYPE_CHECKING:
     from poco.adaptation import adapt

@@ -101,8 +101,9 @@ class Adapted:
             found.append("normalised by the frames it learnt from: scores with other numbers of frames do not compare")
         if stepped and not self.split.validates:
             found.append("too few frames to keep some for validation: the last weights are kept")
-        if self.gain is not None and self.gain.difference < 0:
-            found.append("the test part does not confirm what was learnt: compare with --mode zero-shot")
+        if self.gain is not None and self.gain.interval is not None and self.gain.interval[1] < 0:
+            hint = ": compare with --mode zero-shot" if stepped else ""
+            found.append(f"the test part does not confirm what was learnt{hint}")
         return tuple(found)
 
     def save(self, folder: str | Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from poco.data.recording import Recording
 from poco.data.splits import fingerprint
 from poco.errors import CheckpointError, ConfigError
-from poco.files import read_json
+from poco.files import read_json, write_atomically
 
 #: What else a cell was made of, where it is another than now; of all the rest the values are shown.
 _OTHERS = {
@@ -94,7 +95,8 @@ def with_ends(cells: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
 
 def write_csv(cells: Iterable[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
     """One tidy table, a row for each cell; what a cell does not have is left empty."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(cells)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(cells)
+    write_atomically(path, table.getvalue().encode())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from poco.data.read import read
 from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.errors import ConfigError, MissingExtraError
-from poco.files import BASELINES, FIGURE, write_atomically, write_json
+from poco.files import BASELINES, FIGURE, write_atomically, write_json, write_npz
 from poco.nn import POCOConfig
 from poco.run import Run
 from poco.scores import Evaluation, Scores
@@ -186,15 +186,11 @@ def _prepare(out: Path) -> None:
 
 def _recordings(out: Path, size: Size) -> tuple[list[Recording], Recording]:
     """Simulated animals, written as a person's own recordings would lie there and read back."""
-    import io
-
     simulated = simulate(size.animals + 1, size.units, size.frames, seed=_TEMPLATE_SEED, individuality=0.1)
     for number, recording in enumerate(simulated):
         folder = out / ("recordings" if number < size.animals else "unseen")
         folder.mkdir(exist_ok=True)
-        content = io.BytesIO()
-        np.savez(content, activity=recording.activity)
-        write_atomically(folder / f"{recording.session}.npz", content.getvalue())
+        write_npz(folder / f"{recording.session}.npz", {"activity": recording.activity})
         description = (
             'name = "simulated"\n\n[activity]\nkey = "activity"\norientation = "units x frames"\n'
             f"rate_hz = {recording.rate_hz}\n"
@@ -206,24 +202,19 @@ def _recordings(out: Path, size: Size) -> tuple[list[Recording], Recording]:
 def _draw(
     path: Path, run: Run, evaluation: Evaluation, adapted: Adapted, unseen: Mapping[str, Scores], cut: Split
 ) -> Path:
-    from poco.plots import AdaptationCurve, TrainingCurve, demo_figure, save
+    from poco.plots import AdaptationCurve, demo_figure, save
     from poco.plots.examples import choose_examples
 
     first = cut.recordings[0]
     begin = cut.segments["test"][0][0][0]
-    validations = [record for record in run.history if "val_mse" in record]
+    every = evaluation.forecasters
     figure = demo_figure(
         first.activity[:, begin : begin + 400],
         first.rate_hz,
         choose_examples(run.model, cut, count=4),
-        _bars(evaluation),
-        {"poco": np.array(evaluation.score_per_step)}
-        | {n: np.array(s.score_per_step) for n, s in evaluation.baselines.items() if n not in ("copy", "mean")},
-        TrainingCurve(
-            train=[(record["step"], record["loss"]) for record in run.history if "loss" in record],
-            validation=[(record["step"], record["val_mse"]) for record in validations],
-            best_step=next((record["step"] for record in reversed(validations) if record["best"]), None),
-        ),
+        {name: (one.score, [s.score for s in one.sessions]) for name, one in every.items()},
+        {n: np.array(one.score_per_step) for n, one in every.items() if n not in ("copy", "mean")},
+        run.training_curve,
         AdaptationCurve(
             points=[(point.step, point.seconds, point.score) for point in adapted.history],
             references={name: scores.score for name, scores in unseen.items() if name not in ("copy", "mean")},
@@ -236,13 +227,3 @@ def _draw(
         f", {evaluation.protocol} protocol, context {cut.context} and horizon {cut.horizon} frames, test part",
     )
     return save(figure, path)
-
-
-def _bars(evaluation: Evaluation) -> dict[str, tuple[float, Sequence[float]]]:
-    bars: dict[str, tuple[float, Sequence[float]]] = {
-        "poco": (evaluation.score, [entry.score for entry in evaluation.sessions])
-    }
-    return bars | {
-        name: (scores.score, [entry.score for entry in scores.sessions])
-        for name, scores in evaluation.baselines.items()
-    }

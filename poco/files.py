@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -10,6 +11,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from poco.errors import CheckpointError
 
@@ -52,6 +55,23 @@ def write_atomically(path: Path, content: bytes) -> None:
         kept = "; the file that was there is intact" if path.exists() else ""
         raise CheckpointError(f"cannot save {path}: {error.strerror or error}{kept}") from error
     _flush_folder(path.parent)
+
+
+def write_npz(path: Path, arrays: Mapping[str, Any], *, compressed: bool = False) -> None:
+    """Write arrays by name as an NPZ file, atomically.
+
+    Args:
+        path: the file.
+        arrays: the arrays, or what numpy makes arrays of.
+        compressed: whether to compress them.
+
+    Raises:
+        CheckpointError: if it cannot be written.
+    """
+    content = io.BytesIO()
+    save: Any = np.savez_compressed if compressed else np.savez
+    save(content, **arrays)
+    write_atomically(path, content.getvalue())
 
 
 def is_leftover(path: Path) -> bool:

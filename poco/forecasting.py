@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from poco.data.packed import PackedBatch
 from poco.data.recording import Recording
 from poco.data.windows import ROWS_A_BATCH, check_units
 from poco.errors import CheckpointError, ConfigError, DataError, MissingExtraError
-from poco.files import write_atomically
+from poco.files import write_npz
 from poco.nn.files import learnt_rate
 from poco.parameters import device_of
 
@@ -29,6 +29,13 @@ if TYPE_CHECKING:
     from poco.run import Run
 
 _AXES = "window unit step"
+
+#: A recording is taken for one on another scale where its means lie further than this from the model's, in standard
+#: deviations, in the median over units; or where nearly all units deviate more, or less, by this factor.
+_FAR_MEAN, _FAR_STD = 5.0, 3.0
+_NEARLY_ALL = 0.9  # sparse activity: in a quiet stretch half of the units may hardly move at all
+_FRAMES_FOR_STD = 200  # of a shorter recording the means alone are judged
+_MOST_FRAMES = 2000  # are looked at, evenly spaced
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,16 +77,14 @@ class Forecasts:
         return path
 
     def _save_npz(self, path: Path) -> None:
-        content = io.BytesIO()
-        np.savez_compressed(
-            content,
-            values=self.values,
-            frame=self.frame,
-            unit_ids=np.array(self.unit_ids, dtype=np.str_),
-            session=np.array(self.session),
-            rate_hz=np.array(np.nan if self.rate_hz is None else self.rate_hz),
-        )
-        write_atomically(path, content.getvalue())
+        arrays = {
+            "values": self.values,
+            "frame": self.frame,
+            "unit_ids": np.array(self.unit_ids, dtype=np.str_),
+            "session": np.array(self.session),
+            "rate_hz": np.array(np.nan if self.rate_hz is None else self.rate_hz),
+        }
+        write_npz(path, arrays, compressed=True)
 
     def _save_zarr(self, path: Path) -> None:
         try:
@@ -158,6 +163,8 @@ def forecast(
 ) -> Forecasts:
     """Forecast a recording of a session that the model knows, wherever a whole context precedes.
 
+    A RuntimeWarning says where the recording's activity is not on the scale of what the model learnt.
+
     Args:
         run: a run, a model, or a folder of either (:func:`poco.load`).
         recording: the recording; its units must be those of the session, in the same order.
@@ -183,6 +190,7 @@ def forecast(
     spec = model.sessions[index]
     mean, std = (np.asarray(v.detach().cpu(), dtype=np.float32) for v in model.normalisation(index))
     check_fits(model, spec.name, recording)
+    warn_of_scale(recording, mean, std, stacklevel=4)  # of torch.no_grad, too
     context, horizon = model.config.context, model.config.horizon
     check_length(recording, context=context, horizon=0)
     start = _starts(recording, context, stride, latest)
@@ -223,6 +231,38 @@ def check_fits(model: Forecaster, session: str, recording: Recording) -> None:
         raise DataError(
             f"session '{recording.session}' has {recording.rate_hz:.4g} frames a second, the model learnt it at "
             f"{learnt:.4g}: resample the recording"
+        )
+
+
+def warn_of_scale(recording: Recording, mean: np.ndarray, std: np.ndarray, *, stacklevel: int = 3) -> None:
+    """Warn where a recording's activity is not on the scale of what a model learnt its session from.
+
+    Args:
+        recording: the session; NaN and infinite values have no say.
+        mean: ``[N]`` the model's means of the units.
+        std: ``[N]`` their standard deviations.
+        stacklevel: of the warning.
+    """
+    if not mean.any() and (std == 1).all():
+        return  # never set, of which normalisation() warns
+    frames = np.concatenate([np.arange(start, stop) for start, stop in recording.stretches])
+    values = recording.activity[:, frames[:: -(-frames.size // _MOST_FRAMES)]].astype(np.float64)
+    values[~np.isfinite(values)] = np.nan
+    values = (values - mean[:, None]) / std[:, None]  # by the model's scale they have mean 0 and deviation 1
+    seen = np.isfinite(values).any(1)
+    if not seen.any():
+        return
+    off, spread = np.median(np.abs(np.nanmean(values[seen], 1))), np.nanstd(values[seen], 1)
+    low, high = np.quantile(spread, (1 - _NEARLY_ALL, _NEARLY_ALL))
+    found = [f"its means lie {off:.3g} standard deviations from the model's"] if off > _FAR_MEAN else []
+    if frames.size >= _FRAMES_FOR_STD and (low > _FAR_STD or high < 1 / _FAR_STD):
+        found.append(f"its standard deviations are {np.median(spread):.3g} times the model's")
+    if found:
+        warnings.warn(
+            f"session '{recording.session}': its activity is not on the scale that the model was trained on "
+            f"({', '.join(found)}, median over units): is it the same kind of activity (dF/F, raw F)?",
+            RuntimeWarning,
+            stacklevel=stacklevel,
         )
 
 

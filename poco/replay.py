@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from poco.data.recording import Recording
 from poco.errors import DataError
-from poco.forecasting import check_fits
+from poco.forecasting import check_fits, warn_of_scale
 from poco.stream import Stream, StreamForecast
 
 if TYPE_CHECKING:
@@ -91,7 +91,9 @@ def replay(
     check_fits(model, stream.session, recording)
     if not recording.rate_hz:
         raise DataError(f"'{recording.session}' says no rate: give it (--rate)")
-    score = ScoreSoFar(model.normalisation(stream.session)[1].cpu().numpy())
+    mean, std = (values.cpu().numpy() for values in model.normalisation(stream.session))
+    warn_of_scale(recording, mean, std)
+    score = ScoreSoFar(std)
     return _play(stream, recording, recording.rate_hz, speed, recording.frames if frames is None else frames, score)
 
 

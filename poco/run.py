@@ -32,6 +32,7 @@ from poco.training.folder import log, read_config, read_metrics
 
 if TYPE_CHECKING:
     from poco.models import Forecaster
+    from poco.plots import TrainingCurve
     from poco.scores import Evaluation
 
 
@@ -98,8 +99,11 @@ class Run:
                 they came from.
 
         Raises:
-            DataError: if the recordings are not those that the run was trained on, or it is not known where they are.
+            DataError: if the recordings are not those that the run was trained on, or said to be of another rate, or it
+                is not known where they are.
         """
+        from poco.forecasting import check_fits
+
         if recordings is None:
             recordings = self.recordings if self.recordings is not None else self.read()
         recordings = as_recordings(recordings)
@@ -114,6 +118,7 @@ class Run:
                     f"session '{recording.session}' is not the recording the run was trained on (its frames, units or "
                     "values differ): read it with the same options, or train a new run"
                 )
+            check_fits(self.model, recording.session, recording)
         sizes = self.model.config
         return split(recordings, protocol=self.protocol, context=sizes.context, horizon=sizes.horizon)
 
@@ -122,6 +127,15 @@ class Run:
         """Last step that kept weights are from; None for several seeds, or where there were no steps."""
         best = [record["step"] for record in self.history if record.get("best")]
         return int(best[-1]) if best and self.config.get("seeds", 1) == 1 else None
+
+    @property
+    def training_curve(self) -> TrainingCurve:
+        """Errors during training, seed by seed; without those of training where its loss is no squared error."""
+        from poco.plots import TrainingCurve
+
+        squared = self.train_config.loss == "mse"
+        train = curve(self.history, "loss") if squared else []
+        return TrainingCurve(train, curve(self.history, "val_mse"), self.best_step)
 
     def evaluate(self, recordings: Recording | Sequence[Recording] | None = None, **options: Any) -> Evaluation:
         """Score the run and its baselines.
@@ -153,8 +167,6 @@ class Run:
             self.draw(evaluation, cut)
         except MissingExtraError as error:
             log(folder, f"no figure: {error}")
-        except OSError as error:
-            raise CheckpointError(f"cannot save {folder / FIGURE}: {error.strerror or error}") from error
 
     @property
     def evaluation(self) -> Evaluation | None:
@@ -168,28 +180,22 @@ class Run:
 
         Raises:
             MissingExtraError: if matplotlib is missing.
-            CheckpointError: if the run has no folder.
+            CheckpointError: if the run has no folder, or the figure cannot be written.
         """
         if self.folder is None:
             raise CheckpointError("a run kept in memory has no folder to draw its figure into: train with out=")
-        from poco.plots import TrainingCurve, run_figure, save
+        from poco.plots import run_figure, save
         from poco.plots.examples import choose_examples
 
         every = evaluation.forecasters
         scores = {name: (one.score, [s.score for s in one.sessions]) for name, one in every.items()}
         steps = {n: np.array(one.score_per_step) for n, one in every.items() if n not in ("copy", "mean")}
-        validations = [record for record in self.history if "val_mse" in record]
         seeds, first = int(self.config.get("seeds", 1)), int(self.config["seed"])
-        training = TrainingCurve(
-            train=curve(self.history, "loss"),
-            validation=curve(validations, "val_mse"),
-            best_step=self.best_step,
-        )
         figure = run_figure(
             choose_examples(self.model, cut, evaluation.part, count=6),
             scores,
             steps,
-            training,
+            self.training_curve,
             title=f"{len(cut.recordings)} session{'s'[: len(cut.recordings) - 1]}, score {evaluation.score:.3f}",
             subtitle=f"{evaluation.protocol} protocol, {evaluation.part} part, context {evaluation.context}, "
             f"horizon {evaluation.horizon}, recipe {self.config['recipe']}, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from poco.ensemble import Ensemble
 from poco.errors import ConfigError, DataError, MissingExtraError
+from poco.files import write_atomically, write_npz
 from poco.models import model_of
 from poco.nn import POCO
 
@@ -36,12 +38,14 @@ class Measure:
         chance: mean over shuffles.
         p: share of shuffles that are as high or higher, the labels as they are counted among them.
         sessions: sessions that it was taken over.
+        why: where there are none: what they lack.
     """
 
     value: float
     chance: float
     p: float
     sessions: int
+    why: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +79,9 @@ def embeddings(
     Args:
         model: a POCO, an ensemble of them, a run, or a folder of one of these (:func:`poco.load`).
         recordings: bring labels and positions; sessions of the model that are not among them have none.
+
+    Returns:
+        One entry per session of the model, in its order.
 
     Raises:
         ConfigError: if the model does not learn embeddings of units.
@@ -118,7 +125,15 @@ def _side_by_side(members: Sequence[Sequence[SessionEmbeddings]]) -> tuple[Sessi
 
 
 def untrained(found: Sequence[SessionEmbeddings], seed: int = 0) -> tuple[SessionEmbeddings, ...]:
-    """The same units with embeddings as a model begins with: independent normal numbers."""
+    """The same units with embeddings as a model begins with: independent normal numbers.
+
+    Args:
+        found: sessions.
+        seed: of the numbers.
+
+    Returns:
+        The sessions, in their order, with other vectors.
+    """
     random = np.random.default_rng(seed)
     return tuple(replace(e, vectors=random.standard_normal(e.vectors.shape).astype(np.float32)) for e in found)
 
@@ -128,8 +143,10 @@ def choose(recordings: Sequence[Recording], label: str | None) -> str | None:
 
     Raises:
         ConfigError: if there are several and none was asked for.
-        DataError: if no recording has the one asked for.
+        DataError: if no recording has the one asked for, or there are no recordings.
     """
+    if label is not None and not recordings:
+        raise DataError(f"a model alone does not say what units have a label '{label}': give recordings (--data)")
     names = sorted({name for recording in recordings for name in recording.labels})
     if label is not None and label not in names:
         raise DataError(f"no recording has a label '{label}' of its units; there is: {', '.join(names) or 'none'}")
@@ -201,16 +218,22 @@ def measures(
     labelled = {entry.session: _draw(*_labelled(entry, label), random) for entry in found}
     subjects = {entry.session: entry.subject for entry in found}
     rows: dict[str, list[Floats]] = {"silhouette": [], "within": [], "pairs": [], "across": []}
+    why = dict.fromkeys(rows, f"no session has two regions ({label}) of two units or more")
+    why["across"] = f"no two animals have units of the same two regions ({label})"
     for session, (vectors, names) in labelled.items():
         regions, codes, sizes = np.unique(names, return_inverse=True, return_counts=True)
         keep = sizes[codes] > 1
-        if 2 <= len(regions[sizes > 1]) < keep.sum() and keep.sum() > neighbours:
+        if len(regions[sizes > 1]) >= 2:
             distances = _distances(vectors[keep], "cosine")
             orders = _orders(np.unique(names[keep], return_inverse=True)[1], shuffles, random)
             rows["silhouette"].append(_silhouettes(distances, orders))
             alone = distances + np.diag(np.full(len(distances), np.inf))
-            nearest = np.argsort(alone, axis=1, kind="stable")[:, :neighbours]
-            rows["within"].append(np.array([np.mean(_votes(order[nearest]) == order) for order in orders]))
+            if neighbours < len(alone):
+                nearest = np.argsort(alone, axis=1, kind="stable")[:, :neighbours]
+                rows["within"].append(np.array([np.mean(_votes(order[nearest]) == order) for order in orders]))
+            else:
+                units = f"session '{session}' has {len(alone)} units of regions of two or more"
+                why["within"] = f"{units}, and a vote of {neighbours} neighbours takes {neighbours + 1}"
             if (sizes == 2).any() and len(distances) > 2:
                 ranks = alone.argsort(1, kind="stable").argsort(1, kind="stable") / (len(distances) - 2)
                 rows["pairs"].append(np.array([_nearness(ranks, order) for order in orders]))
@@ -219,21 +242,33 @@ def measures(
             continue
         their_vectors, their_names = (np.concatenate(parts) for parts in zip(*others, strict=True))
         shared = np.isin(names, their_names)
-        if shared.sum() < 2 or len(np.unique(names[shared])) < 2 or len(their_names) < neighbours:
+        if shared.sum() < 2 or len(np.unique(names[shared])) < 2:
+            continue
+        if len(their_names) < neighbours:
+            units = f"{len(their_names)} labelled units of other animals than that of session '{session}'"
+            why["across"] = f"there are {units}, and a vote takes {neighbours} neighbours"
             continue
         _, both = np.unique(np.concatenate([names[shared], their_names]), return_inverse=True)
         own, theirs = both[: shared.sum()], both[shared.sum() :]
         nearest = np.argsort(_distances(vectors[shared], "cosine", their_vectors), axis=1, kind="stable")
         told = _votes(theirs[nearest[:, :neighbours]])
         rows["across"].append(np.array([np.mean(told == order) for order in _orders(own, shuffles, random)]))
-    return {name: _measure(values) for name, values in rows.items() if values or name != "pairs"}
+    return {name: _measure(values, why[name]) for name, values in rows.items() if values or name != "pairs"}
 
 
 def write(found: Sequence[SessionEmbeddings], path: str | Path) -> Path:
     """Write embeddings as a table (``.csv``) or as arrays (``.npz``): session, unit, labels, positions, vector.
 
+    Args:
+        found: sessions, whose vectors are of one length.
+        path: where to; a file that is there is replaced.
+
+    Returns:
+        The path.
+
     Raises:
         ConfigError: if the name ends otherwise.
+        CheckpointError: if the file cannot be written.
     """
     path = Path(path)
     if path.suffix not in (".csv", ".npz"):
@@ -255,16 +290,17 @@ def write(found: Sequence[SessionEmbeddings], path: str | Path) -> Path:
         }
         if axes:
             arrays["coordinates"] = np.concatenate(places)
-        np.savez_compressed(path, **arrays)
+        write_npz(path, arrays, compressed=True)
         return path
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["session", "unit", *names, *"xyz"[:axes], *(f"e{k}" for k in range(width))])
-        for entry, place in zip(found, places, strict=True):
-            for row, unit in enumerate(entry.units):
-                own = [entry.labels[name][row] if name in entry.labels else "" for name in names]
-                where = ["" if np.isnan(value) else repr(float(value)) for value in place[row]]
-                table.writerow([entry.session, unit, *own, *where, *map(str, entry.vectors[row])])
+    text = io.StringIO()
+    table = csv.writer(text)
+    table.writerow(["session", "unit", *names, *"xyz"[:axes], *(f"e{k}" for k in range(width))])
+    for entry, place in zip(found, places, strict=True):
+        for row, unit in enumerate(entry.units):
+            own = [entry.labels[name][row] if name in entry.labels else "" for name in names]
+            where = ["" if np.isnan(value) else repr(float(value)) for value in place[row]]
+            table.writerow([entry.session, unit, *own, *where, *map(str, entry.vectors[row])])
+    write_atomically(path, text.getvalue().encode())
     return path
 
 
@@ -322,9 +358,9 @@ def _silhouettes(distances: Floats, orders: list[np.ndarray]) -> Floats:
     return np.array([silhouette_score(distances, order, metric="precomputed") for order in orders])
 
 
-def _measure(rows: list[Floats]) -> Measure:
+def _measure(rows: list[Floats], why: str) -> Measure:
     if not rows:
-        return Measure(float("nan"), float("nan"), float("nan"), 0)
+        return Measure(float("nan"), float("nan"), float("nan"), 0, why)
     means = np.mean(rows, axis=0)
     p = float(np.mean(means >= means[0] - 1e-12))
     return Measure(float(means[0]), float(means[1:].mean()), p, len(rows))

@@ -22,6 +22,7 @@ from poco.ensemble import Ensemble
 from poco.errors import CheckpointError, ConfigError, DataError, VocabularyError
 from poco.evaluation import evaluate
 from poco.forecasting import forecast
+from poco.intervals import Ahead
 from poco.nn import POCO, POCOConfig, SessionSpec, files
 from poco.ops.backends import multiplies_bfloat16
 from poco.training.callbacks import Callback
@@ -273,6 +274,20 @@ def test_a_recording_that_the_model_learnt_from_under_another_name_is_told(
         adapt(known, dataclasses.replace(recordings[1], session="other"), mode="zero-shot")
     adapted = adapt(known, recordings[2], mode="zero-shot")
     assert list(adapted.model.metadata["fingerprints"]) == ["animal-1", "animal-2", "animal-3"]
+
+
+def test_what_the_test_part_does_not_confirm_is_said_where_the_interval_says_so(
+    model: POCO, recordings: list[Recording]
+) -> None:
+    found = adapt(model, recordings[2], mode="zero-shot")
+    surely, perhaps = Ahead(-0.2, (-0.3, -0.1)), Ahead(-0.2, (-0.5, 0.1))
+    assert dataclasses.replace(found, mode="solve", gain=perhaps).notes == ()
+    assert dataclasses.replace(found, mode="solve", gain=surely).notes == (
+        "the test part does not confirm what was learnt",
+    )
+    assert (
+        dataclasses.replace(found, mode="embeddings", gain=surely).notes[-1].endswith("compare with --mode zero-shot")
+    )
 
 
 def test_an_adaptation_is_read_as_it_was_saved(model: POCO, recordings: list[Recording], tmp_path: Path) -> None:

@@ -160,3 +160,25 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
         forecasts().save(tmp_path / "f.csv")
     with pytest.raises(CheckpointError, match="there is no folder"):
         forecasts().save(tmp_path / "none" / "f.npz")
+
+
+def test_activity_on_another_scale_than_the_model_learnt_is_told(model: poco.POCO) -> None:
+    known = np.arange(5.0)[:, None] + np.arange(1.0, 6.0)[:, None] * np.random.default_rng(0).normal(size=(5, 300))
+    with pytest.warns(RuntimeWarning, match=r"'a': its activity is not on the scale .*its means lie 6\.8\d* standard"):
+        forecast(model, Recording(known[:, :20] + 7 * np.arange(1.0, 6.0)[:, None], "a"), latest=True)
+    with pytest.warns(RuntimeWarning, match=r"\(its standard deviations are 98\.9 times .*dF/F, raw F"):
+        forecast(model, Recording(100 * (known - np.arange(5.0)[:, None]), "a"), latest=True)
+    with pytest.warns(RuntimeWarning, match=r"its standard deviations are 0\.00989 times"):
+        forecast(model, Recording(known / 100, "a"), latest=True)
+
+
+def test_drift_quiet_stretches_and_missing_values_are_not_another_scale(model: poco.POCO) -> None:
+    known = np.arange(5.0)[:, None] + np.arange(1.0, 6.0)[:, None] * np.random.default_rng(0).normal(size=(5, 300))
+    drifted = known + 3 * np.arange(1.0, 6.0)[:, None]
+    quiet = known.copy()
+    quiet[:4] = np.arange(4.0)[:, None]
+    short = known[:, :100] * 4
+    missing = known.copy()
+    missing[:, :200], missing[2, 200] = np.nan, np.inf
+    for activity in (drifted, quiet, short, missing):
+        forecast(model, Recording(activity, "a"), latest=True)

@@ -81,6 +81,13 @@ def test_what_does_not_fit_the_session_is_refused_before_a_frame_is_played(model
 
 
 @needs_core
+def test_activity_on_another_scale_than_the_model_learnt_is_told(model: poco.POCO) -> None:
+    model.set_normalisation("a", np.full(3, 0.1), np.ones(3))
+    with pytest.warns(RuntimeWarning, match=r"its activity is not on the scale .*its means lie 6\.9\d* standard"):
+        replay(Stream(model, "a"), model, recorded(activity=recorded().activity + 7))
+
+
+@needs_core
 def test_nothing_reaches_across_a_cut(model: poco.POCO) -> None:
     recording = recorded(stretches=((0, 30), (30, 60)))
     played = list(replay(Stream(model, "a"), model, recording, speed=0))

@@ -42,6 +42,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return trained(folder, source={"path": str(folder.parent / "a.npy"), "options": {"rate_hz": 2.0}})
 
 
+def test_the_errors_during_training(run: Run) -> None:
+    found = run.training_curve
+    assert found.train == [(m["step"], m["loss"]) for m in run.history if "loss" in m]
+    assert found.validation == [(m["step"], m["val_mse"]) for m in run.history if "val_mse" in m]
+    assert found.best_step == run.best_step
+    absolute = {**run.config, "training": {**run.config["training"], "loss": "mae"}}
+    assert dataclasses.replace(run, config=absolute).training_curve == dataclasses.replace(found, train=[])
+
+
 def test_what_is_in_the_folder(run: Run) -> None:
     assert run.folder is not None
     names = {path.name for path in run.folder.iterdir()}
@@ -207,6 +216,8 @@ def test_recordings_that_are_not_the_runs(run: Run) -> None:
         run.split([waves("z")])
     with pytest.raises(DataError, match="session 'a' is not the recording the run was trained on"):
         run.split([waves("a", frames=201)])
+    with pytest.raises(DataError, match="session 'a' has 10 frames a second, the model learnt it at 2"):
+        run.split([waves("a", frames=200, rate_hz=10.0)])
     assert len(run.split([recordings()[1]]).recordings) == 1
     assert run.folder is not None
     with pytest.raises(DataError):  # the file named as the source holds no such recordings
@@ -328,11 +339,11 @@ def test_steps_alone_are_given_in_a_word() -> None:
 )
 def test_resuming_with_something_else_names_the_difference(run: Run, change: dict[str, object], names: str) -> None:
     assert run.folder is not None
-    before = (run.folder / "config.json").read_bytes()
-    with pytest.raises(CheckpointError, match=names) as caught:
+    before = {path.name: path.read_bytes() for path in run.folder.iterdir() if path.is_file()}
+    with pytest.raises(CheckpointError, match=f"cannot resume the run in .*: {names}$") as caught:
         trained(run.folder, resume=True, **change)
     assert "\n" not in str(caught.value)
-    assert (run.folder / "config.json").read_bytes() == before
+    assert {path.name: path.read_bytes() for path in run.folder.iterdir() if path.is_file()} == before
 
 
 def test_resume_starts_a_run_where_there_is_none_and_goes_on_with_more_steps(tmp_path: Path) -> None:

@@ -83,6 +83,17 @@ def test_the_vote_of_the_nearest_by_hand() -> None:
     assert measures([entry], "region", neighbours=3, shuffles=9)["within"].value == pytest.approx(3 / 6)
 
 
+def test_more_neighbours_than_units_leave_out_the_votes_alone_and_say_why() -> None:
+    apart = [session("one", 3.0, seed=1), session("two", 3.0, seed=2)]
+    found, usual = measures(apart, "region", neighbours=500, shuffles=9), measures(apart, "region", shuffles=9)
+    assert found["silhouette"].value == usual["silhouette"].value
+    assert {name: m.why for name, m in usual.items()} == {"silhouette": "", "within": "", "across": ""}
+    assert "session 'two' has 21 units of regions of two or more, and a vote of 500 neighbours" in found["within"].why
+    assert "22 labelled units of other animals than that of session 'two'" in found["across"].why
+    assert "no session has two regions (side) of two units" in measures(apart, "side", shuffles=9)["silhouette"].why
+    assert "no two animals" in measures(apart[:1], "region", shuffles=9)["across"].why
+
+
 def test_nearness_of_pairs_by_hand() -> None:
     angles = np.array([0.0, 0.1, 0.25, 1.0, 0.6])
     vectors = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
@@ -143,6 +154,9 @@ def test_the_label_is_chosen_or_asked_for() -> None:
     assert choose(poco.simulate(1, 9, 300), None) is None
     with pytest.raises(DataError, match="no recording has a label 'side' of its units; there is: region"):
         choose(recordings, "side")
+    assert choose([], None) is None
+    with pytest.raises(DataError, match=r"have a label 'region': give recordings \(--data\)"):
+        choose([], "region")
 
 
 def test_tables_and_arrays_hold_everything(tmp_path: Path) -> None:

@@ -45,6 +45,13 @@ def fit_baseline(
         config: all settings of one that is trained, seed and steps too.
         folder: where fitted baselines are kept; one fitted to the same split in the same way is taken from there.
         callbacks: what may watch the training.
+
+    Returns:
+        The baseline, in evaluation mode.
+
+    Raises:
+        ConfigError: if there is no such baseline.
+        DivergedError: if its training loss is no longer finite.
     """
     if config is None:
         config = TrainConfig(

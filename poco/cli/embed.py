@@ -109,6 +109,9 @@ def register(app: typer.Typer) -> None:
                     for name, m in own.items()
                 ],
             )
+            for name, m in measured["trained"].items():
+                if m.why:
+                    note(f"No '{name}': {m.why}.")
         unread = len(found) - len(recordings)
         if chosen is not None and unread > 0:
             note(f"Measured in {counted(len(recordings), 'session')}; labels of {unread} others are not read here.")

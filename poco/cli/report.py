@@ -51,11 +51,12 @@ def register(app: typer.Typer) -> None:
         adaptation, embeddings of units, cost, settings, and how to make it again.
         """
         from poco.reporting import report as write
+        from poco.reporting.page import FIGURES
         from poco.training.callbacks import Progress
 
         set_threads(threads)
         page = write(runs, out, data=data, label=label, baselines=not no_baselines, callbacks=[Progress("baseline")])
-        figures = page.parent / "figures"
+        figures = page.parent / FIGURES
         if json:
             print_json({"report": page, "figures": figures})
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ import numpy as np
 from poco.data.readers import own
 from poco.data.recording import Recording
 from poco.errors import DataError
-from poco.files import write_atomically
+from poco.files import write_npz
 
 
 def write(recordings: Sequence[Recording], folder: str | Path) -> list[Path]:
@@ -40,9 +39,7 @@ def write(recordings: Sequence[Recording], folder: str | Path) -> list[Path]:
             raise DataError(f"{file} is there already: choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     for recording, file in zip(recordings, files, strict=True):
-        content = io.BytesIO()
-        np.savez(content, **_arrays(recording))
-        write_atomically(file, content.getvalue())
+        write_npz(file, _arrays(recording))
     return files
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from poco.errors import ConfigError, MissingExtraError
+from poco.files import write_atomically
 from poco.plots.examples import Example
 from poco.plots.panels import draw_adaptation, draw_example, draw_raster, draw_scores, draw_steps, draw_training
 from poco.plots.style import GREY, INK, SETTINGS
@@ -147,18 +148,16 @@ def save(figure: Figure, path: str | Path) -> Path:
 
     Raises:
         ConfigError: if no figure can be written as that.
+        CheckpointError: if the file cannot be written.
     """
     path = Path(path)
     kind, known = path.suffix[1:].lower(), figure.canvas.get_supported_filetypes()
     if kind not in known:
         raise ConfigError(f"{path}: a figure is written as .png, .svg or .pdf, not as '{path.suffix}'")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        figure.savefig(partial, format=kind, dpi=figure.dpi)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    content = io.BytesIO()
+    figure.savefig(content, format=kind, dpi=figure.dpi)
+    write_atomically(path, content.getvalue())
     return path
 
 

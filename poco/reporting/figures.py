@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ParamSpec
 import numpy as np
 
 from poco.data.splits import PARTS, Split
+from poco.ensemble import Ensemble
 from poco.files import write_atomically
 from poco.plots.examples import Example
 from poco.plots.figures import matplotlib_figure
@@ -26,7 +27,8 @@ from poco.plots.panels import (
 )
 from poco.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE, SKY, VERMILION
 from poco.reporting.units import UnitResults
-from poco.run import Run, curve
+from poco.run import Run
+from poco.training.validation import trained_apart
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -263,8 +265,18 @@ def autocorrelation(results: Sequence[UnitResults], rate_hz: float | None, name:
 def training(run: Run, name: str) -> Drawn:
     """Errors during training."""
     figure, axes = _figure()
-    draw_training(axes, curve(run.history, "loss"), curve(run.history, "val_mse"), run.best_step)
-    return Drawn(figure, name, "Training", "Mean squared error of z-scores.")
+    errors = run.training_curve
+    draw_training(axes, errors.train, errors.validation, errors.best_step)
+    caption = "Mean squared error of z-scores, validation: over all windows of the part, without dropout"
+    if run.train_config.ema is not None:
+        caption += ", of weights averaged over steps"
+    if errors.train:
+        caption += "; training: over the windows of the last few steps, with dropout where there is any"
+    else:
+        caption += ". What training made small, the mean absolute error, is not drawn"
+    apart = len(trained_apart(next(iter(run.model)) if isinstance(run.model, Ensemble) else run.model))
+    caption += f". The mean over {apart} networks, each trained on its own error" if apart > 1 else ""
+    return Drawn(figure, name, "Training", f"{caption}.")
 
 
 @_styled

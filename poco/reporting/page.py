@@ -11,7 +11,7 @@ from typing import Any
 from poco import commands
 from poco._version import __version__
 from poco.errors import ConfigError, MissingExtraError
-from poco.files import write_atomically
+from poco.files import ADAPTATION, CONFIG, is_leftover, write_atomically
 from poco.plots.style import label as shown_name
 from poco.reporting.content import Content, content, open_subject, score
 from poco.run import Run
@@ -19,7 +19,7 @@ from poco.scores import Scores
 from poco.training.callbacks import Callback
 from poco.unit_embeddings import choose
 
-PAGE = "report.html"
+PAGE, FIGURES = "report.html", "figures"
 _TEMPLATE = Path(__file__).parent / "template"
 
 
@@ -51,7 +51,8 @@ def report(
     Raises:
         CheckpointError: if a folder holds neither a run nor an adapted model.
         DataError: if recordings are not where they were, or none has units with that label.
-        ConfigError: if no run is given, or one twice, or something else, or there is no place for the page.
+        ConfigError: if no run is given, or one twice, or something else, or there is no place for the page: ``out`` is
+            a file, or a folder that is neither empty nor that of a report, a run or an adapted model.
         MissingExtraError: if Jinja or matplotlib is missing.
     """
     try:
@@ -66,6 +67,7 @@ def report(
     if out is None and folders[0] is None:
         raise ConfigError("a run kept in memory has no folder to write a report into: say where (out=)")
     target = Path(out) if out is not None else Path(folders[0] or "") / "report"
+    _check_place(target)
     place = Path(data) if data is not None else None
     subjects = []
     for run, folder in zip(given, folders, strict=True):
@@ -97,9 +99,24 @@ def report(
     target.mkdir(parents=True, exist_ok=True)
     for one in found:
         for drawn in (d for own in one.figures.values() for d in own):
-            drawn.save(target / "figures")
+            drawn.save(target / FIGURES)
     write_atomically(target / PAGE, page.encode())
     return target / PAGE
+
+
+def _check_place(folder: Path) -> None:
+    """A ConfigError where a page would come among other things, such as recordings."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is a file: choose a folder for the report (out, --out)")
+    known = any((folder / name).exists() for name in (PAGE, CONFIG, ADAPTATION))
+    other = sorted(path.name for path in folder.iterdir() if path.name != FIGURES and not is_leftover(path))
+    if other and not known:
+        raise ConfigError(
+            f"{folder} is neither empty nor the folder of a report or a run (it has {other[0]}): choose another one "
+            "for the report (out, --out)"
+        )
 
 
 def _several(given: Any) -> Sequence[Any]:

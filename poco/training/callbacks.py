@@ -56,7 +56,7 @@ class Progress(Callback):
         self._task: Any = None
         self._first_step = self._steps = 0
         self._began = self._printed = 0.0
-        self._val = self._best = ""
+        self._loss = self._val = self._best = ""
 
     def member(self, seed: int, number: int, of: int) -> None:
         """Name the seed."""
@@ -65,7 +65,7 @@ class Progress(Callback):
     def start(self, step: int, steps: int) -> None:
         """Show the bar, without the errors of what was trained before."""
         self._first_step, self._steps = step, steps
-        self._val = self._best = ""
+        self._loss = self._val = self._best = ""
         self._began = self._printed = time.monotonic()
         if not self._stream.isatty():
             return
@@ -87,24 +87,30 @@ class Progress(Callback):
         self._bar.start()
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Move the bar, or print a line if the last one is old enough."""
-        step, text = int(record["step"]), f"loss {record['loss']:.4f}{self._val}"
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step, text=text)
-            return
-        now = time.monotonic()
-        if now - self._printed >= self._seconds_between or step == self._steps:
-            left = (now - self._began) / max(1, step - self._first_step) * (self._steps - step)
-            self._printed = now
-            print(
-                f"{self.title}: step {step}/{self._steps}, {text}, {_clock(left)} left", file=self._stream, flush=True
-            )
+        """Move the bar, or print a line if the last one is old enough; after the last step a validation follows."""
+        step = int(record["step"])
+        self._loss = f", loss {record['loss']:.4f}"
+        old = time.monotonic() - self._printed >= self._seconds_between
+        if self._bar is not None or (old and step < self._steps):
+            self._show(step)
 
     def validated(self, record: Mapping[str, Any]) -> None:
-        """Remember the validation error, and the best one so far, for the next lines."""
+        """Remember the validation error, and the best one so far, for the next lines; after the last step print one."""
+        step = int(record["step"])
         if record["best"]:
-            self._best = f", best {record['val_mse']:.4f} at step {record['step']}"
+            self._best = f", best {record['val_mse']:.4f} at step {step}"
         self._val = f", validation {record['val_mse']:.4f}{self._best}"
+        if self._bar is not None or step == self._steps:
+            self._show(step)
+
+    def _show(self, step: int) -> None:
+        text, now = f"{self._loss}{self._val}", time.monotonic()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, text=text.removeprefix(", "))
+            return
+        left = (now - self._began) / max(1, step - self._first_step) * (self._steps - step)
+        self._printed = now
+        print(f"{self.title}: step {step}/{self._steps}{text}, {_clock(left)} left", file=self._stream, flush=True)
 
     def scored(self, step: int, seconds: float, score: float) -> None:
         """Print a line of the curve."""

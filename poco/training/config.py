@@ -86,9 +86,8 @@ class TrainConfig:
         for name in ("steps", "batch_size", "val_stride", "patience"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, "at least 1 or none", value)
-        _require(
-            self.learning_rate > 0 and math.isfinite(self.learning_rate), "learning_rate", "> 0", self.learning_rate
-        )
+        possible = self.learning_rate > 0 and math.isfinite(self.learning_rate)
+        _require(possible, "learning_rate", "a finite number above 0", self.learning_rate)
         _require(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
         _require(self.clip is None or self.clip > 0, "clip", "> 0 or none", self.clip)
         _require(self.ema is None or 0 < self.ema < 1, "ema", "between 0 and 1, or none", self.ema)

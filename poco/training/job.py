@@ -31,6 +31,7 @@ from poco.training import recipes
 from poco.training.callbacks import Callback, Progress
 from poco.training.config import TrainConfig
 from poco.training.folder import RunFiles, log, read_config, run_config
+from poco.training.loop import config_changes
 from poco.training.members import train_members
 from poco.training.trainer import Trainer, choose_label
 
@@ -188,7 +189,8 @@ def _prepare_folder(
 ) -> None:
     """Make the folder ready for a new run, or for the one in it, whose settings are ``before``, to go on."""
     if before is not None:
-        changes = _changes(before, config)
+        now = TrainConfig.from_json(config["training"])
+        changes = _changes(before, config) + config_changes(TrainConfig.from_json(before["training"]), now)
         if changes:
             raise CheckpointError(f"cannot resume the run in {folder}: {'; '.join(changes)}")
         _remove_leftovers(folder)
@@ -227,7 +229,7 @@ def _clear(folder: Path) -> None:
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What keeps a run from going on but for settings of the loop, which the loop compares; one text per difference."""
+    """What keeps a run from going on but for settings of the loop; one text per difference."""
     changes = [
         f"{key} was {before[key]}, now {now.get(key)}"
         for key in ("protocol", "unit_types")
@@ -236,8 +238,6 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     seeds, wanted = before.get("seeds", 1), now.get("seeds", 1)
     if seeds != wanted and not 1 < seeds < wanted:
         changes.append(f"seeds was {seeds}, now {wanted}")
-    if seeds > 1 and before["seed"] != now["seed"]:
-        changes.append(f"seed was {before['seed']}, now {now['seed']}")
     model = {**before["model"], **now["model"]}
     changes += [
         f"{key} of the model was {before['model'].get(key)}, now {now['model'].get(key)}"

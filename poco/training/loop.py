@@ -42,8 +42,9 @@ class History:
     """What happened during training.
 
     Attributes:
-        records: one entry per logged loss (``step``, ``loss``, the mean over data sets, ``learning_rate``, ``seconds``)
-            and per validation (``step``, ``val_mse``, ``best``, ``seconds``), in order.
+        records: one entry per logged loss (``step``, ``loss``, the mean over data sets and over parts that are trained
+            apart, ``learning_rate``, ``seconds``) and per validation (``step``, ``val_mse``, ``best``, ``seconds``), in
+            order.
         step: steps done.
         best_steps: step with the lowest validation error of each part that is trained apart, by name; most models are
             one part without a name.
@@ -229,8 +230,8 @@ class _Loop:
         self.history.step = step
 
     def log(self) -> None:
-        """Record the mean training loss since the last record."""
-        loss = float(self.loss_sum) / self.loss_count
+        """Record the mean training loss since the last record; of parts that are trained apart, their mean."""
+        loss = float(self.loss_sum) / self.loss_count / len(trained_apart(self.model))
         if not math.isfinite(loss):
             raise DivergedError(
                 f"the training loss is not finite at step {self.history.step}: "

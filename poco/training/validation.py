@@ -60,6 +60,12 @@ def errors_of(
         windows: windows to average over.
         device: where the model is.
         precision: ``"float32"`` or ``"bf16"`` (autocast).
+
+    Returns:
+        Squared errors of each part and of repeating the last frame, session by session.
+
+    Raises:
+        ShapeError: if a forecast is not ``[R, H]``.
     """
     was_training = model.training
     model.eval()

@@ -44,6 +44,7 @@ def test_regions_of_a_real_recording(poco, shared_data: Path, tmp_path: Path) ->
     done = poco(*asked)
     assert "Do embeddings tell 'region'?" in done.out
     assert "untrained" in done.out
+    assert "No 'within': session " in poco(*asked, "--neighbours", 500).err
     done = poco("embed", run, "--label", "colour")
     assert done.code == 2
     assert "no recording has a label 'colour'" in done.err
@@ -54,7 +55,8 @@ def test_what_has_no_embeddings_or_no_labels_says_so(poco, recordings: Path, tra
     assert done.code == 0, done.err  # a POCO, on recordings without labels
     assert "no labels of units" in done.err
     run = tmp_path / "grounded"
-    assert poco("train", recordings, "--out", run, "--steps", 2, "--context", 12, "--horizon", 4).code == 0
+    short = ("--no-baselines", "--steps", 2, "--val-every", 2, "--context", 12, "--horizon", 4)
+    assert poco("train", recordings, "--out", run, *short).code == 0
     done = poco("embed", run)
     assert done.code == 2
     assert "Grounded learns no embeddings of units" in done.err
@@ -65,6 +67,7 @@ def test_a_model_alone_has_embeddings_too(poco, trained: Path, recordings: Path,
     done = poco("embed", trained / "model", "--out", table)
     assert done.code == 0, done.err
     assert "16 units in 2 sessions" in done.out
+    assert "give recordings (--data)" in poco("embed", trained / "model", "--label", "region").err
     assert "A model alone does not say where its recordings are: give them (--data)" in done.err
     assert len(table.read_text().splitlines()) == 17
     done = poco("embed", trained / "model", "--data", recordings)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from helpers import processes
@@ -132,6 +133,25 @@ def test_without_its_packages_one_line_names_the_extra(package: str) -> None:
     assert done.stderr.startswith("poco: error: ")
     assert done.stderr.count("\n") == 1
     assert "pip install 'poco-forecast[cli]'" in done.stderr
+
+
+def test_ctrl_c_while_torch_is_loaded_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt\n")
+    (tmp_path / "poco").write_text("from poco.__main__ import main\nmain()\n")  # as pip makes it
+    for command in (["-m", "poco", "info"], [str(tmp_path / "poco"), "info"], ["-c", "import poco"]):
+        done = subprocess.run(
+            [sys.executable, *command],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=processes.environment(tmp_path),
+            cwd=tempfile.gettempdir(),
+            check=False,
+        )
+        if command[0] == "-c":  # a program of one's own is interrupted as any other
+            assert "Traceback" in done.stderr
+        else:
+            assert (done.returncode, done.stdout, done.stderr) == (INTERRUPTED, "", "poco: error: interrupted\n")
 
 
 def test_reader_of_the_output_may_go_away() -> None:

@@ -25,6 +25,7 @@ pytest.importorskip("umap", reason="needs the extra 'embed'")
 pytest.importorskip("matplotlib", reason="needs the extra 'plots'")
 
 from poco.reporting import report
+from poco.reporting.page import _check_place
 
 SIZES = POCOConfig(
     context=12, horizon=4, segment_length=4, latents=3, width=8, heads=2, head_width=8, film_width=16, embedding_std=0.3
@@ -74,6 +75,7 @@ def test_everything_is_on_the_page_and_nothing_is_fetched(page: Path, run: Run) 
     assert len(ids) == len(set(ids))
     fetched = re.findall(r'(?:src|href)="(?!#|data:)([^"]*)"', text)
     assert fetched == []
+    assert "validation: over all windows of the part, without dropout; training: over the windows of the last" in text
     assert "poco train" in text
     assert "--steps 20" in text
 
@@ -113,6 +115,22 @@ def test_bad_input(run: Run, tmp_path: Path) -> None:
         report(tmp_path)
     with pytest.raises(ConfigError, match="say where"):
         report(dataclasses.replace(run, folder=None))
+
+
+def test_a_page_does_not_come_among_other_things(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "fish.npy").touch()
+    with pytest.raises(ConfigError, match=r"neither empty nor the folder of a report or a run \(it has fish\.npy\)"):
+        report(run, tmp_path)
+    with pytest.raises(ConfigError, match=r"fish\.npy is a file: choose a folder"):
+        report(run, tmp_path / "fish.npy")
+    assert [path.name for path in tmp_path.iterdir()] == ["fish.npy"]
+    _check_place(tmp_path / "new")
+    (tmp_path / "cut short" / "figures").mkdir(parents=True)
+    _check_place(tmp_path / "cut short")  # by a process that was killed
+    for name in ("report.html", "config.json", "adaptation.json"):
+        (tmp_path / name).touch()
+        _check_place(tmp_path)
+        (tmp_path / name).unlink()
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------------

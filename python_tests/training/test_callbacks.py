@@ -53,6 +53,19 @@ def test_the_best_is_named_with_its_step() -> None:
 
 
 @pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_the_last_line_knows_the_last_validation(kind: type[io.StringIO]) -> None:
+    stream, cut = kind(), split([waves()], context=12, horizon=4)
+    settings = dataclasses.replace(SMALL, learning_rate=1e-3)
+    history = fit(NLinear(12, 4), cut, settings, callbacks=[Progress("fitting", stream, seconds_between=0.0)])
+    assert history.best_step == 20
+    error = next(record["val_mse"] for record in reversed(history.records) if "val_mse" in record)
+    last = stream.getvalue()[-300:]
+    assert f"validation {error:.4f}, best {error:.4f} at step 20" in " ".join(last.split())
+    if kind is io.StringIO:
+        assert stream.getvalue().count("step 20/20") == 1
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
 def test_an_early_stop_is_said(kind: type[io.StringIO]) -> None:
     stream, settings = kind(), dataclasses.replace(SMALL, learning_rate=10.0, steps=100, patience=2)
     cut = split([waves()], context=12, horizon=4)

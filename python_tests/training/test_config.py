@@ -45,6 +45,11 @@ def test_impossible_settings(wrong: dict[str, object]) -> None:
         TrainConfig(**wrong)  # type: ignore[arg-type]
 
 
+def test_a_learning_rate_without_bounds_is_refused_in_words() -> None:
+    with pytest.raises(ConfigError, match="learning_rate must be a finite number above 0, got inf"):
+        TrainConfig(learning_rate=float("inf"))
+
+
 def test_settings_survive_json() -> None:
     config = TrainConfig(steps=3, ema=0.9, clip=None)
     assert TrainConfig.from_json(config.to_json()) == config

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import json
 import math
 import os
 import pickle
 import resource
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from poco.cells import write_csv
 from poco.errors import CheckpointError
-from poco.files import read_json, write_atomically, write_json
+from poco.files import read_json, write_atomically, write_json, write_npz
+from poco.plots.figures import matplotlib_figure
+from poco.plots.figures import save as save_figure
 from poco.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from poco.unit_embeddings import SessionEmbeddings
+from poco.unit_embeddings import write as write_embeddings
 
 
 def saved(path: Path) -> Path:
@@ -91,6 +98,33 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
         save_checkpoint(path, Checkpoint("training", {"w": torch.zeros(5)}, {}))
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["c"]
+
+
+def test_tables_arrays_and_figures_leave_the_old_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    units = [SessionEmbeddings("one", "one", ("u",), np.ones((1, 2), np.float32), {})]
+    writers: dict[str, Callable[[Path], object]] = {
+        "a.npz": lambda path: write_npz(path, {"a": np.arange(3)}),
+        "b.csv": lambda path: write_csv([{"a": 1}], ["a"], path),
+        "c.csv": lambda path: write_embeddings(units, path),
+        "d.npz": lambda path: write_embeddings(units, path),
+    }
+    if importlib.util.find_spec("matplotlib") is not None:
+        writers["e.png"] = lambda path: save_figure(matplotlib_figure()[0](), path)
+    for name, write in writers.items():
+        write(tmp_path / name)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(before) == set(writers)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    for name, write in writers.items():
+        with pytest.raises(
+            CheckpointError, match=rf"cannot save .*{name}: No space left on device; the file .* is intact"
+        ):
+            write(tmp_path / name)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_file_cut_off_by_the_system_leaves_the_old_file(tmp_path: Path) -> None:

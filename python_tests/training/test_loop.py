@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import nn
 
 import poco
 from poco.baselines import MLP, NLinear
+from poco.data.packed import PackedBatch
 from poco.data.splits import Split, split
 from poco.data.windows import Packer, ShuffledWindows
 from poco.errors import CheckpointError, ConfigError
@@ -124,6 +125,28 @@ def test_losses_of_data_sets_are_summed_and_their_mean_is_recorded() -> None:
     sum(losses).backward()
     for ours, theirs in zip(trained.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_of_parts_that_are_trained_apart_the_mean_is_recorded_as_of_validation(cut: Split) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = mlp(0), mlp(1)
+
+        def trained_apart(self) -> dict[str, str]:
+            return {"one": "one.", "other": "other."}
+
+        def each_packed(self, batch: PackedBatch, names: Iterable[str]) -> list[torch.Tensor]:
+            return [getattr(self, name).forward_packed(batch) for name in names]
+
+        def forward_packed(self, batch: PackedBatch) -> torch.Tensor:
+            return self.one.forward_packed(batch)
+
+    config = TrainConfig(steps=1, batch_size=16, clip=None, device="cpu")
+    alone = [fit(mlp(seed), cut, config).records for seed in (0, 1)]
+    for ours, one, other in zip(fit(Two(), cut, config).records, *alone, strict=True):
+        for key in {"loss", "val_mse"} & set(ours):
+            assert ours[key] == pytest.approx((one[key] + other[key]) / 2)
 
 
 def test_the_loss_of_a_model_trains_like_its_forecast(cut: Split, monkeypatch: pytest.MonkeyPatch) -> None:

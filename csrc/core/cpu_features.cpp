@@ -61,7 +61,7 @@ uint64_t saved_states(bool has_xsave) {
 
 }  // namespace
 
-CpuFeatures::CpuFeatures() {
+CpuFeatures::CpuFeatures() noexcept {
     const auto bit = [](uint32_t value, int n) { return ((value >> n) & 1u) != 0; };
     const Registers one = cpuid(1, 0);
     const Registers seven = cpuid(7, 0);
@@ -95,7 +95,7 @@ CpuFeatures::CpuFeatures() {
 
 }  // namespace
 
-CpuFeatures::CpuFeatures() {
+CpuFeatures::CpuFeatures() noexcept {
 #if defined(__aarch64__) || defined(_M_ARM64)
     add("neon", true);
 #endif
@@ -103,7 +103,7 @@ CpuFeatures::CpuFeatures() {
 
 #endif
 
-void CpuFeatures::add(const char* name, bool there) {
+void CpuFeatures::add(const char* name, bool there) noexcept {
     const size_t letters = std::strlen(name);
     if (!there || count_ == kMost || letters + 1 >= kLongest) return;
     names_[count_++] = name;

@@ -13,7 +13,7 @@ enum class Isa { baseline, avx2, avx512, avx512_bf16, amx };
 // memory, so finding them cannot fail, and is not destroyed when the program ends.
 class CpuFeatures {
 public:
-    CpuFeatures();
+    CpuFeatures() noexcept;
 
     const char* const* begin() const { return names_; }
     const char* const* end() const { return names_ + count_; }
@@ -24,7 +24,7 @@ public:
 private:
     static constexpr size_t kMost = 24, kLongest = 16;  // names, characters of one with the space after it
 
-    void add(const char* name, bool there);
+    void add(const char* name, bool there) noexcept;
 
     const char* names_[kMost] = {};
     size_t count_ = 0, length_ = 0;

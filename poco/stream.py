@@ -321,8 +321,8 @@ def float32_of(values: npt.ArrayLike) -> npt.NDArray[np.float32]:
 def set_realtime(cpus: Sequence[int] = (), priority: int = 0, lock_memory: bool = False) -> None:
     """Ask the operating system for a real-time set-up; call it before the stream is opened, in the thread that pushes.
 
-    It is of the calling thread and of those that it makes later, those of a stream among them; locked memory is of the
-    whole process. Linux alone.
+    It is of the calling thread and of those that it makes later, those of a stream among them, but for that of
+    :meth:`Stream.adapt_online` and its process; locked memory is of the whole process. Linux alone.
 
     Args:
         cpus: numbers of those that the thread may run on; none: as it is.

@@ -1,5 +1,7 @@
 """What adapting beside a stream costs it: ``python -m benchmarks.online``: latency of frames before, during and after.
 
+Both are told: what ``push`` took, and what the loop around it saw: from when the frame was due to its forecast.
+
 A session of so many simulated units is streamed at its rate by a POCO of the published sizes with random weights;
 after a while the model is adapted to the frames seen so far in a process of its own, and swapped in.
 """
@@ -20,8 +22,11 @@ from benchmarks import environment
 from benchmarks.measure import load_average
 
 
-def measure(units: int, rate_hz: float, seen: int, steps: int, seconds: float, threads: int) -> dict[str, Any]:
-    """Milliseconds of a frame, wall clock around ``push``, and how long the adaptation took."""
+def measure(
+    units: int, rate_hz: float, seen: int, steps: int, seconds: float, threads: int, cpus: list[int], priority: int
+) -> dict[str, Any]:
+    """Milliseconds of a frame, wall clock, in ``push`` and since it was due, and how long the adaptation took."""
+    poco.stream.set_realtime(cpus, priority)
     recording = poco.simulate(1, units, seen + 2000, seed=0)[0]
     torch.manual_seed(0)
     model = poco.adapt(poco.POCO(poco.POCOConfig()), recording, mode="zero-shot").model
@@ -31,6 +36,7 @@ def measure(units: int, rate_hz: float, seen: int, steps: int, seconds: float, t
     for frame in frames[:seen]:
         stream.push(frame)
     parts: dict[str, list[float]] = {"before": [], "during": [], "the swap": [], "after": []}
+    parts |= {f"{name}, loop": [] for name in parts}
     part, adaptation, began = "before", None, time.perf_counter()
     changed, number = began, 0
     while True:
@@ -38,18 +44,20 @@ def measure(units: int, rate_hz: float, seen: int, steps: int, seconds: float, t
         time.sleep(max(0.0, due - time.perf_counter()))
         start = time.perf_counter()
         forecast = stream.push(frames[number % len(frames)])
-        taken = (time.perf_counter() - start) * 1e3
+        end = time.perf_counter()
+        taken, late = (end - start) * 1e3, (end - due) * 1e3
         number += 1
-        if "adapted" in forecast.marks:
-            parts["the swap"].append(taken)
+        swapped = "adapted" in forecast.marks
+        parts["the swap" if swapped else part].append(taken)
+        parts[f"{'the swap' if swapped else part}, loop"].append(late)
+        if swapped:
             part, changed = "after", time.perf_counter()
             continue
-        parts[part].append(taken)
         if part == "before" and time.perf_counter() - changed > seconds:
             asked = time.perf_counter()
             adaptation = stream.adapt_online(steps=steps, patience=None, score_every=steps)
             parts["the call"] = [(time.perf_counter() - asked) * 1e3]
-            part, began, number = "during", time.perf_counter(), 0
+            part = "during"
         if part == "after" and time.perf_counter() - changed > seconds:
             break
     assert adaptation is not None
@@ -79,16 +87,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=10.0, help="of streaming before and after")
     parser.add_argument("--threads", type=int, default=1, help="of the stream")
+    parser.add_argument("--cpu", type=int, help="to pin the thread that pushes to, as poco.stream.set_realtime does")
+    parser.add_argument("--priority", type=int, default=0, help="of SCHED_FIFO, of the thread that pushes")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    found = measure(given.units, given.rate, given.frames, given.steps, given.seconds, given.threads)
+    cpus = [] if given.cpu is None else [given.cpu]
+    stream = (given.seconds, given.threads, cpus, given.priority)
+    found = measure(given.units, given.rate, given.frames, given.steps, *stream)
     print(
         f"{found['units']:,} units at {found['rate_hz']:g} Hz, stream on {found['threads']} threads, adapted to "
         f"{found['frames']:,} frames in {found['steps']} steps, {found['seconds']:.1f} s, load {found['load']}"
     )
     for name, row in found["milliseconds"].items():
         print(
-            f"  {name:10} median {row['median']:8.2f} ms   99% {row['99%']:8.2f} ms   most {row['most']:8.2f} ms   "
+            f"  {name:14} median {row['median']:8.2f} ms   99% {row['99%']:8.2f} ms   most {row['most']:8.2f} ms   "
             f"{row['frames']} frames"
         )
     if given.json:

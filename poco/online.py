@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import copy
 import json
 import os
@@ -14,6 +15,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,59 +23,113 @@ import numpy as np
 import numpy.typing as npt
 
 from poco.errors import ConfigError, DataError, PocoError
-from poco.files import ADAPTATION, MODEL, read_json
+from poco.files import ADAPTATION, CONFIG, MODEL, TENSORS, read_json
 
 if TYPE_CHECKING:
     from poco.data.recording import Recording
     from poco.models import Member
 
 _CANCELLED = "the adaptation was cancelled"
-_REQUEST, _FRAMES, _BASE = "request.json", "frames.npz", "base"
+_REQUEST, _FRAMES, _BEGINS, _BASE = "request.json", "frames.npy", "begins.npy", "base"
+# The CPUs that this process had before a real-time set-up pinned the thread that pushes, which comes after this import.
+_CPUS = os.sched_getaffinity(0) if sys.platform == "linux" else frozenset[int]()
+# What the process begins with: it steps back before it imports anything large.
+_START = """
+import os, sys
+if hasattr(os, "nice"):
+    os.nice(10)
+from pathlib import Path
+from poco.online import main
+raise SystemExit(main(Path(sys.argv[1])))
+"""
 
 
 class AdaptationFailedError(PocoError):
     """An adaptation beside a stream came to nothing; the stream goes on with the model it had."""
 
 
+@dataclass(frozen=True)
+class ModelFiles:
+    """What the two files of a model held when a stream went on with it, whatever becomes of them later.
+
+    Attributes:
+        config: of ``config.json``.
+        tensors: of ``model.safetensors``.
+    """
+
+    config: bytes
+    tensors: bytes
+
+    @classmethod
+    def read(cls, folder: Path) -> ModelFiles:
+        """Those in this very folder; an OSError if they cannot be read."""
+        return cls((folder / CONFIG).read_bytes(), (folder / TENSORS).read_bytes())
+
+    def write(self, folder: Path) -> None:
+        """Make the folder with these files in it."""
+        folder.mkdir()
+        (folder / CONFIG).write_bytes(self.config)
+        (folder / TENSORS).write_bytes(self.tensors)
+
+
 class Seen:
-    """The last frames of a stream.
+    """The last frames of a stream, in a ring: a frame lies at its number, from 0, modulo the length.
 
     Args:
         keep: how many frames at most.
         units: number of units.
+
+    Attributes:
+        count: how many came.
     """
 
     def __init__(self, keep: int, units: int) -> None:
         self._frames = np.empty((keep, units), np.float32)
         self._begins = np.zeros(keep, bool)
-        self._count = 0
+        self._lost = 0  # how many of the first ones are not there, however long the ring
+        self.count = 0
 
     def add(self, frame: npt.NDArray[np.float32], begins: bool) -> None:
         """Keep a frame ``[N]``, NaN where a unit was not seen; ``begins``: the one before it in time is not there."""
-        place = self._count % len(self._frames)
+        place = self.count % len(self._frames)
         self._frames[place], self._begins[place] = frame, begins
-        self._count += 1
+        self.count += 1  # last: who reads meanwhile takes this frame for one that is on its way in
 
     def __len__(self) -> int:
-        return min(self._count, len(self._frames))
+        return self.count - self._first
 
-    def copy(self) -> Seen:
-        """The frames as they are now."""
-        same = Seen(0, 0)
-        kept = len(self)
-        same._frames, same._begins, same._count = self._frames[:kept].copy(), self._begins[:kept].copy(), self._count
-        return same
+    @property
+    def _first(self) -> int:
+        """The number of the oldest frame that is there."""
+        return max(self._lost, self.count - len(self._frames))
 
-    def save(self, path: Path) -> None:
-        """Write the frames to an ``.npz`` file."""
-        np.savez(path, frames=self._frames, begins=self._begins, count=self._count)
+    def save(self, folder: Path, count: int) -> dict[str, int]:
+        """Write what is there of the first ``count`` frames into a folder, while another thread may add further ones.
+
+        Those that the further ones overwrite meanwhile are left out. The other thread is not held up: the interpreter's
+        lock is let go for as long as the frames take to write.
+
+        Returns:
+            What :meth:`load` needs to know beside the folder.
+
+        Raises:
+            DataError: if all of them were overwritten.
+        """
+        kept = min(count, len(self._frames))
+        np.save(folder / _FRAMES, self._frames[:kept])
+        np.save(folder / _BEGINS, self._begins[:kept])
+        # a frame takes the place of that which came a whole ring before it, and one more may be half in
+        first = max(self._first, self.count + 1 - len(self._frames))
+        if first >= count:
+            raise DataError("newer frames overwrote all that there were before these could be written: keep more")
+        return {"count": count, "lost": first}
 
     @classmethod
-    def load(cls, path: Path) -> Seen:
+    def load(cls, folder: Path, count: int, lost: int) -> Seen:
         """The frames that :meth:`save` wrote."""
         seen = cls(0, 0)
-        with np.load(path) as stored:
-            seen._frames, seen._begins, seen._count = stored["frames"], stored["begins"], int(stored["count"])
+        seen._frames, seen._begins = np.load(folder / _FRAMES), np.load(folder / _BEGINS)
+        seen.count, seen._lost = count, lost
         return seen
 
     def recording(self, session: str, units: tuple[str, ...], rate_hz: float | None, dataset: str) -> Recording:
@@ -84,8 +140,7 @@ class Seen:
         """
         from poco.data.recording import Recording
 
-        first = max(0, self._count - len(self._frames)) % len(self._frames)
-        order = (first + np.arange(len(self))) % len(self._frames)
+        order = np.arange(self._first, self.count) % len(self._frames)
         activity, begins = self._frames[order].T, self._begins[order]
         there = np.isfinite(activity)
         unseen = np.flatnonzero(~there.any(1))
@@ -113,7 +168,7 @@ class OnlineAdaptation:
     """
 
     def __init__(
-        self, model: Member | Path, session: str, seen: Seen, options: Mapping[str, Any], open_: Callable[[Path], Any]
+        self, model: ModelFiles, session: str, seen: Seen, options: Mapping[str, Any], open_: Callable[[Path], Any]
     ) -> None:
         self.opened: Any = None
         self._open, self._error = open_, ""
@@ -121,7 +176,7 @@ class OnlineAdaptation:
         self._process: subprocess.Popen[str] | None = None
         self._cancelled = threading.Event()
         self._thread = threading.Thread(
-            target=self._run, args=(model, session, seen, options), name="poco-online", daemon=True
+            target=self._run, args=(model, session, seen, seen.count, options), name="poco-online", daemon=True
         )
         _RUNNING.add(self)
         self._thread.start()
@@ -161,25 +216,29 @@ class OnlineAdaptation:
         """What it made is not used, and :meth:`result` says why."""
         self.opened, self._result, self._error = None, None, why
 
-    def _run(self, model: Member | Path, session: str, seen: Seen, options: Mapping[str, Any]) -> None:
-        """Write the request, wait for the process, open what it made: not in the thread that pushes frames."""
+    def _run(self, model: ModelFiles, session: str, seen: Seen, count: int, options: Mapping[str, Any]) -> None:
+        """Write the request, wait for the process, open what it made: not in the thread that pushes frames.
+
+        Nothing here is to hold the interpreter's lock for long, which the thread that pushes needs too: no import, no
+        model in Python.
+        """
         try:
+            _leave_real_time()
             with tempfile.TemporaryDirectory(prefix="poco-online-", ignore_cleanup_errors=True) as made:
-                self._adapt(Path(made), model, session, seen, options)
+                self._adapt(Path(made), model, session, seen, count, options)
         except Exception as error:  # noqa: BLE001 - whatever it is, result() says it
             self.fail(f"the adaptation failed: {str(error) or type(error).__name__}")
 
-    def _adapt(self, folder: Path, model: Member | Path, session: str, seen: Seen, options: Mapping[str, Any]) -> None:
-        base = model
-        if not isinstance(base, Path):
-            base = folder / _BASE
-            cast("Member", model).save_pretrained(base)
-        request = {"session": session, "model": str(base.resolve()), "options": dict(options), "parent": os.getpid()}
+    def _adapt(
+        self, folder: Path, model: ModelFiles, session: str, seen: Seen, count: int, options: Mapping[str, Any]
+    ) -> None:
+        kept = seen.save(folder, count)
+        model.write(folder / _BASE)
+        request = {"session": session, "kept": kept, "options": dict(options), "parent": os.getpid()}
         (folder / _REQUEST).write_text(json.dumps(request))
-        seen.save(folder / _FRAMES)
         path = os.pathsep.join(filter(None, (str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "poco.online", str(folder)],
+            [sys.executable, "-c", _START, str(folder)],
             env={**os.environ, "PYTHONPATH": path},
             cwd=folder,  # nothing else that is called poco stands before this one
             stdout=subprocess.DEVNULL,
@@ -211,6 +270,20 @@ def _cancel_all() -> None:
         adaptation.cancel()
 
 
+def _leave_real_time() -> None:
+    """This thread is one as any other from now on, and so will be the process that it starts.
+
+    A thread has priority and CPUs of the one that made it: that which pushes, which may have a real-time set-up.
+    """
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError):  # where that may not be changed, it is as it is
+        if os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR):
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, _CPUS)
+
+
 def without(model: Member, session: str) -> Member:
     """A copy of a model that does not know one of its sessions.
 
@@ -240,30 +313,25 @@ def _end_with(parent: int, folder: Path) -> None:
 
 
 def main(folder: Path) -> int:
-    """Adapt as the request in a folder says, at low priority and on one thread, so that the stream has the rest."""
+    """Adapt as the request in a folder says, on one thread, so that the stream has the rest."""
     import torch
 
     from poco import models
     from poco.adaptation import adapt
     from poco.nn.files import learnt_rate
 
-    os.nice(10)
     request = json.loads((folder / _REQUEST).read_text())
     threading.Thread(target=_end_with, args=(request["parent"], folder), daemon=True).start()
     torch.set_num_threads(1)
     session = request["session"]
-    model = cast("Member", models.load(Path(request["model"])))
+    model = cast("Member", models.load(folder / _BASE))
     spec = model.sessions[model.session_index(session)]
     rate = learnt_rate(model, session)
     try:
-        recording = Seen.load(folder / _FRAMES).recording(session, spec.units, rate, spec.dataset)
+        recording = Seen.load(folder, **request["kept"]).recording(session, spec.units, rate, spec.dataset)
         adapted = adapt(without(model, session), recording, **request["options"])
     except (PocoError, TypeError) as error:
         print(error, file=sys.stderr)
         return 1
     adapted.save(folder)
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(Path(sys.argv[1])))

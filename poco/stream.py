@@ -21,7 +21,7 @@ import torch
 from poco import core, models
 from poco.errors import BackendError, CheckpointError, ConfigError, DataError, PocoError
 from poco.nn import files, vocabulary
-from poco.online import OnlineAdaptation, Seen
+from poco.online import ModelFiles, OnlineAdaptation, Seen
 
 if TYPE_CHECKING:
     from poco.models import Forecaster
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 MISSING, GAPS = ("hold", "drop"), ("fill", "restart", "refuse")
 MARKS = {1: "held", 2: "filled", 4: "restarted", 8: "late", 16: "overflowed", 32: "rate"}
+
+
+class GapError(DataError):
+    """Frames are missing, and the stream is one that refuses gaps."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +91,8 @@ class Stream:
             without one no gap is seen.
         tolerance: a gap begins where an interval is longer by more than this share, and by half at least.
         deadline_ms: for a forecast; later ones are marked and counted. None: there is none.
-        keep: how many of the last frames to keep for :meth:`adapt_online`; 0: none.
+        keep: how many of the last frames to keep for :meth:`adapt_online`; 0: none. With them, what the files of the
+            model hold is kept in memory: that model is adapted, whatever becomes of the folder or the one given.
 
     Raises:
         CheckpointError: if there is no model, it is damaged, or of a kind that cannot be streamed.
@@ -126,7 +131,7 @@ class Stream:
             if value is not None and not isinstance(value, Real):
                 raise ConfigError(f"{name} must be a number, got {value!r}")
         model = _of_run(model)
-        opened = open_model(model)
+        opened, kept = _open(model, keep=keep > 0)
         options = {
             "bfloat16": precision == "bf16",
             "threads": torch.get_num_threads() if threads is None else threads,
@@ -142,7 +147,7 @@ class Stream:
         self.session, self.units = opened.sessions[index]
         _check_normalised(model, index, self.session)
         self.context, self.horizon, self.deadline_ms = opened.context, opened.horizon, deadline_ms
-        self._model, self._seen = model, Seen(keep, self.units) if keep else None
+        self._files, self._seen = kept, Seen(keep, self.units) if keep else None
         self._online: OnlineAdaptation | None = None
         self._adapted = False  # whether a model was swapped in that no forecast is of yet
         self._swaps_late, self._longest_swap_ms = 0, 0.0  # what the engine does not know of
@@ -158,8 +163,9 @@ class Stream:
             time: seconds at which it was taken; None: not known, one interval after the frame before it.
 
         Raises:
-            DataError: if the frame has not one number for each unit, or its time does not come after the last one's;
-                the stream is as it was, but that it may have gone on with an adapted model.
+            DataError: if the frame has not one number for each unit, or its time does not come after the last one's, or
+                frames are missing and gaps are refused (GapError); the stream is as it was, but that it may have gone
+                on with an adapted model.
             BackendError: if the GPU failed: the frame was taken and has no forecast.
         """
         given = np.asanyarray(frame)
@@ -220,11 +226,10 @@ class Stream:
             ConfigError: if it does not know the session, with the same units in their order, or has another context or
                 horizon; the stream is as it was.
         """
-        model = _of_run(model)
-        opened = open_model(model)
+        opened, kept = _open(_of_run(model), keep=self._seen is not None)
         with _errors(ConfigError):
             self._stream.swap(opened)
-        self._model, self._adapted = model, False
+        self._files, self._adapted = kept, False
         self._forget_adaptation()
 
     def adapt_online(self, **options: Any) -> OnlineAdaptation:
@@ -251,15 +256,14 @@ class Stream:
             raise ConfigError("no frame was pushed yet: there is nothing to learn from")
         if self._online is not None and not self._online.done:
             raise ConfigError("an adaptation is going on: wait for its result, or cancel it")
-        model: Any = models.model_folder(self._model) if isinstance(self._model, str | Path) else self._model
-        if not isinstance(model, Path) and not hasattr(model, "save_pretrained"):
+        if self._files is None:
             raise ConfigError("a model that was opened for streaming is not adapted: give the stream its folder")
-        self._online = OnlineAdaptation(model, self.session, self._seen.copy(), options, self._load)
+        self._online = OnlineAdaptation(self._files, self.session, self._seen, options, self._load)
         return self._online
 
     def _load(self, folder: Path) -> Any:
-        """The adapted model in memory and in the engine."""
-        return models.load(folder), open_model(folder)
+        """The adapted model in the engine, and what its files hold; not as Python has models, which takes long."""
+        return _open(folder, keep=True)
 
     def _take_adapted(self) -> float:
         """Go on with the adapted model if there is one that is new; milliseconds that it took, 0: there is none."""
@@ -267,14 +271,14 @@ class Stream:
             return 0.0
         began = perf_counter()
         online, self._online = self._online, None
-        (model, opened), online.opened = online.opened, None
+        (opened, kept), online.opened = online.opened, None
         try:
             with _errors(ConfigError):
                 self._stream.swap(opened)
         except PocoError as error:
             online.fail(f"the stream cannot go on with the adapted model: {error}")
         else:
-            self._model, self._adapted = model, True
+            self._files, self._adapted = kept, True
         return 1e3 * (perf_counter() - began)
 
     def _forget_adaptation(self) -> None:
@@ -300,7 +304,11 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._forget_adaptation()
-        self._stream.reset()
+        try:
+            self.reset()
+        except PocoError:  # another thread uses it, for example
+            if error is None:  # what ends the block is said first
+                raise
 
 
 def float32_of(values: npt.ArrayLike) -> npt.NDArray[np.float32]:
@@ -313,8 +321,8 @@ def float32_of(values: npt.ArrayLike) -> npt.NDArray[np.float32]:
 def set_realtime(cpus: Sequence[int] = (), priority: int = 0, lock_memory: bool = False) -> None:
     """Ask the operating system for a real-time set-up; call it before the stream is opened, in the thread that pushes.
 
-    It is of the calling thread and of those that it makes later, those of a stream among them; locked memory is of the
-    whole process. Linux alone.
+    It is of the calling thread and of those that it makes later, those of a stream among them, but for that of
+    :meth:`Stream.adapt_online` and its process; locked memory is of the whole process. Linux alone.
 
     Args:
         cpus: numbers of those that the thread may run on; none: as it is.
@@ -341,12 +349,14 @@ def _engine() -> Any:
 
 @contextmanager
 def _errors(kind: type[PocoError]) -> Iterator[Any]:
-    """The engine; its errors are of this kind, and a GPU's a BackendError."""
+    """The engine; its errors are of this kind, but for a GPU's (BackendError) and of gaps (GapError)."""
     engine = _engine()
     try:
         yield engine
     except engine.GpuError as error:
         raise BackendError(str(error)) from None
+    except engine.GapError as error:
+        raise GapError(str(error)) from None
     except engine.Error as error:
         raise kind(str(error)) from None
 
@@ -377,18 +387,31 @@ def open_model(model: Forecaster | Run | str | Path | Any) -> Any:
         ConfigError: if it is something else.
         BackendError: if the compiled core is not in use.
     """
+    return _open(_of_run(model), keep=False)[0]
+
+
+def _open(model: Any, *, keep: bool) -> tuple[Any, ModelFiles | None]:
+    """The model as the engine has it, and if asked for what its files held, which is what was opened.
+
+    There are no files of what :func:`open_model` gave.
+    """
     engine = _engine()
-    model = _of_run(model)
     if isinstance(model, engine.StreamModel):
-        return model
+        return model, None
     if not isinstance(model, str | Path):
         if not hasattr(model, "save_pretrained"):
             raise ConfigError(f"what is streamed is a model, a run or a folder of either, got {type(model).__name__}")
         with tempfile.TemporaryDirectory() as made:
             model.save_pretrained(made)
-            return open_model(made)
+            return _open(made, keep=keep)
     try:
-        return engine.StreamModel.open(str(model))
+        if not keep:
+            return engine.StreamModel.open(str(model)), None
+        folder = models.model_folder(model)
+        found = ModelFiles.read(folder)
+        return engine.StreamModel.read(found.config, found.tensors, str(folder)), found
+    except OSError as error:
+        raise CheckpointError(f"cannot read {error.filename}: {error.strerror}") from None
     except engine.Error as error:
         raise CheckpointError(str(error)) from None
 

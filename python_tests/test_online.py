@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ import poco
 from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.errors import ConfigError, DataError
-from poco.online import AdaptationFailedError, OnlineAdaptation, Seen, without
+from poco.online import AdaptationFailedError, ModelFiles, OnlineAdaptation, Seen, without
 
 pytestmark = needs_core
 
@@ -109,6 +110,27 @@ def test_what_goes_wrong_leaves_the_stream_as_it_was(joined: Any, recordings: li
     assert "adapted" not in stream.push(frames[0]).marks
 
 
+@pytest.mark.parametrize("opened", ["folder", "model"])
+def test_the_model_that_forecasts_is_adapted(
+    recordings: list[Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: str
+) -> None:
+    torch.manual_seed(0)
+    model = normalised(6)
+    model.save_pretrained(tmp_path / "run" / "model")
+    monkeypatch.chdir(tmp_path)
+    stream = poco.Stream("run" if opened == "folder" else model, "a", keep=1000)
+    expected = poco.adapt(without(copy.deepcopy(model), "a"), recordings[2], mode="zero-shot").after
+    for frame in recordings[2].activity.T:
+        stream.push(frame)
+    with torch.no_grad():
+        for parameter in model.parameters():  # it is trained on, and saved
+            parameter.mul_(0.5)
+    model.save_pretrained(tmp_path / "run" / "model")
+    monkeypatch.chdir("/")
+    assert stream.adapt_online(mode="zero-shot").result(120)["after"] == pytest.approx(expected, abs=1e-6)
+    assert "adapted" in stream.push(recordings[2].activity.T[0]).marks
+
+
 class Made(OnlineAdaptation):
     """An adaptation by whatever function is put in place of the process."""
 
@@ -133,7 +155,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> tuple[poco.Stream, poco.POCO, np.n
     monkeypatch.setattr("poco.stream.OnlineAdaptation", Made)
     model, other = normalised(2), normalised(2)
     opened = poco.stream.open_model(other)
-    monkeypatch.setattr(poco.Stream, "_load", lambda *_: (other, opened))
+    monkeypatch.setattr(poco.Stream, "_load", lambda *_: (opened, ModelFiles(b"", b"")))
     frames = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
     stream = poco.Stream(model, "a", keep=100)
     for frame in frames[:15]:
@@ -213,7 +235,7 @@ def test_what_cannot_be_opened_or_swapped_in_is_no_success(small: Any, monkeypat
         stream.adapt_online().result()
     monkeypatch.setattr(Made, "made", staticmethod(lambda: {"session": "a"}))
     wide = normalised(3)
-    wide = wide, poco.stream.open_model(wide)
+    wide = poco.stream.open_model(wide), ModelFiles(b"", b"")
     monkeypatch.setattr(poco.Stream, "_load", lambda *_: wide)
     adaptation = stream.adapt_online()
     assert adaptation.result() == {"session": "a"}
@@ -272,6 +294,49 @@ def test_the_process_ends_with_the_program(recordings: list[Recording], tmp_path
     assert not list(tmp_path.glob("poco-online-*"))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone")
+def test_a_real_time_set_up_is_of_the_thread_that_pushes_alone(recordings: list[Recording], tmp_path: Path) -> None:
+    normalised(6).save_pretrained(tmp_path / "model")
+    np.save(tmp_path / "frames.npy", recordings[2].activity.T)
+    code = """if True:
+        import os, pathlib, threading, time
+        import numpy as np, poco
+        every = os.sched_getaffinity(0)
+        one = {min(every)}
+        try:
+            poco.stream.set_realtime(cpus=one, priority=50)
+        except poco.errors.ConfigError as error:
+            print("refused:", error)
+            raise SystemExit
+        stream = poco.Stream("model", "a", keep=1000)
+        for frame in np.load("frames.npy"):
+            stream.push(frame)
+        adaptation = stream.adapt_online(steps=10**6)
+        while adaptation._process is None:
+            time.sleep(0.001)
+        process = adaptation._process.pid
+        while b"poco" not in pathlib.Path(f"/proc/{process}/cmdline").read_bytes():
+            time.sleep(0.001)  # it is this program until it is its own
+        helper = next(each.native_id for each in threading.enumerate() if each.name == "poco-online")
+        for each in (helper, process):
+            assert os.sched_getscheduler(each) == os.SCHED_OTHER, each
+            assert os.sched_getaffinity(each) == every, each
+        while os.getpriority(os.PRIO_PROCESS, process) < 10:
+            assert "torch" not in pathlib.Path(f"/proc/{process}/maps").read_text(), "imports come first"
+            time.sleep(0.001)
+        assert os.sched_getscheduler(0) == os.SCHED_FIFO
+        assert os.sched_getaffinity(0) == one
+        print("as any other")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    if done.stdout.startswith("refused: "):
+        pytest.skip(done.stdout)
+    assert done.stdout == "as any other\n"
+
+
 def command(process: int) -> bytes:
     """The command line of a process; empty of one that has ended."""
     try:
@@ -294,6 +359,39 @@ def test_frames_are_kept_in_stretches_and_missing_values_held() -> None:
     never.add(np.array([1, np.nan], np.float32), begins=True)
     with pytest.raises(DataError, match="unit 'v' was not seen"):
         never.recording("a", ("u", "v"), None, "d")
+
+
+@pytest.mark.parametrize(("before", "meanwhile", "kept"), [(3, 1, 3), (3, 6, 0), (7, 0, 4), (12, 2, 2), (12, 4, 0)])
+def test_frames_are_written_while_others_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, meanwhile: int, kept: int
+) -> None:
+    """Of those that are there, none is newer than asked for, or half of another; one more may be on its way in."""
+    seen, write = Seen(5, 2), np.save
+
+    def add(number: int) -> None:
+        seen.add(np.full(2, number, np.float32), begins=number % 3 == 0)
+
+    def slowly(path: Path, values: np.ndarray) -> None:
+        if values.ndim == 2:  # the others come when half of it is written
+            half = values[: len(values) // 2].copy()
+            for number in range(before, before + meanwhile):
+                add(number)
+            values = np.concatenate([half, values[len(half) :]])
+        write(path, values)
+
+    for number in range(before):
+        add(number)
+    monkeypatch.setattr(np, "save", slowly)
+    if not kept:
+        with pytest.raises(DataError, match="newer frames overwrote all"):
+            seen.save(tmp_path, before)
+        return
+    found = Seen.load(tmp_path, **seen.save(tmp_path, before))
+    recording = found.recording("a", ("u", "v"), None, "d")
+    numbers = list(range(before - kept, before))
+    np.testing.assert_array_equal(recording.activity, [numbers, numbers])
+    begins = [place for place, number in enumerate(numbers) if place and number % 3 == 0]
+    assert [start for start, _ in recording.stretches] == [0, *begins]
 
 
 def test_what_the_stream_holds_as_missing_is_not_learnt() -> None:

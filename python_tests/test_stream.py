@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import json
 import re
 import shutil
@@ -230,6 +231,77 @@ def test_a_dropped_unit_tells_the_population_nothing() -> None:
         results.append(list(poco.Stream(model, "b", missing="drop").over(changed))[-1].values)
     others = [0, 1, 2, 4, 5, 6]
     np.testing.assert_array_equal(results[0][others], results[1][others])
+
+
+def of_units(model: Any, kept: list[int]) -> Any:
+    """The model as if session 'b' never had other units than these."""
+    if isinstance(model, Ensemble):
+        return Ensemble([of_units(member, kept) for member in model]).eval()
+    first, second = model.sessions
+    types = tuple(second.unit_types[unit] for unit in kept if second.unit_types)
+    names = tuple(second.units[unit] for unit in kept)
+    smaller = type(model)(model.config, [first, dataclasses.replace(second, units=names, unit_types=types)]).float()
+    state = smaller.state_dict()
+    for name, value in model.state_dict().items():
+        if name.endswith("vocabulary"):
+            continue
+        place = next((p for p, n in enumerate(value.shape) if n != state[name].shape[p]), None)
+        state[name] = value if place is None else value.index_select(place, torch.tensor(kept))
+    smaller.load_state_dict(state)
+    return smaller.eval()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_drop_leaves_is_the_batch_forecast_of_the_units_that_are_there(name: str) -> None:
+    model, frames, kept = MODELS[name](), activity(frames=40), [0, 1, 3, 4, 6]
+    expected_of = of_units(MODELS[name](), kept)
+    broken = frames.copy()
+    broken[8:20, 2], broken[14, 5] = np.nan, np.nan  # both are in the contexts of the frames 14 to 25
+    found = list(poco.Stream(model, "b", missing="drop").over(broken))
+    for t in range(14, 26):
+        expected = batch_forecast(expected_of, frames[t - 11 : t + 1, kept], "b")
+        assert np.isnan(found[t].values[[2, 5]]).all()
+        assert relative_error(torch.from_numpy(found[t].values[kept]), torch.from_numpy(expected)) < 1e-5
+        assert list(np.flatnonzero(~found[t].valid)) == [2, 5]
+    whole = batch_forecast(model, frames[28:40], "b")
+    assert relative_error(torch.from_numpy(found[39].values), torch.from_numpy(whole)) < 1e-5
+
+
+def test_a_session_of_two_units() -> None:
+    model, frames = small_poco(2), activity(2, 30)
+    frames[15, 1] = np.nan
+    for missing in ("hold", "drop"):
+        found = list(poco.Stream(model, "b", missing=missing).over(frames))
+        alone, held = of_units(small_poco(2), [0]), frames.copy()
+        held[15, 1] = frames[14, 1]
+        for t in range(15, 27):
+            given = (alone, frames[t - 11 : t + 1, :1]) if missing == "drop" else (model, held[t - 11 : t + 1])
+            expected = batch_forecast(*given, "b")
+            values = found[t].values[:1] if missing == "drop" else found[t].values
+            assert relative_error(torch.from_numpy(values), torch.from_numpy(expected)) < 1e-5
+            assert list(found[t].valid) == [True, False]
+
+
+def test_what_ends_a_block_is_not_replaced() -> None:
+    """By an error that the end of the stream is."""
+    stream, asked = poco.Stream(small_poco(), "b"), []
+    engines = stream._stream
+
+    class Busy:
+        def reset(self) -> None:
+            asked.append(True)
+            raise core.module().Error("the stream is in use by another thread")
+
+    stream._stream = Busy()
+    with pytest.raises(ConfigError, match="in use by another thread"), stream:
+        pass
+    with pytest.raises(KeyError, match="of the block"), stream:
+        raise KeyError("of the block")
+    assert asked == [True, True]
+    stream._stream = engines
+    with stream:
+        stream.push(activity()[0])
+    assert stream.push(activity()[0]).missing == 11
 
 
 def test_gaps_in_time() -> None:

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
+#include <string>
 
 #include "core/errors.h"
 #include "poco/poco.h"
@@ -57,7 +59,9 @@ uint64_t saved_states(bool has_xsave) {
 #endif
 }
 
-std::vector<std::string> find_features() {
+}  // namespace
+
+CpuFeatures::CpuFeatures() noexcept {
     const auto bit = [](uint32_t value, int n) { return ((value >> n) & 1u) != 0; };
     const Registers one = cpuid(1, 0);
     const Registers seven = cpuid(7, 0);
@@ -68,10 +72,6 @@ std::vector<std::string> find_features() {
     const bool zmm = saved(0xe6);
     const bool tiles = saved(0x60000);
 
-    std::vector<std::string> found;
-    const auto add = [&](const char* feature, bool there) {
-        if (there) found.emplace_back(feature);
-    };
     add("sse2", bit(one.edx, 26));
     add("sse4_1", bit(one.ecx, 19));
     add("avx", ymm && bit(one.ecx, 28));
@@ -89,20 +89,30 @@ std::vector<std::string> find_features() {
     add("amx_tile", tiles && bit(seven.edx, 24));
     add("amx_int8", tiles && bit(seven.edx, 25));
     add("amx_bf16", tiles && bit(seven.edx, 22));
-    return found;
 }
 
 #else
 
-std::vector<std::string> find_features() {
+}  // namespace
+
+CpuFeatures::CpuFeatures() noexcept {
 #if defined(__aarch64__) || defined(_M_ARM64)
-    return {"neon"};
-#else
-    return {};
+    add("neon", true);
 #endif
 }
 
 #endif
+
+void CpuFeatures::add(const char* name, bool there) noexcept {
+    const size_t letters = std::strlen(name);
+    if (!there || count_ == kMost || letters + 1 >= kLongest) return;
+    names_[count_++] = name;
+    if (length_ > 0) joined_[length_++] = ' ';
+    std::memcpy(joined_ + length_, name, letters + 1);
+    length_ += letters;
+}
+
+namespace {
 
 // Linux hands out the tile registers to processes that ask; threads started later have them too.
 [[maybe_unused]] bool may_use_tiles() {
@@ -116,8 +126,8 @@ std::vector<std::string> find_features() {
 }
 
 [[maybe_unused]] bool has(const char* feature) {
-    for (const std::string& there : cpu_features()) {
-        if (there == feature) return true;
+    for (const char* const there : cpu_features()) {
+        if (std::strcmp(there, feature) == 0) return true;
     }
     return false;
 }
@@ -143,8 +153,8 @@ Isa choose_isa() {
 
 }  // namespace
 
-const std::vector<std::string>& cpu_features() {
-    static const std::vector<std::string> found = find_features();
+const CpuFeatures& cpu_features() {
+    static const CpuFeatures found;
     return found;
 }
 
@@ -190,10 +200,5 @@ Isa isa() {
 }  // namespace poco
 
 extern "C" const char* poco_cpu_features(void) {
-    static const std::string joined = [] {
-        std::string text;
-        for (const std::string& feature : poco::cpu_features()) text += (text.empty() ? "" : " ") + feature;
-        return text;
-    }();
-    return joined.c_str();
+    return poco::cpu_features().joined();
 }

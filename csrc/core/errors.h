@@ -1,6 +1,7 @@
 // Errors of the core: one line that says what is wrong, where, and what to do.
 #pragma once
 
+#include <locale>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -19,10 +20,17 @@ public:
     using Error::Error;
 };
 
+// Frames are missing, and the stream is one that refuses gaps.
+class GapError : public Error {
+public:
+    using Error::Error;
+};
+
 // Throws an Error whose message is all parts one after another.
 template <typename Kind = Error, typename... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
     std::ostringstream message;
+    message.imbue(std::locale::classic());  // numbers look alike whatever the program's language
     (message << ... << parts);
     throw Kind(message.str());
 }

@@ -1,8 +1,6 @@
 // The Python module poco._core: converts arguments, releases the interpreter lock, calls the core. Nothing else.
 #include "python/bindings.h"
 
-#include <pybind11/stl.h>
-
 #include <string>
 
 #include "core/cpu_features.h"
@@ -31,10 +29,13 @@ PYBIND11_MODULE(_core, m) {
     m.doc() = "The compiled core of poco; use it through poco.core.";
     py::register_exception<poco::Error>(m, "Error", PyExc_ValueError);
     py::register_exception<poco::GpuError>(m, "GpuError", m.attr("Error"));
+    py::register_exception<poco::GapError>(m, "GapError", m.attr("Error"));
     m.attr("version") = poco_version();
     m.attr("compiler") = poco::compiler();
     m.attr("cuda_compiler") = poco::cuda_compiler();
-    m.attr("cpu_features") = poco::cpu_features();
+    py::list features;
+    for (const char* const feature : poco::cpu_features()) features.append(feature);
+    m.attr("cpu_features") = features;
     m.attr("isa") = poco::name(poco::isa());
     m.attr("cpu_kernels_missing") = cpu_kernels_missing();
     define_core(m);

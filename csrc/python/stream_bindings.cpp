@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstring>
+#include <string_view>
 
 #include "core/errors.h"
 #include "cuda/gpu.h"
@@ -114,6 +115,13 @@ void define_stream(py::module_& m) {
                     [](const std::string& folder) {
                         const py::gil_scoped_release release;
                         return std::const_pointer_cast<poco::Model>(poco::Model::load(folder));
+                    })
+        .def_static("read",
+                    [](const py::bytes& config, const py::bytes& tensors, const std::string& folder) {
+                        const std::string_view text = config, data = tensors;
+                        const py::gil_scoped_release release;
+                        poco::Buffer<uint8_t> copy(data.begin(), data.end());
+                        return std::const_pointer_cast<poco::Model>(poco::Model::read(text, std::move(copy), folder));
                     })
         .def_property_readonly("context", &poco::Model::context)
         .def_property_readonly("horizon", &poco::Model::horizon)

@@ -5,6 +5,9 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <locale>
+#include <sstream>
+#include <string>
 
 #include "core/errors.h"
 #include "core/log.h"
@@ -26,6 +29,20 @@ void log_session(const char* what, const Model& model, const Session& session, c
              session.name.c_str(), static_cast<long long>(session.units), static_cast<long long>(model.context()),
              static_cast<long long>(model.horizon()), arithmetic.bfloat16 ? "bfloat16" : "float32", arithmetic.threads,
              arithmetic.gpu >= 0 ? ", on a GPU" : "");
+}
+
+// A time to the microsecond, without zeros at its end: clocks that count from 1970 have ten digits before the point.
+std::string seconds(double time) {
+    std::ostringstream text;
+    text.imbue(std::locale::classic());
+    if (std::abs(time) < 1e15) text << std::fixed;
+    text.precision(6);
+    text << time;
+    std::string digits = text.str();
+    if (digits.find('e') != std::string::npos || digits.find('.') == std::string::npos) return digits;
+    digits.erase(digits.find_last_not_of('0') + 1);
+    if (digits.back() == '.') digits.pop_back();
+    return digits;
 }
 }  // namespace
 
@@ -100,7 +117,8 @@ int64_t Stream::gap_before(double time) const {
     if (std::isnan(time) || !has_time_) return 0;
     const double passed = time - last_time_;
     if (!(passed > 0)) {
-        fail("frame at ", time, " s does not come after the one at ", last_time_, " s: time stamps must rise");
+        fail("frame at ", seconds(time), " s does not come after the one at ", seconds(last_time_), " s (difference ",
+             passed, " s): time stamps must rise");
     }
     const auto since = static_cast<double>(untimed_ + 1);  // this frame and those without a time before it
     if (!(interval_ > 0) || passed <= interval_ * (since + options_.tolerance)) return 0;
@@ -158,7 +176,8 @@ StreamForecast Stream::push(const float* frame, int64_t length, double time) {
         if (std::isinf(time)) fail("the time of a frame must be finite, or NaN where it is not known");
         missing = gap_before(time);
         if (missing > 0 && options_.gap == Gap::refuse) {
-            fail("frames are missing between ", last_time_, " s and ", time, " s");
+            fail<GapError>("frames are missing between ", seconds(last_time_), " s and ", seconds(time),
+                           " s (difference ", time - last_time_, " s)");
         }
     } catch (...) {
         ++stats_.refused;

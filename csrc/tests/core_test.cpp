@@ -6,6 +6,7 @@
 #include <functional>
 #include <limits>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "check.h"
@@ -25,6 +26,14 @@ bool fails_with(const std::function<void()>& action, const std::string& part) {
         std::printf("unexpected message: %s\n", error.what());
     }
     return false;
+}
+
+void test_cpu_features_are_named() {
+    static_assert(std::is_trivially_destructible_v<poco::CpuFeatures>, "what poco_cpu_features gave stays");
+    static_assert(std::is_nothrow_default_constructible_v<poco::CpuFeatures>, "it is called from C");
+    std::string joined;
+    for (const char* const name : poco::cpu_features()) joined += (joined.empty() ? "" : " ") + std::string(name);
+    CHECK(joined == poco_cpu_features());
 }
 
 void test_philox_known_answers() {
@@ -165,6 +174,7 @@ int main(int argc, char** argv) {
     }
     if (!wanted.empty()) CHECK(poco::name(poco::isa()) == wanted);
     CHECK(std::string(poco_version()) == POCO_EXPECTED_VERSION);
+    test_cpu_features_are_named();
     test_philox_known_answers();
     test_philox_fill();
     test_dropout_probability();

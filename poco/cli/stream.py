@@ -75,8 +75,8 @@ def register(app: typer.Typer) -> None:
         """Take frames one by one, forecast after each, and score what then comes.
 
         They come from a recording, played at its rate (--replay), from a wire until Ctrl-C ends it (--in), or each from
-        a client that gets the forecast as its answer (--serve). SIGTERM is as good as Ctrl-C. Options of reading that
-        are not given are those the run was trained with.
+        a client that gets the forecast as its answer (--serve). Ctrl-C or SIGTERM ends any of them with all counters.
+        Options of reading that are not given are those the run was trained with.
         """
         if sum(given is not None for given in (replay, source, serve)) != 1:
             raise ConfigError("give one of --replay RECORDING, --in WIRE and --serve WIRE")
@@ -153,17 +153,18 @@ def _replay(
     opened = Stream(run, as_session or recording.session, interval=interval, **options)
     model = model_of(forecaster, "what is streamed")
     played = play(opened, model, recording, speed=speed, frames=frames)
-    if not silent:
-        note(f"session '{opened.session}', {counted(opened.units, 'unit')}, at {recording.rate_hz or 0:g} Hz")
     with ExitStack() as ends:
         out = None if sink is None else ends.enter_context(closing(open_sink(sink, opened.units, opened.horizon)))
         dashboard = ends.enter_context(_Dashboard(silent=silent))
         score = None
-        for number, found, score in played:
-            if out is not None:
-                out.send(number, found)
-            seen = np.where(opened.seen, recording.activity[:, number], np.nan)
-            dashboard.show(seen, found, score.score, opened.stats())
+        with suppress(KeyboardInterrupt):
+            if not silent:
+                note(f"session '{opened.session}', {counted(opened.units, 'unit')}, at {recording.rate_hz or 0:g} Hz")
+            for number, found, score in played:
+                if out is not None:
+                    out.send(number, found)
+                seen = np.where(opened.seen, recording.activity[:, number], np.nan)
+                dashboard.show(seen, found, score.score, opened.stats())
     more = {} if out is None else {"dropped_forecasts": out.dropped}
     _report(opened, None if score is None else score.score, more, silent=silent)
     if not silent:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from poco.errors import DataError
-from poco.stream import Stream, StreamForecast
+from poco.stream import GapError, Stream, StreamForecast
 from poco.wires.framing import WireFrame
 
 Log = Callable[[str], None]
@@ -151,12 +151,15 @@ class Feed:
         self._first = 0  # the number from which numbers are counted where they stand in for the clock
         self._clock = False  # whether the sender has one
         self._away = 0  # frames in a row without a time
+        self._anew = False  # whether the stream was reset and no frame was taken since
 
     def push(self, frame: WireFrame) -> StreamForecast:
         """Pushes a frame; a forecast after a reset has the mark ``restarted``.
 
         Raises:
             RepeatedFrameError: if it came twice, and no time says that it did not; the stream is as it was.
+            GapError: if frames are missing, and the stream is one that refuses gaps. It is as it was, and will refuse
+                later frames too until :meth:`begin_anew`.
             DataError: if the frame cannot be used; the stream is as it was.
         """
         now = time.monotonic()
@@ -168,10 +171,8 @@ class Feed:
         why = None if frame.values.size != self._stream.units else self._broken(frame.number, seconds, clock)
         if why:
             self._log(f"{why}: the stream begins anew")
-            self._stream.reset()
-            self.waiting.begin_anew()
-            self.resets += 1
-            self._last, first = None, frame.number
+            self.begin_anew()
+            first = frame.number
             seconds = 0.0 if interval else frame.time
         if seconds is None and self._last is not None and frame.number == self._last[0]:
             self.repeated += 1
@@ -185,14 +186,22 @@ class Feed:
                 self._log(f"the sender began anew: frame {frame.number} after {last}, its clock went on")
         self._last, self._first = (frame.number, before if seconds is None else seconds), first
         self._clock, self._away = clock, away
-        if seconds is not None or why:
+        if seconds is not None or self._anew:
             self.behind = 0
-        marks = found.marks | {"restarted"} if why else found.marks
+        marks = found.marks | {"restarted"} if self._anew else found.marks
+        self._anew = False
         deadline = self._stream.deadline_ms
         if deadline and found.values is not None and waited + found.latency_ms > deadline:
             marks |= {"late"}
         self.late += "late" in marks
         return replace(found, time=frame.time, marks=marks)
+
+    def begin_anew(self) -> None:
+        """Resets the stream: nothing is known of what lies between the frames so far and the next one."""
+        self._stream.reset()
+        self.waiting.begin_anew()
+        self.resets += 1
+        self._last, self._anew = None, True
 
     def _broken(self, number: int, seconds: float | None, clock: bool) -> str | None:
         """Why nothing is known of what lies between the last frame and this one; None if the stream can go on."""
@@ -214,8 +223,14 @@ class Feed:
             return f"the sender began anew: frame {number} after {last}, and its clock too"
         self.behind += 1
         if self.behind >= self._stream.context:
-            return f"the sender's clock was set back, to {seconds:g} s from {before:g} s"
+            between = f"to {_digits(seconds)} s from {_digits(before)} s (difference {seconds - before:g} s)"
+            return f"the sender's clock was set back, {between}"
         return None
+
+
+def _digits(seconds: float) -> str:
+    """A time to the microsecond: clocks that count from 1970 have ten digits before the point."""
+    return f"{seconds:.6f}".rstrip("0").rstrip(".")
 
 
 class Live:
@@ -252,7 +267,7 @@ class Live:
         """Frames that were taken, with their forecasts, which have been sent by then; without an end.
 
         Raises:
-            DataError: if frames are missing, and the stream is one that refuses gaps.
+            GapError: if frames are missing, and the stream is one that refuses gaps.
             ConfigError: if what the wire brings cannot be frames of the session.
         """
         heard, silent, damaged, refusing = time.monotonic(), False, self._source.damaged, False
@@ -274,10 +289,9 @@ class Live:
             heard, silent = now, False
             try:
                 found = self.feed.push(frame)
+            except GapError:
+                raise  # no later frame would mend it
             except DataError as error:
-                repeated = isinstance(error, RepeatedFrameError)
-                if frame.values.size == self._stream.units and not self.feed.behind and not repeated:
-                    raise  # of a gap, which no later frame would mend
                 if not refusing:
                     self._log(f"a frame is refused, and so will be others like it: {error}")
                 refusing = True

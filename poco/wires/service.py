@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from poco.errors import DataError, WireError
-from poco.stream import Stream
+from poco.stream import GapError, Stream
 from poco.wires.framing import WireFrame, decode, encode_failure, encode_forecast
 from poco.wires.live import Feed, Log
 from poco.wires.zmq import library, open_socket
@@ -18,9 +18,10 @@ class ZmqService:
     A client is who has the same identity: by default each socket that connects. Of more than ``clients`` of them, the
     one that was silent longest is forgotten; should it come back, its stream begins anew, which its forecasts say
     (``warming``). A frame that cannot be used, or a message that is no frame, is answered with an error, and the
-    client's stream is as it was; a message that is no frame of the session makes nobody a client. Answers carry the
-    whole envelope that came, and never wait for anybody: where a client does not take them, they are dropped and
-    counted.
+    client's stream is as it was; a message that is no frame of the session makes nobody a client. Where frames are
+    missing and streams are such that refuse gaps, the frame after them is answered with an error, and with the next one
+    the client's stream begins anew. Answers carry the whole envelope that came, and never wait for anybody: where a
+    client does not take them, they are dropped and counted.
 
     Args:
         address: what comes after ``zmq:``; it binds where that does not say ``connect:``.
@@ -97,6 +98,9 @@ class ZmqService:
         try:
             found = feed.push(frame)
         except DataError as error:
+            if isinstance(error, GapError):
+                self._log(f"client {name.hex()}: {error}: its stream begins anew")
+                feed.begin_anew()  # no later frame would mend it
             self._refuse(envelope, frame.number, str(error))
             return None
         self._reply(envelope, encode_forecast(frame.number, found, stream.horizon))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -32,13 +34,35 @@ def test_a_replay_reports_latency_and_score(poco, trained, recordings) -> None:
 
 
 def test_a_replay_takes_the_time_that_it_took(poco, trained, recordings) -> None:
-    import time
-
     name = sorted(recordings.glob("*.npz"))[0].stem
     began = time.monotonic()
     arguments = ("--replay", recordings / f"{name}.npz", "--frames", 11, "--json")
     assert poco("stream", trained, *arguments).code == 0
     assert time.monotonic() - began >= 0.5  # 20 frames a second
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_a_replay_that_is_ended_says_its_counters(trained, recordings, end) -> None:
+    path = sorted(recordings.glob("*.npz"))[0]
+    played = subprocess.Popen(
+        [sys.executable, "-m", "poco", "stream", str(trained), "--replay", str(path)],  # for 20 s
+        cwd=recordings,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with played:
+        try:
+            while "at 20 Hz" not in played.stderr.readline():
+                assert played.poll() is None
+            time.sleep(1)
+            played.send_signal(end)
+            out, err = played.communicate(timeout=15)
+        finally:
+            played.kill()
+    assert played.returncode == 0, err
+    assert 1 <= int(re.match(r"([0-9]+) frames?, ", out)[1]) < 400
 
 
 def test_what_does_not_fit_says_so(poco, trained, recordings, tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ from helpers.needs import needs_core
 
 import poco
 from poco.errors import ConfigError, DataError
+from poco.stream import GapError
 from poco.wires import open_sink, open_source
 from poco.wires.framing import WireFrame
 from poco.wires.live import Arrivals, Feed, Live
@@ -83,7 +85,26 @@ def test_a_clock_that_was_set_back_is_believed_after_a_context(model, frames) ->
             feed.push(WireFrame(i, i * 0.5, frames[i]))
     found = feed.push(WireFrame(43, 21.5, frames[43]))
     assert (found.status, found.missing, found.marks) == ("warming", 11, {"restarted"})
-    assert said == ["the sender's clock was set back, to 21.5 s from 110 s: the stream begins anew"]
+    assert said == [
+        "the sender's clock was set back, to 21.5 s from 110 s (difference -88.5 s): the stream begins anew"
+    ]
+
+
+def test_a_clock_that_counts_from_1970_is_told_to_the_microsecond(model, frames) -> None:
+    stream, said, start = poco.Stream(model, "b", interval=0.5, gap="refuse"), [], 1732849200.125
+    feed = Feed(stream, interval=0.5, log=said.append)
+    feed.push(WireFrame(0, start, frames[0]))
+    with pytest.raises(
+        DataError, match=r"frame at 1732849200.1249 s .* one at 1732849200.125 s \(difference -9.98974e-05 s"
+    ):
+        feed.push(WireFrame(1, start - 0.0001, frames[1]))
+    with pytest.raises(GapError, match=r"between 1732849200.125 s and 1732849202.126 s \(difference 2.001 s\)"):
+        feed.push(WireFrame(2, start + 2.001, frames[2]))
+    for i in range(3, 15):
+        with suppress(DataError):
+            feed.push(WireFrame(i, start - 100 + i, frames[i]))
+    between = "to 1732849114.125 s from 1732849200.125 s (difference -86 s)"
+    assert said == [f"the sender's clock was set back, {between}: the stream begins anew"]
 
 
 def test_numbers_stand_in_for_a_clock(model, frames, same) -> None:
@@ -154,7 +175,9 @@ def test_a_clock_that_was_set_back_among_frames_without_a_time(model, frames) ->
             feed.push(WireFrame(i, i * 0.5, frames[i]))
     found = feed.push(WireFrame(34, 17.0, frames[34]))
     assert found.marks == {"restarted"}
-    assert said == ["the sender's clock was set back, to 17 s from 109.5 s: the stream begins anew"]
+    assert said == [
+        "the sender's clock was set back, to 17 s from 109.5 s (difference -92.5 s): the stream begins anew"
+    ]
 
 
 def test_without_a_rate_a_jump_of_numbers_is_no_small_matter(model, frames) -> None:
@@ -282,7 +305,7 @@ def test_a_stream_that_refuses_gaps_ends(model, frames) -> None:
     gap = [WireFrame(i, i * 0.5, frames[i]) for i in (5, 6)]
     for listed in ([*good, *gap], [*good, behind, *gap]):
         stream = poco.Stream(model, "b", interval=0.5, gap="refuse")
-        with pytest.raises(DataError, match=r"frames are missing between 1 s and 2.5 s"):
+        with pytest.raises(GapError, match=r"frames are missing between 1 s and 2.5 s \(difference 1.5 s\)"):
             list(Live(stream, Listed(listed), interval=0.5))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from contextlib import closing
 
@@ -28,8 +29,11 @@ def serve(model):
     ended, running = threading.Event(), []
     opened = open_model(model)
 
-    def start(**options) -> ZmqService:
-        made = ZmqService("tcp://127.0.0.1:*", lambda: poco.Stream(opened, "b", interval=0.5), interval=0.5, **options)
+    def start(gap: str = "fill", **options) -> ZmqService:
+        def stream() -> poco.Stream:
+            return poco.Stream(opened, "b", interval=0.5, gap=gap)
+
+        made = ZmqService("tcp://127.0.0.1:*", stream, interval=0.5, **options)
         made.where = made.endpoint
 
         def work() -> None:
@@ -108,6 +112,32 @@ def test_a_wrong_frame_is_answered_with_an_error_and_changes_nothing(serve, clie
         again = ask(socket, encode_frame(i, i * 0.5, frames[i]))
         assert "time stamps must rise" in again.text
     assert service.refused == 20 * 6
+
+
+@pytest.mark.parametrize("clock", [True, False])
+def test_a_gap_that_is_refused_is_answered_with_one_error(serve, client, model, frames, same, clock) -> None:
+    said = []
+    service = serve(gap="refuse", log=said.append)
+    socket, other = client(service.where), client(service.where)
+    ask(other, encode_frame(0, 0.0, frames[0]))
+
+    def asked(i: int):
+        return ask(socket, encode_frame(i, i * 0.5 if clock else None, frames[i]))
+
+    for i in range(15):
+        asked(i)
+    for start in (20, 50):  # more than once
+        failure = asked(start)
+        assert isinstance(failure, WireFailure)
+        assert failure.text.startswith("frames are missing between ")
+        direct = poco.Stream(model, "b", interval=0.5, gap="refuse")
+        for i in range(start + 1, start + 16):
+            found, expected = asked(i), direct.push(frames[i], i * 0.5 if clock else None)
+            marks = {"restarted"} if i == start + 1 else set()
+            same(found, dataclasses.replace(expected, marks=expected.marks | marks))
+    assert (service.clients, service.refused, len(said)) == (2, 2, 4)
+    assert said[-1].endswith("its stream begins anew")
+    assert ask(other, encode_frame(1, 0.5, frames[1])).missing == 10
 
 
 def test_a_client_that_begins_anew_under_its_name(serve, client, model, frames, same) -> None:

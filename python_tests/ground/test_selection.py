@@ -53,6 +53,14 @@ def test_a_session_too_short_for_a_stretch_is_left_out() -> None:
     assert all(len(part.recordings) < 2 for (share, _, _), part in forward_chained(cut) if share < 0.4)
 
 
+@pytest.mark.parametrize(
+    ("protocol", "fitted"), [("leak-free", [144, 144, 216]), ("published", [96, 96, 144, 144, 216])]
+)
+def test_statistics_are_not_taken_from_less_than_two_windows_side_by_side(protocol: str, fitted: list[int]) -> None:
+    cut = split(waves(frames=480), protocol=protocol)
+    assert [part.segments["train"][0] for _, part in forward_chained(cut)] == [((0, frames),) for frames in fitted]
+
+
 @pytest.mark.parametrize("units", [(6, 6), (6, 8)])
 def test_sessions_left_out_of_different_stretches_are_judged_by_their_own_ground(
     units: tuple[int, int], monkeypatch: pytest.MonkeyPatch

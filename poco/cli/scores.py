@@ -41,7 +41,7 @@ def print_scores(evaluation: Evaluation) -> None:
     if evaluation.interval is not None:
         say("Intervals: block bootstrap over time; they speak of these recordings, not of other animals.")
         if evaluation.few_blocks:
-            say(f"Some sessions have room for less than {FEW_BLOCKS} blocks: take the intervals for too narrow.")
+            say(f"Some sessions have room for less than {FEW_BLOCKS} blocks: the intervals are rough.")
     if evaluation.beside_mean:
         say(evaluation.beside_mean)
     if len(evaluation.sessions) > 1:

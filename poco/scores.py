@@ -18,7 +18,7 @@ import numpy as np
 
 from poco.errors import CheckpointError
 from poco.files import read_json
-from poco.intervals import FEW_BLOCKS, Ahead, Interval, block_length, interval_from_json
+from poco.intervals import FEW_BLOCKS, LEAST_BLOCKS, Ahead, Interval, block_length, interval_from_json
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,11 @@ class Evaluation:
         """Whether a session has room for so few blocks that the intervals are rough."""
         block = block_length(self.context, self.horizon, self.stride)
         return self.interval is not None and any(one.windows < FEW_BLOCKS * block for one in self.sessions)
+
+    @property
+    def too_short(self) -> bool:
+        """Whether the part has room for too few blocks for any interval."""
+        return 0 < self.windows < LEAST_BLOCKS * block_length(self.context, self.horizon, self.stride)
 
     @property
     def beside_mean(self) -> str:

@@ -1,15 +1,17 @@
 """Intervals of prediction scores: by block bootstrap over time, and by Student's t over seeds, animals or sessions.
 
 Windows that start a frame apart share nearly all their frames, so their errors rise and fall together, and a standard
-error that takes them for independent is far too small. Here blocks of consecutive windows are drawn instead, as long as
-the frames of one window, so that what overlaps stays together (Künsch 1989, "The jackknife and the bootstrap for
-general stationary observations", Annals of Statistics 17, 1217-1241; in a circle, so that every window is drawn equally
-often: Politis and Romano 1992, "A circular block-resampling procedure for stationary data").
+error that takes them for independent is far too small. Here blocks of consecutive windows are drawn instead, so that
+what overlaps stays together (Künsch 1989, "The jackknife and the bootstrap for general stationary observations", Annals
+of Statistics 17, 1217-1241; in a circle, so that every window is drawn equally often: Politis and Romano 1992, "A
+circular block-resampling procedure for stationary data"). A block is as long as the frames of one window, and longer by
+what the errors themselves ask for (:func:`lasting_block`), as slow activity makes errors that last.
 
 - Sessions are resampled within, not between: an interval speaks of these recordings, had they gone on in the same way,
   not of other animals.
-- What varies more slowly than a few windows is seen too rarely to be measured. Where activity drifts, or a session has
-  room for less than four blocks or so, an interval is too narrow.
+- Where all sessions together have room for less than two blocks there is no interval. Those of few blocks are wide, and
+  rough: what varies more slowly than the part is long is not seen at all, and where activity drifts an interval is
+  still too narrow.
 - Where the windows of a session come in several segments (trials, the published protocol), they are joined end to end,
   and a block may run over a seam, as it may run from the last window to the first. Where segments are longer than a
   block that matters little; many short ones are treated as more alike, or less, than they were.
@@ -17,8 +19,9 @@ often: Politis and Romano 1992, "A circular block-resampling procedure for stati
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any
 
@@ -31,8 +34,10 @@ Interval = tuple[float, float]
 RESAMPLES = 2000
 #: How often an interval should hold the true score.
 LEVEL = 0.95
-#: Where a session has room for fewer blocks than these, intervals are too narrow.
+#: Where a session has room for fewer blocks than these, intervals are rough.
 FEW_BLOCKS = 4
+#: Where all sessions together have room for fewer blocks than these, there is no interval.
+LEAST_BLOCKS = 2
 _BLOCKS_AT_ONCE = 2**17  # the bound on memory: the sums of this many blocks are gathered at a time
 
 
@@ -43,19 +48,22 @@ class Ahead:
     Attributes:
         difference: score of the one minus score of the other.
         interval: 95% interval of the difference, from the same resampled blocks for both, or None.
+        blocks: how many blocks the windows make up, all sessions together; None in older files.
     """
 
     difference: float
     interval: Interval | None
+    blocks: float | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        return {"difference": self.difference, "interval": None if self.interval is None else list(self.interval)}
+        interval = None if self.interval is None else list(self.interval)
+        return {"difference": self.difference, "interval": interval, "blocks": self.blocks}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Ahead:
         """What :meth:`to_json` gave."""
-        return cls(values["difference"], interval_from_json(values["interval"]))
+        return cls(values["difference"], interval_from_json(values["interval"]), values.get("blocks"))
 
     def __str__(self) -> str:
         return f"{self.difference:+.3f}" + (" [{:+.3f}, {:+.3f}]".format(*self.interval) if self.interval else "")
@@ -74,6 +82,62 @@ def block_length(context: int, horizon: int, stride: int = 1) -> int:
     return -(-(context + horizon) // stride)
 
 
+def lasting_block(errors: np.ndarray, copy_errors: np.ndarray, windows: Sequence[int], least: int) -> int:
+    """Windows in a block for errors that last: ``least``, and as many more as the errors ask for.
+
+    What they ask for is one and a half times the block of Politis and White 2004, "Automatic block-length selection
+    for the dependent bootstrap" (Econometric Reviews 23, 53-70; corrected by Patton, Politis and White 2009): theirs
+    has the least squared error of the variance, and an interval suffers more from one that is too small. It is taken
+    from how much each window adds to the score, all sessions together.
+
+    Args:
+        errors: ``[W]`` float64, squared error of a forecaster on each window, session after session, or the difference
+            of those of two forecasters.
+        copy_errors: ``[W]`` float64, that of repeating the last frame.
+        windows: number of windows of each session.
+        least: the frames of one window, see :func:`block_length`.
+
+    Returns:
+        At least ``least``, and no more than leave :data:`LEAST_BLOCKS` of them; ``least`` where an error is not finite.
+    """
+    whole = sum(windows)
+    series = []
+    for first, stop in itertools.pairwise(itertools.accumulate(windows, initial=0)):
+        error, copy = errors[first:stop], copy_errors[first:stop]
+        if not (np.isfinite(error).all() and 0 < copy.sum() < np.inf):
+            return least
+        series.append((error - error.sum() / copy.sum() * copy) / copy.mean())
+    longer = int(np.ceil(1.5 * _automatic_block(series)))
+    return max(least, min(least + longer, whole // LEAST_BLOCKS))
+
+
+def _automatic_block(series: Sequence[np.ndarray]) -> float:
+    """The block length of Politis and White for a circular bootstrap of the mean of series ``[W]`` of mean zero."""
+    count = sum(map(len, series))
+    limit = min(3 * np.sqrt(count), count / 3)  # theirs
+    lags = np.arange(1 + min(max(map(len, series)) - 1, int(4 * limit)))
+    covariance = np.sum([_products(one, len(lags)) for one in series], axis=0) / count
+    few = max(5, int(np.sqrt(np.log10(count))))
+    # The last lag with a correlation to speak of: so many after it have none.
+    low = np.abs(covariance[1:]) < 2 * np.sqrt(np.log10(count) / count) * covariance[0]
+    runs = np.convolve(low, np.ones(few), "valid") if len(low) >= few else np.zeros(0)
+    last = int(np.argmax(runs == few)) if (runs == few).any() else len(low)
+    taper = np.clip(2 - lags / max(1, last), 0, 1)  # flat up to that lag, zero from twice as many on
+    weighted = 2 * taper * covariance
+    variance = weighted.sum() - covariance[0]
+    if not variance > 0:
+        return 0.0
+    return float(min((1.5 * np.square((lags * weighted).sum() / variance) * count) ** (1 / 3), limit))
+
+
+def _products(values: np.ndarray, lags: int) -> np.ndarray:
+    """Sums of the products of values ``[W]`` that lie 0, 1, ... windows apart, ``[lags]``."""
+    size = 1 << (len(values) + lags).bit_length()
+    spectrum = np.fft.rfft(values, size)
+    products: np.ndarray = np.fft.irfft(np.square(np.abs(spectrum)), size)[:lags]
+    return products
+
+
 def resampled_scores(
     errors: np.ndarray,
     copy_errors: np.ndarray,
@@ -87,30 +151,32 @@ def resampled_scores(
 
     In each session as many windows are drawn as it has, in blocks of consecutive ones. The score of a resample is the
     mean over sessions of 1 - sum of errors / sum of errors of copy. Its distance from the score on the windows as they
-    are is then stretched, for what few blocks understate: blocks scatter about their own mean, which takes a share of
-    ``block / W`` off the variance of a session with ``W`` windows, and the variance itself is only known as well as
-    from ``1.5 W / block`` degrees of freedom, added up over sessions (its own variance is in Künsch 1989), for which
-    Student's t is wider than the normal distribution. With 5 blocks that is 30% in all, with 50 it is 3%.
+    are is then stretched, for what few blocks understate. Blocks scatter about their own mean, which takes a share of
+    ``block / W`` off the variance of a session with ``W`` windows. At most half of its windows are drawn together, and
+    where that is less than ``block`` the variance is taken to grow with the length up to there. And the variance itself
+    is only known as well as from ``1.5 W / block`` degrees of freedom, added up over sessions (its own variance is in
+    Künsch 1989), for which Student's t is wider than the normal distribution. With 5 blocks that is 30% in all, with 50
+    it is 3%.
 
     Args:
         errors: ``[F, W]`` float64, squared error of each forecaster on each window, session after session, in order of
             time.
         copy_errors: ``[W]`` float64, that of repeating the last frame.
         windows: number of windows of each session; they add up to ``W``.
-        block: windows in a block; in each session at most half of its windows are taken, and at least one.
+        block: windows in a block, see :func:`lasting_block`.
         resamples: number of resamples, ``R``.
         seed: seed of the draw: the same seed, the same result.
 
     Returns:
-        ``[F, R]`` float64; NaN if a session has a single window, or where an error is not finite. Memory is that of the
-        result and a few times that of the errors.
+        ``[F, R]`` float64; NaN if a session has a single window or all together fewer than :data:`LEAST_BLOCKS` blocks,
+        or where an error is not finite. Memory is that of the result and a few times that of the errors.
     """
     counts = np.asarray(windows)
     blocks = np.clip(counts // 2, 1, block)
-    if counts.min() < 2:
+    if counts.min() < 2 or counts.sum() < LEAST_BLOCKS * block:
         return np.full((len(errors), resamples), np.nan)
-    wider = t_quantile(1.5 * float(np.sum(counts / blocks))) / NormalDist().inv_cdf((1 + LEVEL) / 2)
-    stretch = np.sqrt(counts / (counts - blocks)) * wider
+    wider = t_quantile(1.5 * float(counts.sum()) / block) / NormalDist().inv_cdf((1 + LEVEL) / 2)
+    stretch = np.sqrt(counts / (counts - blocks) * block / blocks) * wider
     bounds = np.concatenate([[0], np.cumsum(counts)])
     total = np.zeros((len(errors), resamples))
     with np.errstate(invalid="ignore", over="ignore"):  # errors that are not finite end as NaN

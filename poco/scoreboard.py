@@ -25,9 +25,9 @@ from poco.baselines.fitted import BASELINE_PATIENCE, BASELINE_STEPS, fit_baselin
 from poco.data.splits import PROTOCOLS, Split, split
 from poco.errors import ConfigError, DataError
 from poco.files import write_json
-from poco.intervals import block_length, interval, mean_interval, mean_text, resampled_scores
+from poco.intervals import block_length, lasting_block, mean_interval, mean_text, resampled_scores
 from poco.parameters import count_solved
-from poco.scoring import score_forecasters
+from poco.scoring import score_forecasters, score_interval
 from poco.training.config import BATCH_SIZE, TrainConfig
 from poco.training.recipes import complete, recipe
 from poco.training.trainer import Trainer
@@ -224,13 +224,16 @@ def score_cell(
 
     Returns:
         What it is of and was made with; ``score``, its 95% ``interval`` by block bootstrap over time (None where there
-        is none), ``score_per_step``; of each session the score and the number of windows; the squared errors of each
-        window, which intervals of differences are made of; ``seconds`` and ``parameters``.
+        is none), how many ``blocks`` the windows make up for it, ``score_per_step``; of each session the score and the
+        number of windows; the squared errors of each window, which intervals of differences are made of; ``seconds``
+        and ``parameters``.
     """
     scores = score_forecasters({forecaster: model}, split)[forecaster]
     assert scores.window_error is not None
     assert scores.copy_window_error is not None
-    cell = {
+    least = block_length(split.context, split.horizon)
+    found, blocks = score_interval(scores, least)
+    return {
         "data": data,
         "recordings": cells_of.recordings_of(split.recordings),
         "protocol": split.protocol,
@@ -241,20 +244,27 @@ def score_cell(
         "sessions": {one.session: [one.score, one.windows] for one in scores.sessions},
         "window_error": [float(f"{error:.6g}") for error in scores.window_error],
         "copy_window_error": [float(f"{error:.6g}") for error in scores.copy_window_error],
-        "block": block_length(split.context, split.horizon),
+        "block": least,
         "seconds": round(seconds, 2),
         "parameters": sum(p.numel() for p in model.parameters()) + count_solved(model),
         "steps": steps,
         "batch": batch,
+        "interval": found,
+        "blocks": blocks,
     }
-    return {**cell, "interval": interval(resampled([cell])[0], most=1.0)}
 
 
 def resampled(cells: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Scores ``[F, R]`` of cells of the same data, each on the same resampled windows."""
+    """Scores ``[F, R]`` of cells of the same data, each on the same resampled windows.
+
+    A block is as long as any of their errors lasts; of several cells those of the others less the first one's, for they
+    are there to be compared with it.
+    """
     windows = [count for _, count in cells[0]["sessions"].values()]
-    errors = np.array([cell["window_error"] for cell in cells])
-    return resampled_scores(errors, np.array(cells[0]["copy_window_error"]), windows, cells[0]["block"])
+    errors, copy = np.array([cell["window_error"] for cell in cells]), np.array(cells[0]["copy_window_error"])
+    compared = errors if len(cells) == 1 else errors[1:] - errors[0]
+    block = max(lasting_block(error, copy, windows, cells[0]["block"]) for error in compared)
+    return resampled_scores(errors, copy, windows, block)
 
 
 def load(out: Path) -> list[dict[str, Any]]:
@@ -270,7 +280,8 @@ def _checked(file: Path, cell: dict[str, Any]) -> dict[str, Any]:
 
 def write_csv(cells: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     """One tidy table, a row for each cell; ``low`` and ``high`` are the ends of its interval over time."""
-    which, result = ("data", "protocol", "forecaster", "seed"), ("score", "low", "high", "seconds", "parameters")
+    which = ("data", "protocol", "forecaster", "seed")
+    result = ("score", "low", "high", "blocks", "seconds", "parameters")
     cells_of.write_csv(cells_of.with_ends(cells), (*which, *result, "steps", "batch"), Path(path))
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from poco.data.splits import Split, statistics_of
 from poco.data.windows import Packer, vocabulary
 from poco.errors import DataError
-from poco.intervals import Ahead, block_length, interval, resampled_scores
+from poco.intervals import Ahead, Interval, block_length, interval, lasting_block, resampled_scores
 from poco.parameters import device_of
 from poco.scores import Scores, SessionScore
 from poco.training.validation import check_forecaster, predict
@@ -77,24 +77,48 @@ def score_forecasters(
 
 def ahead(one: Scores, other: Scores, split: Split) -> Ahead:
     """How far one forecaster is ahead of another that was scored over the same windows, with its 95% interval."""
-    scores = with_intervals({"": one, "other": other}, block_length(split.context, split.horizon, 1))
-    found = scores["other"].ahead
-    assert found is not None
-    return found
+    return _ahead(one, other, block_length(split.context, split.horizon))
 
 
-def with_intervals(scores: Mapping[str, Scores], block: int) -> dict[str, Scores]:
-    """The scores with their intervals and how far the forecaster ``""`` is ahead of each; errors are left behind."""
-    own = scores[""]
-    assert own.copy_window_error is not None
-    errors = np.stack([one.window_error for one in scores.values() if one.window_error is not None])
-    windows = [session.windows for session in own.sessions]
-    resampled = dict(zip(scores, resampled_scores(errors, own.copy_window_error, windows, block), strict=True))
+def score_interval(scores: Scores, least: int) -> tuple[Interval | None, float]:
+    """The 95% interval of a score, and how many blocks the windows make up.
+
+    Args:
+        scores: with the errors of its windows.
+        least: windows in a block at least, see :func:`poco.intervals.block_length`.
+    """
+    assert scores.window_error is not None
+    assert scores.copy_window_error is not None
+    windows = [session.windows for session in scores.sessions]
+    block = lasting_block(scores.window_error, scores.copy_window_error, windows, least)
+    drawn = resampled_scores(scores.window_error[None], scores.copy_window_error, windows, block)
+    return interval(drawn[0], most=1.0), round(sum(windows) / block, 1)
+
+
+def _ahead(one: Scores, other: Scores, least: int) -> Ahead:
+    """How far one forecaster is ahead of another; a block is as long as the difference of their errors lasts."""
+    assert one.window_error is not None
+    assert one.copy_window_error is not None
+    assert other.window_error is not None
+    windows = [session.windows for session in one.sessions]
+    with np.errstate(invalid="ignore"):  # of two errors that are not finite
+        block = lasting_block(one.window_error - other.window_error, one.copy_window_error, windows, least)
+    drawn = resampled_scores(np.stack([one.window_error, other.window_error]), one.copy_window_error, windows, block)
+    return Ahead(one.score - other.score, interval(drawn[0] - drawn[1]), round(sum(windows) / block, 1))
+
+
+def with_intervals(scores: Mapping[str, Scores], least: int) -> dict[str, Scores]:
+    """The scores with their intervals and how far the forecaster ``""`` is ahead of each; errors are left behind.
+
+    Args:
+        scores: of forecasters over the same windows, with the errors of these.
+        least: windows in a block at least, see :func:`poco.intervals.block_length`.
+    """
     return {
         name: replace(
             one,
-            interval=interval(resampled[name], most=1.0),
-            ahead=Ahead(own.score - one.score, interval(resampled[""] - resampled[name])),
+            interval=score_interval(one, least)[0],
+            ahead=_ahead(scores[""], one, least),
             window_error=None,
             copy_window_error=None,
             unit_error=None,

@@ -187,6 +187,7 @@ def test_json_round_trip(cut: Split) -> None:
     assert values["baselines"]["ridge"]["ahead"] == {
         "difference": ridge.ahead.difference,
         "interval": list(ridge.ahead.interval or ()),
+        "blocks": ridge.ahead.blocks,
     }
     for bad in ([0.1], [0.1, None], "no"):
         with pytest.raises(CheckpointError, match="incomplete"):

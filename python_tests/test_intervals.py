@@ -8,7 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from poco.intervals import block_length, interval, mean_interval, mean_text, resampled_scores, t_quantile
+from poco.intervals import block_length, interval, lasting_block, mean_interval, mean_text, resampled_scores, t_quantile
 
 
 def width(scores: np.ndarray) -> float:
@@ -115,7 +115,13 @@ def test_a_single_window_has_no_interval() -> None:
     assert np.isnan(resampled_scores(np.ones((2, 1)), np.ones(1), [1], 64)).all()
     scores = resampled_scores(np.ones((1, 11)), np.ones(11), [10, 1], 64)
     assert interval(scores[0]) is None
-    assert interval(resampled_scores(np.ones((1, 2)), np.full(2, 2.0), [2], 64)[0]) == (0.5, 0.5)
+    assert interval(resampled_scores(np.ones((1, 2)), np.full(2, 2.0), [2], 1)[0]) == (0.5, 0.5)
+
+
+def test_less_than_two_blocks_have_no_interval() -> None:
+    errors = np.random.default_rng(9).chisquare(4, (1, 128))
+    assert interval(resampled_scores(errors, np.ones(128), [64, 64], 64)[0]) is not None
+    assert interval(resampled_scores(errors[:, :127], np.ones(127), [64, 63], 64)[0]) is None
 
 
 def test_where_a_copy_has_no_error_nothing_but_it_has_an_interval() -> None:
@@ -133,6 +139,44 @@ def test_an_error_that_is_not_finite_has_no_interval_and_harms_no_other(bad: flo
     assert interval(scores[0]) is None
     assert interval(scores[0] - scores[1]) is None
     assert interval(scores[1]) is not None
+
+
+def test_a_block_lasts_as_long_as_errors_do() -> None:
+    rng = np.random.default_rng(10)
+    copy = np.ones(4000)
+    found = [lasting_block(autoregressive(rng, phi, 4000), copy, [4000], 10) for phi in (0.0, 0.9, 0.99)]
+    assert found[0] < 20
+    # Their block is (6 phi^2 / (1 - phi^2)^2 * W)^(1/3): 81 and, at most 3 sqrt(W), 190.
+    assert found[1] == pytest.approx(10 + 1.5 * 81, rel=0.25)
+    assert found[2] == pytest.approx(10 + 1.5 * 190, rel=0.05)
+    slow = autoregressive(rng, 0.99, 4000)
+    assert lasting_block(slow, copy, [1000] * 4, 10) > 100  # all sessions together
+    assert lasting_block(slow[:300], copy[:300], [300], 140) == 150  # two blocks are left
+    assert lasting_block(slow[:100], copy[:100], [100], 64) == 64
+    assert lasting_block(np.zeros(300), copy[:300], [300], 64) == 64
+    assert lasting_block(np.where(np.arange(300) == 7, np.nan, slow[:300]), copy[:300], [300], 64) == 64
+    assert lasting_block(slow[:300], np.zeros(300), [300], 64) == 64
+
+
+@pytest.mark.parametrize(("phi", "windows"), [(0.97, [2937]), (0.9, [97] * 6), (0.95, [9, 337])])
+def test_how_often_an_interval_holds_the_true_score_of_slow_activity(phi: float, windows: list[int]) -> None:
+    """The mean as a forecast of an autoregressive process: in long blocks, in short parts and in very short ones."""
+    rng = np.random.default_rng(11)
+    context, horizon, held, trials = 48, 16, 0, 150
+    steps = np.arange(1, horizon + 1)
+    truth = 1 - horizon / (2 * (1 - phi**steps)).sum()
+    for _ in range(trials):
+        error, copy = [], []
+        for count in windows:
+            series = autoregressive(rng, phi, 8, count + context + horizon - 1)
+            later = np.lib.stride_tricks.sliding_window_view(series, horizon, axis=1)[:, context:]
+            error.append(np.square(later).sum(axis=(0, 2)))
+            copy.append(np.square(later - series[:, context - 1 : -horizon, None]).sum(axis=(0, 2)))
+        errors, copies = np.concatenate(error), np.concatenate(copy)
+        block = lasting_block(errors, copies, windows, context + horizon)
+        low, high = interval(resampled_scores(errors[None], copies, windows, block, resamples=400)[0]) or (1, 0)
+        held += low <= truth <= high
+    assert held / trials >= 0.88
 
 
 @pytest.mark.parametrize(("windows", "sessions", "lowest"), [(1000, 1, 0.89), (300, 1, 0.87), (300, 4, 0.87)])
@@ -169,7 +213,7 @@ def test_speed_and_memory() -> None:
 def test_no_score_is_better_than_perfect() -> None:
     errors = np.array([np.r_[np.full(50, 1e-6), np.full(50, 30.0)]])
     copy = np.r_[np.ones(50), np.zeros(50)]
-    drawn = resampled_scores(errors, copy, [100], 64)[0]
+    drawn = resampled_scores(errors, copy, [100], 50)[0]
     assert drawn.max() > 1
     found = interval(drawn, most=1.0)
     assert found is not None

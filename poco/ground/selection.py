@@ -71,14 +71,14 @@ def fit_selected(split: Split, config: GroundConfig | None = None, *, cross: boo
     """
     fitted = fit(split, config, cross=cross)
     names, errors = [], []
-    before: tuple[float, Ground] | None = None
+    known: tuple[Any, Ground] | None = None
     for shares, part in forward_chained(split):
-        same = before is not None and before[0] == shares[0] and len(before[1].sessions) == len(part.recordings)
-        ground = before[1] if same and before is not None else None
-        if ground is None:
+        # Stretches of one share leave out different sessions where some are short or interrupted.
+        seen = (shares[0], [recording.session for recording in part.recordings], part.segments["train"])
+        if known is None or known[0] != seen:
             penalties = [p.for_share(shares[0]) for p in fitted.penalties]
-            ground = fit(part, fitted.ground.config, penalties=penalties, cross=False).ground
-            before = (shares[0], ground)
+            known = (seen, fit(part, fitted.ground.config, penalties=penalties, cross=False).ground)
+        ground = known[1]
         names.append(f"fitted to {shares[0]:.0%} of training, judged from {shares[1]:.0%} to {shares[2]:.0%}")
         errors.append(error_products(ground, part, "val"))
     names.append("fitted to training, judged on validation")

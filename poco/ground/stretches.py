@@ -18,6 +18,8 @@ CHAIN: tuple[tuple[float, float, float], ...] = (
     (3 / 4, 3 / 4, 1.0),
 )
 _LEAST_WINDOWS = 8  # of a session in either part
+#: Leak-free, windows that have room side by side in what is fitted: mean and deviation of less scatter as if by drift.
+_LEAST_APART = 1.5
 _LEAST_STD = 0.1  # of the whole training part's: a unit that is still for a while must not be blown up
 
 
@@ -27,7 +29,8 @@ def forward_chained(split: Split) -> Iterator[tuple[tuple[float, float, float], 
     Some follow at once and some later, as a test part does. In the leak-free protocol the statistics that normalise are
     those of the shorter training part, so that drift shows as it will in the test part; in the published protocol they
     are those of the whole recording, as they will be then. A session that has hardly a window in one of the parts is
-    left out, a split without any session too.
+    left out, one whose statistics would be of less than one and a half windows side by side, and a split without any
+    session.
 
     Args:
         split: recordings and parts; its validation and test parts are not looked at.
@@ -41,7 +44,9 @@ def forward_chained(split: Split) -> Iterator[tuple[tuple[float, float, float], 
             frames = sum(stop - start for start, stop in segments)
             fitted = _between(segments, 0, int(shares[0] * frames))
             judged = _between(segments, int(shares[1] * frames), int(shares[2] * frames))
-            if min(_windows(split, fitted), _windows(split, judged)) >= _LEAST_WINDOWS:
+            known = sum(stop - start for start, stop in fitted) >= _LEAST_APART * (split.context + split.horizon)
+            enough = min(_windows(split, fitted), _windows(split, judged)) >= _LEAST_WINDOWS
+            if enough and (known or split.protocol == "published"):
                 kept.append(index)
                 parts.append((fitted, judged))
         if not kept:

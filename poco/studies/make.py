@@ -19,9 +19,9 @@ from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.data.splits import Split, same_targets, shorten, split
 from poco.files import write_json
-from poco.intervals import block_length, interval, resampled_scores
+from poco.intervals import block_length
 from poco.scores import Scores
-from poco.scoring import score_forecasters
+from poco.scoring import score_forecasters, score_interval
 from poco.studies import zapbench
 from poco.studies.adaptation import Others, curve, learnt_from
 from poco.studies.definition import FILTERS, Study
@@ -144,11 +144,13 @@ def _result(scores: Sequence[Scores], compared: Sequence[str], block: int) -> di
         np.concatenate([errors for found in scores if (errors := getattr(found, name)) is not None])[kept]
         for name in ("window_error", "copy_window_error")
     )
-    found = Scores(sum(one.score for one in some) / len(some), tuple(some))
-    drawn = resampled_scores(own[None], copy, [one.windows for one in some], block)[0]
+    score = sum(one.score for one in some) / len(some)
+    found = Scores(score, tuple(some), window_error=own, copy_window_error=copy)
+    interval, blocks = score_interval(found, block)
     return {
         "score": found.score,
-        "interval": interval(drawn, most=1.0),
+        "interval": interval,
+        "blocks": blocks,
         "score_per_step": list(found.score_per_step),
         "score_by_session": {one.session: one.score for one in every},
     }

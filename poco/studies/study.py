@@ -111,7 +111,7 @@ def _place(cell: Mapping[str, Any]) -> tuple[str, float]:
 def write_csv(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
     """One tidy table, a row for each cell; ``low`` and ``high`` are the ends of its interval over time."""
     which = ("study", "value", "training", "forecaster", "frames", "source", "seed")
-    columns = (*which, "score", "low", "high", "seconds", "steps", "batch", "protocol")
+    columns = (*which, "score", "low", "high", "blocks", "seconds", "steps", "batch", "protocol")
     cells_of.write_csv(cells_of.with_ends(cells), columns, path)
 
 

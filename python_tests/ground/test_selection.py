@@ -12,7 +12,7 @@ from helpers.recordings import waves
 
 from poco.data.recording import Recording
 from poco.data.splits import Split, split, statistics
-from poco.ground import fit
+from poco.ground import Ground, fit, selection
 from poco.ground.selection import FORECASTERS, INSURANCE, choose, error_products, fit_selected, mix
 from poco.ground.stretches import CHAIN, forward_chained
 from poco.scoring import score_forecasters
@@ -51,6 +51,39 @@ def test_published_statistics_stay() -> None:
 def test_a_session_too_short_for_a_stretch_is_left_out() -> None:
     cut = split([waves("a", frames=600), waves("b", frames=80)], context=12, horizon=4)
     assert all(len(part.recordings) < 2 for (share, _, _), part in forward_chained(cut) if share < 0.4)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "frames", "stretches"), [("leak-free", 230, 0), ("leak-free", 250, 2), ("published", 230, 2)]
+)
+def test_statistics_are_not_taken_from_hardly_more_than_a_window(protocol: str, frames: int, stretches: int) -> None:
+    cut = split(waves(frames=frames), protocol=protocol, context=24, horizon=8)  # a third of training: 46 or 50 frames
+    assert len(list(forward_chained(cut))) == stretches
+
+
+@pytest.mark.parametrize("units", [(6, 6), (6, 8)])
+def test_sessions_left_out_of_different_stretches_are_judged_by_their_own_ground(
+    units: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two judged stretches of one share, each without another session; with units as many, a mistake would not show."""
+    recordings = []
+    for count, (name, interrupted) in zip(units, (("a", 2), ("b", 1)), strict=True):
+        thirds = [[(third * 120, third * 120 + 120)] for third in range(3)]
+        thirds[interrupted] = [(first, first + 15) for first in range(interrupted * 120, interrupted * 120 + 120, 15)]
+        stretches = (*(piece for third in thirds for piece in third), (360, 600))
+        recordings.append(dataclasses.replace(waves(name, units=count, frames=600), stretches=stretches))
+    cut = split(recordings, context=12, horizon=4)
+    left = [[r.session for r in part.recordings] for (share, _, _), part in forward_chained(cut) if share < 0.4]
+    assert left == [["a"], ["b"]]
+    judged = []
+
+    def products(ground: Ground, part: Split, name: str) -> np.ndarray:
+        judged.append(([spec.name for spec in ground.sessions], [r.session for r in part.recordings]))
+        return error_products(ground, part, name)
+
+    monkeypatch.setattr(selection, "error_products", products)
+    fit_selected(cut)
+    assert all(known == asked for known, asked in judged)
 
 
 def test_products_are_those_of_the_forecasters(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,9 @@ from poco.data.read import read
 from poco.data.simulate import simulate
 from poco.data.splits import Split
 from poco.errors import CheckpointError, ConfigError, DataError
+from poco.intervals import interval
 
-RECORDINGS = simulate(2, units=4, frames=400)
+RECORDINGS = simulate(2, units=4, frames=1000)
 
 
 def data_set(folder: Path, place: int = 0) -> Path:
@@ -63,6 +64,10 @@ def test_scoreboard_makes_each_cell_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="made with steps 2, now 3"):
         scoreboard.run([folder], tmp_path / "out", forecasters=("nlinear",), seeds=1, steps=3)
     assert kept["interval"][0] < kept["score"] < kept["interval"][1]
+    assert 2 <= kept["blocks"] <= 136 / 64  # 136 windows
+    assert list(interval(scoreboard.resampled([kept])[0], most=1.0) or ()) == pytest.approx(kept["interval"], abs=1e-4)
+    with (tmp_path / "scores.csv").open() as file:
+        assert {row["blocks"] for row in csv.DictReader(file)} >= {str(kept["blocks"])}
     one = {**kept, "forecaster": "of-no-scoreboard"}
     assert [line.split(" |")[0] for line in scoreboard.table([one, kept]).splitlines()[2:4]] == [
         "| nlinear",

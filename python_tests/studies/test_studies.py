@@ -141,7 +141,7 @@ def test_cells_of_other_labels_are_refused(tmp_path: Path) -> None:
 
 
 def test_scores_of_numbers_of_sessions_are_of_the_same_sessions(tmp_path: Path) -> None:
-    recordings = simulate(4, units=4, frames=400)
+    recordings = simulate(4, units=4, frames=800)
     study = studies.Study("some", "", ("ridge",), vary="sessions", values=(2, 4, 5))
     lines: list[str] = []
     cells = studies.run(study, tmp_path, recordings, seeds=1, report=lines.append)
@@ -155,6 +155,7 @@ def test_scores_of_numbers_of_sessions_are_of_the_same_sessions(tmp_path: Path) 
         assert cell["score"] == np.mean([cell["score_by_session"][name] for name in ("animal-1", "animal-2")])
         low, high = cell["interval"]
         assert low < cell["score"] < high
+        assert 2 <= cell["blocks"] <= 192 / 64  # two sessions of 96 windows
     model = fit_baseline("ridge", split(recordings, protocol="published"))
     of_two = score_forecasters({"": model}, split(recordings[:2], protocol="published"))[""]
     assert cells[1]["score_per_step"] == pytest.approx(of_two.score_per_step)

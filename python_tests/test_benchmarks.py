@@ -154,7 +154,7 @@ def test_the_benchmark_of_streams_says_what_cannot_be(wrong: str, monkeypatch, c
 
 
 def test_accuracy_is_written_cell_by_cell_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recording = poco.simulate(1, 6, 400, seed=1)[0]
+    recording = poco.simulate(1, 6, 1200, seed=1)[0]
     np.savez(tmp_path / "waves.npz", activity=recording.activity, rate_hz=20.0)
     (tmp_path / "waves").mkdir()
     (tmp_path / "waves.npz").rename(tmp_path / "waves" / "one.npz")

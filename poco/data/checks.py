@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from poco.data.recording import Recording
+from poco.data.segments import taken
 from poco.errors import ConfigError, DataError
 
 #: Frame rates of one data set may differ by this factor: a warning, beyond it an error.
@@ -78,8 +79,7 @@ def check_values(recording: Recording) -> None:
     where = f"session '{recording.session}'"
     activity = recording.activity
     covered = np.zeros(recording.frames, dtype=bool)
-    for start, stop in recording.stretches:
-        covered[start:stop] = True
+    covered[taken(np.arange(recording.frames), recording.stretches)] = True
     bad = np.zeros(recording.units, dtype=np.int64)
     frames_bad = whole = 0
     low = np.full(recording.units, np.inf, dtype=np.float32)
@@ -122,10 +122,8 @@ def check_values(recording: Recording) -> None:
 
 def way_without_nan(recording: Recording) -> str:
     """The choice ``nan`` of reading that drops units with NaN: ``"drop"`` would drop all where frames were cut."""
-    outside = np.ones(recording.frames, dtype=bool)
-    for start, stop in recording.stretches:
-        outside[start:stop] = False
-    lost = ~np.isfinite(recording.activity[:, outside]).any(axis=0)
+    outside = np.delete(recording.activity, taken(np.arange(recording.frames), recording.stretches), axis=1)
+    lost = ~np.isfinite(outside).any(axis=0)
     return "cut-drop" if lost.any() else "drop"
 
 

@@ -13,6 +13,7 @@ from poco.data import session as sessions
 from poco.data.checks import activity_key, same_activity, way_without_nan
 from poco.data.read import Job, read
 from poco.data.recording import Recording
+from poco.data.segments import taken
 from poco.errors import DataError, PocoError
 
 WINDOW = 48 + 16
@@ -230,7 +231,7 @@ def _try(job: Job, plan: sessions.Plan) -> SessionReport:
 def _report(loaded: sessions.Loaded) -> SessionReport:
     recording = loaded.recording
     finite = recording.activity[np.isfinite(recording.activity)]
-    drift = _drifting(_covered(recording))
+    drift = _drifting(taken(recording.activity, recording.stretches))
     return SessionReport(
         session=recording.session,
         subject=recording.subject,
@@ -265,13 +266,6 @@ def _report(loaded: sessions.Loaded) -> SessionReport:
     )
 
 
-def _covered(recording: Recording) -> np.ndarray:
-    """``[N, T]``, the frames that stretches cover."""
-    if sum(stop - start for start, stop in recording.stretches) == recording.frames:
-        return recording.activity
-    return np.concatenate([recording.activity[:, start:stop] for start, stop in recording.stretches], axis=1)
-
-
 def _longest(recording: Recording) -> int:
     return max(stop - start for start, stop in recording.stretches)
 
@@ -286,7 +280,7 @@ def _duration(loaded: sessions.Loaded) -> float | None:
 def _noticed(recording: Recording, drift: float) -> list[str]:
     """What would get in the way of training."""
     out = []
-    activity = _covered(recording)
+    activity = taken(recording.activity, recording.stretches)
     finite = np.isfinite(activity)
     whole = ~finite.any(axis=0)
     bad = int((~finite[:, ~whole].all(axis=1)).sum())

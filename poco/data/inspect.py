@@ -15,6 +15,7 @@ from poco.data.read import Job, read
 from poco.data.recording import Recording
 from poco.data.segments import taken
 from poco.errors import DataError, PocoError
+from poco.wording import counted, some
 
 WINDOW = 48 + 16
 """Frames of a default window, context and horizon together."""
@@ -285,17 +286,17 @@ def _noticed(recording: Recording, drift: float) -> list[str]:
     whole = ~finite.any(axis=0)
     bad = int((~finite[:, ~whole].all(axis=1)).sum())
     if whole.any():
-        many = "1 frame holds" if whole.sum() == 1 else f"{whole.sum()} frames hold"
+        many = counted(whole.sum(), "frame holds", "frames hold")
         out.append(f"{many} no value of any unit, which training refuses (--nan cut ends stretches there)")
     if bad:
-        many = "1 unit holds" if bad == 1 else f"{bad} units hold"
+        many = counted(bad, "unit holds", "units hold")
         option, more = ("cut-drop", " too") if whole.any() else (way_without_nan(recording), "")
         out.append(
             f"{many} NaN or infinite values, which training refuses (--nan {option} leaves such units out{more})"
         )
     constant = int((finite.any(axis=1) & ((activity == activity[:, :1]) | ~finite).all(axis=1)).sum())
     if constant:
-        many = "1 unit never changes" if constant == 1 else f"{constant} units never change"
+        many = counted(constant, "unit never changes", "units never change")
         out.append(f"{many}, which training refuses (--constant drop leaves such units out)")
     longest = _longest(recording)
     if longest < WINDOW:
@@ -356,25 +357,18 @@ def _of_one_name(reports: Sequence[SessionReport]) -> list[str]:
 
 
 def _row(report: SessionReport) -> tuple[str, ...]:
+    missing = report.nan_values + report.infinite_values
     return (
         report.session,
         f"{report.units} x {report.frames}",
-        "all" if report.units_used == report.units else _units(report.units_used),
+        "all" if report.units_used == report.units else counted(report.units_used, "unit"),
         "not stated" if report.rate_hz is None else f"{report.rate_hz:.4g} Hz",
         "" if report.duration_s is None else _seconds(report.duration_s),
         "" if report.low is None or report.high is None else f"{report.low:.3g} to {report.high:.3g}",
-        _count(report.nan_values + report.infinite_values, len(report.nan_units)),
-        _units(len(report.constant_units)) if report.constant_units else "0",
+        f"{missing} in {counted(len(report.nan_units), 'unit')}" if missing else "0",
+        counted(len(report.constant_units), "unit") if report.constant_units else "0",
         f"{report.stretches}" if report.stretches == 1 else f"{report.stretches} (longest {report.longest_stretch})",
     )
-
-
-def _count(values: int, units: int) -> str:
-    return f"{values} in {_units(units)}" if values else "0"
-
-
-def _units(count: int) -> str:
-    return "1 unit" if count == 1 else f"{count} units"
 
 
 def _seconds(value: float) -> str:
@@ -382,9 +376,7 @@ def _seconds(value: float) -> str:
 
 
 def _which(owners: list[str], total: int) -> str:
-    if len(owners) == total:
-        return ""
-    return f" ({', '.join(owners[:4])}{f' and {len(owners) - 4} more' if len(owners) > 4 else ''})"
+    return "" if len(owners) == total else f" ({some(owners, 4)})"
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 from poco.data.recording import Recording
 from poco.data.segments import Segments, taken
 from poco.errors import DataError
+from poco.wording import counted
 
 
 def statistics(recording: Recording, segments: Segments) -> tuple[np.ndarray, np.ndarray]:
@@ -34,7 +35,7 @@ def check_deviation(recording: Recording, std: np.ndarray) -> list[str]:
     constant = np.flatnonzero(std <= 1e-7 * scale)
     if constant.size:
         names = [f"{recording.session}/{recording.unit_ids[int(unit)]}" for unit in constant]
-        many = "1 unit never changes" if len(names) == 1 else f"{len(names)} units never change"
+        many = counted(len(names), "unit never changes", "units never change")
         raise DataError(
             f"{where}: {many} in the training part, which gives no scale to normalise by: leave such units out with "
             f"--leave-out '{','.join(names)}', or leave_out = {json.dumps(names, ensure_ascii=False)} under [activity]"

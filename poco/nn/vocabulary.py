@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from poco.errors import ConfigError, VocabularyError
 from poco.nn.exact import ExactBuffers
+from poco.wording import some
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def find(names: Sequence[str], session: int | str | None) -> int:
         return names.index(session)
     if isinstance(session, int) and -len(names) <= session < len(names):
         return session % len(names)
-    known = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    known = some(names, 10)
     if session is None and names:
         way = "choose one (session=..., or on the command line --as NAME)"
         raise VocabularyError(f"the model knows {len(names)} sessions: {way}: {known}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,14 @@ class PackedBatch:
     window_session: torch.Tensor
     target: torch.Tensor | None = None
     window_start: torch.Tensor | None = None
+
+    def by_session(self) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+        """For each session its index, the places ``[B]`` of its windows in the batch, and their rows ``[B, N]``."""
+        offsets = self.window_offsets.long()
+        for session in self.window_session.unique().tolist():
+            places = (self.window_session == session).nonzero()[:, 0]
+            units = int(offsets[places[0] + 1] - offsets[places[0]])
+            yield session, places, offsets[places][:, None] + torch.arange(units, device=offsets.device)
 
     def to_forecast(self) -> PackedBatch:
         """The same windows for a forecaster: tensors of its own, which it may write into, and no target."""

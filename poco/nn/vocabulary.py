@@ -126,33 +126,12 @@ def not_normalised(session: str) -> str:
     )
 
 
-def _count_as_normalised(sessions: Sequence[SessionSpec], state: dict[str, Tensor], prefix: str) -> None:
-    """Sessions of a state dict that does not say whether their normalisation was set count as if it had been."""
-    doubtful = []
-    for index, spec in enumerate(sessions):
-        own = f"{prefix}{index}."
-        if f"{own}normalised" in state or f"{own}mean" not in state or f"{own}std" not in state:
-            continue
-        state[f"{own}normalised"] = torch.ones((), dtype=torch.uint8)
-        if is_identity(state[f"{own}mean"], state[f"{own}std"]):
-            doubtful.append(spec.name)
-    if doubtful:
-        warnings.warn(
-            f"the model was saved before it was kept whether set_normalisation was called: session '{doubtful[0]}'"
-            f"{f' and {len(doubtful) - 1} more' if len(doubtful) > 1 else ''} has mean 0 and deviation 1, which is "
-            "right for activity that is normalised already; for any other call set_normalisation",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-
-
 def check_state(ours: Sequence[SessionSpec], state: dict[str, Tensor], prefix: str) -> None:
-    """What has to be seen to before a state dict of a model is copied into one of these sessions.
+    """That a state dict is for a model of these sessions.
 
     Raises:
         VocabularyError: if it is for other sessions.
     """
-    _count_as_normalised(ours, state, f"{prefix}session_embeddings.")
     stored = state.get(f"{prefix}vocabulary")
     if stored is None:
         return

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from poco.errors import ConfigError, VocabularyError
 from poco.nn.exact import ExactBuffers
 from poco.wording import some
+
+if TYPE_CHECKING:
+    from poco.data.recording import Recording
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,11 @@ class SessionSpec:
     units: tuple[str, ...]
     dataset: str = "default"
     unit_types: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, recording: Recording, unit_types: Sequence[str] = ()) -> SessionSpec:
+        """That of a recording."""
+        return cls(recording.session, recording.unit_ids, recording.dataset, tuple(unit_types))
 
     def __post_init__(self) -> None:
         units = map(str, range(self.units)) if isinstance(self.units, int) else map(str, self.units)

@@ -1,9 +1,8 @@
-"""What the readers see in a file or folder: sessions, sizes, rates, missing values, labels, channels, warnings."""
+"""Looking at what the readers see in a file or folder, and at what would get in the way of training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,158 +10,15 @@ import numpy as np
 
 from poco.data import session as sessions
 from poco.data.checks import activity_key, same_activity, way_without_nan
+from poco.data.inspection import Inspection, SessionReport
 from poco.data.read import Job, read
 from poco.data.recording import Recording
 from poco.data.segments import taken
 from poco.errors import DataError, PocoError
-from poco.wording import counted, some
+from poco.wording import counted
 
 WINDOW = 48 + 16
 """Frames of a default window, context and horizon together."""
-
-
-@dataclass(frozen=True)
-class SessionReport:
-    """One session as the reader sees it.
-
-    Attributes:
-        session, subject, dataset, file, format, key: where it comes from.
-        error: why it cannot be read, "" if it can; then the other fields are empty.
-        units, frames: size in the file.
-        units_used: units that are left after those that the description drops.
-        rate_hz: frames a second, None if not stated.
-        duration_s: seconds from the first to the end of the last frame, None if not known.
-        low, high: range of the finite values in use, None if there are none.
-        nan_values, infinite_values: counts in the file.
-        nan_units, constant_units: numbers (from 0, in the file) of units with NaN or infinite values, and of those that
-            never change.
-        labels: by name: ``labelled`` units and ``classes``, numbers of different labels, among the units in use.
-        coordinates: number of axes, 0 for none.
-        channels: by name: values a frame.
-        drift: fraction of the units whose mean shifts by more than a standard deviation from first to last fifth.
-        stretches: number of contiguous stretches, and ``longest_stretch`` in frames.
-        neural: False for a control that is not neural activity.
-        provenance: what else the reader knows.
-        activity: a text that sessions of the same activity share.
-        warnings: one line each.
-    """
-
-    session: str
-    subject: str = ""
-    dataset: str = ""
-    file: str = ""
-    format: str = ""
-    key: str = ""
-    error: str = ""
-    units: int = 0
-    frames: int = 0
-    units_used: int = 0
-    rate_hz: float | None = None
-    duration_s: float | None = None
-    low: float | None = None
-    high: float | None = None
-    nan_values: int = 0
-    infinite_values: int = 0
-    nan_units: tuple[int, ...] = ()
-    constant_units: tuple[int, ...] = ()
-    labels: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    coordinates: int = 0
-    channels: Mapping[str, int] = field(default_factory=dict)
-    drift: float = 0.0
-    stretches: int = 0
-    longest_stretch: int = 0
-    neural: bool = True
-    provenance: Mapping[str, str] = field(default_factory=dict)
-    activity: str = ""
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """All sessions that a path holds.
-
-    Attributes:
-        path: what was inspected.
-        dataset: name of the data set, or of those that the sessions belong to, with commas between them.
-        description: where the description was found, "" for none.
-        facts: species, indicator, licence, ... as described.
-        notes: from the description.
-        sessions: one report each.
-        warnings: what concerns more than one session.
-    """
-
-    path: str
-    dataset: str
-    description: str
-    facts: Mapping[str, str]
-    notes: tuple[str, ...]
-    sessions: tuple[SessionReport, ...]
-    warnings: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything, in types that JSON has."""
-        return _plain(asdict(self))
-
-    def to_text(self) -> str:
-        """Everything a person wants to see at first, as plain text."""
-        return "\n".join([*self._head(), "", *self._table(), *self._more()])
-
-    def _head(self) -> list[str]:
-        lines = [self.path, f"data set     {self.dataset}"]
-        lines += [f"{name:<12} {value}" for name, value in self.facts.items()]
-        lines.append(f"description  {self.description or 'none: only what the files say themselves'}")
-        return lines
-
-    def _table(self) -> list[str]:
-        header = ("session", "units x frames", "used", "rate", "duration", "range", "NaN", "constant", "stretches")
-        rows = [header] + [_row(report) for report in self.sessions if not report.error]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        lines = lines if len(rows) > 1 else []
-        return lines + [f"{report.session}  CANNOT BE READ: {report.error}" for report in self.sessions if report.error]
-
-    def _more(self) -> list[str]:
-        good = [report for report in self.sessions if not report.error]
-        lines: list[str] = []
-        by_key: dict[str, list[str]] = {}
-        for report in good:
-            if report.key:
-                by_key.setdefault(report.key, []).append(report.session)
-        lines += [""] if by_key else []
-        lines += [f"array        {key}{_which(owners, len(good))}" for key, owners in by_key.items()]
-        by_clock: dict[str, list[str]] = {}
-        for report in good:
-            if "times" in report.provenance:
-                by_clock.setdefault(report.provenance["times"], []).append(report.session)
-        lines += [f"times        {source}{_which(owners, len(good))}" for source, owners in by_clock.items()]
-        if any(report.labels for report in good):
-            lines += ["", "labels (units labelled, classes)"]
-        for report in good:
-            if report.labels:
-                shown = ", ".join(f"{name} {v['labelled']} ({v['classes']})" for name, v in report.labels.items())
-                lines.append(f"  {report.session}: {shown}")
-        placed = [report for report in good if report.coordinates]
-        if placed:
-            lines += ["", f"coordinates  {placed[0].coordinates}-D{_which([r.session for r in placed], len(good))}"]
-        names = list(dict.fromkeys(name for report in good for name in report.channels))
-        if names:
-            lines += ["", "channels (stimulus and behaviour)"]
-        for name in names:
-            having = [report for report in good if name in report.channels]
-            width = having[0].channels[name]
-            lines.append(
-                f"  {name}{f' x {width}' if width > 1 else ''}{_which([r.session for r in having], len(good))}"
-            )
-        by_line: dict[str, list[str]] = {}
-        for report in good:
-            for warning in report.warnings:
-                by_line.setdefault(warning, []).append(report.session)
-        warnings = list(self.warnings) + [line + _which(owners, len(good)) for line, owners in by_line.items()]
-        if warnings:
-            lines += ["", "warnings"] + [f"  {line}" for line in warnings]
-        if self.notes:
-            lines += ["", "notes"] + [f"  {line}" for line in self.notes]
-        return lines
 
 
 def inspect(
@@ -354,36 +210,3 @@ def _of_one_name(reports: Sequence[SessionReport]) -> list[str]:
     found = f"{', '.join(several)} ('{several[0]}' in {' and '.join(files[several[0]][:2])})"
     way = 'say name = "{folder}-{stem}" or a pattern in dataset.toml under [sessions]'
     return [f"session names occur more than once: {found}; {way}"]
-
-
-def _row(report: SessionReport) -> tuple[str, ...]:
-    missing = report.nan_values + report.infinite_values
-    return (
-        report.session,
-        f"{report.units} x {report.frames}",
-        "all" if report.units_used == report.units else counted(report.units_used, "unit"),
-        "not stated" if report.rate_hz is None else f"{report.rate_hz:.4g} Hz",
-        "" if report.duration_s is None else _seconds(report.duration_s),
-        "" if report.low is None or report.high is None else f"{report.low:.3g} to {report.high:.3g}",
-        f"{missing} in {counted(len(report.nan_units), 'unit')}" if missing else "0",
-        counted(len(report.constant_units), "unit") if report.constant_units else "0",
-        f"{report.stretches}" if report.stretches == 1 else f"{report.stretches} (longest {report.longest_stretch})",
-    )
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.1f} s" if value < 120 else f"{int(value // 60)} min {int(value % 60)} s"
-
-
-def _which(owners: list[str], total: int) -> str:
-    return "" if len(owners) == total else f" ({some(owners, 4)})"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        return value.item()
-    return value

@@ -14,6 +14,7 @@ from poco.data.inspection import Inspection, SessionReport
 from poco.data.read import Job, read
 from poco.data.recording import Recording
 from poco.data.segments import taken
+from poco.data.unit_choice import bad_units
 from poco.errors import DataError, PocoError
 from poco.wording import counted
 
@@ -67,7 +68,7 @@ def _inspect_published(name: str, path: str | Path, options: Mapping[str, Any]) 
 def _try_published(name: str, file: Path, options: Mapping[str, Any], *, alone: bool) -> list[SessionReport]:
     """Reports of the sessions of a published file, or of why it cannot be read if it is not alone."""
     try:
-        return [_report(sessions.as_loaded(one)) for one in read(file, published=name, **options)]
+        return [_report(sessions.Loaded(one, one.activity)) for one in read(file, published=name, **options)]
     except DataError as error:
         if alone:
             raise
@@ -86,7 +87,8 @@ def _try(job: Job, plan: sessions.Plan) -> SessionReport:
 
 
 def _report(loaded: sessions.Loaded) -> SessionReport:
-    recording = loaded.recording
+    recording, activity = loaded.recording, loaded.activity
+    nan_units, constant_units = bad_units(activity)
     finite = recording.activity[np.isfinite(recording.activity)]
     drift = _drifting(taken(recording.activity, recording.stretches))
     return SessionReport(
@@ -96,17 +98,17 @@ def _report(loaded: sessions.Loaded) -> SessionReport:
         file=recording.provenance.get("file", ""),
         format=recording.provenance.get("format", ""),
         key=recording.provenance.get("key", ""),
-        units=loaded.source_units,
-        frames=loaded.source_frames,
+        units=activity.shape[0],
+        frames=activity.shape[1],
         units_used=recording.units,
         rate_hz=recording.rate_hz,
         duration_s=_duration(loaded),
         low=float(finite.min()) if finite.size else None,
         high=float(finite.max()) if finite.size else None,
-        nan_values=loaded.nan_values,
-        infinite_values=loaded.infinite_values,
-        nan_units=loaded.nan_units,
-        constant_units=loaded.constant_units,
+        nan_values=int(np.isnan(activity).sum()),
+        infinite_values=int(np.isinf(activity).sum()),
+        nan_units=tuple(map(int, nan_units)),
+        constant_units=tuple(map(int, constant_units)),
         labels={
             name: {"labelled": sum(map(bool, values)), "classes": len(set(values) - {""})}
             for name, values in recording.labels.items()
@@ -131,7 +133,7 @@ def _duration(loaded: sessions.Loaded) -> float | None:
     rate = loaded.recording.rate_hz
     if loaded.times is not None and len(loaded.times) > 1:
         return float(loaded.times[-1] - loaded.times[0] + np.median(np.diff(loaded.times)))
-    return None if rate is None else loaded.source_frames / rate
+    return None if rate is None else loaded.activity.shape[1] / rate
 
 
 def _noticed(recording: Recording, drift: float) -> list[str]:

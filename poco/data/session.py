@@ -52,24 +52,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A session as read, with facts about the file that the recording itself no longer shows.
+    """A session as read, with what the recording itself no longer shows.
 
     Attributes:
         recording: the recording to use.
-        source_units, source_frames: size in the file, before any unit was dropped.
-        nan_values, infinite_values: counts in the file.
-        nan_units, constant_units: indices in the file, from 0.
+        activity: ``[N, T]``, as in the file, before any unit was dropped.
         times: ``[T]`` seconds, where the file has time stamps.
     """
 
     recording: Recording
-    source_units: int
-    source_frames: int
-    nan_values: int
-    infinite_values: int
-    nan_units: tuple[int, ...]
-    constant_units: tuple[int, ...]
-    times: np.ndarray | None
+    activity: np.ndarray
+    times: np.ndarray | None = None
 
 
 def load(plan: Plan, description: Description, opener: sources.Opener) -> Loaded:
@@ -126,27 +119,7 @@ def load(plan: Plan, description: Description, opener: sources.Opener) -> Loaded
         provenance=provenance,
         warnings=tuple(dict.fromkeys(warnings)),
     )
-    return _loaded(recording, activity, nan_units, constant, times)
-
-
-def as_loaded(recording: Recording) -> Loaded:
-    """A recording that another reader read, with the same facts about it."""
-    return _loaded(recording, recording.activity, *bad_units(recording.activity), None)
-
-
-def _loaded(
-    recording: Recording, activity: np.ndarray, nan_units: np.ndarray, constant: np.ndarray, times: np.ndarray | None
-) -> Loaded:
-    return Loaded(
-        recording=recording,
-        source_units=activity.shape[0],
-        source_frames=activity.shape[1],
-        nan_values=int(np.isnan(activity).sum()),
-        infinite_values=int(np.isinf(activity).sum()),
-        nan_units=tuple(map(int, nan_units)),
-        constant_units=tuple(map(int, constant)),
-        times=times,
-    )
+    return Loaded(recording, activity, times)
 
 
 def _left_aside(how: Activity, own: Contents, times: np.ndarray | None) -> list[str]:

@@ -220,7 +220,7 @@ def shorten(cut: Split, frames: int) -> Split:
         raise ConfigError(
             f"{frames} frames hold no window of {length} (context {cut.context} + horizon {cut.horizon}): give more"
         )
-    parts: dict[str, list[Segments]] = {part: [] for part in PARTS}
+    per_session: list[dict[str, Segments]] = []
     means, stds = list(cut.mean), list(cut.std)
     for index, recording in enumerate(cut.recordings):
         pool = joined((*cut.segments["train"][index], *cut.segments["val"][index]))
@@ -232,13 +232,12 @@ def shorten(cut: Split, frames: int) -> Split:
             own = dict.fromkeys(own, between(pool, first, end))
         own["test"] = cut.segments["test"][index]
         _check_windows(recording, own, cut.context, cut.horizon, cut.protocol)
-        for part in PARTS:
-            parts[part].append(own[part])
+        per_session.append(own)
         if cut.protocol != "published":
             mean, std = statistics(recording, own["train"])
             check_deviation(recording, std)
             means[index], stds[index] = mean.astype(np.float32), std.astype(np.float32)
-    segments = {part: tuple(found) for part, found in parts.items()}
+    segments = {part: tuple(own[part] for own in per_session) for part in PARTS}
     return replace(cut, mean=tuple(means), std=tuple(stds), segments=segments)
 
 

@@ -19,7 +19,8 @@ import torch
 import poco
 from benchmarks.accuracy import Cell, make_cells
 from poco.data.simulate import simulate
-from poco.data.splits import Split, statistics
+from poco.data.splits import Split
+from poco.data.statistics import statistics
 
 RATE = 2.0  # frames a second
 HOUR = int(3600 * RATE)

@@ -15,8 +15,8 @@ from poco.adaptation_steps import fit_session, join, scores_of, settings, usual_
 from poco.adapted import Adapted, Point
 from poco.data.checks import rates_differ, same_activity
 from poco.data.origin import source as source_of
-from poco.data.recording import Recording
-from poco.data.splits import Split, fingerprint, shorten, split
+from poco.data.recording import Recording, fingerprint
+from poco.data.splits import Split, shorten, split
 from poco.errors import ConfigError, DataError
 from poco.nn.files import learnt_rates
 from poco.scoring import ahead
@@ -126,7 +126,7 @@ def adapt(
     mode = _mode(model, mode)
     sizes = model.config
     cut = split([recording], protocol=protocol, context=sizes.context, horizon=sizes.horizon)
-    if frames is not None and frames >= sum(b - a for part in ("train", "val") for a, b in cut.segments[part][0]):
+    if frames is not None and frames >= cut.frames_to_learn[0]:
         frames = None
     if frames is not None:
         cut = shorten(cut, frames)

@@ -138,12 +138,7 @@ def _prepare(model: POCO, recording: Recording, cut: Split, unit_types: tuple[st
     """A copy of the model that knows the session, or a fresh model of the same shape, with its normalisation."""
     from poco.nn import POCO, SessionSpec
 
-    spec = SessionSpec(
-        name=recording.session,
-        units=recording.unit_ids,
-        dataset=recording.dataset,
-        unit_types=unit_types,
-    )
+    spec = SessionSpec.of(recording, unit_types)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, "weights"))
         if mode == "scratch":

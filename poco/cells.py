@@ -9,8 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from poco.data.recording import Recording
-from poco.data.splits import fingerprint
+from poco.data.recording import Recording, fingerprint
 from poco.errors import CheckpointError, ConfigError
 from poco.files import read_json, write_atomically
 

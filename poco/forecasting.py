@@ -18,6 +18,7 @@ from poco.core import gather_windows
 from poco.data.checks import check_length, rates_differ
 from poco.data.packed import PackedBatch
 from poco.data.recording import Recording
+from poco.data.segments import taken
 from poco.data.windows import ROWS_A_BATCH, check_units
 from poco.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from poco.files import write_npz
@@ -245,7 +246,7 @@ def warn_of_scale(recording: Recording, mean: np.ndarray, std: np.ndarray, *, st
     """
     if not mean.any() and (std == 1).all():
         return  # never set, of which normalisation() warns
-    frames = np.concatenate([np.arange(start, stop) for start, stop in recording.stretches])
+    frames = taken(np.arange(recording.frames), recording.stretches)
     values = recording.activity[:, frames[:: -(-frames.size // _MOST_FRAMES)]].astype(np.float64)
     values[~np.isfinite(values)] = np.nan
     values = (values - mean[:, None]) / std[:, None]  # by the model's scale they have mean 0 and deviation 1

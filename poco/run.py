@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from poco.data.checks import as_recordings
-from poco.data.recording import Recording
-from poco.data.splits import Split, fingerprint, split
+from poco.data.recording import Recording, fingerprint
+from poco.data.splits import Split, split
 from poco.errors import CheckpointError, DataError, MissingExtraError
 from poco.files import EVALUATION, FIGURE, METRICS, MODEL, write_json
 from poco.training.config import TrainConfig

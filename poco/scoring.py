@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from poco.data.splits import Split, statistics_of
+from poco.data.splits import Split
+from poco.data.statistics import statistics_of
 from poco.data.windows import Packer, vocabulary
 from poco.errors import DataError
 from poco.intervals import Ahead, Interval, block_length, interval, lasting_block, resampled_scores

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -275,31 +275,23 @@ def write(found: Sequence[SessionEmbeddings], path: str | Path) -> Path:
         raise ConfigError(f"embeddings are written as .csv or .npz, not as '{path.name}'")
     path.parent.mkdir(parents=True, exist_ok=True)
     names = sorted({name for entry in found for name in entry.labels})
-    width = found[0].vectors.shape[1]
     axes = max((e.coordinates.shape[1] for e in found if e.coordinates is not None), default=0)
-    places = [_places(entry, axes) for entry in found]
+    sessions = [e.session for e in found for _ in e.units]
+    units = [unit for e in found for unit in e.units]
+    labels = [[v for e in found for v in e.labels.get(name, ("",) * len(e.units))] for name in names]
+    vectors = np.concatenate([e.vectors for e in found])
+    places = np.concatenate([_places(e, axes) for e in found])
     if path.suffix == ".npz":
-        columns = {
-            f"label_{n}": np.array([v for e in found for v in e.labels.get(n, ("",) * len(e.units))]) for n in names
-        }
-        arrays: dict[str, Any] = {
-            "session": np.array([e.session for e in found for _ in e.units]),
-            "unit": np.array([unit for e in found for unit in e.units]),
-            "vectors": np.concatenate([e.vectors for e in found]),
-            **columns,
-        }
-        if axes:
-            arrays["coordinates"] = np.concatenate(places)
-        write_npz(path, arrays, compressed=True)
+        columns = {f"label_{name}": np.array(own) for name, own in zip(names, labels, strict=True)}
+        arrays = {"session": np.array(sessions), "unit": np.array(units), "vectors": vectors, **columns}
+        write_npz(path, arrays | ({"coordinates": places} if axes else {}), compressed=True)
         return path
     text = io.StringIO()
     table = csv.writer(text)
-    table.writerow(["session", "unit", *names, *"xyz"[:axes], *(f"e{k}" for k in range(width))])
-    for entry, place in zip(found, places, strict=True):
-        for row, unit in enumerate(entry.units):
-            own = [entry.labels[name][row] if name in entry.labels else "" for name in names]
-            where = ["" if np.isnan(value) else repr(float(value)) for value in place[row]]
-            table.writerow([entry.session, unit, *own, *where, *map(str, entry.vectors[row])])
+    table.writerow(["session", "unit", *names, *"xyz"[:axes], *(f"e{k}" for k in range(vectors.shape[1]))])
+    for *known, place, vector in zip(sessions, units, *labels, places, vectors, strict=True):
+        where = ["" if np.isnan(value) else repr(float(value)) for value in place]
+        table.writerow([*known, *where, *map(str, vector)])
     write_atomically(path, text.getvalue().encode())
     return path
 

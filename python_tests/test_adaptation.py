@@ -15,9 +15,9 @@ import torch
 from poco.adaptation import MODES, PATIENCE, adapt
 from poco.adapted import Adapted
 from poco.data.read import read
-from poco.data.recording import Recording
+from poco.data.recording import Recording, fingerprint
 from poco.data.simulate import simulate
-from poco.data.splits import fingerprint, split
+from poco.data.splits import split
 from poco.ensemble import Ensemble
 from poco.errors import CheckpointError, ConfigError, DataError, VocabularyError
 from poco.evaluation import evaluate

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from poco.baselines.windows import OfSessions, by_session
+from poco.baselines.windows import OfSessions
 from poco.data.packed import PackedBatch
 from poco.nn.vocabulary import SessionSpec
 
@@ -106,7 +106,7 @@ class ARTransformer(OfSessions):
         """Squared error of each frame forecast from those before it, over context and target."""
         assert batch.target is not None
         total, count = batch.x.new_zeros(()), 0
-        for session, rows in by_session(batch):
+        for session, _, rows in batch.by_session():
             frames = torch.cat([batch.x[rows], batch.target[rows]], -1).mT
             error = self.next_frames(frames[:, :-1], session)[0] - frames[:, 1:]
             total, count = total + error.square().sum(), count + error.numel()

@@ -58,7 +58,7 @@ def fit_baseline(
             steps=BASELINE_STEPS, batch_size=None, val_stride=None, patience=BASELINE_PATIENCE, seed=seed
         )
     config = bounded(config, split, most=BATCH_SIZE)
-    sessions = [SessionSpec(r.session, r.unit_ids, r.dataset) for r in split.recordings]
+    sessions = [SessionSpec.of(recording) for recording in split.recordings]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(config.seed, "weights"))
         model = build(name, split.context, split.horizon, sessions)

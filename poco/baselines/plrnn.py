@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from poco.baselines.windows import OfSessions, by_session
+from poco.baselines.windows import OfSessions
 from poco.data.packed import PackedBatch
 from poco.nn.vocabulary import SessionSpec
 
@@ -68,7 +68,7 @@ class PLRNN(OfSessions):
         assert batch.target is not None
         forcing = min(self.forcing, self.horizon)
         total, count = batch.x.new_zeros(()), 0
-        for session, rows in by_session(batch):
+        for session, _, rows in batch.by_session():
             whole = torch.cat([batch.x[rows], batch.target[rows]], -1)  # [B, N, C + H]
             first = (self.context - 1) % forcing
             starts = range(first, whole.shape[-1] - forcing, forcing)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from poco.baselines.ridge import PENALTIES
-from poco.baselines.windows import OfSessions, by_session
+from poco.baselines.windows import OfSessions
 from poco.data.splits import Split
 from poco.data.windows import Packer
 from poco.nn.vocabulary import SessionSpec
@@ -70,7 +70,7 @@ class UnitRidge(OfSessions):
         ]
         for _, batch in packer.batches(packer.split.windows(part)):
             assert batch.target is not None
-            for session, rows in by_session(batch):
+            for session, _, rows in batch.by_session():
                 x, y = batch.x[rows].double().transpose(0, 1), batch.target[rows].double().transpose(0, 1)
                 sums[session][0].add_(x.mT @ x)
                 sums[session][1].add_(x.mT @ y)

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from poco.data.packed import PackedBatch
 from poco.errors import VocabularyError
 from poco.nn.vocabulary import SessionSpec
-
-
-def by_session(batch: PackedBatch) -> Iterator[tuple[int, Tensor]]:
-    """For each session of a batch its number and the rows ``[B, N]`` of its windows."""
-    offsets = batch.window_offsets.long()
-    for session in batch.window_session.unique().tolist():
-        windows = (batch.window_session == session).nonzero()[:, 0]
-        first = int(windows[0])
-        units = int(offsets[first + 1] - offsets[first])
-        yield session, offsets[windows][:, None] + torch.arange(units, device=offsets.device)
 
 
 def instance_normalised(x: Tensor, forecast: Callable[[Tensor], Tensor]) -> Tensor:
@@ -49,7 +38,7 @@ class OfSessions(nn.Module):
     def forward_packed(self, batch: PackedBatch) -> Tensor:
         """``[R, C]`` -> ``[R, H]``."""
         out = batch.x.new_empty(batch.x.shape[0], self.horizon)
-        for session, rows in by_session(batch):
+        for session, _, rows in batch.by_session():
             if session >= len(self.sessions):
                 raise VocabularyError(f"session {session} of {len(self.sessions)} known ones: fit the baseline to it")
             out[rows.flatten()] = self.forecast(batch.x[rows], session).flatten(0, 1)

@@ -19,8 +19,9 @@ from poco.cli.options import (
     read_one,
     reads,
 )
-from poco.cli.output import counted, note, number, print_json, say
+from poco.cli.output import note, number, print_json, say
 from poco.errors import ConfigError
+from poco.wording import counted
 
 if TYPE_CHECKING:
     from poco.stream import Stream

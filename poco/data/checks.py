@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from poco.data.recording import Recording
+from poco.data.segments import taken
 from poco.errors import ConfigError, DataError
+from poco.wording import begun, counted
 
 #: Frame rates of one data set may differ by this factor: a warning, beyond it an error.
 RATE_TOLERANCE = 1.25
@@ -78,8 +80,7 @@ def check_values(recording: Recording) -> None:
     where = f"session '{recording.session}'"
     activity = recording.activity
     covered = np.zeros(recording.frames, dtype=bool)
-    for start, stop in recording.stretches:
-        covered[start:stop] = True
+    covered[taken(np.arange(recording.frames), recording.stretches)] = True
     bad = np.zeros(recording.units, dtype=np.int64)
     frames_bad = whole = 0
     low = np.full(recording.units, np.inf, dtype=np.float32)
@@ -99,7 +100,7 @@ def check_values(recording: Recording) -> None:
     if bad.any():
         cut = "end stretches there when reading (--nan cut, or nan='cut')"
         if (bad == whole).all():
-            raise DataError(f"{where}: {_count(whole, 'frame')} without a value of any unit: {cut}")
+            raise DataError(f"{where}: {counted(whole, 'frame')} without a value of any unit: {cut}")
         option = way_without_nan(recording)
         way = f"drop such units when reading (--nan {option}, or nan='{option}')"
         if whole:
@@ -109,8 +110,8 @@ def check_values(recording: Recording) -> None:
             )
         units = np.flatnonzero(bad > whole)
         raise DataError(
-            f"{where}: {_count(int(bad.sum()), 'NaN or infinite value')} in {_some_units(recording, units)}, over "
-            f"{_count(frames_bad, 'frame')}{', ' if whole else ': '}{way}, or repair the recording"
+            f"{where}: {counted(int(bad.sum()), 'NaN or infinite value')} in {_some_units(recording, units)}, over "
+            f"{counted(frames_bad, 'frame')}{', ' if whole else ': '}{way}, or repair the recording"
         )
     constant = np.flatnonzero(low == high)
     if constant.size:
@@ -122,10 +123,8 @@ def check_values(recording: Recording) -> None:
 
 def way_without_nan(recording: Recording) -> str:
     """The choice ``nan`` of reading that drops units with NaN: ``"drop"`` would drop all where frames were cut."""
-    outside = np.ones(recording.frames, dtype=bool)
-    for start, stop in recording.stretches:
-        outside[start:stop] = False
-    lost = ~np.isfinite(recording.activity[:, outside]).any(axis=0)
+    outside = np.delete(recording.activity, taken(np.arange(recording.frames), recording.stretches), axis=1)
+    lost = ~np.isfinite(outside).any(axis=0)
     return "cut-drop" if lost.any() else "drop"
 
 
@@ -195,13 +194,7 @@ def _check_rates(recordings: Sequence[Recording]) -> list[Recording]:
     return checked
 
 
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def _some_units(recording: Recording, units: np.ndarray) -> str:
     """``unit 'a'`` or ``3 units ('a', 'b', ...)``, for a message."""
-    names = [f"'{recording.unit_ids[int(unit)]}'" for unit in units[:3]]
-    if len(units) == 1:
-        return f"unit {names[0]}"
-    return f"{len(units)} units ({', '.join(names)}{', ...' if len(units) > 3 else ''})"
+    names = [f"'{recording.unit_ids[int(unit)]}'" for unit in units[:4]]
+    return f"unit {names[0]}" if len(units) == 1 else f"{len(units)} units ({begun(names, 3)})"

@@ -30,7 +30,7 @@ class Origin:
     @classmethod
     def of(cls, path: Path, options: Mapping[str, Any], recording: Recording) -> Origin:
         """Of a recording that was just read from a path with options; those that are None were not given."""
-        given = {name: _plain(value) for name, value in options.items() if value is not None}
+        given = {name: plain(value) for name, value in options.items() if value is not None}
         return cls(str(path.expanduser().resolve()), given, recording.activity)
 
 
@@ -51,10 +51,12 @@ def source(recordings: Sequence[Recording]) -> dict[str, Any] | None:
     return {"path": paths[0] if len(paths) == 1 else paths, "options": dict(known[0].options)}
 
 
-def _plain(value: Any) -> Any:
-    """An option as what JSON holds."""
+def plain(value: Any) -> Any:
+    """A value as what JSON holds."""
     if isinstance(value, Path):
         return str(value.expanduser().resolve())
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.generic):
+        return value.item()
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value

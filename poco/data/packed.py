@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -27,24 +29,22 @@ class PackedBatch:
     target: torch.Tensor | None = None
     window_start: torch.Tensor | None = None
 
+    def by_session(self) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+        """For each session its index, the places ``[B]`` of its windows in the batch, and their rows ``[B, N]``."""
+        offsets = self.window_offsets.long()
+        for session in self.window_session.unique().tolist():
+            places = (self.window_session == session).nonzero()[:, 0]
+            units = int(offsets[places[0] + 1] - offsets[places[0]])
+            yield session, places, offsets[places][:, None] + torch.arange(units, device=offsets.device)
+
     def to_forecast(self) -> PackedBatch:
         """The same windows for a forecaster: tensors of its own, which it may write into, and no target."""
-        return PackedBatch(
-            self.x.clone(),
-            self.unit_index.clone(),
-            self.window_offsets.clone(),
-            self.window_session.clone(),
-            None,
-            None if self.window_start is None else self.window_start.clone(),
-        )
+        return replace(self, target=None)._with_each(torch.clone)
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """The same batch on another device."""
-        return PackedBatch(
-            self.x.to(device),
-            self.unit_index.to(device),
-            self.window_offsets.to(device),
-            self.window_session.to(device),
-            None if self.target is None else self.target.to(device),
-            None if self.window_start is None else self.window_start.to(device),
-        )
+        return self._with_each(lambda tensor: tensor.to(device))
+
+    def _with_each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> PackedBatch:
+        changed: dict[str, Any] = {name: change(own) for name, own in vars(self).items() if own is not None}
+        return PackedBatch(**changed)

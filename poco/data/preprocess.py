@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from poco.data.recording import Recording
+from poco.data.segments import taken
 from poco.errors import ConfigError, DataError, MissingExtraError
 
 #: Order of the Butterworth filters, as published.
@@ -92,7 +93,7 @@ def butterworth(
     if shortest <= padding and padded and not causal:
         raise DataError(f"session '{recording.session}': a stretch of {shortest} frames is too short to filter")
     activity = recording.activity.astype(np.float64)
-    known = _frames_of(activity, recording.stretches)
+    known = taken(activity, recording.stretches)
     _refuse_nan(recording, known, "a filter would spread them")
     mean = known.mean(1, keepdims=True)
 
@@ -138,7 +139,7 @@ def components(recording: Recording, count: int, *, frames: Sequence[tuple[int, 
         DataError: if a unit is constant or has NaN.
     """
     ranges = recording.stretches if frames is None else frames
-    fitted = _frames_of(recording.activity, ranges)
+    fitted = taken(recording.activity, ranges)
     if not 1 <= count <= min(fitted.shape):
         units, length = fitted.shape
         raise ConfigError(f"session '{recording.session}': {units} units in {length} frames have no {count} components")
@@ -166,11 +167,6 @@ def components(recording: Recording, count: int, *, frames: Sequence[tuple[int, 
         provenance=_done(recording, what),
         warnings=all_known if frames is None else recording.warnings,
     )
-
-
-def _frames_of(activity: npt.NDArray[Any], ranges: Sequence[tuple[int, int]]) -> npt.NDArray[Any]:
-    """The frames of these ranges, one after another."""
-    return np.concatenate([activity[:, start:stop] for start, stop in ranges], 1)
 
 
 def _refuse_nan(recording: Recording, activity: npt.NDArray[Any], why: str) -> None:

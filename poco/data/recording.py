@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -106,3 +107,11 @@ class Recording:
     def frames(self) -> int:
         """Number of frames ``T``."""
         return int(self.activity.shape[1])
+
+
+def fingerprint(recording: Recording) -> str:
+    """SHA-256 of a session's activity, shape, unit ids and stretches: the same data give the same text."""
+    digest = hashlib.sha256()
+    digest.update(repr((recording.activity.shape, recording.unit_ids, tuple(recording.stretches))).encode())
+    digest.update(np.ascontiguousarray(recording.activity).data)
+    return digest.hexdigest()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
@@ -17,12 +16,13 @@ from typing import Literal, get_args
 import numpy as np
 
 from poco.data.checks import as_recordings, check
-from poco.data.recording import Recording
+from poco.data.recording import Recording, fingerprint
+from poco.data.segments import Segments, between, frames_of, joined, window_count, within
+from poco.data.statistics import check_deviation, statistics
 from poco.errors import ConfigError, DataError
 
 Protocol = Literal["leak-free", "published"]
 Part = Literal["train", "val", "test"]
-Segments = tuple[tuple[int, int], ...]
 
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 PARTS: tuple[str, ...] = get_args(Part)
@@ -91,7 +91,7 @@ class Split:
         sessions, starts = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
         for session, segments in enumerate(self.segments[part]):
             for first, stop in segments:
-                count = window_count(stop - first, self.context, self.horizon, self.protocol)
+                count = window_count(((first, stop),), self.context, self.horizon, self.protocol)
                 start = np.arange(first, first + count, stride, dtype=np.int64)
                 starts.append(start)
                 sessions.append(np.full(start.size, session, dtype=np.int64))
@@ -132,7 +132,7 @@ class Split:
     def frames_to_learn(self) -> tuple[int, ...]:
         """Of each session, frames of the training and validation parts."""
         each = zip(self.segments["train"], self.segments["val"], strict=True)
-        return tuple(sum(stop - start for start, stop in (*train, *val)) for train, val in each)
+        return tuple(frames_of((*train, *val)) for train, val in each)
 
     @property
     def datasets(self) -> tuple[str, ...]:
@@ -153,12 +153,6 @@ class Split:
     def inverse_std(self) -> tuple[np.ndarray, ...]:
         """Per session ``[N]`` float32, ``1 / std``."""
         return tuple((1.0 / std.astype(np.float64)).astype(np.float32) for std in self.std)
-
-
-def window_count(frames: int, context: int, horizon: int, protocol: str) -> int:
-    """Windows of stride 1 in a segment of ``frames`` frames; the published protocol drops the last one."""
-    dropped = 0 if protocol == "published" else 1
-    return max(0, frames - (context + horizon) + dropped)
 
 
 def split(
@@ -197,7 +191,7 @@ def split(
             std = std + _EPSILON
         else:
             mean, std = statistics(recording, segments["train"][index])
-            warnings += _check_deviation(recording, std)
+            warnings += check_deviation(recording, std)
         means.append(mean.astype(np.float32))
         stds.append(std.astype(np.float32))
     return Split(
@@ -226,25 +220,24 @@ def shorten(cut: Split, frames: int) -> Split:
         raise ConfigError(
             f"{frames} frames hold no window of {length} (context {cut.context} + horizon {cut.horizon}): give more"
         )
-    parts: dict[str, list[Segments]] = {part: [] for part in PARTS}
+    per_session: list[dict[str, Segments]] = []
     means, stds = list(cut.mean), list(cut.std)
     for index, recording in enumerate(cut.recordings):
-        pool = _join((*cut.segments["train"][index], *cut.segments["val"][index]))
-        kept, there = _last(pool, frames), min(frames, sum(stop - start for start, stop in pool))
-        own = {"train": _last(pool, there, there - there // 4), "val": _last(pool, there // 4)}
-        if not all(
-            any(window_count(b - a, cut.context, cut.horizon, cut.protocol) for a, b in some) for some in own.values()
-        ):
-            own = {"train": kept, "val": kept}
+        pool = joined((*cut.segments["train"][index], *cut.segments["val"][index]))
+        end = frames_of(pool)
+        first = max(0, end - frames)
+        middle = end - (end - first) // 4
+        own = {"train": between(pool, first, middle), "val": between(pool, middle, end)}
+        if not all(window_count(some, cut.context, cut.horizon, cut.protocol) for some in own.values()):
+            own = dict.fromkeys(own, between(pool, first, end))
         own["test"] = cut.segments["test"][index]
         _check_windows(recording, own, cut.context, cut.horizon, cut.protocol)
-        for part in PARTS:
-            parts[part].append(own[part])
+        per_session.append(own)
         if cut.protocol != "published":
             mean, std = statistics(recording, own["train"])
-            _check_deviation(recording, std)
+            check_deviation(recording, std)
             means[index], stds[index] = mean.astype(np.float32), std.astype(np.float32)
-    segments = {part: tuple(found) for part, found in parts.items()}
+    segments = {part: tuple(own[part] for own in per_session) for part in PARTS}
     return replace(cut, mean=tuple(means), std=tuple(stds), segments=segments)
 
 
@@ -277,89 +270,25 @@ def same_targets(cut: Split, longest: int) -> Split:
     return replace(cut, segments=segments)
 
 
-def _join(segments: Segments) -> Segments:
-    """The same frames in order, ranges that touch made one."""
-    joined: list[tuple[int, int]] = []
-    for start, stop in sorted(segments):
-        if joined and joined[-1][1] == start:
-            joined[-1] = (joined[-1][0], stop)
-        else:
-            joined.append((start, stop))
-    return tuple(joined)
-
-
-def _last(segments: Segments, frames: int, count: int | None = None) -> Segments:
-    """The first ``count`` of the last ``frames`` frames that the ranges cover; by default all of these."""
-    covered = sum(stop - start for start, stop in segments)
-    low = max(0, covered - frames)
-    high = min(covered, low + (frames if count is None else count))
-    found, before = [], 0
-    for start, stop in segments:
-        inside = _intersect((start, stop), (start + low - before, start + high - before))
-        if inside is not None:
-            found.append(inside)
-        before += stop - start
-    return tuple(found)
-
-
-def fingerprint(recording: Recording) -> str:
-    """SHA-256 of a session's activity, shape, unit ids and stretches: the same data give the same text."""
-    digest = hashlib.sha256()
-    digest.update(repr((recording.activity.shape, recording.unit_ids, tuple(recording.stretches))).encode())
-    digest.update(np.ascontiguousarray(recording.activity).data)
-    return digest.hexdigest()
-
-
 def _leak_free_segments(recording: Recording) -> dict[str, Segments]:
     """One cut in time, 60/20/20 of the frames that the stretches cover."""
-    covered = sum(stop - start for start, stop in recording.stretches)
-    first, second = covered * 6 // 10, covered * 8 // 10
-    bounds = {"train": (0, first), "val": (first, second), "test": (second, covered)}
-    parts: dict[str, list[tuple[int, int]]] = {part: [] for part in PARTS}
-    before = 0  # covered frames before this stretch
-    for start, stop in recording.stretches:
-        for part, (low, high) in bounds.items():
-            inside = _intersect((start, stop), (start + low - before, start + high - before))
-            if inside is not None:
-                parts[part].append(inside)
-        before += stop - start
-    return {part: tuple(found) for part, found in parts.items()}
+    covered = frames_of(recording.stretches)
+    borders = (0, covered * 6 // 10, covered * 8 // 10, covered)
+    return {part: between(recording.stretches, *borders[place : place + 2]) for place, part in enumerate(PARTS)}
 
 
 def _published_segments(recording: Recording) -> dict[str, Segments]:
     """Blocks of 1000 frames, the last with the rest, each cut 60/20/20, with the published rounding."""
     blocks = max(1, recording.frames // _BLOCK)
-    parts: dict[str, list[tuple[int, int]]] = {part: [] for part in PARTS}
+    parts: dict[str, Segments] = dict.fromkeys(PARTS, ())
     for block in range(blocks):
         start = block * _BLOCK
         stop = recording.frames if block == blocks - 1 else start + _BLOCK
         length = stop - start
-        first, second = start + int(0.6 * length), start + int((0.6 + 0.2) * length)
-        for part, bounds in (("train", (start, first)), ("val", (first, second)), ("test", (second, stop))):
-            inside = (_intersect(bounds, stretch) for stretch in recording.stretches)
-            parts[part] += [found for found in inside if found is not None]
-    return {part: tuple(found) for part, found in parts.items()}
-
-
-def _intersect(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int] | None:
-    start, stop = max(one[0], other[0]), min(one[1], other[1])
-    return (start, stop) if start < stop else None
-
-
-def statistics(recording: Recording, segments: Segments) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and population standard deviation of each unit over frame ranges, ``[N]`` float64 each."""
-    mean = np.empty(recording.units)
-    std = np.empty(recording.units)
-    for unit, trace in enumerate(recording.activity):  # unit by unit: no float64 copy of the whole recording
-        mean[unit], std[unit] = statistics_of(trace, segments)
-    return mean, std
-
-
-def statistics_of(trace: np.ndarray, segments: Segments) -> tuple[float, float]:
-    """Mean and population standard deviation of the activity ``[T]`` of one unit over frame ranges."""
-    inside = [trace[start:stop] for start, stop in segments]
-    values = (inside[0] if len(inside) == 1 else np.concatenate(inside)).astype(np.float64)
-    return float(values.mean()), float(values.std())
+        borders = (start, start + int(0.6 * length), start + int((0.6 + 0.2) * length), stop)
+        for place, part in enumerate(PARTS):
+            parts[part] += within(recording.stretches, *borders[place : place + 2])
+    return parts
 
 
 def _warnings(recordings: Sequence[Recording]) -> list[str]:
@@ -382,30 +311,9 @@ def _check_windows(
     recording: Recording, parts: Mapping[str, Segments], context: int, horizon: int, protocol: str
 ) -> None:
     for part, segments in parts.items():
-        if not any(window_count(stop - start, context, horizon, protocol) for start, stop in segments):
+        if not window_count(segments, context, horizon, protocol):
             raise DataError(
                 f"session '{recording.session}': {recording.frames} frames leave no window of {context + horizon} "
                 f"(context {context} + horizon {horizon}) in the {_PART_NAMES[part]} part of the {protocol} split: "
                 "use a shorter context or horizon, or leave the session out"
             )
-
-
-def _check_deviation(recording: Recording, std: np.ndarray) -> list[str]:
-    """Refuse units that are constant in the training part; warn of units that hardly move there."""
-    where = f"session '{recording.session}'"
-    traces = recording.activity  # of which frames outside all stretches may hold no value
-    scale = np.array([np.abs(trace[np.isfinite(trace)]).max(initial=0) for trace in traces], dtype=np.float32)
-    constant = np.flatnonzero(std <= 1e-7 * scale)
-    if constant.size:
-        names = [f"{recording.session}/{recording.unit_ids[int(unit)]}" for unit in constant]
-        many = "1 unit never changes" if len(names) == 1 else f"{len(names)} units never change"
-        raise DataError(
-            f"{where}: {many} in the training part, which gives no scale to normalise by: leave such units out with "
-            f"--leave-out '{','.join(names)}', or leave_out = {json.dumps(names, ensure_ascii=False)} under [activity]"
-        )
-    still = np.flatnonzero(std < 0.01 * np.median(std))
-    return [
-        f"{where}: unit '{recording.unit_ids[int(unit)]}' hardly moves in the training part (its deviation is "
-        f"{std[unit] / np.median(std):.2%} of the median unit's); normalised, it may weigh heavily elsewhere"
-        for unit in still
-    ]

@@ -13,6 +13,7 @@ from poco.core import gather_windows
 from poco.data.packed import PackedBatch
 from poco.data.splits import Split, Windows
 from poco.errors import CheckpointError, ConfigError, VocabularyError
+from poco.wording import some
 
 #: Rows (windows times units) that one evaluation batch may hold; the bound on memory.
 ROWS_A_BATCH = 32768
@@ -113,8 +114,9 @@ def match_sessions(split: Split, sessions: Sequence[NamedSession]) -> tuple[np.n
     places = []
     for recording in split.recordings:
         if recording.session not in names:
+            known = some([f"'{name}'" for name in names], 8)
             raise VocabularyError(
-                f"the model does not know session '{recording.session}': it knows {_some(names)}; "
+                f"the model does not know session '{recording.session}': it knows {known}; "
                 "adapt the model to the session first"
             )
         place = names.index(recording.session)
@@ -218,9 +220,3 @@ class ShuffledWindows:
             )
         self.epoch, self.position = epoch, position
         self._order = self._shuffle()
-
-
-def _some(names: Sequence[str], most: int = 8) -> str:
-    return ", ".join(f"'{name}'" for name in names[:most]) + (
-        f" and {len(names) - most} more" if len(names) > most else ""
-    )

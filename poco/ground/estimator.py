@@ -82,7 +82,7 @@ def fit(
         cross: whether to solve for the coefficients without each fold too.
     """
     config = config or GroundConfig(split.context, split.horizon)
-    specs = [SessionSpec(r.session, r.unit_ids, r.dataset) for r in split.recordings]
+    specs = [SessionSpec.of(recording) for recording in split.recordings]
     candidates = _candidates(config, split, choose=penalties is None)
     sessions = [prepare(split, i, candidates[-1], cross or penalties is None) for i in range(len(specs))]
     grams = [frame_grams(split, s.index, s.start, s.groups) for s in sessions]
@@ -128,7 +128,7 @@ def add_session(ground: Ground, split: Split, penalties: Sequence[Penalties], se
         VocabularyError: if the ground has a session of this name.
     """
     recording = split.recordings[session]
-    index = ground.add_session(SessionSpec(recording.session, recording.unit_ids, recording.dataset))
+    index = ground.add_session(SessionSpec.of(recording))
     prepared = prepare(split, session, ground.config.most_latents, folds=False)
     own = ground.terms(index)
     _describe(own, split, prepared)

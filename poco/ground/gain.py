@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from poco.data.segments import frames_of
 from poco.data.splits import Split, Windows
 from poco.data.windows import Packer
 from poco.ground.estimator import Fitted, fit
@@ -53,7 +54,7 @@ def trust(split: Split) -> float:
 
     Windows that overlap say much the same, so what is best on little more than one says next to nothing of the next.
     """
-    frames = sum(stop - first for segments in split.segments["val"] for first, stop in segments)
+    frames = sum(map(frames_of, split.segments["val"]))
     return max(0.0, 1.0 - (split.context + split.horizon) / frames)
 
 

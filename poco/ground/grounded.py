@@ -18,7 +18,7 @@ from poco.data.windows import Packer
 from poco.errors import ConfigError
 from poco.ground.config import GroundConfig
 from poco.ground.estimator import CrossFit, Fitted
-from poco.ground.model import FORMS, Ground, Parts, by_session
+from poco.ground.model import FORMS, Ground, Parts, forecast_by_session
 from poco.ground.penalties import USUAL, Penalties
 from poco.ground.population import PopulationResidual
 from poco.ground.residual import Residual, ShapeResidual
@@ -217,7 +217,7 @@ class Grounded(nn.Module):
                 return self.ground.mixed(x, session).joined()
             return self._unseen(x, session, batch.window_start[places])
 
-        return Parts.of_joined(by_session(batch, self.sessions, 3 * self.config.horizon, forecast))
+        return Parts.of_joined(forecast_by_session(batch, self.sessions, 3 * self.config.horizon, forecast))
 
     def _unseen(self, x: Tensor, session: int, start: Tensor) -> Tensor:
         """Forecasts of training windows by coefficients that have not seen them, ``[B, N, 3 H]``, parts side by side.

@@ -159,7 +159,7 @@ class Ground(ExactBuffers):
         Raises:
             ShapeError: if the batch does not fit the model.
         """
-        return by_session(batch, self.sessions, self.config.horizon, lambda x, s, _: self.mixed(x, s).forecast)
+        return forecast_by_session(batch, self.sessions, self.config.horizon, lambda x, s, _: self.mixed(x, s).forecast)
 
     def mixed(self, x: Tensor, session: int, coefficients: Sequence[Tensor] | None = None) -> Parts:
         """The forecast of windows ``[B, N, C]`` of one session, both forms mixed.
@@ -207,7 +207,7 @@ class Ground(ExactBuffers):
         )
 
 
-def by_session(batch: PackedBatch, sessions: Sequence[SessionSpec], horizon: int, forecast: Any) -> Tensor:
+def forecast_by_session(batch: PackedBatch, sessions: Sequence[SessionSpec], horizon: int, forecast: Any) -> Tensor:
     """Forecasts of packed windows, session by session.
 
     Args:
@@ -229,20 +229,14 @@ def by_session(batch: PackedBatch, sessions: Sequence[SessionSpec], horizon: int
         raise ShapeError("each window must hold all units of its session")
     if len(counts) == 0:
         return batch.x.new_empty(0, horizon)
-    present = batch.window_session.unique()
-    if len(present) == 1:  # most batches: rows as they lie
-        session = int(present)
+    if len(batch.window_session.unique()) == 1:  # most batches: rows as they lie
         x = batch.x.view(len(counts), -1, batch.x.shape[1])
-        out: Tensor = forecast(x, session, torch.arange(len(counts), device=x.device))
+        out: Tensor = forecast(x, int(batch.window_session[0]), torch.arange(len(counts), device=x.device))
         return out.reshape(-1, horizon)
-    of_row = torch.repeat_interleave(batch.window_session, counts)
     rows, found = [], []
-    for session in present.tolist():
-        inside = (of_row == session).nonzero()[:, 0]
-        places = (batch.window_session == session).nonzero()[:, 0]
-        x = batch.x[inside].view(len(places), -1, batch.x.shape[1])
-        rows.append(inside)
-        found.append(forecast(x, session, places).reshape(-1, horizon))
+    for session, places, own in batch.by_session():
+        rows.append(own.flatten())
+        found.append(forecast(batch.x[own], session, places).reshape(-1, horizon))
     joined = torch.cat(found)
     return torch.empty_like(joined).index_copy(0, torch.cat(rows), joined)
 

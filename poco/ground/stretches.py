@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from poco.data.splits import Segments, Split, statistics, window_count
+from poco.data.segments import between, frames_of, window_count
+from poco.data.splits import Split
+from poco.data.statistics import statistics
 
 #: Shares of the training part: fitted up to the first, judged from the second to the third.
 CHAIN: tuple[tuple[float, float, float], ...] = (
@@ -41,11 +43,12 @@ def forward_chained(split: Split) -> Iterator[tuple[tuple[float, float, float], 
     for shares in CHAIN:
         kept, parts = [], []
         for index, segments in enumerate(split.segments["train"]):
-            frames = sum(stop - start for start, stop in segments)
-            fitted = _between(segments, 0, int(shares[0] * frames))
-            judged = _between(segments, int(shares[1] * frames), int(shares[2] * frames))
-            known = sum(stop - start for start, stop in fitted) >= _LEAST_APART * (split.context + split.horizon)
-            enough = min(_windows(split, fitted), _windows(split, judged)) >= _LEAST_WINDOWS
+            frames = frames_of(segments)
+            fitted = between(segments, 0, int(shares[0] * frames))
+            judged = between(segments, int(shares[1] * frames), int(shares[2] * frames))
+            known = frames_of(fitted) >= _LEAST_APART * (split.context + split.horizon)
+            windows = (window_count(own, split.context, split.horizon, split.protocol) for own in (fitted, judged))
+            enough = min(windows) >= _LEAST_WINDOWS
             if enough and (known or split.protocol == "published"):
                 kept.append(index)
                 parts.append((fitted, judged))
@@ -67,18 +70,3 @@ def forward_chained(split: Split) -> Iterator[tuple[tuple[float, float, float], 
                 segments={"train": tuple(part[0] for part in parts), "val": judged_parts, "test": judged_parts},
             ),
         )
-
-
-def _between(segments: Segments, first: int, stop: int) -> Segments:
-    """The frames from ``first`` to ``stop``, counted along the segments."""
-    found, before = [], 0
-    for start, end in segments:
-        low, high = max(start, start + first - before), min(end, start + stop - before)
-        if low < high:
-            found.append((low, high))
-        before += end - start
-    return tuple(found)
-
-
-def _windows(split: Split, segments: Segments) -> int:
-    return sum(window_count(stop - start, split.context, split.horizon, split.protocol) for start, stop in segments)

@@ -167,7 +167,7 @@ def reading_options(model: Saved) -> dict[str, Any]:
 def is_normalised(folder: Path, session: int) -> bool:
     """Whether the normalisation of a session (its index) was set, as far as the tensors of a model in a folder say.
 
-    A forecaster on the ground always has one, and files of before do not say.
+    A forecaster on the ground always has one.
     """
     own = f"session_embeddings.{session}."
     _safetensors()  # or says that it is missing

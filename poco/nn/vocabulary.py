@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from poco.errors import ConfigError, VocabularyError
 from poco.nn.exact import ExactBuffers
+from poco.wording import some
+
+if TYPE_CHECKING:
+    from poco.data.recording import Recording
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,11 @@ class SessionSpec:
     units: tuple[str, ...]
     dataset: str = "default"
     unit_types: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, recording: Recording, unit_types: Sequence[str] = ()) -> SessionSpec:
+        """That of a recording."""
+        return cls(recording.session, recording.unit_ids, recording.dataset, tuple(unit_types))
 
     def __post_init__(self) -> None:
         units = map(str, range(self.units)) if isinstance(self.units, int) else map(str, self.units)
@@ -108,7 +117,7 @@ def find(names: Sequence[str], session: int | str | None) -> int:
         return names.index(session)
     if isinstance(session, int) and -len(names) <= session < len(names):
         return session % len(names)
-    known = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    known = some(names, 10)
     if session is None and names:
         way = "choose one (session=..., or on the command line --as NAME)"
         raise VocabularyError(f"the model knows {len(names)} sessions: {way}: {known}")
@@ -125,33 +134,12 @@ def not_normalised(session: str) -> str:
     )
 
 
-def _count_as_normalised(sessions: Sequence[SessionSpec], state: dict[str, Tensor], prefix: str) -> None:
-    """Sessions of a state dict that does not say whether their normalisation was set count as if it had been."""
-    doubtful = []
-    for index, spec in enumerate(sessions):
-        own = f"{prefix}{index}."
-        if f"{own}normalised" in state or f"{own}mean" not in state or f"{own}std" not in state:
-            continue
-        state[f"{own}normalised"] = torch.ones((), dtype=torch.uint8)
-        if is_identity(state[f"{own}mean"], state[f"{own}std"]):
-            doubtful.append(spec.name)
-    if doubtful:
-        warnings.warn(
-            f"the model was saved before it was kept whether set_normalisation was called: session '{doubtful[0]}'"
-            f"{f' and {len(doubtful) - 1} more' if len(doubtful) > 1 else ''} has mean 0 and deviation 1, which is "
-            "right for activity that is normalised already; for any other call set_normalisation",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-
-
 def check_state(ours: Sequence[SessionSpec], state: dict[str, Tensor], prefix: str) -> None:
-    """What has to be seen to before a state dict of a model is copied into one of these sessions.
+    """That a state dict is for a model of these sessions.
 
     Raises:
         VocabularyError: if it is for other sessions.
     """
-    _count_as_normalised(ours, state, f"{prefix}session_embeddings.")
     stored = state.get(f"{prefix}vocabulary")
     if stored is None:
         return

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from poco.data.readers import hdf5
 from poco.data.recording import Recording
 from poco.errors import DataError
-from poco.published.hdf5 import array, opened
+from poco.published.arrays import array
 
 PATTERN = "*_CNMF_compressed.h5"
 AREAS = ("LHb", "MHb", "ctel", "dthal", "gc", "raphe", "tel", "vent", "vthal")
@@ -18,16 +19,16 @@ LEAST_MEDIAN = 1.0
 
 def sessions(path: Path) -> list[Recording]:
     """One fish: dF/F by the median of each unit, ``(M - median) / (median + 1e-6)``, and the area of each unit."""
-    with opened(path) as file:
-        fluorescence = array(file, "M", path, 2).astype(np.float64)
-        units = fluorescence.shape[0]
-        area = np.full(units, "", dtype=object)
-        for side in "lr":
-            for name in AREAS:
-                inside = array(file, f"in_{side}_{name}", path, 1).astype(bool)
-                if inside.size != units:
-                    raise DataError(f"{path}: 'in_{side}_{name}' has {inside.size} values for {units} units")
-                area[inside & (area == "")] = f"{side}_{name}"
+    contents = hdf5.read(path)
+    fluorescence = array(contents, "M", 2).astype(np.float64)
+    units = fluorescence.shape[0]
+    area = np.full(units, "", dtype=object)
+    for side in "lr":
+        for name in AREAS:
+            inside = array(contents, f"in_{side}_{name}", 1).astype(bool)
+            if inside.size != units:
+                raise DataError(f"{path}: 'in_{side}_{name}' has {inside.size} values for {units} units")
+            area[inside & (area == "")] = f"{side}_{name}"
     median = np.median(fluorescence, axis=1)
     kept = np.flatnonzero(median > LEAST_MEDIAN)
     if not kept.size:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from poco.data.recording import Recording
-from poco.data.session import gaps_in_time
+from poco.data.timing import gaps_in_time
 from poco.errors import DataError
 
 PATTERN = "????-??-??-??.json*"

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from poco.data.readers import matlab
+from poco.data.readers import hdf5, matlab
 from poco.data.recording import Recording
-from poco.published.hdf5 import array, opened
+from poco.published.arrays import array
 
 PATTERN = "TimeSeries.h5"
 #: Of each cell, in ``data_full.mat``; the first that is there.
@@ -22,9 +22,9 @@ _BEHAVIOUR = ("data/Behavior_full_motorseed", "data/BehaviorAvr_motorseed")
 
 def sessions(path: Path) -> list[Recording]:
     """One fish: activity of all cells, their places, behaviour and rate where the file says them."""
-    with opened(path) as file:
-        activity = array(file, "CellResp", path, 2).T  # stored frames x cells
-        kept = np.asarray(file[_KEPT]).ravel().astype(int) - 1 if _KEPT in file else None
+    contents = hdf5.read(path)
+    activity = array(contents, "CellResp", 2).T  # stored frames x cells
+    kept = np.asarray(contents.get(_KEPT)).ravel().astype(int) - 1 if _KEPT in contents.entries else None
     units, frames = activity.shape
     beside, warnings = path.with_name("data_full.mat"), []
     places, rate = None, None

@@ -9,6 +9,7 @@ import numpy as np
 from poco.data.readers import matlab
 from poco.data.recording import Recording
 from poco.errors import DataError
+from poco.published.arrays import array
 
 AREAS = ("PPC", "RSP", "V1", "M2")
 PATTERN = "*_df_*.mat"
@@ -27,12 +28,7 @@ def sessions(path: Path) -> list[Recording]:
         raise DataError(f"{file} is none of {', '.join(one.name for one in there.values())}")
     parts = {}
     for area, file in there.items():
-        entries, key = matlab.read(file).entries, f"{area}_df"
-        if key not in entries:
-            raise DataError(f"{file} has no '{key}': it has {', '.join(list(entries)[:12])}")
-        parts[area] = np.asarray(entries[key].load())
-        if parts[area].ndim != 2:
-            raise DataError(f"{file}: '{key}' has shape {parts[area].shape}, not units x frames")
+        parts[area] = array(matlab.read(file), f"{area}_df", 2)
     lengths = {area: values.shape[1] for area, values in parts.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"{path.parent}: areas have different numbers of frames: {lengths}")

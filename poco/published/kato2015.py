@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from poco.data.readers.hdf5 import opened
 from poco.data.recording import Recording
 from poco.errors import DataError
-from poco.published.hdf5 import opened
 
 PATTERN = "NoStim_Data.mat"
 _STRUCT, _ACTIVITY, _NAMES, _RATE, _STATES = "NoStim_Data", "deltaFOverF_bc", "NeuronNames", "fps", "States"

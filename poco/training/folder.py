@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from poco._version import __version__
-from poco.data.splits import Split, fingerprint
+from poco.data.recording import fingerprint
+from poco.data.splits import Split
 from poco.errors import CheckpointError
 from poco.files import CONFIG, LOG, METRICS, read_json, write_atomically, write_json
 from poco.training.callbacks import Callback

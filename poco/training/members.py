@@ -87,7 +87,7 @@ def _trained(place: Path, settings: TrainConfig) -> Member | None:
 
     if not (place / CONFIG).exists():  # written last
         return None
-    before = TrainConfig.from_json((read_config(place).get("training") or {}).get("settings") or {})
+    before = TrainConfig.from_json(read_config(place)["training"]["settings"])
     if before.steps != settings.steps or config_changes(before, settings):
         return None  # the loop goes on, or says what keeps it from that
     return cast("Member", models.read_model(place))

@@ -104,13 +104,8 @@ def build_poco(cut: Split, sizes: POCOConfig, seed: int, unit_types: str | None 
     """A POCO with fresh weights that knows the sessions of a split and their normalisation."""
     from poco.nn import POCO, SessionSpec
 
-    types = [
-        r.labels[unit_types] if unit_types is not None and sizes.unit_type_embedding else () for r in cut.recordings
-    ]
-    specs = [
-        SessionSpec(name=r.session, units=r.unit_ids, dataset=r.dataset, unit_types=tuple(t))
-        for r, t in zip(cut.recordings, types, strict=True)
-    ]
+    label = unit_types if sizes.unit_type_embedding else None
+    specs = [SessionSpec.of(one, () if label is None else one.labels[label]) for one in cut.recordings]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, "weights"))
         model = POCO(sizes, specs)

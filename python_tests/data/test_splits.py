@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from helpers.recordings import counted, waves
 
-from poco.data.recording import Recording
-from poco.data.splits import PARTS, PROTOCOLS, fingerprint, same_targets, shorten, split
+from poco.data.recording import Recording, fingerprint
+from poco.data.splits import PARTS, PROTOCOLS, same_targets, shorten, split
 from poco.errors import ConfigError, DataError
 
 

@@ -11,7 +11,8 @@ import torch
 from helpers.recordings import waves
 
 from poco.data.recording import Recording
-from poco.data.splits import Split, split, statistics
+from poco.data.splits import Split, split
+from poco.data.statistics import statistics
 from poco.ground import Ground, fit, selection
 from poco.ground.selection import FORECASTERS, INSURANCE, choose, error_products, fit_selected, mix
 from poco.ground.stretches import CHAIN, forward_chained

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from poco.errors import DataError, PocoError
+from poco.wording import some
 
 UNITS_FIRST = "units x frames"
 FRAMES_FIRST = "frames x units"
@@ -115,11 +116,7 @@ class Contents:
 
     def keys_text(self, keys: list[str] | None = None) -> str:
         """Keys with their shapes, for messages: the first dozen."""
-        limit = 12
-        names = list(self.entries) if keys is None else keys
-        shown = [f"'{name}' {self.entries[name]}" for name in names[:limit]]
-        more = f" and {len(names) - limit} more" if len(names) > limit else ""
-        return ", ".join(shown) + more if shown else "no arrays"
+        return some([f"'{name}' {self.entries[name]}" for name in keys or self.entries], 12) or "no arrays"
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,14 @@ def h5py() -> Any:
     return h5py
 
 
+@contextmanager
+def opened(path: Path, kind: str = "HDF5") -> Iterator[Any]:
+    """An HDF5 file; a DataError if it is none, or damaged."""
+    package = h5py()
+    with guard(path, kind), package.File(path, "r") as file:
+        yield file
+
+
 class _Hdf5Contents(Contents):
     """Contents whose keys may lead on into the dictionaries of a JLD2 file."""
 
@@ -42,7 +52,6 @@ def read(path: Path, *, matlab: bool = False) -> Contents:
     """All datasets by their paths; for MATLAB v7.3 files axes are turned so that shapes are MATLAB's own."""
     package = h5py()
     entries: dict[str, Entry] = {}
-    kind = "MATLAB v7.3" if matlab else "HDF5"
 
     def visit(name: str, item: Any) -> None:
         if not isinstance(item, package.Dataset) or name.startswith(("_types/", "#refs#/", "#subsystem#/")):
@@ -50,7 +59,7 @@ def read(path: Path, *, matlab: bool = False) -> Contents:
         shape = tuple(item.shape) if item.shape is not None else ()
         entries[name] = Entry(shape[::-1] if matlab else shape, str(item.dtype), lambda: _load(path, name, turn=matlab))
 
-    with guard(path, kind), package.File(path, "r") as file:
+    with opened(path, "MATLAB v7.3" if matlab else "HDF5") as file:
         file.visititems(visit)
     return _Hdf5Contents(path, "matlab" if matlab else "hdf5", entries)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from poco.data.readers.base import FRAMES_FIRST, Contents, Entry, guard, text
 from poco.errors import DataError, MissingExtraError
+from poco.wording import begun
 
 FORMAT = "nwb"
 
@@ -93,8 +94,7 @@ def _contents(path: Path, nwb: Any, pynwb: Any, key: str | None, rois: str) -> C
         contents.warnings.append(f"{chosen} has units first, against the standard, by its table of ROIs: turned round")
     passed_over = [name for name in responses if name != chosen and "neuropil" not in name.lower()]
     if key is None and passed_over:
-        shown = ", ".join(passed_over[:4]) + (", ..." if len(passed_over) > 4 else "")
-        contents.warnings.append(f"the traces are those of {chosen}; --key takes others: {shown}")
+        contents.warnings.append(f"the traces are those of {chosen}; --key takes others: {begun(passed_over, 4)}")
     _time(path, contents, members, frames)
     if len(members) > 1:
         contents.unit_ids = tuple(item.name for item in members)

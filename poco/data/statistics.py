@@ -1,0 +1,48 @@
+"""Mean and deviation of units over frame ranges, by which activity is normalised."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from poco.data.recording import Recording
+from poco.data.segments import Segments, taken
+from poco.errors import DataError
+from poco.wording import counted
+
+
+def statistics(recording: Recording, segments: Segments) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and population standard deviation of each unit over frame ranges, ``[N]`` float64 each."""
+    mean = np.empty(recording.units)
+    std = np.empty(recording.units)
+    for unit, trace in enumerate(recording.activity):  # unit by unit: no float64 copy of the whole recording
+        mean[unit], std[unit] = statistics_of(trace, segments)
+    return mean, std
+
+
+def statistics_of(trace: np.ndarray, segments: Segments) -> tuple[float, float]:
+    """Mean and population standard deviation of the activity ``[T]`` of one unit over frame ranges."""
+    values = taken(trace, segments).astype(np.float64)
+    return float(values.mean()), float(values.std())
+
+
+def check_deviation(recording: Recording, std: np.ndarray) -> list[str]:
+    """Refuse units that are constant in the training part; warn of units that hardly move there."""
+    where = f"session '{recording.session}'"
+    traces = recording.activity  # of which frames outside all stretches may hold no value
+    scale = np.array([np.abs(trace[np.isfinite(trace)]).max(initial=0) for trace in traces], dtype=np.float32)
+    constant = np.flatnonzero(std <= 1e-7 * scale)
+    if constant.size:
+        names = [f"{recording.session}/{recording.unit_ids[int(unit)]}" for unit in constant]
+        many = counted(len(names), "unit never changes", "units never change")
+        raise DataError(
+            f"{where}: {many} in the training part, which gives no scale to normalise by: leave such units out with "
+            f"--leave-out '{','.join(names)}', or leave_out = {json.dumps(names, ensure_ascii=False)} under [activity]"
+        )
+    still = np.flatnonzero(std < 0.01 * np.median(std))
+    return [
+        f"{where}: unit '{recording.unit_ids[int(unit)]}' hardly moves in the training part (its deviation is "
+        f"{std[unit] / np.median(std):.2%} of the median unit's); normalised, it may weigh heavily elsewhere"
+        for unit in still
+    ]

@@ -17,7 +17,6 @@ from poco.ground.model import FORMS, Ground
 from poco.ground.penalties import (
     LATENTS,
     MANY_UNITS,
-    USUAL,
     Held,
     Penalties,
     Search,
@@ -86,9 +85,9 @@ def fit(
     candidates = _candidates(config, split, choose=penalties is None)
     sessions = [prepare(split, i, candidates[-1], cross or penalties is None) for i in range(len(specs))]
     grams = [frame_grams(split, s.index, s.start, s.groups) for s in sessions]
-    given = [None] * len(FORMS) if penalties is None else [p.shared for p in penalties]
+    given = [None] * len(FORMS) if penalties is None else penalties
     forms = [Form(config, centred=name == "centred") for name in FORMS]
-    plans = [_plan(form, sessions, grams, shared) for form, shared in zip(forms, given, strict=True)]
+    plans = [_plan(form, sessions, grams, of_form) for form, of_form in zip(forms, given, strict=True)]
     latents = candidates[0]
     if penalties is None:
         latents, penalties = _choose(split, sessions, plans, candidates)
@@ -135,7 +134,7 @@ def add_session(ground: Ground, split: Split, penalties: Sequence[Penalties], se
     for place, given in enumerate(penalties):
         form = ground.form(place)
         population = _population(form, prepared)
-        plan = _Plan(form, form.weight[None].double(), given.shared, (population,))
+        plan = _Plan(form, form.weight[None].double(), given, (population,))
         own.form(place).scale.copy_(population.scale)
         own.form(place).coefficients.copy_(_solve(split, prepared, population, plan, given)[0])
     return index
@@ -174,12 +173,12 @@ class _Plan:
 
     form: Form
     maps: Tensor
-    shared: float
+    shared: Penalties
     population: tuple[_Population, ...]
 
 
-def _plan(form: Form, sessions: Sequence[Session], grams: Sequence[Tensor], shared: float | None) -> _Plan:
-    maps, shared = shared_maps(form, sessions, grams, shared)
+def _plan(form: Form, sessions: Sequence[Session], grams: Sequence[Tensor], given: Penalties | None) -> _Plan:
+    maps, shared = shared_maps(form, sessions, grams, given)
     form.weight.copy_(maps[0])
     set_own_scale(form, grams, sessions)
     return _Plan(form, maps, shared, tuple(_population(form, session) for session in sessions))
@@ -191,7 +190,7 @@ def _choose(
     """Latents and the penalties of each form with the lowest squared error out of fold, over a sample of the units."""
     folded = [s for s in sessions if s.folds is not None]
     if not folded:
-        return candidates[0], [Penalties(plan.shared, USUAL.own, USUAL.population) for plan in plans]
+        return candidates[0], [plan.shared for plan in plans]
     searches = []
     for plan in plans:
         held = []

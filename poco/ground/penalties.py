@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,8 +11,14 @@ from torch import Tensor
 
 from poco.ground.sums import UnitSums
 
-#: Penalties of the shared map that are tried, relative to the mean square of a frame.
-SHARED_PENALTIES: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)
+#: What the shared map may be shrunk towards, 1: the last value, or 0: the mean; and the penalties that are tried with
+#: it, relative to the mean square of a frame. Large ones are for activity that is hardly to be forecast.
+SHARED_PENALTIES: dict[float, tuple[float, ...]] = {
+    1.0: (1e-4, 1e-3, 1e-2, 1e-1),
+    0.0: (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0),
+}
+#: Of the error: what shrinking towards the mean must gain, for where activity drifts the last value is the safer one.
+MEAN_WORTH = 0.003
 #: Penalties of a unit's coefficients that are tried, for each window and feature of unit variance.
 UNIT_PENALTIES: tuple[float, ...] = (0.02, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 #: Numbers of latents that are tried.
@@ -24,15 +31,19 @@ _WORTH = 0.001  # of the error: what more latents must gain
 
 @dataclass(frozen=True)
 class Penalties:
-    """Penalties of one form: of the shared map, of a unit's own features and of the population's."""
+    """Penalties of one form: of the shared map, of a unit's own features and of the population's.
+
+    The shared map is shrunk towards ``last`` times the last value, see :data:`SHARED_PENALTIES`.
+    """
 
     shared: float
     own: float
     population: float
+    last: float = 1.0
 
     def for_share(self, share: float) -> Penalties:
         """The same for a share of the windows: fewer windows say less of a unit, and the whole penalty stays."""
-        return Penalties(self.shared, self.own / share, self.population / share)
+        return dataclasses.replace(self, own=self.own / share, population=self.population / share)
 
 
 #: What is used where a recording is too short to choose.
@@ -120,10 +131,10 @@ class Search:
         self._best[latents] = self._place
         return self._error(latents, self._place) / max(self._alone, 1e-12)
 
-    def penalties(self, latents: int, shared: float) -> Penalties:
-        """The penalties for so many latents, once :meth:`error` has found them."""
+    def penalties(self, latents: int, given: Penalties) -> Penalties:
+        """The penalties for so many latents, once :meth:`error` has found them; those of the shared map are given."""
         own, population = self._best[latents]
-        return Penalties(shared, UNIT_PENALTIES[own], UNIT_PENALTIES[population])
+        return dataclasses.replace(given, own=UNIT_PENALTIES[own], population=UNIT_PENALTIES[population])
 
     def _walk(self, latents: int, own: int, population: int) -> None:
         """Steps in one direction for as long as the error falls."""

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from poco.ground.form import Form
-from poco.ground.penalties import SHARED_PENALTIES, USUAL
+from poco.ground.penalties import MEAN_WORTH, SHARED_PENALTIES, USUAL, Penalties
 from poco.ground.sessions import FOLDS, Session
 from poco.ground.sums import what_is_left
 
 
 def shared_maps(
-    form: Form, sessions: Sequence[Session], grams: Sequence[Tensor], given: float | None
-) -> tuple[Tensor, float]:
-    """The shared maps ``[1 + K, H, C]`` float64, on all windows and without each fold, and their penalty."""
+    form: Form, sessions: Sequence[Session], grams: Sequence[Tensor], given: Penalties | None
+) -> tuple[Tensor, Penalties]:
+    """The shared maps ``[1 + K, H, C]`` float64, on all windows and without each fold, and their penalty.
+
+    Args:
+        form: level or centred.
+        sessions: with their folds.
+        grams: of each session, see :func:`poco.ground.sums.frame_grams`.
+        given: the penalties; default those of the shared map with the lowest squared error out of fold, else usual.
+    """
     horizon, context = form.weight.shape
     taken_off = torch.eye(context + horizon, dtype=torch.float64)
     if form.centred:
@@ -35,11 +43,16 @@ def shared_maps(
     unit = gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(context, dtype=torch.float64)
     maps, errors = {}, {}
     if given is None and not held[1:].any():
-        given = USUAL.shared
-    for penalty in SHARED_PENALTIES if given is None else (given,):
-        maps[penalty] = torch.linalg.solve(gram + penalty * unit + _tiny(gram), cross).mT.contiguous()
-        left = what_is_left(maps[penalty][1:])
-        errors[penalty] = float((left @ held[1:] @ left.mT).diagonal(dim1=1, dim2=2).sum())
+        given = USUAL
+    tried = SHARED_PENALTIES if given is None else {given.last: (given.shared,)}
+    for last, shared in ((last, shared) for last, some in tried.items() for shared in some):
+        penalties = dataclasses.replace(given or USUAL, shared=shared, last=last)
+        ridge = shared * unit
+        towards = cross + (last - 1.0) * ridge[:, :, -1:]  # maps are from the last value on, the mean is its negative
+        maps[penalties] = torch.linalg.solve(gram + ridge + _tiny(gram), towards).mT.contiguous()
+        left = what_is_left(maps[penalties][1:])
+        error = float((left @ held[1:] @ left.mT).diagonal(dim1=1, dim2=2).sum())
+        errors[penalties] = error if last else (1.0 + MEAN_WORTH) * error
     best = min(errors, key=errors.__getitem__)
     return maps[best], best
 

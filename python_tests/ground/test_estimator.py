@@ -12,6 +12,7 @@ from helpers.recordings import waves
 import poco.ground.estimator
 import poco.ground.penalties
 import poco.ground.sums
+from poco.baselines import Mean
 from poco.data.splits import Split, split
 from poco.data.windows import Packer
 from poco.errors import VocabularyError
@@ -19,7 +20,7 @@ from poco.ground import GroundConfig, Penalties, add_session, fit
 from poco.scoring import score_forecasters
 
 CONTEXT, HORIZON = 12, 4
-PENALTIES = (Penalties(1e-2, 2.0, 4.0), Penalties(1e-1, 1.0, 8.0))
+PENALTIES = (Penalties(1e-2, 2.0, 4.0), Penalties(1e-1, 1.0, 8.0, last=0.0))
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +55,11 @@ def by_hand(
         kept.append(keep)
     rows = np.concatenate([x[k].reshape(-1, CONTEXT + HORIZON) for x, k in zip(everything, kept, strict=True)])
     gram = rows[:, :CONTEXT].T @ rows[:, :CONTEXT]
-    cross = rows[:, :CONTEXT].T @ (rows[:, CONTEXT:] - rows[:, CONTEXT - 1 : CONTEXT])
-    weight = np.linalg.solve(gram + penalties.shared * np.trace(gram) / CONTEXT * np.eye(CONTEXT), cross)
+    ridge = penalties.shared * np.trace(gram) / CONTEXT * np.eye(CONTEXT)
+    repeat = np.zeros((CONTEXT, HORIZON))
+    repeat[-1] = 1.0
+    cross = rows[:, :CONTEXT].T @ rows[:, CONTEXT:] + ridge @ (penalties.last * repeat)
+    weight = np.linalg.solve(gram + ridge, cross) - repeat
 
     def means(x: np.ndarray, lengths: list[int]) -> np.ndarray:
         return np.stack([x[..., CONTEXT - n : CONTEXT].mean(-1) for n in lengths], -1)
@@ -125,6 +129,18 @@ def test_noise_units_are_shrunk_more_than_predictable_ones(cut: Split) -> None:
     assert chosen[0].own == max(poco.ground.penalties.UNIT_PENALTIES)
     assert chosen[0].population == max(poco.ground.penalties.UNIT_PENALTIES)
     assert fit(cut).penalties[0].population == min(poco.ground.penalties.UNIT_PENALTIES)
+
+
+def test_what_cannot_be_forecast_is_shrunk_towards_the_mean(cut: Split) -> None:
+    rng = np.random.default_rng(1)
+    events = (rng.random((4, 900)) < 0.03) * rng.exponential(size=(4, 900))
+    sparse = split([dataclasses.replace(waves("s", units=4, frames=900), activity=events.astype(np.float32))])
+    fitted = fit(sparse)
+    assert [penalties.last for penalties in fitted.penalties] == [0.0, 0.0]
+    assert [penalties.last for penalties in fit(cut).penalties] == [1.0, 1.0]
+    fitted.ground.shares.copy_(torch.tensor([1.0, 0.0]))
+    scores = score_forecasters({"ground": fitted.ground, "mean": Mean(48, 16)}, sparse)
+    assert scores["ground"].score > scores["mean"].score - 0.005
 
 
 def test_a_short_recording_has_no_folds() -> None:

@@ -8,7 +8,7 @@ import torch
 from poco.data.simulate import simulate
 from poco.data.splits import split
 from poco.ground import GroundConfig, fit
-from poco.ground.penalties import LATENTS, MANY_UNITS, UNIT_PENALTIES, Held, Search, coefficients, error
+from poco.ground.penalties import LATENTS, MANY_UNITS, UNIT_PENALTIES, USUAL, Held, Search, coefficients, error
 from poco.ground.sums import UnitSums
 
 OWN, SHARED, TARGETS, UNITS = 3, 6, 2, 4
@@ -59,7 +59,7 @@ def test_the_search_ends_where_the_error_out_of_fold_is_lowest() -> None:
     held = Held(sums(*data(1, windows=40)), sums(*data(2, windows=2000)), scale)
     search = Search([held], means=3)
     relative = search.error(2)
-    found = search.penalties(2, shared=1e-3)
+    found = search.penalties(2, USUAL)
     errors = {}
     for own in UNIT_PENALTIES:
         for population in UNIT_PENALTIES:

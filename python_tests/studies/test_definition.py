@@ -62,7 +62,10 @@ def test_the_study_of_the_documentation_runs(tmp_path: Path, capfd: pytest.Captu
             "training.learning_rate must be a number, got",
         ),
         ({"vary": "training.schedule", "values": ("linear",)}, "training.schedule must be 'constant' or 'cosine', got"),
-        ({"vary": "training.learning_rate", "values": (-1.0,)}, "learning_rate must be a finite number above 0, got -1.0"),
+        (
+            {"vary": "training.learning_rate", "values": (-1.0,)},
+            "learning_rate must be a finite number above 0, got -1.0",
+        ),
         ({"vary": "simulate.gain", "values": (2.0,)}, 'vary = "simulate.gain" needs simulate'),
         ({"simulate": {"animal": 3}}, "there is no option 'animal' of simulate to set: there are animals"),
         ({"vary": "context", "values": ("long",)}, "a value of context must be a whole number, got 'long'"),

@@ -52,25 +52,20 @@ def real(shared_data: Path) -> list[Recording]:
     return found
 
 
-@pytest.mark.parametrize("name", [name for name in studies.names() if studies.load(name).simulate is None])
-@pytest.mark.filterwarnings("ignore:session .* frames a second:RuntimeWarning")
-def test_every_study_runs_on_real_recordings(name: str, real: list[Recording], tmp_path: Path) -> None:
-    study = studies.load(name)
-    few = tuple(f for f in study.forecasters if f in ("poco", "nlinear"))
-    cells = studies.run(dataclasses.replace(study, forecasters=few), tmp_path, real, reduced=True)
-    assert {cell["forecaster"] for cell in cells} == set(few)
-    assert all(math.isfinite(cell["score"]) for cell in cells)
-    assert studies.table(cells)
+#: Studies of several data sets, of animals and of labels: they run on real recordings, the others on simulated ones.
+ON_REAL = ("multi-dataset", "multi-species", "embedding-modes", "zero-shot")
 
 
 @pytest.mark.parametrize("name", studies.names())
-def test_every_study_runs_at_reduced_size(name: str, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:session .* frames a second:RuntimeWarning")
+def test_every_study_runs_at_reduced_size(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     study = studies.load(name)
     # the big ones of the study's own sizes are tested with their definitions
     cheap = tuple(f for f in study.forecasters if f not in ("ar-transformer", "mlp-large"))
     study = dataclasses.replace(study, forecasters=cheap)
     of_its_own = {"zapbench": simulate(2, units=4, frames=900), "pretraining-source": TWO_DATA_SETS}
-    cells = studies.run(study, tmp_path, of_its_own.get(name, RECORDINGS), reduced=True)
+    recordings = of_its_own.get(name, RECORDINGS) if name not in ON_REAL else request.getfixturevalue("real")
+    cells = studies.run(study, tmp_path, recordings, reduced=True)
     # two animals; recordings of 400 frames, 320 of which are learnt from, have a single one of the lengths
     values = {"animal": 2, "frames": 1, "model": 2}.get(study.vary, min(2, len(study.values)))
     frames = sum(n is None or n <= 320 for n in study.frames)

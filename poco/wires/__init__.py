@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from poco.errors import ConfigError
-from poco.stream import Stream
-from poco.wires.live import Log, Sink, Source
-from poco.wires.service import ZmqService
+
+if TYPE_CHECKING:
+    from poco.stream import Stream
+    from poco.wires.live import Log, Sink, Source
+    from poco.wires.service import ZmqService
 
 FORMS = "zmq:PORT, zmq:tcp://HOST:PORT, lsl:NAME or shm:NAME"
 
@@ -68,13 +71,12 @@ def open_sink(address: str, units: int, steps: int, *, lsl_times: bool = False) 
     raise _unknown(address)
 
 
-def open_service(address: str, open_stream: Callable[[], Stream], *, interval: float | None, log: Log) -> ZmqService:
+def open_service(address: str, open_stream: Callable[[], Stream], *, log: Log) -> ZmqService:
     """Who answers each frame with its forecast.
 
     Args:
         address: for example ``zmq:5555``.
         open_stream: makes the stream of a new client.
-        interval: seconds from frame to frame, as these streams know it; None: it is not known.
         log: takes lines for a person.
 
     Raises:
@@ -84,7 +86,9 @@ def open_service(address: str, open_stream: Callable[[], Stream], *, interval: f
     wire, rest = _split(address)
     if wire != "zmq":
         raise ConfigError(f"'{address}' is no wire that can answer: give zmq:PORT or zmq:tcp://HOST:PORT")
-    return ZmqService(rest, open_stream, interval=interval, log=log)
+    from poco.wires.service import ZmqService
+
+    return ZmqService(rest, open_stream, log=log)
 
 
 def _split(address: str) -> tuple[str, str]:

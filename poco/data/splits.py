@@ -49,6 +49,10 @@ class Windows:
     def __len__(self) -> int:
         return int(self.session.size)
 
+    def __getitem__(self, where: slice | np.ndarray) -> Windows:
+        """Those at these places, or where this is true."""
+        return Windows(self.session[where], self.start[where])
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -112,9 +116,8 @@ class Split:
 
     def spaced_windows(self, part: str, session: int, count: int) -> Windows:
         """At most ``count`` windows of one session (its index), spaced evenly over a part, in order of time."""
-        starts = (windows := self.windows(part)).start[windows.session == session]
-        starts = starts[np.unique(np.linspace(0, len(starts) - 1, count).astype(int))]
-        return Windows(np.full(starts.size, session, dtype=np.int64), starts)
+        own = (windows := self.windows(part))[windows.session == session]
+        return own[np.unique(np.linspace(0, len(own) - 1, count).astype(int))]
 
     def session_index(self, name: str) -> int:
         """Index of a session by name; a DataError names the sessions there are."""

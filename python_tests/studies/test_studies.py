@@ -22,7 +22,6 @@ from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.data.splits import Split, same_targets, split
 from poco.errors import CheckpointError, ConfigError, DataError
-from poco.files import write_json
 from poco.intervals import mean_text
 from poco.scoring import score_forecasters
 from poco.training import recipe, train
@@ -106,12 +105,6 @@ def test_cells_made_of_something_else_are_refused(tmp_path: Path) -> None:
     with_labels = [dataclasses.replace(r, labels={"region": ("a", "b", "a", "b")}) for r in RECORDINGS]
     assert studies.run(study, tmp_path, with_labels, **few) == cells  # they are not embedded
     (file,) = tmp_path.glob("*.json")
-    of_before = {name: value for name, value in cells[0].items() if name != "datasets"}
-    write_json(file, of_before)
-    with pytest.raises(
-        ConfigError, match="was made by an earlier version, which does not say its datasets: take another"
-    ):
-        studies.run(study, tmp_path, RECORDINGS, **few)
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(CheckpointError, match=r"poco--0\.json: .*: delete this file, and the same command makes it"):
         studies.run(study, tmp_path, RECORDINGS, **few)
@@ -457,9 +450,9 @@ def test_scores_of_single_steps(tmp_path: Path) -> None:
     assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "steps.csv").read_bytes()
     assert run(["study", "plot", str(tmp_path / "s"), str(tmp_path / "s.svg"), "--per-step"]) == 0
     assert "frames ahead" in (tmp_path / "s.svg").read_text()
-    older = [{name: value for name, value in cell.items() if name != "score_per_step"} for cell in cells]
+    whole = [{name: value for name, value in cell.items() if name != "score_per_step"} for cell in cells]
     for make in (functools.partial(studies.plot, per_step=True), studies.steps.write_csv):
         with pytest.raises(DataError, match="no scores of single steps"):
-            make(older, tmp_path / "nothing")
+            make(whole, tmp_path / "nothing")
     with pytest.raises(ConfigError, match=r"s.doc: a figure is written as .png, .svg or .pdf"):
         studies.plot(cells, tmp_path / "s.doc")

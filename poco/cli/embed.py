@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from poco.cli.options import Json, examples, must_be_empty
-from poco.cli.output import counted, note, number, print_json, print_table, say
+from poco.cli.output import note, number, print_json, print_table, say
 from poco.errors import ConfigError, DataError
+from poco.words import counted
 
 if TYPE_CHECKING:
     from poco.data.recording import Recording

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from poco.cli.options import Json, Session, Threads, examples, read_one, reads, set_threads
-from poco.cli.output import counted, print_json, say
+from poco.cli.output import print_json, say
+from poco.words import counted
 
 
 def register(app: typer.Typer) -> None:

@@ -64,8 +64,3 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
 def number(value: float | None) -> str:
     """A score for a table."""
     return "-" if value is None or math.isnan(value) else f"{value:.3f}"
-
-
-def counted(count: int, noun: str) -> str:
-    """``1 frame``, ``2 frames``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

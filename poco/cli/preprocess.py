@@ -15,7 +15,8 @@ from poco.cli.options import (
     examples,
     reads,
 )
-from poco.cli.output import counted, print_json, say
+from poco.cli.output import print_json, say
+from poco.words import counted
 
 
 def register(app: typer.Typer) -> None:

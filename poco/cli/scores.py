@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from poco.cli.output import counted, number, print_table, say
+from poco.cli.output import number, print_table, say
+from poco.words import counted
 
 if TYPE_CHECKING:
     from poco.intervals import Ahead, Interval

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from poco.cli.options import Json, Session, examples, read_one, reads
-from poco.cli.output import counted, note, number, print_json, say
+from poco.cli.output import note, number, print_json, say
 from poco.errors import ConfigError
 from poco.wires import FORMS
+from poco.words import counted
 
 if TYPE_CHECKING:
     from poco.stream import Stream

@@ -14,6 +14,7 @@ import numpy as np
 
 from poco.data.recording import Recording
 from poco.errors import ConfigError, DataError
+from poco.words import counted
 
 #: Frame rates of one data set may differ by this factor: a warning, beyond it an error.
 RATE_TOLERANCE = 1.25
@@ -99,7 +100,7 @@ def check_values(recording: Recording) -> None:
     if bad.any():
         cut = "end stretches there when reading (--nan cut, or nan='cut')"
         if (bad == whole).all():
-            raise DataError(f"{where}: {_count(whole, 'frame')} without a value of any unit: {cut}")
+            raise DataError(f"{where}: {counted(whole, 'frame')} without a value of any unit: {cut}")
         option = way_without_nan(recording)
         way = f"drop such units when reading (--nan {option}, or nan='{option}')"
         if whole:
@@ -109,8 +110,8 @@ def check_values(recording: Recording) -> None:
             )
         units = np.flatnonzero(bad > whole)
         raise DataError(
-            f"{where}: {_count(int(bad.sum()), 'NaN or infinite value')} in {_some_units(recording, units)}, over "
-            f"{_count(frames_bad, 'frame')}{', ' if whole else ': '}{way}, or repair the recording"
+            f"{where}: {counted(int(bad.sum()), 'NaN or infinite value')} in {_some_units(recording, units)}, over "
+            f"{counted(frames_bad, 'frame')}{', ' if whole else ': '}{way}, or repair the recording"
         )
     constant = np.flatnonzero(low == high)
     if constant.size:
@@ -193,10 +194,6 @@ def _check_rates(recordings: Sequence[Recording]) -> list[Recording]:
                 recording = replace(recording, warnings=(*recording.warnings, f"{says}: used together all the same"))
         checked.append(recording)
     return checked
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _some_units(recording: Recording, units: np.ndarray) -> str:

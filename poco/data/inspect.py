@@ -14,9 +14,12 @@ from poco.data.checks import activity_key, same_activity, way_without_nan
 from poco.data.read import Job, read
 from poco.data.recording import Recording
 from poco.errors import DataError, PocoError
+from poco.sizes import CONTEXT, HORIZON
+from poco.words import counted
 
-WINDOW = 48 + 16
+WINDOW = CONTEXT + HORIZON
 """Frames of a default window, context and horizon together."""
+_WINDOW = f"{WINDOW} ({CONTEXT} + {HORIZON})"
 
 
 @dataclass(frozen=True)
@@ -291,25 +294,25 @@ def _noticed(recording: Recording, drift: float) -> list[str]:
     whole = ~finite.any(axis=0)
     bad = int((~finite[:, ~whole].all(axis=1)).sum())
     if whole.any():
-        many = "1 frame holds" if whole.sum() == 1 else f"{whole.sum()} frames hold"
+        many = counted(whole.sum(), "frame", " holds", " hold")
         out.append(f"{many} no value of any unit, which training refuses (--nan cut ends stretches there)")
     if bad:
-        many = "1 unit holds" if bad == 1 else f"{bad} units hold"
+        many = counted(bad, "unit", " holds", " hold")
         option, more = ("cut-drop", " too") if whole.any() else (way_without_nan(recording), "")
         out.append(
             f"{many} NaN or infinite values, which training refuses (--nan {option} leaves such units out{more})"
         )
     constant = int((finite.any(axis=1) & ((activity == activity[:, :1]) | ~finite).all(axis=1)).sum())
     if constant:
-        many = "1 unit never changes" if constant == 1 else f"{constant} units never change"
+        many = counted(constant, "unit", " never changes", " never change")
         out.append(f"{many}, which training refuses (--constant drop leaves such units out)")
     longest = _longest(recording)
     if longest < WINDOW:
-        out.append(f"the longest stretch has {longest} frames, fewer than a default window of {WINDOW} (48 + 16)")
+        out.append(f"the longest stretch has {longest} frames, fewer than a default window of {_WINDOW}")
     elif longest < 5 * WINDOW:
         out.append(
             f"the longest stretch has {longest} frames: a fifth of it, for testing, is shorter than a default window "
-            f"of {WINDOW} (48 + 16)"
+            f"of {_WINDOW}"
         )
     if drift > 0.25:
         out.append("slow drift: over a quarter of the units shift by more than a standard deviation from start to end")
@@ -365,22 +368,18 @@ def _row(report: SessionReport) -> tuple[str, ...]:
     return (
         report.session,
         f"{report.units} x {report.frames}",
-        "all" if report.units_used == report.units else _units(report.units_used),
+        "all" if report.units_used == report.units else counted(report.units_used, "unit"),
         "not stated" if report.rate_hz is None else f"{report.rate_hz:.4g} Hz",
         "" if report.duration_s is None else _seconds(report.duration_s),
         "" if report.low is None or report.high is None else f"{report.low:.3g} to {report.high:.3g}",
         _count(report.nan_values + report.infinite_values, len(report.nan_units)),
-        _units(len(report.constant_units)) if report.constant_units else "0",
+        counted(len(report.constant_units), "unit") if report.constant_units else "0",
         f"{report.stretches}" if report.stretches == 1 else f"{report.stretches} (longest {report.longest_stretch})",
     )
 
 
 def _count(values: int, units: int) -> str:
-    return f"{values} in {_units(units)}" if values else "0"
-
-
-def _units(count: int) -> str:
-    return "1 unit" if count == 1 else f"{count} units"
+    return f"{values} in {counted(units, 'unit')}" if values else "0"
 
 
 def _seconds(value: float) -> str:

@@ -17,6 +17,7 @@ from poco.data.readers import Contents
 from poco.data.readers.base import FRAMES_FIRST
 from poco.data.recording import Recording
 from poco.errors import DataError
+from poco.words import counted
 
 #: Frames a second below and above which a mistake is likelier than such a recording.
 _USUAL_HZ = (0.1, 1000.0)
@@ -343,7 +344,7 @@ def _cut(
         found += [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
     if not found:
         raise DataError(f"session '{name}': no frame holds a value of any unit")
-    many = "1 frame is" if missing.sum() == 1 else f"{missing.sum()} frames are"
+    many = counted(missing.sum(), "frame", " is", " are")
     warnings.append(f'{many} missing in all units: stretches end there, because nan = "{choice}"')
     return tuple(found)
 
@@ -392,17 +393,17 @@ def _keep(
         shown = ", ".join(ids[i] for i in here[:8]) + (", ..." if len(here) > 8 else "")
         if choice == "error" and len(here):
             raise DataError(
-                f"session '{name}': {_units(len(here))} {what} ({shown}); "
+                f"session '{name}': {counted(len(here), 'unit')} {what} ({shown}); "
                 f'{option} = "drop" (--{option} drop) leaves them out, "keep" keeps them'
             )
         if choice in ("drop", "cut-drop") and len(here):
             keep[here] = False
-            warnings.append(f'{_units(len(here))} {what} dropped ({shown}), because {option} = "{choice}"')
+            warnings.append(f'{counted(len(here), "unit")} {what} dropped ({shown}), because {option} = "{choice}"')
     if not keep.any():
         hint = "see leave_out, rois, nan and constant"
         missing = _missing(activity)
         if nan == "drop" and missing.any() and not missing.all():
-            frames = "1 frame is" if missing.sum() == 1 else f"{missing.sum()} frames are"
+            frames = counted(missing.sum(), "frame", " is", " are")
             hint = (
                 f'{frames} missing in all units: nan = "cut" (--nan cut) ends stretches there and keeps the units, '
                 '"cut-drop" drops those that lack values of other frames'
@@ -420,8 +421,9 @@ def _check_rounding(activity: np.ndarray, ids: tuple[str, ...], rounded: np.ndar
         shown = ", ".join(ids[i] for i in rounded[:8]) + (", ..." if len(rounded) > 8 else "")
         level = float(np.nanmean(activity[rounded[0]], dtype=np.float64))
         raise DataError(
-            f"session '{name}': {_units(len(rounded))} ({shown}) lie so far from 0, at about {level:.3g}, that float32 "
-            "cannot hold how they change (its steps are above 1% of their deviation): subtract the offset of each unit"
+            f"session '{name}': {counted(len(rounded), 'unit')} ({shown}) lie so far from 0, at about {level:.3g}, "
+            "that float32 cannot hold how they change (its steps are above 1% of their deviation): subtract the offset of "
+            "each unit"
         )
 
 
@@ -438,7 +440,3 @@ def _leave_out(wanted: tuple[str, ...], name: str, ids: tuple[str, ...], keep: n
             raise DataError(f"leave_out names '{entry}', but session '{name}' has no unit '{unit}'; it has {shown}")
         elif "/" not in entry:
             warnings.append(f"leave_out names unit '{entry}', which is not in this session")
-
-
-def _units(count: int) -> str:
-    return "1 unit" if count == 1 else f"{count} units"

@@ -19,6 +19,8 @@ import numpy as np
 from poco.data.checks import as_recordings, check
 from poco.data.recording import Recording
 from poco.errors import ConfigError, DataError
+from poco.sizes import CONTEXT, HORIZON
+from poco.words import counted
 
 Protocol = Literal["leak-free", "published"]
 Part = Literal["train", "val", "test"]
@@ -165,7 +167,11 @@ def window_count(frames: int, context: int, horizon: int, protocol: str) -> int:
 
 
 def split(
-    recordings: Recording | Sequence[Recording], *, protocol: str = "leak-free", context: int = 48, horizon: int = 16
+    recordings: Recording | Sequence[Recording],
+    *,
+    protocol: str = "leak-free",
+    context: int = CONTEXT,
+    horizon: int = HORIZON,
 ) -> Split:
     """Cut recordings into parts and compute the statistics that normalise them.
 
@@ -401,7 +407,7 @@ def _check_deviation(recording: Recording, std: np.ndarray) -> list[str]:
     constant = np.flatnonzero(std <= 1e-7 * scale)
     if constant.size:
         names = [f"{recording.session}/{recording.unit_ids[int(unit)]}" for unit in constant]
-        many = "1 unit never changes" if len(names) == 1 else f"{len(names)} units never change"
+        many = counted(len(names), "unit", " never changes", " never change")
         raise DataError(
             f"{where}: {many} in the training part, which gives no scale to normalise by: leave such units out with "
             f"--leave-out '{','.join(names)}', or leave_out = {json.dumps(names, ensure_ascii=False)} under [activity]"

@@ -15,6 +15,7 @@ from poco.nn.attention import unit_attention
 from poco.reporting import figures
 from poco.reporting.figures import Drawn
 from poco.unit_embeddings import SessionEmbeddings, similarity
+from poco.words import counted
 
 if TYPE_CHECKING:
     from poco.data.recording import Recording
@@ -181,8 +182,8 @@ def draw(
     if label is not None:
         regions, values, sessions = relative_similarity(found, label)
         if len(regions) > 1:
-            counted = f"{sessions} session" + ("s" if sessions > 1 else "")
-            text = f"Mean cosine similarity of two different units, each row stretched to 0 to 1, over {counted}."
+            over = counted(sessions, "session")
+            text = f"Mean cosine similarity of two different units, each row stretched to 0 to 1, over {over}."
             kept, more = frequent(regions, names)
             shown = [regions[row] for row in kept]
             drawn.append(figures.similarity(shown, values[np.ix_(kept, kept)], text + more, f"{prefix}similarity"))

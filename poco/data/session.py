@@ -422,8 +422,8 @@ def _check_rounding(activity: np.ndarray, ids: tuple[str, ...], rounded: np.ndar
         level = float(np.nanmean(activity[rounded[0]], dtype=np.float64))
         raise DataError(
             f"session '{name}': {counted(len(rounded), 'unit')} ({shown}) lie so far from 0, at about {level:.3g}, "
-            "that float32 cannot hold how they change (its steps are above 1% of their deviation): subtract the offset of "
-            "each unit"
+            "that float32 cannot hold how they change (its steps are above 1% of their deviation): subtract the "
+            "offset of each unit"
         )
 
 

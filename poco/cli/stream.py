@@ -15,11 +15,12 @@ import typer
 from poco.cli.options import Json, Session, examples, read_one, reads
 from poco.cli.output import note, number, print_json, say
 from poco.errors import ConfigError
-from poco.wires import FORMS
 from poco.words import counted
 
 if TYPE_CHECKING:
     from poco.stream import Stream
+
+_FORMS = "zmq:PORT, zmq:tcp://HOST:PORT, lsl:NAME or shm:NAME"  # of poco.wires, which takes long to import
 
 
 def register(app: typer.Typer) -> None:
@@ -38,8 +39,8 @@ def register(app: typer.Typer) -> None:
     def stream(
         run: Annotated[Path, typer.Argument(help="A run folder, or a model folder.")],
         replay: Annotated[Path | None, typer.Option("--replay", help="A recording to play.")] = None,
-        source: Annotated[str | None, typer.Option("--in", help=f"Where frames come from: {FORMS}.")] = None,
-        sink: Annotated[str | None, typer.Option("--out", help=f"Where forecasts go: {FORMS}.")] = None,
+        source: Annotated[str | None, typer.Option("--in", help=f"Where frames come from: {_FORMS}.")] = None,
+        sink: Annotated[str | None, typer.Option("--out", help=f"Where forecasts go: {_FORMS}.")] = None,
         serve: Annotated[
             str | None, typer.Option(help="Answer each frame that a client sends with its forecast: zmq:PORT.")
         ] = None,

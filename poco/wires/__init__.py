@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from poco.errors import ConfigError
-
-if TYPE_CHECKING:
-    from poco.stream import Stream
-    from poco.wires.live import Log, Sink, Source
-    from poco.wires.service import ZmqService
+from poco.stream import Stream
+from poco.wires.live import Log, Sink, Source
+from poco.wires.service import ZmqService
 
 FORMS = "zmq:PORT, zmq:tcp://HOST:PORT, lsl:NAME or shm:NAME"
 
@@ -86,8 +83,6 @@ def open_service(address: str, open_stream: Callable[[], Stream], *, log: Log) -
     wire, rest = _split(address)
     if wire != "zmq":
         raise ConfigError(f"'{address}' is no wire that can answer: give zmq:PORT or zmq:tcp://HOST:PORT")
-    from poco.wires.service import ZmqService
-
     return ZmqService(rest, open_stream, log=log)
 
 

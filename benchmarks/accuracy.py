@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import functools
 import json
 import sys
 import time
@@ -51,21 +52,15 @@ class Cell:
 
     def __init__(self, split: Split) -> None:
         self.split = split
-        self._made: dict[tuple[str, int], Any] = {}
 
-    def once(self, name: str, make: Callable[[], Any], seed: int = 0) -> Any:
-        """What ``make`` returned the first time."""
-        if (name, seed) not in self._made:
-            self._made[name, seed] = make()
-        return self._made[name, seed]
+    @functools.cached_property
+    def _first(self) -> tuple[Grounded, Any]:
+        return prepare(self.split, GroundedConfig(population=False), recipe("grounded")[1])
 
     def prepared(self, seed: int, **sizes: Any) -> tuple[Grounded, Any]:
         """The forecaster that training starts from, and the ground that it stands on."""
-        first = self.once(
-            "prepared", lambda: prepare(self.split, GroundedConfig(population=False), recipe("grounded")[1])
-        )
         settings = dataclasses.replace(recipe("grounded")[1], seed=seed)
-        return prepare(self.split, GroundedConfig(**{"population": False, **sizes}), settings, like=first)
+        return prepare(self.split, GroundedConfig(**{"population": False, **sizes}), settings, like=self._first)
 
     def ground(self) -> Ground:
         """The ground, mixed as chosen."""

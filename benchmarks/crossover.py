@@ -37,9 +37,9 @@ FORECASTERS = (
 )
 
 
-def hour(seed: int = 0) -> Split:
+def hour() -> Split:
     """An hour of 100 coupled units whose time constant is a second, in a chaotic network, cut as usual."""
-    recording = simulate(1, 100, HOUR, rate_hz=RATE, time_constant=1.0, step=0.1, seed=seed, measurement_noise=0.1)
+    recording = simulate(1, 100, HOUR, rate_hz=RATE, time_constant=1.0, step=0.1, seed=0, measurement_noise=0.1)
     return poco.split(recording)
 
 

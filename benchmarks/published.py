@@ -86,6 +86,8 @@ class PublishedPOCO(nn.Module):
 
     Args:
         model: where the parameters come from.
+
+    Attributes:
         block: units that go through the wide layers at a time (and, for gradients, are computed twice); None is all of
             them, as published. Only the judge of other answers uses this, where the whole does not fit in memory.
     """
@@ -95,10 +97,10 @@ class PublishedPOCO(nn.Module):
     latent_back_table: Tensor
     output_table: Tensor
 
-    def __init__(self, model: poco.POCO, block: int | None = None) -> None:
+    def __init__(self, model: poco.POCO) -> None:
         super().__init__()
         config = self.config = model.config
-        self.block = block
+        self.block: int | None = None
         own: Any = model.session_embeddings[0]
         self.units, self.session, self.dataset = own.units, own.session, model.datasets[0]
         self.latents, self.token = model.latents, model.token

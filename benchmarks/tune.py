@@ -226,12 +226,11 @@ def _time(job: Job) -> float:
         return float(triton.testing.do_bench_cudagraph(call, rep=20))
 
 
-def tune(seconds: float, report: Callable[[str], None] = print) -> list[dict[str, Any]]:
+def tune(seconds: float) -> list[dict[str, Any]]:
     """Entries for the table, the fastest of the candidates; as many as there is time for.
 
     Args:
         seconds: to stop after; kernels that were not reached keep what they have.
-        report: where to say what was found.
     """
     until = time.monotonic() + seconds
     device = torch.device("cuda")
@@ -250,20 +249,20 @@ def tune(seconds: float, report: Callable[[str], None] = print) -> list[dict[str
     flat = [job for group in groups for job in jobs[group]]
     with multiprocessing.get_context("spawn").Pool(WORKERS, maxtasksperchild=4) as pool:
         failed = dict(zip(map(repr, flat), pool.map(_compile, flat, chunksize=1), strict=True))
-    report(f"compiled {len(flat)} candidates")
+    print(f"compiled {len(flat)} candidates")
     for name, reason in failed.items():
         if reason:
-            report(f"does not run: {name}: {reason}")
+            print(f"does not run: {name}: {reason}")
     timer = _Timer()
     for group in groups:
         if time.monotonic() > until:
-            report(f"out of time before {group}")
+            print(f"out of time before {group}")
             break
         runs = [job for job in jobs[group] if not failed[repr(job)]]
         times = sorted(((timer(job), repr(job), job) for job in runs), key=lambda timed: timed[:2])
         kernel, dtype, rows = group
         for took, _, tried in times:
-            report(f"{kernel} {dtype} {rows}: {took:.4f} ms {tried.tile.blocks} {tried.tile.options}")
+            print(f"{kernel} {dtype} {rows}: {took:.4f} ms {tried.tile.blocks} {tried.tile.options}")
         if not times or math.isinf(times[0][0]):
             continue
         best = times[0][2].tile

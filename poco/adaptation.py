@@ -110,7 +110,7 @@ def adapt(
         CheckpointError: if the folder holds no model.
     """
     from poco.ensemble import Ensemble
-    from poco.models import model_of, open_forecaster
+    from poco.models import members, model_of, open_forecaster
     from poco.nn import POCO
     from poco.run import Run
 
@@ -122,7 +122,7 @@ def adapt(
     source = {**_known_source(folder, recording), **(source or {})}
     protocol = protocol or (run.protocol if run is not None else "leak-free")
     model = model_of(given, "what is adapted")
-    members = list(model) if isinstance(model, Ensemble) else [model]
+    each = members(model)
     mode = _mode(model, mode)
     sizes = model.config
     cut = split([recording], protocol=protocol, context=sizes.context, horizon=sizes.horizon)
@@ -142,7 +142,7 @@ def adapt(
     found: list[Adapted] = []
     starts: list[Callable[[], Member]] = []
     configs: list[TrainConfig | None] = []
-    for number, member in enumerate(members):
+    for number, member in enumerate(each):
         own: TrainConfig | None = None
         if not isinstance(member, POCO):
             adapted, start = _solve(member, recording, cut)
@@ -165,7 +165,7 @@ def adapt(
                 )
             )
             for callback in callbacks if isinstance(model, Ensemble) else ():
-                callback.member(own.seed, number + 1, len(members))
+                callback.member(own.seed, number + 1, len(each))
             adapted, start = fit_session(member, recording, cut, types, mode, own, callbacks)
         configs.append(own)
         adapted = dataclasses.replace(adapted, frames=frames, origin=origin)
@@ -188,7 +188,9 @@ def _known_source(folder: str | Path | None, recording: Recording) -> dict[str, 
 
 def _mode(model: Forecaster, mode: str | None) -> str:
     """The mode that is meant; a ConfigError if the model has no such."""
-    if is_solved(model):
+    from poco.models import kind_of
+
+    if kind_of(model) == "grounded":
         if mode not in (None, SOLVE, "embeddings"):
             raise ConfigError(f"a forecaster on the ground takes a session by a solve (mode '{SOLVE}'), not '{mode}'")
         return SOLVE
@@ -196,14 +198,6 @@ def _mode(model: Forecaster, mode: str | None) -> str:
         more = " (a POCO is not solved for)" if mode == SOLVE else ""
         raise ConfigError(f"mode must be one of {', '.join(MODES)}, got '{mode}'{more}")
     return mode or "embeddings"
-
-
-def is_solved(model: Forecaster) -> bool:
-    """Whether a session joins a model by a solve, as on the ground, and not by gradient steps."""
-    from poco.ensemble import Ensemble
-    from poco.nn import POCO
-
-    return not isinstance(next(iter(model)) if isinstance(model, Ensemble) else model, POCO)
 
 
 def _solve(model: Grounded, recording: Recording, cut: Split) -> tuple[Adapted, Callable[[], Member]]:

@@ -69,15 +69,12 @@ def check(file: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None
         now: what it would be made with; what is ``before`` alone does not matter.
 
     Raises:
-        ConfigError: if a value is another, or missing, as what another version made has it.
+        ConfigError: if a value is another.
     """
     for name, value in now.items():
-        if name in before and before[name] == value:
-            continue
-        how = _OTHERS.get(name) or f"with {name} {before.get(name)}, now {value}"
-        if name not in before:
-            how = f"by an earlier version, which does not say its {name}"
-        raise ConfigError(f"{file} was made {how}: take another folder (out, --out)")
+        if before.get(name) != value:
+            how = _OTHERS.get(name) or f"with {name} {before.get(name)}, now {value}"
+            raise ConfigError(f"{file} was made {how}: take another folder (out, --out)")
 
 
 def at_least_one(**numbers: int | None) -> None:

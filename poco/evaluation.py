@@ -68,7 +68,7 @@ def evaluate(
         DataError: if there are no windows, or a model is given without a split.
         CheckpointError: if the folder holds neither a run nor a model.
     """
-    from poco.models import open_forecaster
+    from poco.models import kind_of, open_forecaster
     from poco.run import Run
 
     if precision not in PRECISIONS:
@@ -86,7 +86,7 @@ def evaluate(
     if not isinstance(split, Split):
         raise DataError(f"what is scored is a split, poco.split(recordings), got {type(split).__name__}")
     _check_sizes(model, split)
-    name = _name(model) if name is None else name
+    name = kind_of(model) if name is None else name
     if name in ("", *baselines):
         raise ConfigError(f"name '{name}' cannot be told from a baseline: give the forecaster one of its own")
     config = getattr(run, "train_config", None) or TrainConfig()
@@ -119,27 +119,13 @@ def evaluate(
     )
 
 
-def _name(model: nn.Module) -> str:
-    from poco.ground.grounded import Grounded
-    from poco.nn import POCO
-
-    member = _member(model)
-    return "poco" if isinstance(member, POCO) else "grounded" if isinstance(member, Grounded) else type(member).__name__
-
-
-def _member(model: nn.Module) -> nn.Module:
-    """The model, or the first of those that are averaged."""
-    from poco.ensemble import Ensemble
-
-    return next(iter(model)) if isinstance(model, Ensemble) else model
-
-
 def _own_ground(model: nn.Module, split: Split) -> nn.Module | None:
     """The ground that the model stands on, where the baseline would be fitted to the same in the same way."""
     from poco.ground import GroundConfig
     from poco.ground.grounded import Grounded
+    from poco.models import members
 
-    member = _member(model)
+    member = members(model)[0]
     if not isinstance(member, Grounded) or not member.fitted_to(split):
         return None
     usual = GroundConfig(split.context, split.horizon, latents=member.config.latents)

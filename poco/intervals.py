@@ -48,7 +48,7 @@ class Ahead:
     Attributes:
         difference: score of the one minus score of the other.
         interval: 95% interval of the difference, from the same resampled blocks for both, or None.
-        blocks: how many blocks the windows make up, all sessions together; None in older files.
+        blocks: how many blocks the windows make up, all sessions together.
     """
 
     difference: float
@@ -63,7 +63,7 @@ class Ahead:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Ahead:
         """What :meth:`to_json` gave."""
-        return cls(values["difference"], interval_from_json(values["interval"]), values.get("blocks"))
+        return cls(values["difference"], interval_from_json(values["interval"]), values["blocks"])
 
     def __str__(self) -> str:
         return f"{self.difference:+.3f}" + (" [{:+.3f}, {:+.3f}]".format(*self.interval) if self.interval else "")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from torch import nn
 
 from poco.errors import CheckpointError, ConfigError
 from poco.files import CONFIG, MODEL, TENSORS, read_json
@@ -86,6 +88,22 @@ def read_model(folder: Path) -> Forecaster:
         raise CheckpointError(f"{folder} holds a model of kind {kind!r}; this version knows {', '.join(kinds)}")
     found: Forecaster = kinds[kind].from_pretrained(folder)
     return found
+
+
+def members(model: nn.Module) -> Sequence[Any]:
+    """The models whose forecasts an ensemble averages; of any other the model itself."""
+    from poco.ensemble import Ensemble
+
+    return list(model) if isinstance(model, Ensemble) else [model]
+
+
+def kind_of(model: nn.Module) -> str:
+    """``"poco"``, ``"grounded"``, or else the name of the class; of an ensemble that of its members."""
+    from poco.ground.grounded import Grounded
+    from poco.nn import POCO
+
+    first = members(model)[0]
+    return "poco" if isinstance(first, POCO) else "grounded" if isinstance(first, Grounded) else type(first).__name__
 
 
 def model_of(given: Forecaster | Run | str | Path, what: str) -> Forecaster:

@@ -29,6 +29,7 @@ from poco.errors import CheckpointError, DataError, MissingExtraError
 from poco.files import EVALUATION, FIGURE, METRICS, MODEL, write_json
 from poco.training.config import TrainConfig
 from poco.training.folder import log, read_config, read_metrics
+from poco.wording import counted
 
 if TYPE_CHECKING:
     from poco.models import Forecaster
@@ -196,7 +197,7 @@ class Run:
             scores,
             steps,
             self.training_curve,
-            title=f"{len(cut.recordings)} session{'s'[: len(cut.recordings) - 1]}, score {evaluation.score:.3f}",
+            title=f"{counted(len(cut.recordings), 'session')}, score {evaluation.score:.3f}",
             subtitle=f"{evaluation.protocol} protocol, {evaluation.part} part, context {evaluation.context}, "
             f"horizon {evaluation.horizon}, recipe {self.config['recipe']}, "
             + (f"seed {first}" if seeds == 1 else f"seeds {first} to {first + seeds - 1}"),

@@ -188,12 +188,12 @@ def is_made(file: Path, steps: int, batch: int, recordings: Sequence[Mapping[str
         recordings: of the data set, as :func:`poco.cells.recordings_of` gives them.
 
     Raises:
-        ConfigError: if it was made of other recordings, or with other steps or windows; what it does not say, as the
-            recordings in older cells, does not matter.
+        ConfigError: if it was made of other recordings, or with other steps or windows; what it does not say does not
+            matter.
     """
     if not file.exists():
         return False
-    cell = _checked(file, cells_of.read_one(file))
+    cell = cells_of.read_one(file)
     now = {"steps": steps, "batch": batch, "recordings": recordings}
     cells_of.check(file, cell, {name: value for name, value in now.items() if cell.get(name) is not None})
     return True
@@ -268,14 +268,8 @@ def resampled(cells: Sequence[Mapping[str, Any]]) -> np.ndarray:
 
 
 def load(out: Path) -> list[dict[str, Any]]:
-    """All cells of a folder; a ConfigError names one that another version wrote."""
-    return [_checked(file, cell) for file, cell in cells_of.read(out, 4).items()]
-
-
-def _checked(file: Path, cell: dict[str, Any]) -> dict[str, Any]:
-    if "block" not in cell:
-        raise ConfigError(f"{file} is a cell of an earlier version: take another folder (out, --out)")
-    return cell
+    """All cells of a folder; those without the errors of windows will do where scores are not resampled."""
+    return list(cells_of.read(out, 4).values())
 
 
 def write_csv(cells: Sequence[Mapping[str, Any]], path: str | Path) -> None:

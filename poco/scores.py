@@ -52,7 +52,7 @@ class Scores:
         score: unweighted mean over sessions.
         sessions: one entry per session, in the order of the split.
         interval: 95% interval of the score; None where there is none, see :attr:`Evaluation.interval`.
-        ahead: of a baseline: how far the evaluated forecaster is ahead of it; None for others and in older files.
+        ahead: of a baseline: how far the evaluated forecaster is ahead of it; None for others.
         window_error: ``[W]`` float64, squared error of each window, summed over units and steps, session after session
             in order of time; None in an :class:`Evaluation`, which does not keep it.
         copy_window_error: the same of repeating the last frame.
@@ -96,7 +96,7 @@ class Evaluation:
             any other module the name of its class.
         interval: 95% interval of the score, by block bootstrap over time within each session: it speaks of these
             recordings, not of other animals. None if a session has a single window, all together have room for less
-            than two blocks or a score is not finite, and for an evaluation stored by a version without intervals.
+            than two blocks or a score is not finite.
     """
 
     score: float
@@ -186,8 +186,8 @@ class Evaluation:
                     name: Scores(
                         scores["score"],
                         _sessions_from_json(scores["sessions"]),
-                        interval_from_json(scores.get("interval")),
-                        Ahead.from_json(scores["ahead"]) if scores.get("ahead") else None,
+                        interval_from_json(scores["interval"]),
+                        Ahead.from_json(scores["ahead"]) if scores["ahead"] else None,
                     )
                     for name, scores in values["baselines"].items()
                 },
@@ -196,11 +196,11 @@ class Evaluation:
                 context=values["context"],
                 horizon=values["horizon"],
                 stride=values["stride"],
-                precision=values.get("precision", "float32"),
+                precision=values["precision"],
                 windows=values["windows"],
-                warnings=tuple(values.get("warnings", ())),
-                forecaster=values.get("forecaster", "poco"),
-                interval=interval_from_json(values.get("interval")),
+                warnings=tuple(values["warnings"]),
+                forecaster=values["forecaster"],
+                interval=interval_from_json(values["interval"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"the stored evaluation is incomplete ({error}): evaluate the run again") from error

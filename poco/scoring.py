@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import nn
 
-from poco.data.splits import Split
+from poco.data.packed import PackedBatch
+from poco.data.splits import Split, Windows
 from poco.data.statistics import statistics_of
 from poco.data.windows import Packer, vocabulary
 from poco.errors import DataError
@@ -23,6 +24,35 @@ WEIGHTY = 0.25
 
 
 @torch.no_grad()
+def forecasts_of(
+    forecasters: Mapping[str, nn.Module], split: Split, windows: Windows, precision: Mapping[str, str] | None = None
+) -> Iterator[tuple[Windows, PackedBatch, dict[str, torch.Tensor]]]:
+    """The forecasts of several forecasters over the same windows of a split, batch after batch.
+
+    Each forecaster is left in evaluation mode, where it is, and given copies of the windows, without what is to be
+    forecast.
+
+    Args:
+        forecasters: modules with ``forward_packed``, by name.
+        split: recordings and statistics.
+        windows: what to forecast.
+        precision: ``"bf16"`` by the names of those that compute under autocast.
+
+    Yields:
+        Some windows, the batch that they make, on the CPU, sessions and units counted as the split has them, and what
+        each forecasts, ``[R, H]`` float32 where the forecaster is.
+    """
+    packers = {name: Packer(split, vocabulary(model)) for name, model in forecasters.items()}
+    for model in forecasters.values():
+        model.eval()
+    for some, batch in Packer(split).batches(windows):
+        found = {}
+        for name, model in forecasters.items():
+            own = packers[name].relabel(batch, some).to(device_of(model))
+            found[name] = predict(model, own, (precision or {}).get(name, "float32"))
+        yield some, batch, found
+
+
 def score_forecasters(
     forecasters: Mapping[str, nn.Module],
     split: Split,
@@ -34,8 +64,7 @@ def score_forecasters(
     """Score several forecasters over the same windows, in one pass.
 
     Args:
-        forecasters: modules with ``forward_packed``, by name; each is left in evaluation mode, where it is, and given
-            copies of the windows, without what is to be forecast.
+        forecasters: modules with ``forward_packed``, by name, see :func:`forecasts_of`.
         split: recordings and parts.
         part: ``"train"``, ``"val"`` or ``"test"``.
         stride: frames from one window to the next.
@@ -56,23 +85,15 @@ def score_forecasters(
     if not count.all():
         missing = split.recordings[int(np.argmin(count > 0))].session
         raise DataError(f"session '{missing}' has no window in the {part} part")
-    packers = {name: Packer(split, vocabulary(model)) for name, model in forecasters.items()}
-    shared = Packer(split)
-    devices = {name: device_of(model) for name, model in forecasters.items()}
-    for model in forecasters.values():
-        model.eval()
     sizes = (len(split.recordings), split.horizon, len(windows), sum(r.units for r in split.recordings))
     errors = {name: _Errors(*sizes) for name in forecasters}
     copy_errors = _Errors(*sizes)
-    for some, batch in shared.batches(windows):
+    for some, batch, found in forecasts_of(forecasters, split, windows, precision):
         assert batch.target is not None
-        rows = shared.units[some.session]
+        rows = np.diff(batch.window_offsets.numpy())
         copy_errors.add(batch.x[:, -1:] - batch.target, some.session, rows, batch.unit_index)
-        for name, model in forecasters.items():
-            own = packers[name].relabel(batch, some).to(devices[name])
-            assert own.target is not None
-            forecast = predict(model, own, (precision or {}).get(name, "float32"))
-            errors[name].add(forecast - own.target, some.session, rows, batch.unit_index)
+        for name, forecast in found.items():
+            errors[name].add(forecast - batch.target.to(forecast.device), some.session, rows, batch.unit_index)
     return {name: _scores(split, error, copy_errors, count) for name, error in errors.items()}
 
 

@@ -94,6 +94,9 @@ class Stream:
         keep: how many of the last frames to keep for :meth:`adapt_online`; 0: none. With them, what the files of the
             model hold is kept in memory: that model is adapted, whatever becomes of the folder or the one given.
 
+    Attributes:
+        interval: as it was given; None if it was not.
+
     Raises:
         CheckpointError: if there is no model, it is damaged, or of a kind that cannot be streamed.
         VocabularyError: if the model does not know the session, or several and none was chosen.
@@ -146,7 +149,8 @@ class Stream:
         index = vocabulary.find([name for name, _ in opened.sessions], session)
         self.session, self.units = opened.sessions[index]
         _check_normalised(model, index, self.session)
-        self.context, self.horizon, self.deadline_ms = opened.context, opened.horizon, deadline_ms
+        self.context, self.horizon = opened.context, opened.horizon
+        self.interval, self.deadline_ms = interval or None, deadline_ms
         self._files, self._seen = kept, Seen(keep, self.units) if keep else None
         self._online: OnlineAdaptation | None = None
         self._adapted = False  # whether a model was swapped in that no forecast is of yet

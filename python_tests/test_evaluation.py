@@ -209,17 +209,6 @@ def test_scores_that_are_not_finite_are_kept(cut: Split, tmp_path: Path, bias: f
     assert repr(again.to_json()) == repr(evaluation.to_json())
 
 
-def test_an_evaluation_stored_without_intervals_loads(cut: Split) -> None:
-    evaluation = evaluate(biased_copy(), cut, baselines=("copy",))
-    values = evaluation.to_json()
-    del values["interval"], values["baselines"]["copy"]["interval"], values["baselines"]["copy"]["ahead"]
-    loaded = Evaluation.from_json(values)
-    assert loaded.score == evaluation.score
-    assert loaded.interval is None
-    assert loaded.baselines["copy"].interval is None
-    assert loaded.baselines["copy"].ahead is None
-
-
 def test_trained_baselines_are_kept_and_taken_again(
     cut: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

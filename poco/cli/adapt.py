@@ -86,9 +86,9 @@ def register(app: typer.Typer) -> None:
         With too few frames to keep some for validation, 20 steps are taken and the last weights kept.
         """
         from poco.adaptation import adapt as fit_to
-        from poco.adaptation import is_solved
         from poco.cli.runs import open_forecaster, source_of
         from poco.commands import option
+        from poco.models import kind_of
         from poco.run import Run
         from poco.training.callbacks import Progress
 
@@ -97,7 +97,7 @@ def register(app: typer.Typer) -> None:
         forecaster = open_forecaster(run)
         chosen = read_one(recording, session, source_of(forecaster)[1] | reading)
         again = [str(recording), *(["--session", chosen.session] if session is not None else [])]
-        solved = is_solved(forecaster.model if isinstance(forecaster, Run) else forecaster)
+        solved = kind_of(forecaster.model if isinstance(forecaster, Run) else forecaster) == "grounded"
         given = {
             "steps": steps,
             "learning_rate": lr,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import functools
 import signal
 import threading
 from collections.abc import Iterator
@@ -26,8 +26,7 @@ from poco.wording import counted
 if TYPE_CHECKING:
     from poco.stream import Stream
 
-_FORMS = "zmq:PORT, zmq:tcp://HOST:PORT, lsl:NAME or shm:NAME"
-_BARS = "▁▂▃▄▅▆▇█"
+_FORMS = "zmq:PORT, zmq:tcp://HOST:PORT, lsl:NAME or shm:NAME"  # of poco.wires, which takes long to import
 
 
 def register(app: typer.Typer) -> None:
@@ -142,6 +141,7 @@ def _replay(
     """Plays a recording."""
     import numpy as np
 
+    from poco.cli.dashboard import dashboard
     from poco.cli.runs import open_forecaster, source_of
     from poco.models import model_of
     from poco.replay import replay as play
@@ -156,7 +156,7 @@ def _replay(
     played = play(opened, model, recording, speed=speed, frames=frames)
     with ExitStack() as ends:
         out = None if sink is None else ends.enter_context(closing(open_sink(sink, opened.units, opened.horizon)))
-        dashboard = ends.enter_context(_Dashboard(silent=silent))
+        show = ends.enter_context(dashboard(silent=silent))
         score = None
         with suppress(KeyboardInterrupt):
             if not silent:
@@ -165,7 +165,7 @@ def _replay(
                 if out is not None:
                     out.send(number, found)
                 seen = np.where(opened.seen, recording.activity[:, number], np.nan)
-                dashboard.show(seen, found, score.score, opened.stats())
+                show(seen, found, score.score, opened.stats())
     more = {} if out is None else {"dropped_forecasts": out.dropped}
     _report(opened, None if score is None else score.score, more, silent=silent)
     if not silent:
@@ -187,6 +187,7 @@ def _listen(
     """Takes frames from a wire until there were enough, or somebody ends it."""
     import numpy as np
 
+    from poco.cli.dashboard import dashboard
     from poco.replay import ScoreSoFar
     from poco.stream import Stream
     from poco.wires import open_sink, open_source
@@ -201,8 +202,8 @@ def _listen(
             made = open_sink(sink, opened.units, opened.horizon, lsl_times=source.startswith("lsl:"))
             out = ends.enter_context(closing(made))
         came = ends.enter_context(closing(open_source(source, opened.units)))
-        dashboard = ends.enter_context(_Dashboard(silent=silent))
-        live = Live(opened, came, out, interval=interval, silence=silence, log=note)
+        show = ends.enter_context(dashboard(silent=silent))
+        live = Live(opened, came, out, silence=silence, log=note)
         where = "" if sink is None else f", to {sink}"
         with suppress(KeyboardInterrupt):
             note(f"session '{opened.session}', {counted(opened.units, 'unit')}, from {source}{where}: Ctrl-C ends it")
@@ -213,7 +214,7 @@ def _listen(
                 last = found.frame
                 seen = np.where(opened.seen, frame.values, np.float32("nan"))
                 score.come(seen, found)
-                dashboard.show(seen, found, score.score, {**opened.stats(), "late": live.feed.late})
+                show(seen, found, score.score, {**opened.stats(), "late": live.feed.late})
                 if taken == frames:
                     break
     waiting = live.feed.waiting
@@ -239,12 +240,8 @@ def _serve(
     from poco.wires import open_service
 
     model, chosen, interval, _ = _session_of(run, as_session, rate)
-
-    def opened() -> Stream:
-        return Stream(model, chosen, interval=interval, **options)
-
-    taken = 0
-    with closing(open_service(address, opened, interval=interval, log=note)) as service, suppress(KeyboardInterrupt):
+    opened, taken = functools.partial(Stream, model, chosen, interval=interval, **options), 0
+    with closing(open_service(address, opened, log=note)) as service, suppress(KeyboardInterrupt):
         note(f"session '{chosen}', {counted(service.units, 'unit')}, answers at {service.endpoint}: Ctrl-C ends it")
         while taken != frames:
             taken += service.answer(0.5) is not None
@@ -289,53 +286,3 @@ def _report(
         f"{stats['p50_ms']:.3g} ms, 99% within {stats['p99_ms']:.3g} ms, longest {stats['longest_ms']:.3g} ms, "
         f"{stats['late']} late, {stats['gaps']} gaps{rest}; score {number(stats['score'])}"
     )
-
-
-def _population(frame: object) -> float:
-    """The mean activity of a frame, of the units that have a value; NaN if none has."""
-    import numpy as np
-
-    values = np.asarray(frame, dtype=np.float64)
-    values = values[np.isfinite(values)]
-    return float(values.mean()) if values.size else float("nan")
-
-
-def _sparkline(past: list[float]) -> str:
-    """A bar for each value, a blank where it is not finite."""
-    known = [value for value in past if math.isfinite(value)]
-    low, high = min(known, default=0.0), max(known, default=0.0)
-    return "".join(
-        _BARS[int(7.99 * (value - low) / ((high - low) or 1))] if math.isfinite(value) else " " for value in past
-    )
-
-
-class _Dashboard:
-    """One line that is written over and over: population, latency, what went wrong, score so far."""
-
-    def __init__(self, *, silent: bool) -> None:
-        from rich.console import Console
-        from rich.live import Live
-
-        console = Console(stderr=True)
-        self._live = None if silent or not console.is_terminal else Live(console=console, refresh_per_second=8)
-        self._past: list[float] = []
-
-    def __enter__(self) -> _Dashboard:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def show(self, frame: object, found: object, score: float, stats: dict[str, float]) -> None:
-        """What there is after a frame."""
-        if self._live is None:
-            return
-        self._past = [*self._past[-39:], _population(frame)]
-        status, marks = getattr(found, "status", ""), ", ".join(sorted(getattr(found, "marks", ())))
-        self._live.update(
-            f"{_sparkline(self._past)}  frame {stats['frames']:,} {status}  p50 {stats['p50_ms']:.2f} ms  "
-            f"p99 {stats['p99_ms']:.2f} ms  late {stats['late']}  gaps {stats['gaps']}  score {number(score)}  {marks}"
-        )

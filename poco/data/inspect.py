@@ -16,10 +16,12 @@ from poco.data.recording import Recording
 from poco.data.segments import taken
 from poco.data.unit_choice import bad_units
 from poco.errors import DataError, PocoError
+from poco.sizes import CONTEXT, HORIZON
 from poco.wording import counted
 
-WINDOW = 48 + 16
+WINDOW = CONTEXT + HORIZON
 """Frames of a default window, context and horizon together."""
+_WINDOW = f"{WINDOW} ({CONTEXT} + {HORIZON})"
 
 
 def inspect(
@@ -158,11 +160,11 @@ def _noticed(recording: Recording, drift: float) -> list[str]:
         out.append(f"{many}, which training refuses (--constant drop leaves such units out)")
     longest = _longest(recording)
     if longest < WINDOW:
-        out.append(f"the longest stretch has {longest} frames, fewer than a default window of {WINDOW} (48 + 16)")
+        out.append(f"the longest stretch has {longest} frames, fewer than a default window of {_WINDOW}")
     elif longest < 5 * WINDOW:
         out.append(
             f"the longest stretch has {longest} frames: a fifth of it, for testing, is shorter than a default window "
-            f"of {WINDOW} (48 + 16)"
+            f"of {_WINDOW}"
         )
     if drift > 0.25:
         out.append("slow drift: over a quarter of the units shift by more than a standard deviation from start to end")

@@ -20,6 +20,7 @@ from poco.data.recording import Recording, fingerprint
 from poco.data.segments import Segments, between, frames_of, joined, window_count, within
 from poco.data.statistics import check_deviation, statistics
 from poco.errors import ConfigError, DataError
+from poco.sizes import CONTEXT, HORIZON
 
 Protocol = Literal["leak-free", "published"]
 Part = Literal["train", "val", "test"]
@@ -48,6 +49,10 @@ class Windows:
 
     def __len__(self) -> int:
         return int(self.session.size)
+
+    def __getitem__(self, where: slice | np.ndarray) -> Windows:
+        """Those at these places, or where this is true."""
+        return Windows(self.session[where], self.start[where])
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,9 +117,8 @@ class Split:
 
     def spaced_windows(self, part: str, session: int, count: int) -> Windows:
         """At most ``count`` windows of one session (its index), spaced evenly over a part, in order of time."""
-        starts = (windows := self.windows(part)).start[windows.session == session]
-        starts = starts[np.unique(np.linspace(0, len(starts) - 1, count).astype(int))]
-        return Windows(np.full(starts.size, session, dtype=np.int64), starts)
+        own = (windows := self.windows(part))[windows.session == session]
+        return own[np.unique(np.linspace(0, len(own) - 1, count).astype(int))]
 
     def session_index(self, name: str) -> int:
         """Index of a session by name; a DataError names the sessions there are."""
@@ -156,7 +160,11 @@ class Split:
 
 
 def split(
-    recordings: Recording | Sequence[Recording], *, protocol: str = "leak-free", context: int = 48, horizon: int = 16
+    recordings: Recording | Sequence[Recording],
+    *,
+    protocol: str = "leak-free",
+    context: int = CONTEXT,
+    horizon: int = HORIZON,
 ) -> Split:
     """Cut recordings into parts and compute the statistics that normalise them.
 

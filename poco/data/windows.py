@@ -93,7 +93,7 @@ class Packer:
         while first < len(windows):
             before = int(total[first - 1]) if first else 0
             stop = max(first + 1, int(np.searchsorted(total, before + rows, side="right")))
-            some = Windows(windows.session[first:stop], windows.start[first:stop])
+            some = windows[first:stop]
             yield some, self.pack(some)
             first = stop
 
@@ -165,10 +165,7 @@ class ShuffledWindows:
         everything = split.windows("train")
         dataset = np.array([split.datasets.index(recording.dataset) for recording in split.recordings])
         of_window = dataset[everything.session]
-        self._pools = [
-            Windows(everything.session[of_window == d], everything.start[of_window == d])
-            for d in range(len(split.datasets))
-        ]
+        self._pools = [everything[of_window == d] for d in range(len(split.datasets))]
         self.steps_per_epoch = min(-(-len(pool) // batch_size) for pool in self._pools)
         self.epoch, self.position = 0, 0
         self._order = self._shuffle()
@@ -188,10 +185,7 @@ class ShuffledWindows:
             self._order = self._shuffle()
         drawn = slice(self.position * self.batch_size, (self.position + 1) * self.batch_size)
         self.position += 1
-        return [
-            Windows(pool.session[order[drawn]], pool.start[order[drawn]])
-            for pool, order in zip(self._pools, self._order, strict=True)
-        ]
+        return [pool[order[drawn]] for pool, order in zip(self._pools, self._order, strict=True)]
 
     def state_dict(self) -> dict[str, int]:
         """Where the sampler stands."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from poco.errors import ConfigError
+from poco.sizes import CONTEXT, HORIZON
 
 Config = TypeVar("Config", bound="GroundConfig")
 
@@ -29,8 +30,8 @@ class GroundConfig:
         ConfigError: if a value cannot work.
     """
 
-    context: int = 48
-    horizon: int = 16
+    context: int = CONTEXT
+    horizon: int = HORIZON
     latents: int | None = None
     own_means: tuple[int, ...] = (1, 4, 12, 0)
     population_means: tuple[int, ...] = (1, 8, 0)

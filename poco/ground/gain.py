@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from poco.data.segments import frames_of
-from poco.data.splits import Split, Windows
+from poco.data.splits import Split
 from poco.data.windows import Packer
 from poco.ground.estimator import Fitted, fit
 from poco.ground.grounded import Grounded, GroundedConfig
@@ -118,9 +118,8 @@ def products(model: Grounded, split: Split, part: str) -> np.ndarray:
     device = model.ground.shares.device
     found = []
     for session in range(len(split.recordings)):
-        first = everything.start[everything.session == session]
         total, copy = torch.zeros((), dtype=torch.float64), 0.0
-        for _, packed in packer.batches(Windows(np.full(first.size, session), first)):
+        for _, packed in packer.batches(everything[everything.session == session]):
             batch = packed.to(device)
             assert batch.target is not None
             each = model.each_packed(batch)

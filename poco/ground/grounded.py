@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from poco.data.packed import PackedBatch
-from poco.data.splits import Split, Windows
+from poco.data.splits import Split
 from poco.data.windows import Packer
 from poco.errors import ConfigError
 from poco.ground.config import GroundConfig
@@ -115,9 +115,9 @@ class Grounded(nn.Module):
         model._cross = fitted.cross
         model.train()._remember(split)
         windows = split.windows("train")
-        some = slice(None, None, max(1, len(windows) // _SCALE_WINDOWS))
+        some = windows[:: max(1, len(windows) // _SCALE_WINDOWS)]
         total, rows = torch.zeros(2 * config.horizon, dtype=torch.float64), 0
-        for _, batch in Packer(split, model.sessions).batches(Windows(windows.session[some], windows.start[some])):
+        for _, batch in Packer(split, model.sessions).batches(some):
             condition = model._parts(batch).condition
             total += condition.double().square().sum(0)
             rows += len(condition)
@@ -251,12 +251,12 @@ class Grounded(nn.Module):
         packer = Packer(split, self.sessions)
         remembered = []
         for session in range(len(split.recordings)):
-            start = windows.start[windows.session == session]
+            own = windows[windows.session == session]
             found = [
                 self._parts(batch).joined().view(len(some), int(units[session]), -1)
-                for some, batch in packer.batches(Windows(np.full(start.size, session), start))
+                for some, batch in packer.batches(own)
             ]
-            remembered.append((torch.from_numpy(start), torch.cat(found)))
+            remembered.append((torch.from_numpy(own.start), torch.cat(found)))
         self._remembered = tuple(remembered)
 
     def forget(self) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from poco.data.splits import Split, Windows
+from poco.data.splits import Split
 from poco.data.windows import Packer
 from poco.ground.config import GroundConfig
 from poco.ground.estimator import Fitted, fit
@@ -114,9 +114,8 @@ def error_products(ground: Ground, split: Split, part: str) -> np.ndarray:
     everything, packer = split.windows_to_judge(part), Packer(split)
     found = []
     for session, recording in enumerate(split.recordings):
-        start = everything.start[everything.session == session]
         products, copy = torch.zeros(len(FORECASTERS), len(FORECASTERS), dtype=torch.float64), 0.0
-        for _, batch in packer.batches(Windows(np.full(start.size, session), start)):
+        for _, batch in packer.batches(everything[everything.session == session]):
             assert batch.target is not None
             x = batch.x.view(-1, recording.units, split.context)
             y = batch.target.view(-1, recording.units, split.horizon)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from poco.errors import ConfigError
+from poco.sizes import CONTEXT, HORIZON
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +42,8 @@ class POCOConfig:
         ConfigError: if a value cannot work.
     """
 
-    context: int = 48
-    horizon: int = 16
+    context: int = CONTEXT
+    horizon: int = HORIZON
     segment_length: int = 16
     decoder_context: int | None = None
     latents: int = 8

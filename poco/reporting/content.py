@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from poco.errors import CheckpointError, ConfigError, DataError, MissingExtraErr
 from poco.evaluation import evaluate
 from poco.files import ADAPTATION, BASELINES, CONFIG, EVALUATION, read_json, write_json
 from poco.installation import info
-from poco.nn import POCO
+from poco.models import members
 from poco.parameters import count_solved, device_of
 from poco.plots.style import label as shown_name
 from poco.reporting import embeddings, figures
@@ -34,9 +34,9 @@ from poco.scores import Evaluation
 from poco.training.callbacks import Callback
 from poco.unit_embeddings import Measure, choose, measures, untrained
 from poco.unit_embeddings import embeddings as of_units
+from poco.wording import counted
 
 if TYPE_CHECKING:
-    from poco.ensemble import Ensemble
     from poco.models import Forecaster
 
 _MOST_MAPS = 4
@@ -258,7 +258,7 @@ def _embeddings(
     if label is None:
         return None, drawn
     model = subject.model
-    first = model if isinstance(model, POCO) else cast("POCO", next(iter(cast("Ensemble", model))))
+    first = members(model)[0]
     regions, shares = embeddings.region_attention(first, cut, label)
     text = "Mean over windows of the test part. 1: as much as if every unit got the same."
     text += "" if first is model else " The first seed's: latents of another have no order in common."
@@ -288,7 +288,7 @@ def _cost(subject: Subject) -> list[tuple[str, str]]:
     taken = 1e3 * _latencies(model, recording, subject.split.context)
     threads = torch.get_num_threads()
     middle, least = (f"{ms:.2f}" if ms < 10 else f"{ms:.0f}" for ms in (float(np.median(taken)), taken.min()))
-    how = f"{recording.units:,} units, float32, on the CPU, {threads} thread{'s' * (threads > 1)}"
+    how = f"{recording.units:,} units, float32, on the CPU, {counted(threads, 'thread')}"
     while_written = "measured while this page was written"
     facts.append(("one forecast", f"{middle} ms, median of {len(taken)} (least {least}), {how}, {while_written}"))
     versions = info()["versions"]

@@ -15,6 +15,7 @@ from poco.nn.attention import unit_attention
 from poco.reporting import figures
 from poco.reporting.figures import Drawn
 from poco.unit_embeddings import SessionEmbeddings, similarity
+from poco.wording import counted
 
 if TYPE_CHECKING:
     from poco.data.recording import Recording
@@ -26,7 +27,7 @@ _WINDOWS = 64  # attention is averaged over
 _MOST_REGIONS = 32  # tables show
 
 
-def plane(vectors: np.ndarray, method: str, seed: int = 0) -> np.ndarray:
+def plane(vectors: np.ndarray, method: str) -> np.ndarray:
     """``[N, 2 or 3]`` coordinates of embeddings ``[N, d]``: three principal components (``"pca"``), or UMAP's plane.
 
     UMAP takes cosine distances.
@@ -39,7 +40,7 @@ def plane(vectors: np.ndarray, method: str, seed: int = 0) -> np.ndarray:
             from sklearn.decomposition import PCA
         except ImportError as error:
             raise MissingExtraError.of("scikit-learn", "embed", "principal components of embeddings") from error
-        return np.asarray(PCA(min(3, *vectors.shape), random_state=seed).fit_transform(vectors))
+        return np.asarray(PCA(min(3, *vectors.shape), random_state=0).fit_transform(vectors))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of numba, and that a seed means one thread
         try:
@@ -47,7 +48,7 @@ def plane(vectors: np.ndarray, method: str, seed: int = 0) -> np.ndarray:
         except ImportError as error:
             raise MissingExtraError.of("umap-learn", "embed", "a UMAP of embeddings") from error
         neighbours = min(15, len(vectors) - 1)
-        return np.asarray(UMAP(n_neighbors=neighbours, metric="cosine", random_state=seed).fit_transform(vectors))
+        return np.asarray(UMAP(n_neighbors=neighbours, metric="cosine", random_state=0).fit_transform(vectors))
 
 
 def relative_similarity(found: Sequence[SessionEmbeddings], label: str) -> tuple[tuple[str, ...], np.ndarray, int]:
@@ -90,18 +91,18 @@ def frequent(regions: Sequence[str], names: Sequence[str]) -> tuple[list[int], s
 
 
 @torch.no_grad()
-def region_attention(model: POCO, split: Split, label: str, part: str = "test") -> tuple[tuple[str, ...], np.ndarray]:
+def region_attention(model: POCO, split: Split, label: str) -> tuple[tuple[str, ...], np.ndarray]:
     """How much of each latent's attention a unit of each region gets, over what it would get if all got the same.
 
     Returns:
-        ``R`` regions and ``[Q, R]``, averaged over windows spaced evenly over the part, and over sessions that have
-        the region.
+        ``R`` regions and ``[Q, R]``, averaged over windows spaced evenly over the test part, and over sessions that
+        have the region.
     """
     sums: dict[str, list[np.ndarray]] = {}
     packer = Packer(split)
     for index, recording in enumerate(split.recordings):
         names = np.array(recording.labels.get(label, ("",) * recording.units))
-        windows = split.spaced_windows(part, index, _WINDOWS)
+        windows = split.spaced_windows("test", index, _WINDOWS)
         shares = np.zeros((model.config.latents, recording.units))
         for _, batch in packer.batches(windows):
             x = batch.x.view(-1, recording.units, split.context).to(model.latents)
@@ -181,8 +182,8 @@ def draw(
     if label is not None:
         regions, values, sessions = relative_similarity(found, label)
         if len(regions) > 1:
-            counted = f"{sessions} session" + ("s" if sessions > 1 else "")
-            text = f"Mean cosine similarity of two different units, each row stretched to 0 to 1, over {counted}."
+            over = counted(sessions, "session")
+            text = f"Mean cosine similarity of two different units, each row stretched to 0 to 1, over {over}."
             kept, more = frequent(regions, names)
             shown = [regions[row] for row in kept]
             drawn.append(figures.similarity(shown, values[np.ix_(kept, kept)], text + more, f"{prefix}similarity"))

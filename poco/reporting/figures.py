@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, ParamSpec
 import numpy as np
 
 from poco.data.splits import PARTS, Split
-from poco.ensemble import Ensemble
 from poco.files import write_atomically
+from poco.models import members
 from poco.plots.examples import Example
 from poco.plots.figures import matplotlib_figure
 from poco.plots.panels import (
@@ -274,7 +274,7 @@ def training(run: Run, name: str) -> Drawn:
         caption += "; training: over the windows of the last few steps, with dropout where there is any"
     else:
         caption += ". What training made small, the mean absolute error, is not drawn"
-    apart = len(trained_apart(next(iter(run.model)) if isinstance(run.model, Ensemble) else run.model))
+    apart = len(trained_apart(members(run.model)[0]))
     caption += f". The mean over {apart} networks, each trained on its own error" if apart > 1 else ""
     return Drawn(figure, name, "Training", f"{caption}.")
 

@@ -139,8 +139,8 @@ def _forecasters(one: Content) -> list[tuple[str, Scores]]:
     return sorted(one.evaluation.forecasters.items(), key=lambda item: item[1].score, reverse=True)
 
 
-def _number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+def _number(value: float | None) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
 
 
 def _interval(value: Any, sign: str = "") -> str:

@@ -9,11 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from poco.data.splits import Split, Windows
-from poco.data.windows import Packer, vocabulary
-from poco.parameters import device_of
+from poco.data.splits import Split
 from poco.plots.examples import Example, SpacedForecasts
-from poco.training.validation import predict
+from poco.scoring import forecasts_of
 
 if TYPE_CHECKING:
     from poco.models import Forecaster
@@ -44,27 +42,20 @@ class UnitResults:
     frames: int
 
 
-@torch.no_grad()
-def unit_results(model: Forecaster, split: Split, part: str = "test") -> list[UnitResults]:
-    """Score every unit of every session of a split; the model is left in evaluation mode.
+def unit_results(model: Forecaster, split: Split) -> list[UnitResults]:
+    """Score every unit of every session of a split on the test part; the model is left in evaluation mode.
 
     Args:
         model: a forecaster whose vocabulary holds the sessions.
         split: recordings and parts.
-        part: ``"train"``, ``"val"`` or ``"test"``.
     """
-    model.eval()
-    packer, windows = Packer(split, vocabulary(model)), split.windows(part)
-    device = device_of(model)
-    found = []
+    windows, found = split.windows("test"), []
     for index, recording in enumerate(split.recordings):
-        own = windows.session == index
-        some = Windows(windows.session[own], windows.start[own])
-        units = recording.units
+        own, units = windows[windows.session == index], recording.units
         error, copy_error, ahead = np.zeros(units), np.zeros(units), []
-        for _, batch in packer.batches(some):
+        for _, batch, forecasts in forecasts_of({"": model}, split, own):
             assert batch.target is not None
-            residual = predict(model, batch.to(device), "float32").cpu().double() - batch.target.double()
+            residual = forecasts[""].cpu().double() - batch.target.double()
             copied = (batch.x[:, -1:] - batch.target).double()
             error += _by_unit(residual, units)
             copy_error += _by_unit(copied, units)
@@ -76,24 +67,23 @@ def unit_results(model: Forecaster, split: Split, part: str = "test") -> list[Un
             UnitResults(
                 session=recording.session,
                 score=score,
-                mse=error / (len(some) * split.horizon),
-                autocorrelation=_autocorrelation(one_ahead, some.start),
+                mse=error / (len(own) * split.horizon),
+                autocorrelation=_autocorrelation(one_ahead, own.start),
                 frames=one_ahead.shape[1],
             )
         )
     return found
 
 
-def examples(model: Forecaster, split: Split, results: UnitResults, part: str = "test") -> dict[str, Example]:
-    """The best, the median and the worst unit of a session, each in the window where its error is the median one.
+def examples(model: Forecaster, split: Split, results: UnitResults) -> dict[str, Example]:
+    """The best, the median and the worst unit of a session, each in the test window where its error is the median one.
 
     Args:
         model: the forecaster.
         split: recordings and parts.
         results: scores of the session's units.
-        part: part of the windows.
     """
-    shown = SpacedForecasts.of(model, split, split.session_index(results.session), part, _WINDOWS)
+    shown = SpacedForecasts.of(model, split, split.session_index(results.session), "test", _WINDOWS)
     order = np.argsort(results.score)[: int(np.isfinite(results.score).sum())]  # NaN sorts last
     if not order.size:
         return {}

@@ -22,6 +22,7 @@ from poco.files import write_json
 from poco.intervals import block_length
 from poco.scores import Scores
 from poco.scoring import score_forecasters, score_interval
+from poco.sizes import CONTEXT
 from poco.studies import zapbench
 from poco.studies.adaptation import Others, curve, learnt_from
 from poco.studies.definition import FILTERS, Study
@@ -88,7 +89,7 @@ def make(job: Job) -> str:
         recordings = recordings[:value]
     if vary == "filter" and value != "none":
         recordings = [butterworth(recording, **FILTERS[value]) for recording in recordings]
-    context = value if vary == "context" else 48
+    context = value if vary == "context" else CONTEXT
     began = time.process_time()
     scores: list[Scores] = []
     model: nn.Module
@@ -172,7 +173,7 @@ def _poco(study: Study, data: Split, value: Any, settings: TrainConfig, label: s
 
     group, _, name = study.vary.partition(".")
     sizes: dict[str, Any] = {"context": data.context}
-    if data.context != 48:
+    if data.context != CONTEXT:
         sizes["segment_length"] = max(1, data.context // 3)
     sizes |= study.sizes(value)
     if group == "training":

@@ -35,5 +35,5 @@ def measures(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     """Those of :data:`MEASURES` that cells have; a DataError if there is none."""
     found = [name for name in MEASURES if any(name in cell for cell in cells)]
     if not found:
-        raise DataError("there are no scores of single steps: results of an older version, or of adaptation, have none")
+        raise DataError("there are no scores of single steps: results of adaptation have none")
     return found

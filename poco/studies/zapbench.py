@@ -12,20 +12,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from poco.baselines.fitted import fit_baseline
 from poco.data.checks import check
 from poco.data.recording import Recording
 from poco.data.splits import PARTS, Split
-from poco.data.windows import Packer, vocabulary
 from poco.errors import ConfigError
 from poco.intervals import mean_text
-from poco.parameters import device_of
 from poco.published import zapbench as benchmark
-from poco.scoring import score_forecasters
-from poco.training.validation import predict
+from poco.scoring import forecasts_of, score_forecasters
 
 PROTOCOL = "zapbench"
 BATCH_SIZE = 8
@@ -127,19 +123,15 @@ def score(
     }
 
 
-@torch.no_grad()
 def absolute_errors(model: nn.Module, data: Split) -> dict[str, list[float]]:
     """Mean absolute error by step ahead over all windows of the test part and all units, condition by condition."""
-    packer, device = Packer(data, vocabulary(model)), device_of(model)
     names = [conditions(recording) for recording in data.recordings]
     first = [[start for start, _ in recording.stretches] for recording in data.recordings]
     found: dict[str, list[np.ndarray]] = {}
-    model.eval()
-    for some, batch in packer.batches(data.windows("test")):
-        batch = batch.to(device)
+    for some, batch, forecasts in forecasts_of({"": model}, data, data.windows("test")):
         assert batch.target is not None
-        error = (predict(model, batch, "float32") - batch.target).abs().double().cpu()
-        windows = error.split(packer.units[some.session].tolist())
+        error = (forecasts[""].cpu() - batch.target).abs().double()
+        windows = error.split(batch.window_offsets.diff().tolist())
         for session, start, window in zip(some.session, some.start, windows, strict=True):
             place = int(np.searchsorted(first[session], start, side="right")) - 1
             found.setdefault(names[session][place], []).append(window.mean(0).numpy())

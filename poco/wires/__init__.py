@@ -68,13 +68,12 @@ def open_sink(address: str, units: int, steps: int, *, lsl_times: bool = False) 
     raise _unknown(address)
 
 
-def open_service(address: str, open_stream: Callable[[], Stream], *, interval: float | None, log: Log) -> ZmqService:
+def open_service(address: str, open_stream: Callable[[], Stream], *, log: Log) -> ZmqService:
     """Who answers each frame with its forecast.
 
     Args:
         address: for example ``zmq:5555``.
         open_stream: makes the stream of a new client.
-        interval: seconds from frame to frame, as these streams know it; None: it is not known.
         log: takes lines for a person.
 
     Raises:
@@ -84,7 +83,7 @@ def open_service(address: str, open_stream: Callable[[], Stream], *, interval: f
     wire, rest = _split(address)
     if wire != "zmq":
         raise ConfigError(f"'{address}' is no wire that can answer: give zmq:PORT or zmq:tcp://HOST:PORT")
-    return ZmqService(rest, open_stream, interval=interval, log=log)
+    return ZmqService(rest, open_stream, log=log)
 
 
 def _split(address: str) -> tuple[str, str]:

@@ -125,13 +125,12 @@ class Feed:
     context has, nothing is known of what lies between: the stream is reset. So it is where numbers have a gap that no
     clock can tell the length of. A frame without a time among frames with times counts as one interval, until the next
     time says more. Where times stay away for a whole context, or were never there, numbers stand in for the clock if
-    the interval is known; where it is not, a number that comes again is that of a frame that does.
+    the stream was given its interval; if it was not, a number that comes again is that of a frame that does.
 
     A forecast is late if it took, with the time that the frame had waited, longer than the stream's deadline.
 
     Args:
         stream: where to; one that nobody else pushes into.
-        interval: seconds from frame to frame, as the stream knows it; None: it is not known.
         log: takes a line for a person about every such event.
 
     Attributes:
@@ -143,10 +142,10 @@ class Feed:
             a time do not count.
     """
 
-    def __init__(self, stream: Stream, *, interval: float | None, log: Log) -> None:
+    def __init__(self, stream: Stream, *, log: Log) -> None:
         self.resets = self.behind = self.repeated = self.late = 0
         self.waiting = Waiting()
-        self._stream, self._interval, self._log = stream, interval, log
+        self._stream, self._log = stream, log
         self._last: tuple[int, float | None] | None = None  # number, and the last time that was known
         self._first = 0  # the number from which numbers are counted where they stand in for the clock
         self._clock = False  # whether the sender has one
@@ -165,7 +164,7 @@ class Feed:
         now = time.monotonic()
         away = 0 if frame.time is not None else self._away + 1
         clock = frame.time is not None or (self._clock and away < self._stream.context)
-        interval = 0.0 if clock else self._interval or 0.0  # by which numbers stand in for a clock
+        interval = 0.0 if clock else self._stream.interval or 0.0  # by which numbers stand in for a clock
         first = frame.number if self._last is None else self._first
         seconds = (frame.number - first) * interval if interval else frame.time
         why = None if frame.values.size != self._stream.units else self._broken(frame.number, seconds, clock)
@@ -208,9 +207,9 @@ class Feed:
         if self._last is None:
             return None
         last, before = self._last
-        if self._interval and clock != self._clock:
+        if self._stream.interval and clock != self._clock:
             return "the sender has a clock now" if clock else "the sender's clock is not known any more"
-        if self._interval is None and number not in (last, last + 1):
+        if self._stream.interval is None and number not in (last, last + 1):
             return f"frame {number} came after {last}, and how long a frame takes is not known"
         if seconds is None and number < last:
             return f"the sender began anew: frame {number} after {last}, at a time that is not known"
@@ -240,7 +239,6 @@ class Live:
         stream: where to.
         source: where from.
         sink: takes the forecasts; None: nobody does.
-        interval: seconds from frame to frame, as the stream knows it; None: it is not known.
         silence: seconds without a frame after which this is said.
         log: takes lines for a person: silence, frames that are refused, a sender that began anew.
 
@@ -255,11 +253,10 @@ class Live:
         source: Source,
         sink: Sink | None = None,
         *,
-        interval: float | None = None,
         silence: float = 5.0,
         log: Log = lambda _: None,
     ) -> None:
-        self.feed = Feed(stream, interval=interval, log=log)
+        self.feed = Feed(stream, log=log)
         self.silences = 0
         self._stream, self._source, self._sink, self._silence, self._log = stream, source, sink, silence, log
 

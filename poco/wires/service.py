@@ -26,7 +26,6 @@ class ZmqService:
     Args:
         address: what comes after ``zmq:``; it binds where that does not say ``connect:``.
         open_stream: makes the stream of a new client.
-        interval: seconds from frame to frame, as these streams know it; None: it is not known.
         clients: that are remembered.
         log: takes a line for a person about every client that comes, is forgotten, or began anew.
 
@@ -45,12 +44,11 @@ class ZmqService:
         address: str,
         open_stream: Callable[[], Stream],
         *,
-        interval: float | None = None,
         clients: int = 32,
         log: Log = lambda _: None,
     ) -> None:
         self.dropped = self.refused = self.forgotten = 0
-        self._zmq, self._open, self._interval, self._most, self._log = library(), open_stream, interval, clients, log
+        self._zmq, self._open, self._most, self._log = library(), open_stream, clients, log
         self._next = open_stream()  # the next new client's
         self._clients: OrderedDict[bytes, tuple[Stream, Feed]] = OrderedDict()
         # MANDATORY: an answer that a client does not take is an error, and so can be counted.
@@ -117,7 +115,7 @@ class ZmqService:
                 self.forgotten += 1
                 self._log(f"client {gone.hex()} is forgotten: it was silent longest")
             stream, self._next = self._next, self._open()
-            feed = Feed(stream, interval=self._interval, log=lambda line: self._log(f"client {name.hex()}: {line}"))
+            feed = Feed(stream, log=lambda line: self._log(f"client {name.hex()}: {line}"))
             self._clients[name] = stream, feed
             self._log(f"client {name.hex()} is new")
         self._clients.move_to_end(name)

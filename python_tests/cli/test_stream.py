@@ -105,14 +105,14 @@ def test_nothing_that_is_shown_ends_a_stream(poco, trained, recordings, tmp_path
 
 
 def test_a_value_is_shown_as_a_bar_or_a_blank() -> None:
-    from poco.cli.stream import _population, _sparkline
+    from poco.cli.dashboard import population, sparkline
 
     nan = float("nan")
-    assert _sparkline([]) == ""
-    assert _sparkline([nan, 1.0, nan]) == " ▁ "
-    assert _sparkline([0.0, 1e300, float("inf"), 0.5e300]) == "▁█ ▄"
-    assert _population([1, nan, float("inf"), 3]) == 2
-    assert np.isnan(_population([nan, nan]))
+    assert sparkline([]) == ""
+    assert sparkline([nan, 1.0, nan]) == " ▁ "
+    assert sparkline([0.0, 1e300, float("inf"), 0.5e300]) == "▁█ ▄"
+    assert population([1, nan, float("inf"), 3]) == 2
+    assert np.isnan(population([nan, nan]))
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ class Kept(list):
 
 def test_a_sender_that_began_anew_is_a_gap_where_its_clock_went_on(model, frames, same) -> None:
     stream, direct, said = poco.Stream(model, "b", interval=0.5), poco.Stream(model, "b", interval=0.5), []
-    feed = Feed(stream, interval=0.5, log=said.append)
+    feed = Feed(stream, log=said.append)
     sent = [(i, i * 0.5) for i in range(20)] + [(i, 11.5 + i * 0.5) for i in range(20)]
     for i, seconds in sent:
         same(feed.push(WireFrame(i, seconds, frames[i])), direct.push(frames[i], seconds))
@@ -58,7 +58,7 @@ def test_a_sender_that_began_anew_is_a_gap_where_its_clock_went_on(model, frames
 
 def test_a_sender_whose_clock_began_anew_too_resets_the_stream(model, frames, same) -> None:
     stream, direct, said = poco.Stream(model, "b", interval=0.5), poco.Stream(model, "b", interval=0.5), []
-    feed = Feed(stream, interval=0.5, log=said.append)
+    feed = Feed(stream, log=said.append)
     for i in range(20):
         feed.push(WireFrame(i, 100 + i * 0.5, frames[i]))
     first = feed.push(WireFrame(0, 3.0, frames[0]))
@@ -73,7 +73,7 @@ def test_a_sender_whose_clock_began_anew_too_resets_the_stream(model, frames, sa
 def test_a_clock_that_was_set_back_is_believed_after_a_context(model, frames) -> None:
     """The number alone tells nothing where the first frames of a new sender were missed."""
     stream, said = poco.Stream(model, "b", interval=0.5), []
-    feed = Feed(stream, interval=0.5, log=said.append)
+    feed = Feed(stream, log=said.append)
     for i in range(20):
         feed.push(WireFrame(i, 100 + i * 0.5, frames[i]))
     for i in range(20, 31):
@@ -92,7 +92,7 @@ def test_a_clock_that_was_set_back_is_believed_after_a_context(model, frames) ->
 
 def test_a_clock_that_counts_from_1970_is_told_to_the_microsecond(model, frames) -> None:
     stream, said, start = poco.Stream(model, "b", interval=0.5, gap="refuse"), [], 1732849200.125
-    feed = Feed(stream, interval=0.5, log=said.append)
+    feed = Feed(stream, log=said.append)
     feed.push(WireFrame(0, start, frames[0]))
     with pytest.raises(
         DataError, match=r"frame at 1732849200.1249 s .* one at 1732849200.125 s \(difference -9.98974e-05 s"
@@ -109,7 +109,7 @@ def test_a_clock_that_counts_from_1970_is_told_to_the_microsecond(model, frames)
 
 def test_numbers_stand_in_for_a_clock(model, frames, same) -> None:
     stream, direct = poco.Stream(model, "b", interval=0.5), poco.Stream(model, "b", interval=0.5)
-    feed = Feed(stream, interval=0.5, log=lambda _: None)
+    feed = Feed(stream, log=lambda _: None)
     for i in (*range(20), *range(23, 40)):
         found, expected = feed.push(WireFrame(i, None, frames[i])), direct.push(frames[i], i * 0.5)
         assert (found.time, "filled" in found.marks) == (None, 23 <= i < 34)
@@ -126,7 +126,7 @@ def test_a_time_that_is_not_known_among_others_that_are(model, frames, same) -> 
     for interval in (None, 0.5):
         stream, direct = poco.Stream(model, "b", interval=interval), poco.Stream(model, "b", interval=interval)
         said: list[str] = []
-        feed = Feed(stream, interval=interval, log=said.append)
+        feed = Feed(stream, log=said.append)
         for i in range(100):
             seconds = None if i in (30, 60, 61, *range(80, 91)) else 100 + i * 0.5
             found = feed.push(WireFrame(i, seconds, frames[i]))
@@ -140,7 +140,7 @@ def test_a_time_that_is_not_known_among_others_that_are(model, frames, same) -> 
 
 def test_a_clock_that_stays_away_for_a_context_is_gone(model, frames) -> None:
     stream, said = poco.Stream(model, "b", interval=0.5), []
-    feed = Feed(stream, interval=0.5, log=said.append)
+    feed = Feed(stream, log=said.append)
     for i in range(60):
         found = feed.push(WireFrame(i, None if 20 <= i < 45 else 100 + i * 0.5, frames[i]))
         assert found.marks == ({"restarted"} if i in (31, 45) else set())
@@ -152,7 +152,7 @@ def test_a_clock_that_stays_away_for_a_context_is_gone(model, frames) -> None:
 
 def test_a_sender_that_began_anew_at_a_time_that_is_not_known(model, frames) -> None:
     stream, said = poco.Stream(model, "b", interval=0.5), []
-    feed = Feed(stream, interval=0.5, log=said.append)
+    feed = Feed(stream, log=said.append)
     for i in range(20):
         feed.push(WireFrame(i, 100 + i * 0.5, frames[i]))
     for i in range(20):
@@ -164,7 +164,7 @@ def test_a_sender_that_began_anew_at_a_time_that_is_not_known(model, frames) -> 
 
 def test_a_clock_that_was_set_back_among_frames_without_a_time(model, frames) -> None:
     stream, said = poco.Stream(model, "b", interval=0.5), []
-    feed = Feed(stream, interval=0.5, log=said.append)
+    feed = Feed(stream, log=said.append)
     for i in range(20):
         feed.push(WireFrame(i, 100 + i * 0.5, frames[i]))
     for i in range(20, 34):
@@ -183,7 +183,7 @@ def test_a_clock_that_was_set_back_among_frames_without_a_time(model, frames) ->
 def test_without_a_rate_a_jump_of_numbers_is_no_small_matter(model, frames) -> None:
     for times in (None, 0.5):
         stream, said = poco.Stream(model, "b"), []
-        feed = Feed(stream, interval=None, log=said.append)
+        feed = Feed(stream, log=said.append)
         for i in (*range(15), *range(16, 30)):
             found = feed.push(WireFrame(i, None if times is None else i * times, frames[i]))
             assert found.status == ("ok" if 11 <= i < 15 or i >= 27 else "warming")
@@ -201,7 +201,7 @@ def clock(monkeypatch):
 
 def test_what_a_frame_waited_counts_for_the_deadline(model, frames, clock) -> None:
     stream = poco.Stream(model, "b", interval=0.5, deadline_ms=10_000)
-    feed = Feed(stream, interval=0.5, log=lambda _: None)
+    feed = Feed(stream, log=lambda _: None)
     for i in range(60):
         # by the sender's clock: the process was stopped for 15 s, and does eight frames a second when it goes on
         clock[0] = 1000 + i * 0.5 if i < 30 else max(1015 + 15 + (i - 30) * 0.125, 1000 + i * 0.5)
@@ -219,7 +219,7 @@ def test_what_a_frame_waited_counts_for_the_deadline(model, frames, clock) -> No
 
 @pytest.mark.parametrize(("slower", "late"), [(0.0, False), (0.009, False), (-0.5, False), (0.05, True)])
 def test_a_senders_clock_may_be_a_little_slower(model, frames, clock, slower, late) -> None:
-    feed = Feed(poco.Stream(model, "b", interval=0.5, deadline_ms=10_000), interval=0.5, log=lambda _: None)
+    feed = Feed(poco.Stream(model, "b", interval=0.5, deadline_ms=10_000), log=lambda _: None)
     for i in range(1000):
         clock[0] = 1000 + i * 0.5 * (1 + slower)
         feed.push(WireFrame(i, i * 0.5, frames[i % 200]))
@@ -227,7 +227,7 @@ def test_a_senders_clock_may_be_a_little_slower(model, frames, clock, slower, la
 
 
 def test_a_clock_that_began_anew_makes_nothing_late(model, frames, clock) -> None:
-    feed = Feed(poco.Stream(model, "b", interval=0.5, deadline_ms=1000), interval=0.5, log=lambda _: None)
+    feed = Feed(poco.Stream(model, "b", interval=0.5, deadline_ms=1000), log=lambda _: None)
     for first in (500.0, 3.0):
         for i in range(20):
             clock[0] += 0.5
@@ -260,7 +260,7 @@ def test_a_frame_that_comes_twice_is_refused(model, frames, same) -> None:
     assert (live.feed.repeated, live.feed.resets) == (3, 0)
     assert len(said) == 2
     assert said[0].endswith("frame 13 came twice, and no time says that it is another")
-    feed = Feed(poco.Stream(model, "b"), interval=None, log=said.append)
+    feed = Feed(poco.Stream(model, "b"), log=said.append)
     for i in range(5):
         assert feed.push(WireFrame(7, i * 0.5, frames[i])).frame == i  # its times say that it is another
     assert feed.push(WireFrame(8, None, frames[5])).frame == 5
@@ -271,7 +271,7 @@ def test_a_frame_that_comes_twice_is_refused(model, frames, same) -> None:
 @pytest.mark.parametrize("first", [5, 17 * 10**17, 2**64 - 40])
 def test_numbers_may_begin_anywhere(model, frames, same, first) -> None:
     stream, direct = poco.Stream(model, "b", interval=0.1), poco.Stream(model, "b", interval=0.1)
-    feed = Feed(stream, interval=0.1, log=lambda _: None)
+    feed = Feed(stream, log=lambda _: None)
     for i in (*range(20), *range(22, 40)):
         found, expected = feed.push(WireFrame(first + i, None, frames[i])), direct.push(frames[i], i * 0.1)
         assert found.marks == expected.marks
@@ -288,7 +288,7 @@ def test_frames_that_are_refused_are_said_once_and_leave_the_stream_as_it_was(mo
     short = WireFrame(0, -5.0, frames[0][:6])  # not even as if the sender began anew
     listed = [*good[:14], short, short, good[13], *good[14:16], short, *good[16:]]
     stream, direct, said, kept = poco.Stream(model, "b", interval=0.5), poco.Stream(model, "b"), [], Kept()
-    live = Live(stream, Listed(listed), kept, interval=0.5, log=said.append)
+    live = Live(stream, Listed(listed), kept, log=said.append)
     taken = []
     with pytest.raises(KeyboardInterrupt):
         taken.extend(frame.number for frame, _ in live)
@@ -306,7 +306,7 @@ def test_a_stream_that_refuses_gaps_ends(model, frames) -> None:
     for listed in ([*good, *gap], [*good, behind, *gap]):
         stream = poco.Stream(model, "b", interval=0.5, gap="refuse")
         with pytest.raises(GapError, match=r"frames are missing between 1 s and 2.5 s \(difference 1.5 s\)"):
-            list(Live(stream, Listed(listed), interval=0.5))
+            list(Live(stream, Listed(listed)))
 
 
 def test_silence_is_said_once(model, frames) -> None:

@@ -131,7 +131,7 @@ def test_an_outlet_that_is_killed_and_begins_anew(lsl, start, model, frames, rel
     path, name = tmp_path / "frames.npy", f"{NAME}-killed"
     np.save(path, frames)
     stream, direct, said = poco.Stream(model, "b", interval=0.5), poco.Stream(model, "b", interval=0.5), []
-    feed = Feed(stream, interval=0.5, log=said.append)
+    feed = Feed(stream, log=said.append)
 
     take = functools.partial(relayed, feed, direct, within=0.01)
 
@@ -174,7 +174,7 @@ def test_from_lsl_to_lsl(lsl, model, frames) -> None:
         now = lsl.local_clock()
         for i in range(30):
             sends.push_sample(broken[i].tolist(), now + i * 0.5)
-        for frame, _ in Live(stream, source, sink, interval=0.5):
+        for frame, _ in Live(stream, source, sink):
             if frame.number == 29:
                 break
         for i in range(30):

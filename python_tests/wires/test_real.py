@@ -40,7 +40,7 @@ def run(shared_data, tmp_path_factory):
 
 def stream_over(source, sink, folder, interval: float) -> None:
     with closing(source), closing(sink):
-        for frame, _ in Live(poco.Stream(folder), source, sink, interval=interval):
+        for frame, _ in Live(poco.Stream(folder, interval=interval), source, sink):
             if frame.number == FRAMES - 1:
                 return
 

@@ -33,7 +33,7 @@ def serve(model):
         def stream() -> poco.Stream:
             return poco.Stream(opened, "b", interval=0.5, gap=gap)
 
-        made = ZmqService("tcp://127.0.0.1:*", stream, interval=0.5, **options)
+        made = ZmqService("tcp://127.0.0.1:*", stream, **options)
         made.where = made.endpoint
 
         def work() -> None:
@@ -196,7 +196,7 @@ def test_strangers_without_a_frame_of_the_session_push_nobody_out(serve, client,
 
 def test_a_client_that_takes_no_answers_holds_nobody_up(model, frames, client) -> None:
     opened = open_model(model)
-    with closing(ZmqService("tcp://127.0.0.1:*", lambda: poco.Stream(opened, "b"), interval=None)) as service:
+    with closing(ZmqService("tcp://127.0.0.1:*", lambda: poco.Stream(opened, "b"))) as service:
         service._socket.sndhwm = 4  # for who connects from now on
         deaf = client(service.endpoint, zmq.DEALER, rcvhwm=1, rcvbuf=4096, sndhwm=20000)
         other = client(service.endpoint, zmq.DEALER)
@@ -239,4 +239,4 @@ for i in range(1000000):
 def test_a_wire_that_cannot_answer_says_so() -> None:
     for address, says in (("lsl:x", "no wire that can answer"), ("zmq:", "is no wire"), ("zmq:x", "no ZeroMQ address")):
         with pytest.raises(ConfigError, match=says):
-            open_service(address, lambda: None, interval=None, log=print)
+            open_service(address, lambda: None, log=print)

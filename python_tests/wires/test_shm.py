@@ -231,7 +231,7 @@ def test_a_writer_that_is_killed_and_begins_anew(start, model, frames, relayed, 
     path = tmp_path / "frames.npy"
     np.save(path, frames)
     stream, direct, said = Stream(model, "b", interval=0.5), Stream(model, "b", interval=0.5), []
-    feed = Feed(stream, interval=0.5, log=said.append)
+    feed = Feed(stream, log=said.append)
 
     take = functools.partial(relayed, feed, direct)
 
@@ -285,7 +285,7 @@ def test_from_ring_to_ring(model, frames, same, name) -> None:
             writer.write(encode_frame(i, i * 0.5, frames[i]))
         for wrong in (b"hello", encode_failure(0, "x")):
             writer.write(wrong)
-        for frame, _ in Live(stream, source, sink, interval=0.5):
+        for frame, _ in Live(stream, source, sink):
             if frame.number == 29:
                 break
         for i in range(30):

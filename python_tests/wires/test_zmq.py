@@ -150,7 +150,7 @@ def test_a_publisher_that_is_killed_and_begins_anew(start, publisher, port, mode
     path, where = tmp_path / "frames.npy", f"tcp://127.0.0.1:{port}"
     np.save(path, frames)
     stream, direct, said = poco.Stream(model, "b", interval=0.5), poco.Stream(model, "b", interval=0.5), []
-    feed = Feed(stream, interval=0.5, log=said.append)
+    feed = Feed(stream, log=said.append)
 
     take = functools.partial(relayed, feed, direct)
 
@@ -244,7 +244,7 @@ def test_every_frame_is_processed_though_a_consumer_never_reads(start, socket, w
         assert process.stdout.readline() == "connected\n"
         assert publisher.recv() == b"\1"
         publisher.send(encode_frame(0, 0.0, frame))
-        for taken, (came, found) in enumerate(Live(stream, source, sink, interval=0.5)):
+        for taken, (came, found) in enumerate(Live(stream, source, sink)):
             assert found.frame == came.number == taken
             assert found.status == ("ok" if taken >= 11 else "warming")
             if taken == 399:

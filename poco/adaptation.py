@@ -17,7 +17,7 @@ from poco.data.checks import rates_differ, same_activity
 from poco.data.origin import source as source_of
 from poco.data.recording import Recording, fingerprint
 from poco.data.splits import Split, shorten, split
-from poco.errors import ConfigError, DataError
+from poco.errors import ConfigError, DataError, VocabularyError
 from poco.nn.files import learnt_rates
 from poco.scoring import ahead
 from poco.training.callbacks import Callback
@@ -124,6 +124,11 @@ def adapt(
     model = model_of(given, "what is adapted")
     each = members(model)
     mode = _mode(model, mode)
+    if any(recording.session == spec.name for spec in model.sessions):
+        raise VocabularyError(
+            f"the model knows a session '{recording.session}' already: it needs no adapting; if the recording is "
+            "another one, give it another name (of its file, or by name under [sessions] in dataset.toml)"
+        )
     sizes = model.config
     cut = split([recording], protocol=protocol, context=sizes.context, horizon=sizes.horizon)
     if frames is not None and frames >= cut.frames_to_learn[0]:

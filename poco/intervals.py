@@ -9,9 +9,8 @@ what the errors themselves ask for (:func:`lasting_block`), as slow activity mak
 
 - Sessions are resampled within, not between: an interval speaks of these recordings, had they gone on in the same way,
   not of other animals.
-- Where all sessions together have room for less than two blocks there is no interval. Those of few blocks are wide, and
-  rough: what varies more slowly than the part is long is not seen at all, and where activity drifts an interval is
-  still too narrow.
+- Intervals of few blocks are wide, and rough; of less than two they say little more than that nothing is known. What
+  varies more slowly than the part is long is not seen at all: where activity drifts an interval is still too narrow.
 - Where the windows of a session come in several segments (trials, the published protocol), they are joined end to end,
   and a block may run over a seam, as it may run from the last window to the first. Where segments are longer than a
   block that matters little; many short ones are treated as more alike, or less, than they were.
@@ -36,8 +35,6 @@ RESAMPLES = 2000
 LEVEL = 0.95
 #: Where a session has room for fewer blocks than these, intervals are rough.
 FEW_BLOCKS = 4
-#: Where all sessions together have room for fewer blocks than these, there is no interval.
-LEAST_BLOCKS = 2
 _BLOCKS_AT_ONCE = 2**17  # the bound on memory: the sums of this many blocks are gathered at a time
 
 
@@ -98,7 +95,7 @@ def lasting_block(errors: np.ndarray, copy_errors: np.ndarray, windows: Sequence
         least: the frames of one window, see :func:`block_length`.
 
     Returns:
-        At least ``least``, and no more than leave :data:`LEAST_BLOCKS` of them; ``least`` where an error is not finite.
+        At least ``least``, and no more than leave two of them; ``least`` where an error is not finite.
     """
     whole = sum(windows)
     series = []
@@ -108,7 +105,7 @@ def lasting_block(errors: np.ndarray, copy_errors: np.ndarray, windows: Sequence
             return least
         series.append((error - error.sum() / copy.sum() * copy) / copy.mean())
     longer = int(np.ceil(1.5 * _automatic_block(series)))
-    return max(least, min(least + longer, whole // LEAST_BLOCKS))
+    return max(least, min(least + longer, whole // 2))
 
 
 def _automatic_block(series: Sequence[np.ndarray]) -> float:
@@ -155,8 +152,8 @@ def resampled_scores(
     ``block / W`` off the variance of a session with ``W`` windows. At most half of its windows are drawn together, and
     where that is less than ``block`` the variance is taken to grow with the length up to there. And the variance itself
     is only known as well as from ``1.5 W / block`` degrees of freedom, added up over sessions (its own variance is in
-    Künsch 1989), for which Student's t is wider than the normal distribution. With 5 blocks that is 30% in all, with 50
-    it is 3%.
+    Künsch 1989) and never less than one, for which Student's t is wider than the normal distribution. With 5 blocks
+    that is 30% in all, with 50 it is 3%; with a single one it is a factor of 10.
 
     Args:
         errors: ``[F, W]`` float64, squared error of each forecaster on each window, session after session, in order of
@@ -168,14 +165,14 @@ def resampled_scores(
         seed: seed of the draw: the same seed, the same result.
 
     Returns:
-        ``[F, R]`` float64; NaN if a session has a single window or all together fewer than :data:`LEAST_BLOCKS` blocks,
-        or where an error is not finite. Memory is that of the result and a few times that of the errors.
+        ``[F, R]`` float64; NaN if a session has a single window, or where an error is not finite. Memory is that of
+        the result and a few times that of the errors.
     """
     counts = np.asarray(windows)
     blocks = np.clip(counts // 2, 1, block)
-    if counts.min() < 2 or counts.sum() < LEAST_BLOCKS * block:
+    if counts.min() < 2:
         return np.full((len(errors), resamples), np.nan)
-    wider = t_quantile(1.5 * float(counts.sum()) / block) / NormalDist().inv_cdf((1 + LEVEL) / 2)
+    wider = t_quantile(max(1.0, 1.5 * float(counts.sum()) / block)) / NormalDist().inv_cdf((1 + LEVEL) / 2)
     stretch = np.sqrt(counts / (counts - blocks) * block / blocks) * wider
     bounds = np.concatenate([[0], np.cumsum(counts)])
     total = np.zeros((len(errors), resamples))

@@ -18,7 +18,7 @@ import numpy as np
 
 from poco.errors import CheckpointError
 from poco.files import read_json
-from poco.intervals import FEW_BLOCKS, LEAST_BLOCKS, Ahead, Interval, block_length, interval_from_json
+from poco.intervals import FEW_BLOCKS, Ahead, Interval, block_length, interval_from_json
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,7 @@ class Evaluation:
         forecaster: what was scored, by the name it was given: ``"grounded"``, on the ground, ``"poco"``, a POCO, or for
             any other module the name of its class.
         interval: 95% interval of the score, by block bootstrap over time within each session: it speaks of these
-            recordings, not of other animals. None if a session has a single window, all together have room for less
-            than two blocks or a score is not finite.
+            recordings, not of other animals. None if a session has a single window or a score is not finite.
     """
 
     score: float
@@ -128,11 +127,6 @@ class Evaluation:
         """Whether a session has room for so few blocks that the intervals are rough."""
         block = block_length(self.context, self.horizon, self.stride)
         return self.interval is not None and any(one.windows < FEW_BLOCKS * block for one in self.sessions)
-
-    @property
-    def too_short(self) -> bool:
-        """Whether the part has room for too few blocks for any interval."""
-        return 0 < self.windows < LEAST_BLOCKS * block_length(self.context, self.horizon, self.stride)
 
     @property
     def beside_mean(self) -> str:

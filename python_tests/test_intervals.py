@@ -118,10 +118,16 @@ def test_a_single_window_has_no_interval() -> None:
     assert interval(resampled_scores(np.ones((1, 2)), np.full(2, 2.0), [2], 1)[0]) == (0.5, 0.5)
 
 
-def test_less_than_two_blocks_have_no_interval() -> None:
-    errors = np.random.default_rng(9).chisquare(4, (1, 128))
-    assert interval(resampled_scores(errors, np.ones(128), [64, 64], 64)[0]) is not None
-    assert interval(resampled_scores(errors[:, :127], np.ones(127), [64, 63], 64)[0]) is None
+def test_an_interval_of_less_than_two_blocks_is_wide() -> None:
+    errors = np.random.default_rng(9).chisquare(4, (1, 512))
+    widths = []
+    for count in (512, 256, 128, 64, 32, 2):
+        low, high = interval(resampled_scores(errors[:, :count], np.ones(count), [count], 64)[0]) or (0, 0)
+        widths.append(high - low)
+    assert widths[2] > 2 * widths[1]
+    assert widths[3] > 2 * widths[2]
+    assert widths[4] > widths[3]
+    assert np.isfinite(widths).all()
 
 
 def test_where_a_copy_has_no_error_nothing_but_it_has_an_interval() -> None:
@@ -158,7 +164,7 @@ def test_a_block_lasts_as_long_as_errors_do() -> None:
     assert lasting_block(slow[:300], np.zeros(300), [300], 64) == 64
 
 
-@pytest.mark.parametrize(("phi", "windows"), [(0.97, [2937]), (0.9, [97] * 6), (0.95, [9, 337])])
+@pytest.mark.parametrize(("phi", "windows"), [(0.97, [2937]), (0.9, [97] * 6), (0.95, [9, 337]), (0.97, [37])])
 def test_how_often_an_interval_holds_the_true_score_of_slow_activity(phi: float, windows: list[int]) -> None:
     """The mean as a forecast of an autoregressive process: in long blocks, in short parts and in very short ones."""
     rng = np.random.default_rng(11)

@@ -19,7 +19,7 @@ _MOST_SESSIONS = 8
 
 def print_scores(evaluation: Evaluation) -> None:
     """Print the score of every forecaster, best first, over all sessions with intervals, then session by session."""
-    from poco.intervals import FEW_BLOCKS, LEAST_BLOCKS
+    from poco.intervals import FEW_BLOCKS
     from poco.plots.style import label
 
     own, scores = evaluation.forecaster, evaluation.forecasters
@@ -43,8 +43,6 @@ def print_scores(evaluation: Evaluation) -> None:
         say("Intervals: block bootstrap over time; they speak of these recordings, not of other animals.")
         if evaluation.few_blocks:
             say(f"Some sessions have room for less than {FEW_BLOCKS} blocks: the intervals are rough.")
-    elif evaluation.too_short:
-        say(f"No intervals: the part has room for less than {LEAST_BLOCKS} blocks.")
     if evaluation.beside_mean:
         say(evaluation.beside_mean)
     if len(evaluation.sessions) > 1:

@@ -13,7 +13,7 @@ from poco.data.checks import activity_key, same_activity, way_without_nan
 from poco.data.inspection import Inspection, SessionReport
 from poco.data.read import Job, read
 from poco.data.recording import Recording
-from poco.data.segments import taken
+from poco.data.segments import frames_of, taken
 from poco.data.unit_choice import bad_units
 from poco.errors import DataError, PocoError
 from poco.sizes import CONTEXT, HORIZON
@@ -161,11 +161,8 @@ def _noticed(recording: Recording, drift: float) -> list[str]:
     longest = _longest(recording)
     if longest < WINDOW:
         out.append(f"the longest stretch has {longest} frames, fewer than a default window of {_WINDOW}")
-    elif longest < 5 * WINDOW:
-        out.append(
-            f"the longest stretch has {longest} frames: a fifth of it, for testing, is shorter than a default window "
-            f"of {_WINDOW}"
-        )
+    elif (frames := frames_of(recording.stretches)) < 5 * WINDOW:
+        out.append(f"{frames} frames: a fifth of them, for testing, is shorter than a default window of {_WINDOW}")
     if drift > 0.25:
         out.append("slow drift: over a quarter of the units shift by more than a standard deviation from start to end")
     return out

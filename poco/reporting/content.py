@@ -239,7 +239,8 @@ def _adaptation(adapted: Adapted) -> str:
     """What adapting brought, in words."""
     values = f"{adapted.parameters:,} values fitted in {adapted.seconds:.1f} s"
     scores = f"test score {adapted.before:.3f} before, {adapted.after:.3f} after"
-    gain = "" if adapted.gain is None else f", {adapted.gain} (95% interval of the difference)"
+    of_what = " (95% interval of the difference)" if adapted.gain and adapted.gain.interval else ""
+    gain = "" if adapted.gain is None else f", {adapted.gain}{of_what}"
     return f"Adapted to {adapted.session}, mode {adapted.mode}: {values}, {scores}{gain}."
 
 

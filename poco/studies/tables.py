@@ -27,7 +27,9 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
 def _scores(cells: Sequence[Mapping[str, Any]]) -> str:
     groups: dict[tuple[str, ...], list[float]] = {}
     for cell in cells:
-        key = tuple(str(cell[name]) for name in ("study", "value", "training", "forecaster"))
+        key = tuple(
+            "" if cell[name] is None else str(cell[name]) for name in ("study", "value", "training", "forecaster")
+        )
         groups.setdefault(key, []).append(cell["score"])
     lines = ["| study | value | training | forecaster | score | seeds |", "|---|---|---|---|---|---|"]
     for key, scores in groups.items():

@@ -68,9 +68,3 @@ def test_without_intervals(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "ahead by" not in out
     assert "other animals" not in out
-
-
-@pytest.mark.parametrize(("windows", "told"), [(127, True), (128, False), (0, False)])
-def test_a_part_too_short_for_intervals_is_told(capsys: pytest.CaptureFixture[str], windows: int, told: bool) -> None:
-    print_scores(dataclasses.replace(evaluation(["only"]), interval=None, windows=windows))
-    assert ("No intervals" in capsys.readouterr().out) == told

@@ -69,12 +69,18 @@ def test_all_values_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("frames", "message"), [(63, "fewer than a default window"), (260, "a fifth of it"), (320, "")]
+    ("frames", "message"), [(63, "fewer than a default window"), (260, "a fifth of them"), (320, "")]
 )
 def test_few_frames(tmp_path: Path, frames: int, message: str) -> None:
     save(tmp_path / "a.npy", frames=frames)
     (session,) = inspect(tmp_path / "a.npy", **OPTIONS).sessions
     assert any(message in line for line in session.warnings) if message else not session.warnings
+
+
+def test_many_short_stretches_are_enough_together(tmp_path: Path) -> None:
+    save(tmp_path / "a.npy", frames=800)
+    (session,) = inspect(tmp_path / "a.npy", **OPTIONS, trial_frames=80, cut_trials=True).sessions
+    assert not session.warnings
 
 
 def test_drift(tmp_path: Path) -> None:

@@ -335,6 +335,18 @@ def no_tangents(op: str, tensors: Iterable[Tensor]) -> None:
             )
 
 
+def not_again(op: str) -> None:
+    """In a backward whose gradients have no derivatives, raises NotImplementedError if such are wanted.
+
+    They would be, as those of a constant, 0. Autograd records what a backward does only under ``create_graph=True``.
+    """
+    if torch.is_grad_enabled():
+        raise NotImplementedError(
+            f"{op} by the CPU kernels can be differentiated once, and create_graph=True wants a derivative of its "
+            "gradients: compute it under poco.ops.use_backend('reference')"
+        )
+
+
 # A backward op returns one tensor for every differentiable input, empty where none is wanted.
 
 

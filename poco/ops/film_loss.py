@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from poco.ops import checks, cpu
 from poco.ops.backends import by_cpu_kernels
@@ -55,7 +54,8 @@ def film_loss(
     Raises:
         ShapeError: if shapes, dtypes or devices do not fit together, or a seed is missing.
         BackendError: if a forced backend cannot run on these tensors.
-        NotImplementedError: for derivatives in forward mode.
+        NotImplementedError: for derivatives in forward mode; in its backward by the CPU kernels, under
+            ``create_graph=True``.
     """
     seed = checks.given_seed("film_loss", seed, dropout, x)
     inputs = (x, unit_index, window_offsets, unit_table, keys, values, parameters, dropout, seed, eps)
@@ -83,8 +83,8 @@ class _FilmLoss(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        checks.not_again("film_loss")
         gradients = iter(ctx.saved_tensors)
         placed: list[Tensor | None] = [None] * (4 + TENSORS)
         for i, needed in zip(DIFFERENTIABLE, ctx.needs, strict=True):

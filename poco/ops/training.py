@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from poco.ops import checks, cpu
 from poco.ops.backends import by_cpu_kernels
@@ -100,6 +99,7 @@ def train(
 
     Raises:
         ShapeError: if shapes, dtypes or devices do not fit together.
+        NotImplementedError: in its backward, under ``create_graph=True``.
     """
     rows = (x, call.unit_index, call.window_offsets)
     checks.inference(*rows, unit_table, initial, call.frequencies, parameters, call.heads, "train", unit_shift)
@@ -140,8 +140,8 @@ class _Training(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        checks.not_again("a model in training (train)")
         call, needs, inputs = ctx.call, ctx.needs, len(ctx.dtypes)
         queries, pooled, logsumexp, keys, values, kept, x, *rest = ctx.saved_tensors
         steps = _Steps(call, x, *rest[:inputs])

@@ -16,6 +16,7 @@ from torch.autograd import forward_ad
 import poco
 from poco.nn.model import POCO
 from poco.ops import FilmParameters, film_forecast, film_loss, inference, latent_pool, latent_transformer, use_backend
+from poco.ops.backends import choose
 
 SMALL: dict[str, Any] = {"windows": 3, "width": 8, "head_width": 4, "heads": 2, "hidden": 5, "latents": 3}
 
@@ -82,6 +83,26 @@ def test_hessian_of_a_model() -> None:
     expected = hessian(wide, x.double())
     assert expected.abs().max() > 1e-3
     assert relative_error(hessian(narrow, x), expected) < 1e-3
+
+
+def test_a_gradient_penalty_in_training_counts_or_is_refused() -> None:
+    narrow, x = model()
+    wide = model()[0].double()
+
+    def penalty(model: POCO, x: Tensor) -> list[Tensor]:
+        parameters = list(model.parameters())
+        first = torch.autograd.grad(model(x).sum(), parameters, create_graph=True, materialize_grads=True)
+        penalty = sum(t.square().sum() for t in first)
+        return list(torch.autograd.grad(penalty, parameters, materialize_grads=True))
+
+    expected = penalty(wide, x.double())
+    assert sum(t.abs().sum() for t in expected) > 1e-3
+    with use_backend("reference"):
+        for one, other in zip(penalty(narrow, x), expected, strict=True):
+            assert (one - other).norm() < 1e-3 * max(other.norm(), 1e-3)
+    if choose(torch.device("cpu")).name == "cpu":
+        with pytest.raises(NotImplementedError, match=r"a model in training .* create_graph=True"):
+            penalty(narrow, x)
 
 
 @pytest.mark.parametrize("name", ["latent_pool", "film_forecast", "latent_transformer"])

@@ -54,17 +54,18 @@ def film_loss(
     Raises:
         ShapeError: if shapes, dtypes or devices do not fit together, or a seed is missing.
         BackendError: if a forced backend cannot run on these tensors.
-        NotImplementedError: for derivatives in forward mode; in its backward by the CPU kernels, under
-            ``create_graph=True``.
+        NotImplementedError: for derivatives in forward mode or by a transform of ``torch.func``; in its backward by the
+            CPU kernels, under ``create_graph=True``.
     """
     seed = checks.given_seed("film_loss", seed, dropout, x)
     inputs = (x, unit_index, window_offsets, unit_table, keys, values, parameters, dropout, seed, eps)
     flat = (*inputs[:6], *parameters)
     checks.no_tangents("film_loss", flat)
+    checks.no_transforms("film_loss", flat)
     checks.film_loss(*inputs, target)
     target = target.detach()
     wanted = torch.is_grad_enabled() and any(t.requires_grad for t in flat)
-    if wanted and not torch.compiler.is_compiling() and by_cpu_kernels(x.device, x.dtype):
+    if wanted and not checks.transforms_active() and by_cpu_kernels(x.device, x.dtype):
         return _FilmLoss.apply(target, dropout, seed, eps, *flat)  # type: ignore[no-any-return, no-untyped-call]
     return mean_squared_error(film_forecast(*inputs), target, accumulation_dtype(x))
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from benchmarks.contestants import FLOAT32
 
+_LEAST_SHARE = 1e-3  # of the largest gradient's norm: what is smaller is judged as if it were so large
 TOLERANCES = {FLOAT32: 1e-4, "bfloat16": 3e-2}
+# Each gradient by itself. In bfloat16 units of a ReLU that are near 0 open or close by rounding: that of the weights
+# before it is off by 4% in the published form too.
+GRADIENT_TOLERANCES = {FLOAT32: 1e-4, "bfloat16": 6e-2}
 Answer = tuple[Tensor, dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Relative errors of the output and of all gradients together, and what is wrong ("" if nothing is)."""
+    """Relative errors of the output and of the gradient that is worst, and what is wrong ("" if nothing is)."""
 
     output: float
     gradients: float | None
@@ -37,9 +42,14 @@ def judge(found: Answer, right: Answer, dtype: str) -> Verdict:
     differing = set(found[1]) ^ set(right[1])
     if differing:
         return Verdict(output, None, f"gradients differ in name: {', '.join(sorted(differing))}")
-    norm = sum(float(g.double().square().sum()) for g in right[1].values())
-    square = sum(float((found[1][name] - g).double().square().sum()) for name, g in right[1].items())
-    gradients = (square / norm) ** 0.5
-    if not wrong and not gradients <= tolerance:
-        wrong = f"gradients are off by {gradients:.1e}, more than {tolerance:.0e}"
+    names = sorted(right[1])
+    norms = torch.stack([right[1][name].double().norm() for name in names])
+    errors = torch.stack([(found[1][name] - right[1][name]).double().norm() for name in names])
+    least = max(_LEAST_SHARE * float(norms.max()), torch.finfo(torch.float64).tiny)
+    shares = errors / norms.clamp(min=least)
+    worst = int(shares.argmax())  # NaN counts as the largest
+    gradients = float(shares[worst])
+    allowed = GRADIENT_TOLERANCES[dtype]
+    if not wrong and not gradients <= allowed:
+        wrong = f"gradients are off by {gradients:.1e}, more than {allowed:.0e}, in {names[worst]}"
     return Verdict(output, gradients, wrong)

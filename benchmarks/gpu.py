@@ -95,6 +95,20 @@ def plan(quick: bool) -> list[Case]:
     return cases + [Case("model", FORWARD, 1, n, scaling=True) for n in (() if quick else SCALING_SIZES)]
 
 
+def _record(call: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    """A graph of the call, and its result, which every replay overwrites."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(_WARM_UPS):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    recorded = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(recorded):
+        output = call()
+    return recorded, output
+
+
 class Entry:
     """A contestant made ready for a case."""
 
@@ -154,18 +168,24 @@ class Entry:
         return output
 
     def answer(self) -> Answer:
-        """The output, and gradients by name, without dropout and optimiser; by the graph if that is what is timed."""
-        if not self.case.gradients:
-            self.ready()
-            return self.call().detach().float().clone(), {}
+        """The output, and gradients by name, by a graph if that is what is timed.
+
+        Without dropout and optimiser: of a training step as a graph this is another graph, recorded alike.
+        """
         self.part.eval()
-        output = self.compute().detach().float()
-        gradients = {name: gradient.detach().float() for name, gradient in self.part.form.gradients().items()}
-        return output, gradients
+        self._make()
+        output = self.call().detach().float().clone()
+        gradients = self.part.form.gradients() if self.case.gradients else {}
+        return output, {name: gradient.detach().float().clone() for name, gradient in gradients.items()}
 
     def ready(self) -> None:
         """Makes ``call`` what is timed."""
         self.part.train(self.case.steps)
+        self._make()
+
+    def _make(self) -> None:
+        """Makes ``call`` the computation in the mode that the part is in, recorded if that is how it is timed."""
+        self.call = self.compute
         if not self.contestant.graph:
             self.compute()
             return
@@ -175,15 +195,7 @@ class Entry:
             graph.x.copy_(self.x)
             self.call = graph.replay
             return
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(_WARM_UPS):
-                self.compute()
-        torch.cuda.current_stream().wait_stream(side)
-        recorded = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(recorded):
-            output = self.compute()
+        recorded, output = _record(self.compute)
 
         def replay() -> Tensor:
             recorded.replay()

@@ -1,7 +1,9 @@
 """Work of a case, counted from the formulas of the two passes: the least that gives the answer, whoever computes it.
 
 FLOPs are those of matrix products (an addition and a multiplication are two); bytes are what must cross the memory bus
-once: activity, embeddings, forecasts and their gradients. Recomputation is an implementation's own affair, not counted.
+once in each pass: activity, embeddings, forecasts and their gradients. The whole model counts both passes, as pass 2
+cannot begin before pass 1 has read every unit; of a population that stays in the caches this is more than the least.
+Recomputation is an implementation's own affair, not counted.
 """
 
 from __future__ import annotations

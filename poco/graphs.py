@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from poco.data.packed import PackedBatch
 from poco.errors import BackendError, ConfigError, ShapeError
@@ -42,6 +42,19 @@ def _expect_triton(model: POCO) -> None:
     backend = choose(device, dtype).name
     if backend != "triton":
         raise BackendError(f"CUDA graphs need the backend 'triton'; on {device} with {dtype} it is '{backend}'")
+
+
+@torch.no_grad()
+def _bind(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
+    """Makes these the ``.grad`` of the parameters, with the numbers of those that were there; 0 where none was."""
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if parameter.grad is gradient:
+            continue
+        if parameter.grad is None:
+            gradient.zero_()
+        else:
+            gradient.copy_(parameter.grad)
+        parameter.grad = gradient
 
 
 class InferenceGraph:
@@ -131,6 +144,10 @@ class GradientGraph:
     Batches of any sessions are padded to a fixed number of rows and windows; the padding has no part in the loss or
     in any gradient.
 
+    The graph adds to the tensors that were ``.grad`` when it was recorded, and keeps them. Where a call finds another
+    tensor, or None, as ``zero_grad()`` leaves it, it copies that into its own and makes its own ``.grad`` again;
+    ``zero_grad(set_to_none=False)`` spares it that.
+
     Args:
         model: a POCO on a CUDA device, in training mode.
         rows: most rows of a batch.
@@ -153,6 +170,8 @@ class GradientGraph:
         self._window_session = torch.zeros(windows + 1, dtype=torch.int64, device=device)
         self._weight = torch.zeros(rows, 1, device=device)  # 1 / elements, 0 in the padding
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._parameters: list[nn.Parameter] = []
+        self._gradients: list[Tensor] = []  # what the graph adds to
         self._loss = torch.zeros((), device=device)
 
     @staticmethod
@@ -176,6 +195,7 @@ class GradientGraph:
             if self._graph is None:
                 self._warmup()
             assert self._graph is not None
+            _bind(self._parameters, self._gradients)
             self._graph.replay()
         return self._loss
 
@@ -210,12 +230,13 @@ class GradientGraph:
     def _warmup(self) -> None:
         """Records the graph; what gradients there are stay as they are."""
         parameters = [p for p in self.model.parameters() if p.requires_grad]
-        before = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters]
-        for parameter, gradient in zip(parameters, before, strict=True):
-            parameter.grad = torch.zeros_like(gradient)  # the recorded backward adds to these
+        before = [p.grad for p in parameters]
+        gradients = [torch.zeros_like(p) for p in parameters]
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
         state = torch.cuda.get_rng_state(self._x.device)
         self._graph, self._loss = _record(self._backward)
         torch.cuda.set_rng_state(state, self._x.device)
-        for parameter, gradient in zip(parameters, before, strict=True):
-            assert parameter.grad is not None
-            parameter.grad.copy_(gradient)
+        self._parameters, self._gradients = parameters, gradients
+        for parameter, earlier in zip(parameters, before, strict=True):
+            parameter.grad = earlier  # None or not, the replay takes it over

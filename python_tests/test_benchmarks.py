@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,6 +103,23 @@ def test_gradients_are_judged_too() -> None:
     assert "differ in name: b" in judge((right[0], {"a": torch.ones(3)}), right, "float32").wrong
     assert "output is off" in judge((torch.full((4,), float("nan")), right[1]), right, "float32").wrong
     assert "gradients are off" in judge((right[0], {"a": right[1]["a"], "b": right[0][:2] / 0}), right, "float32").wrong
+
+
+def test_a_gradient_is_judged_by_its_own_norm() -> None:
+    output = torch.ones(4)
+
+    def wrong(dtype: str, small: float, off: float) -> str:
+        right = {"large": torch.ones(4), "small": torch.full((4,), small)}
+        return judge((output, {**right, "small": right["small"] * (1 + off)}), (output, right), dtype).wrong
+
+    assert "off by 5.0e-01, more than 1e-04, in small" in wrong("float32", 2e-3, 0.5)  # 1e-3 of all together
+    assert "more than 6e-02, in small" in wrong("bfloat16", 2e-3, 0.5)
+    assert not wrong("bfloat16", 2e-3, 0.05)
+    assert not wrong("bfloat16", 1e-5, 0.5)  # too small to matter
+    assert "in small" in wrong("bfloat16", 1e-5, float("nan"))
+    nothing = (output, {"a": torch.zeros(3)})
+    assert not judge(nothing, nothing, "float32").wrong
+    assert "gradients are off" in judge((output, {"a": torch.ones(3)}), nothing, "float32").wrong
 
 
 def test_work_is_what_the_formulas_say() -> None:
@@ -213,6 +231,35 @@ def test_contestants_on_a_gpu_take_the_cases_meant_for_them() -> None:
         assert ("published float32" in takers) != case.scaling
         assert "poco float32 graph" in takers
         assert ("poco autocast" in takers) == case.gradients
+
+
+@pytest.mark.parametrize(("factor", "wrong"), [(1, False), (2, True)])
+def test_a_training_step_as_a_graph_is_judged_by_a_graph(factor: float, wrong: bool, monkeypatch) -> None:
+    made = []
+
+    class Graph:
+        def __init__(self, call: Callable[[], torch.Tensor]) -> None:
+            self.call = call
+
+        def replay(self) -> None:
+            self.output.copy_(self.call().detach())
+            for parameter in entry.fitted:
+                if parameter.grad is not None:
+                    parameter.grad *= factor
+
+    def record(call: Callable[[], torch.Tensor]) -> tuple[Graph, torch.Tensor]:
+        graph = Graph(call)
+        graph.output = torch.full_like(call().detach(), float("nan"))
+        made.append(entry.part.training)
+        return graph, graph.output
+
+    monkeypatch.setattr(gpu, "_record", record)
+    case = Case("model", TRAINING, 2, 21)
+    inputs = Inputs.of(case)
+    entry = gpu.Entry(gpu.Contestant("published", "float32", graph=True), case, inputs)
+    answer = entry.answer()
+    assert made == [False]
+    assert ("gradients are off" in judge(answer, right_answer(case, inputs), "float32").wrong) == wrong
 
 
 @pytest.mark.parametrize("command", ["benchmarks gpu", "benchmarks.tune"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -38,6 +40,53 @@ def test_nothing_of_an_earlier_batch_stays_in_the_padding(monkeypatch: pytest.Mo
     assert graph._unit_index.tolist() == [0, 1, 2, 0, 0, 0, 0]
     assert graph._offsets.tolist() == [0, 3, 3, 7]
     assert graph._weight.flatten().tolist() == pytest.approx([1 / 48] * 3 + [0] * 4)
+
+
+class Replays:
+    """Adds 1 to what the gradients were when it was made, as a recorded backward would."""
+
+    def __init__(self, parameters: list[torch.nn.Parameter]) -> None:
+        self.recorded = [p.grad for p in parameters]
+
+    def replay(self) -> None:
+        for gradient in self.recorded:
+            assert gradient is not None
+            gradient.add_(1)
+
+
+@pytest.mark.parametrize("first", [None, 3.0])
+def test_gradients_are_where_the_graph_adds_to(first: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = poco.POCO(poco.POCOConfig(), [poco.SessionSpec("a", 3)]).train()
+    model.latents.requires_grad_(False)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    monkeypatch.setattr(graphs, "_expect_triton", lambda model: None)
+    monkeypatch.setattr(graphs, "_record", lambda call: (Replays(parameters), torch.zeros(())))
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: None)
+    graph = GradientGraph(model, rows=3, windows=1)
+    offsets, session = torch.tensor([0, 3], dtype=torch.int32), torch.zeros(1, dtype=torch.int64)
+    batch = PackedBatch(torch.ones(3, 48), torch.arange(3).int(), offsets, session, torch.ones(3, 16))
+
+    def after_a_call() -> set[float]:
+        graph.loss(batch)
+        assert model.latents.grad is None
+        return {float(value) for p in parameters for value in p.grad.unique()}  # type: ignore[union-attr]
+
+    if first is not None:
+        for p in parameters:
+            p.grad = torch.full_like(p, first)
+    assert after_a_call() == {(first or 0) + 1}
+    assert after_a_call() == {(first or 0) + 2}
+    model.zero_grad()
+    assert after_a_call() == {1}
+    model.zero_grad(set_to_none=False)
+    assert after_a_call() == {1}
+    for p in parameters:  # an eager backward in between
+        p.grad = torch.full_like(p, 7)
+    assert after_a_call() == {8}
+    parameters[0].grad = None
+    assert after_a_call() == {1, 9}
 
 
 def test_what_a_graph_is_made_of_is_what_the_op_takes() -> None:

@@ -21,6 +21,10 @@ from poco.ops import cpu, model_reference, reference
 _LEAST_CAPABILITY = (8, 0)  # matrix instructions for bfloat16
 
 
+def _nothing(device: torch.device) -> str:
+    return ""
+
+
 @dataclass(frozen=True)
 class Backend:
     """The two passes, forward and backward, and inference by the whole model.
@@ -37,6 +41,7 @@ class Backend:
         film_forecast_backward: its gradients.
         inference: the whole model.
         how: what else there is to say about it.
+        lacking: what a device of those types lacks for it, in words; "" is nothing.
     """
 
     name: str
@@ -48,10 +53,13 @@ class Backend:
     film_forecast_backward: Callable[..., Any]
     inference: Callable[..., Any]
     how: str = ""
+    lacking: Callable[[torch.device], str] = _nothing
 
     def runs_on(self, device: torch.device, dtype: torch.dtype) -> bool:
         """Whether the passes can run where ``x`` is on this device and of this dtype."""
-        return (not self.devices or device.type in self.devices) and (not self.dtypes or dtype in self.dtypes)
+        if (self.devices and device.type not in self.devices) or (self.dtypes and dtype not in self.dtypes):
+            return False
+        return not self.lacking(device)
 
 
 def _words(dtypes: tuple[torch.dtype, ...]) -> str:
@@ -93,18 +101,37 @@ def _cpu() -> Backend:
     )
 
 
+@functools.cache
+def _capability(index: int) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(index)
+
+
+def _capability_of(device: torch.device) -> tuple[int, int]:
+    """Compute capability of a GPU; without an index of the one that is current."""
+    return _capability(torch.cuda.current_device() if device.index is None else device.index)
+
+
+def _lacking_for_triton(device: torch.device) -> str:
+    capability = _capability_of(device)
+    if capability >= _LEAST_CAPABILITY:
+        return ""
+    least, found = (".".join(map(str, c)) for c in (_LEAST_CAPABILITY, capability))
+    return f"the kernels need a GPU of compute capability {least} or above, this one has {found}"
+
+
 def _triton() -> Backend:
     # Triton is imported only where it can run: importing it takes long, and it asks for a driver.
     if not is_installed("triton"):
         raise BackendError("Triton is not installed: 'pip install triton', on Linux with an NVIDIA GPU")
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    names: list[str] = []
     if not interpreted:
         if not torch.cuda.is_available():
             raise BackendError("PyTorch sees no CUDA device")
-        capability = torch.cuda.get_device_capability()
-        if capability < _LEAST_CAPABILITY:
-            least, found = (".".join(map(str, c)) for c in (_LEAST_CAPABILITY, capability))
-            raise BackendError(f"the kernels need a GPU of compute capability {least} or above, this one has {found}")
+        gpus = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+        names = [torch.cuda.get_device_name(gpu) for gpu in gpus if not _lacking_for_triton(gpu)]
+        if not names:
+            raise BackendError(_lacking_for_triton(gpus[0]))
     from poco.ops import triton
 
     return Backend(
@@ -116,7 +143,8 @@ def _triton() -> Backend:
         triton.film_forecast,
         triton.film_forecast_backward,
         triton.inference,
-        "interpreted, slowly, as TRITON_INTERPRET asks" if interpreted else torch.cuda.get_device_name(),
+        "interpreted, slowly, as TRITON_INTERPRET asks" if interpreted else ", ".join(dict.fromkeys(names)),
+        _nothing if interpreted else _lacking_for_triton,
     )
 
 
@@ -180,11 +208,14 @@ def choose(device: torch.device, dtype: torch.dtype = torch.float32) -> Backend:
         backend = _named(name)
         if not backend.runs_on(device, dtype):
             where = " and ".join(backend.devices) or "any device"
+            lacking = backend.lacking(device) if device.type in backend.devices else ""
             raise BackendError(
                 f"backend '{name}' runs on {where} with {_words(backend.dtypes)}; "
-                f"the tensors are {_words((dtype,))} on {device}"
+                f"the tensors are {_words((dtype,))} on {device}" + (lacking and f": {lacking}")
             )
         return backend
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())  # which is another tomorrow
     return _default(device, dtype)
 
 
@@ -201,7 +232,9 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether products in bfloat16 are faster than in float32 there: the processor or GPU has instructions for them."""
     if device.type == "cpu":
         return core.build_info().get("isa") in ("avx512_bf16", "amx")
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return False
+    return torch.version.hip is not None or _capability_of(device) >= _LEAST_CAPABILITY
 
 
 def kernels_serve(inputs: Iterable[Tensor], like: Tensor) -> bool:

@@ -50,8 +50,11 @@ def _expect_packing(op: str, x: Tensor, unit_index: Tensor, window_offsets: Tens
 
 
 def _expect_indices(op: str, rows: int, unit_index: Tensor, window_offsets: Tensor, units: int) -> None:
-    """Raises if an index points outside its table. On the CPU only: elsewhere looking would wait for the device."""
-    if window_offsets.device.type != "cpu":
+    """Raises if an index points outside its table. On the CPU only: elsewhere looking would wait for the device.
+
+    Under a compiler or a transform of ``torch.func`` there are no numbers to look at; the op within looks at them.
+    """
+    if window_offsets.device.type != "cpu" or transforms_active():
         return
     offsets = window_offsets.tolist()
     if offsets[0] != 0 or offsets[-1] != rows or any(a > b for a, b in itertools.pairwise(offsets)):
@@ -333,6 +336,54 @@ def no_tangents(op: str, tensors: Iterable[Tensor]) -> None:
                 f"{op} has no derivatives in forward mode (jvp, jacfwd, dual numbers): take those of torch.autograd, "
                 "or differentiate poco.ops.reference, which is plain torch"
             )
+
+
+def transforms_active() -> bool:
+    """Whether a compiler or a transform of ``torch.func`` looks on, and so no node of autograd may stand for ops."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def no_transforms(op: str, tensors: Iterable[Tensor]) -> None:
+    """Raises NotImplementedError if a transform of ``torch.func`` would take gradients of the op.
+
+    Torch does not let such a transform through an op that has a backward, and does not say which op that was.
+    """
+    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active() or not torch.is_grad_enabled():
+        return
+    functorch = torch._C._functorch
+    stack = functorch.get_interpreter_stack() or ()
+    taking = {i.level() for i in stack if i.key() == functorch.TransformType.Grad}
+    for tensor in tensors:
+        while functorch.is_functorch_wrapped_tensor(tensor):
+            if tensor.requires_grad and functorch.maybe_get_level(tensor) in taking:
+                raise NotImplementedError(
+                    f"{op} has no gradients by torch.func (grad, vjp, jacrev): take those of torch.autograd, or "
+                    "differentiate poco.ops.reference, which is plain torch"
+                )
+            tensor = functorch.get_unwrapped(tensor)
+
+
+def not_batched(op: str, *grads: Tensor) -> None:
+    """In a backward, raises NotImplementedError if it is to be that of several gradients at once."""
+    functorch = torch._C._functorch
+    for grad in grads:
+        if functorch.is_legacy_batchedtensor(grad) or functorch.is_batchedtensor(grad):
+            raise NotImplementedError(
+                f"{op} takes one gradient at a time on the way back (is_grads_batched, vectorize, vmap): go back once "
+                "for each, or differentiate poco.ops.reference, which is plain torch"
+            )
+
+
+def not_again(op: str) -> None:
+    """In a backward whose gradients have no derivatives, raises NotImplementedError if such are wanted.
+
+    They would be, as those of a constant, 0. Autograd records what a backward does only under ``create_graph=True``.
+    """
+    if torch.is_grad_enabled():
+        raise NotImplementedError(
+            f"{op} by the CPU kernels can be differentiated once, and create_graph=True wants a derivative of its "
+            "gradients: compute it under poco.ops.use_backend('reference')"
+        )
 
 
 # A backward op returns one tensor for every differentiable input, empty where none is wanted.

@@ -64,11 +64,13 @@ def film_forecast(
     Raises:
         ShapeError: if shapes, dtypes or devices do not fit together, or a seed is missing.
         BackendError: if a forced backend cannot run on these tensors.
-        NotImplementedError: for derivatives in forward mode.
+        NotImplementedError: for derivatives in forward mode or by a transform of ``torch.func``, and for several
+            gradients at once on the way back.
     """
     seed = checks.given_seed("film_forecast", seed, dropout, x)
     tensors = (x, unit_index, window_offsets, unit_table, keys, values, *parameters)
     checks.no_tangents("film_forecast", tensors)
+    checks.no_transforms("film_forecast", tensors)
     inputs = (*tensors, dropout, seed, eps)
     return torch.ops.poco.film_forecast(*inputs)  # type: ignore[no-any-return]
 
@@ -108,6 +110,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    checks.not_batched("film_forecast", grad)
     *tensors, seed = ctx.saved_tensors
     needs = [ctx.needs_input_grad[i] for i in DIFFERENTIABLE]
     with use_backend(ctx.backend or forced()):

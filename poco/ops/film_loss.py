@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from poco.ops import checks, cpu
 from poco.ops.backends import by_cpu_kernels
@@ -55,16 +54,18 @@ def film_loss(
     Raises:
         ShapeError: if shapes, dtypes or devices do not fit together, or a seed is missing.
         BackendError: if a forced backend cannot run on these tensors.
-        NotImplementedError: for derivatives in forward mode.
+        NotImplementedError: for derivatives in forward mode or by a transform of ``torch.func``; in its backward by the
+            CPU kernels, under ``create_graph=True``.
     """
     seed = checks.given_seed("film_loss", seed, dropout, x)
     inputs = (x, unit_index, window_offsets, unit_table, keys, values, parameters, dropout, seed, eps)
     flat = (*inputs[:6], *parameters)
     checks.no_tangents("film_loss", flat)
+    checks.no_transforms("film_loss", flat)
     checks.film_loss(*inputs, target)
     target = target.detach()
     wanted = torch.is_grad_enabled() and any(t.requires_grad for t in flat)
-    if wanted and not torch.compiler.is_compiling() and by_cpu_kernels(x.device, x.dtype):
+    if wanted and not checks.transforms_active() and by_cpu_kernels(x.device, x.dtype):
         return _FilmLoss.apply(target, dropout, seed, eps, *flat)  # type: ignore[no-any-return, no-untyped-call]
     return mean_squared_error(film_forecast(*inputs), target, accumulation_dtype(x))
 
@@ -83,8 +84,8 @@ class _FilmLoss(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        checks.not_again("film_loss")
         gradients = iter(ctx.saved_tensors)
         placed: list[Tensor | None] = [None] * (4 + TENSORS)
         for i, needed in zip(DIFFERENTIABLE, ctx.needs, strict=True):

@@ -65,10 +65,12 @@ def latent_pool(
     Raises:
         ShapeError: if shapes, dtypes or devices do not fit together.
         BackendError: if a forced backend cannot run on these tensors.
-        NotImplementedError: for derivatives in forward mode.
+        NotImplementedError: for derivatives in forward mode or by a transform of ``torch.func``, and for several
+            gradients at once on the way back.
     """
     inputs = (x, unit_index, window_offsets, unit_table, token_weight, token_bias, norm_weight, norm_bias, queries)
     checks.no_tangents("latent_pool", inputs)
+    checks.no_transforms("latent_pool", inputs)
     return torch.ops.poco.latent_pool(*inputs, eps)  # type: ignore[no-any-return]
 
 
@@ -106,6 +108,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 
 def _differentiate(ctx: Any, grad_pooled: Tensor, grad_logsumexp: Tensor) -> tuple[Tensor | None, ...]:
+    checks.not_batched("latent_pool", grad_pooled, grad_logsumexp)
     pooled, logsumexp, *tensors = ctx.saved_tensors
     needs = [ctx.needs_input_grad[i] for i in _DIFFERENTIABLE]
     with use_backend(ctx.backend or forced()):

@@ -67,7 +67,8 @@ def latent_transformer(
     Raises:
         ShapeError: if shapes, dtypes or devices do not fit together, or a seed is missing.
         BackendError: if a forced backend cannot run on these tensors.
-        NotImplementedError: for derivatives in forward mode.
+        NotImplementedError: for derivatives in forward mode; where the kernels run, by a transform of ``torch.func``
+            too, and for several gradients at once on the way back.
     """
     seed = checks.given_seed("latent_transformer", seed, max(ffn_dropout, dropout), pooled)
     drops = (ffn_dropout, dropout, attention_dropout)
@@ -76,6 +77,7 @@ def latent_transformer(
     device, low = initial.device.type, autocasts(initial.device)
     numbers = (heads, context, ffn_dropout, dropout, seed, eps)
     if latents_by_kernels(initial) and not attention_dropout:
+        checks.no_transforms("latent_transformer", (pooled, initial, *parameters))
         with torch.autocast(device, enabled=False):
             keys, values, _ = torch.ops.poco.latent_transformer(
                 pooled, initial, frequencies, list(parameters), *numbers, low
@@ -141,6 +143,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _differentiate(ctx: Any, grad_keys: Tensor, grad_values: Tensor, _: Tensor) -> tuple[Any, ...]:
+    checks.not_batched("latent_transformer", grad_keys, grad_values)
     kept, pooled, initial, frequencies, seed, *parameters = ctx.saved_tensors
     needs = [*ctx.needs_input_grad[:2], any(ctx.needs_input_grad[3])]
     gradients = torch.ops.poco.latent_transformer_backward(

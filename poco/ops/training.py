@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from poco.ops import checks, cpu
 from poco.ops.backends import by_cpu_kernels
@@ -68,7 +67,7 @@ def trains_at_once(x: Tensor, initial: Tensor) -> bool:
     Raises:
         BackendError: if a forced backend does not run on their device or with their dtype.
     """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or x.requires_grad:
+    if checks.transforms_active() or x.requires_grad:
         return False
     # Latents too, as a float64 model may be given float32 rows.
     return by_cpu_kernels(x.device, x.dtype) and latents_by_kernels(initial)
@@ -100,6 +99,7 @@ def train(
 
     Raises:
         ShapeError: if shapes, dtypes or devices do not fit together.
+        NotImplementedError: in its backward, under ``create_graph=True`` or for several gradients at once.
     """
     rows = (x, call.unit_index, call.window_offsets)
     checks.inference(*rows, unit_table, initial, call.frequencies, parameters, call.heads, "train", unit_shift)
@@ -140,8 +140,9 @@ class _Training(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        checks.not_again("a model in training (train)")
+        checks.not_batched("a model in training (train)", grad)
         call, needs, inputs = ctx.call, ctx.needs, len(ctx.dtypes)
         queries, pooled, logsumexp, keys, values, kept, x, *rest = ctx.saved_tensors
         steps = _Steps(call, x, *rest[:inputs])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from helpers.needs import needs_kernels
 from helpers.passes import film_forecast_inputs, latent_pool_inputs
 
+import poco
 from poco import core
 from poco.errors import BackendError
 from poco.ops import backends, use_backend
@@ -115,3 +117,53 @@ def test_environment_forces_a_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POCO_BACKEND", "tpu")
     with pytest.raises(BackendError, match="there is no backend 'tpu'"):
         torch.ops.poco.latent_pool(*latent_pool_inputs())
+
+
+def test_each_gpu_is_asked_for_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    capabilities, asked, current = {0: (7, 5), 1: (9, 0)}, [], [0]
+
+    def capability(device: int) -> tuple[int, int]:
+        asked.append(device)
+        return capabilities[device]
+
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(backends, "is_installed", lambda name: True)
+    passes = dict.fromkeys(("latent_pool", "latent_pool_backward", "film_forecast", "film_forecast_backward"))
+    kernels = SimpleNamespace(DTYPES=(torch.float32,), inference=None, **passes)
+    monkeypatch.setattr(poco.ops, "triton", kernels, raising=False)
+    monkeypatch.setattr(backends, "_loaded", {})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[0])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", capability)
+    caches = (backends._default, backends._capability)
+    for cached in caches:
+        cached.cache_clear()
+    try:
+        old, new, either = torch.device("cuda:0"), torch.device("cuda:1"), torch.device("cuda")
+        for _ in range(2):
+            assert backends.choose(old).name == "reference"
+            assert backends.choose(new).name == "triton"
+            assert not backends.multiplies_bfloat16(old)
+            assert backends.multiplies_bfloat16(new)
+        assert sorted(asked) == [0, 1]
+        for index in (0, 1, 0):
+            current[0] = index
+            assert backends.choose(either).name == ("triton" if index else "reference")
+            assert backends.multiplies_bfloat16(either) == bool(index)
+        assert backends.report()["triton"][1].endswith(": GPU 1")
+        with use_backend("triton"):
+            assert backends.choose(new).name == "triton"
+            with pytest.raises(BackendError, match=r"on cuda:0: the kernels need .* 8\.0 or above, this one has 7\.5"):
+                backends.choose(old)
+        backends._loaded.clear()
+        backends._capability.cache_clear()
+        capabilities[1] = (7, 0)
+        assert backends.report()["triton"] == (
+            False,
+            "the kernels need a GPU of compute capability 8.0 or above, this one has 7.5",
+        )
+    finally:
+        for cached in caches:
+            cached.cache_clear()

@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 import poco
+from poco.errors import ShapeError
 from poco.nn.model import POCO
 from poco.ops import FilmParameters, film_forecast, film_loss, inference, latent_pool, latent_transformer, use_backend
+from poco.ops.backends import choose
 
 SMALL: dict[str, Any] = {"windows": 3, "width": 8, "head_width": 4, "heads": 2, "hidden": 5, "latents": 3}
 
@@ -84,6 +86,26 @@ def test_hessian_of_a_model() -> None:
     assert relative_error(hessian(narrow, x), expected) < 1e-3
 
 
+def test_a_gradient_penalty_in_training_counts_or_is_refused() -> None:
+    narrow, x = model()
+    wide = model()[0].double()
+
+    def penalty(model: POCO, x: Tensor) -> list[Tensor]:
+        parameters = list(model.parameters())
+        first = torch.autograd.grad(model(x).sum(), parameters, create_graph=True, materialize_grads=True)
+        penalty = sum(t.square().sum() for t in first)
+        return list(torch.autograd.grad(penalty, parameters, materialize_grads=True))
+
+    expected = penalty(wide, x.double())
+    assert sum(t.abs().sum() for t in expected) > 1e-3
+    with use_backend("reference"):
+        for one, other in zip(penalty(narrow, x), expected, strict=True):
+            assert (one - other).norm() < 1e-3 * max(other.norm(), 1e-3)
+    if choose(torch.device("cpu")).name == "cpu":
+        with pytest.raises(NotImplementedError, match=r"a model in training .* create_graph=True"):
+            penalty(narrow, x)
+
+
 @pytest.mark.parametrize("name", ["latent_pool", "film_forecast", "latent_transformer"])
 def test_forward_mode_is_refused(name: str) -> None:
     call, x, _ = calls(torch.float32)[name]
@@ -115,6 +137,63 @@ def test_forward_mode_through_a_loss_is_refused() -> None:
     inputs[3].requires_grad_()
     with pytest.raises(NotImplementedError, match="forward mode"):
         torch.func.jvp(lambda x: film_loss(x, *rest), (inputs[0],), (inputs[0],))
+
+
+@pytest.mark.parametrize("name", ["latent_pool", "film_forecast", "latent_transformer"])
+def test_transforms_that_take_gradients_are_refused_by_name(name: str) -> None:
+    func = torch.func
+    call, x, (parameter,) = calls(torch.float32)[name]
+    if name == "latent_transformer" and choose(torch.device("cpu")).name != "cpu":
+        pytest.skip("plain torch without the kernels")
+    for transformed in (
+        func.grad(lambda x: call(x).sum()),
+        lambda x: func.vjp(call, x),
+        func.jacrev(call),
+        func.grad(lambda x: func.vmap(call)(x[None]).sum()),
+        lambda x: func.vmap(func.grad(lambda x: call(x).sum()))(x[None]),
+        lambda x: func.grad(func.grad(lambda s: call(x * s).sum()))(torch.ones(())),
+    ):
+        with pytest.raises(NotImplementedError, match=f"{name} has no gradients by torch.func"):
+            transformed(x)
+    # What the transform does not ask about is none of its business.
+    func.grad(lambda s: (call(x) * s).sum())(torch.ones(()))
+    func.grad(lambda x: call(x.detach()).sum() + x.sum())(x)
+    y = call(x)
+    with pytest.raises(NotImplementedError, match=f"{name} takes one gradient at a time"):
+        torch.autograd.grad(y, parameter, torch.ones(2, *y.shape), is_grads_batched=True, retain_graph=True)
+    with pytest.raises(NotImplementedError, match=f"{name} takes one gradient at a time"):
+        func.vmap(lambda g: torch.autograd.grad(y, parameter, g, retain_graph=True)[0])(torch.ones(2, *y.shape))
+
+
+def test_a_transform_that_takes_gradients_of_a_model_is_refused() -> None:
+    narrow, x = model()
+    for mode in (True, False):
+        parameters = dict(narrow.train(mode).named_parameters())
+        with pytest.raises(NotImplementedError, match="latent_pool has no gradients by"):
+            torch.func.grad(lambda p: torch.func.functional_call(narrow, p, (x,)).sum())(parameters)
+        if choose(torch.device("cpu")).name == "cpu":
+            y = narrow(x)
+            with pytest.raises(
+                NotImplementedError, match=r"a model in training \(train\) takes one gradient at a time"
+            ):
+                torch.autograd.grad(y, narrow.latents, torch.ones(2, *y.shape), is_grads_batched=True)
+
+
+def test_a_loss_under_transforms() -> None:
+    inputs = [t.detach() if torch.is_tensor(t) else t for t in film_forecast_inputs(dtype=torch.float32)]
+    rest = (*inputs[1:6], FilmParameters(*inputs[6:-3]), torch.zeros(8, 2), *inputs[-3:])
+    x = inputs[0]
+    with pytest.raises(NotImplementedError, match="film_loss has no gradients by"):
+        torch.func.grad(lambda x: film_loss(x, *rest))(x)
+    expected = film_loss(x, *rest)
+    inputs[3].requires_grad_()
+    torch.testing.assert_close(torch.func.grad(lambda s: film_loss(x, *rest) * s)(torch.ones(())), expected)
+    torch.testing.assert_close(torch.func.vmap(lambda x: film_loss(x, *rest))(x[None])[0], expected)
+    inputs[1].fill_(10_000)
+    with pytest.raises(ShapeError, match="unit_index must be in"):
+        torch.func.vmap(lambda x: film_loss(x, *rest))(x[None])
+    with pytest.raises(ShapeError, match="unit_index must be in"):
+        torch.func.grad(lambda s: film_loss(x, *rest) * s)(torch.ones(()))
 
 
 def test_inference_has_no_gradient_and_says_so() -> None:

@@ -43,13 +43,16 @@ def attend(
     WHOLE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """``unit`` plus what each row reads from the latents of its window; a tile may span windows."""
+    """``unit`` plus what each row reads from the latents of its window; a tile may span windows.
+
+    Rows behind the last window, of offsets that do not fit ``rows``, read nothing.
+    """
     latent = tl.arange(0, BLOCK_Q)
     end = tl.minimum(first + BLOCK_R, rows)
     window = window_of(window_offsets, windows, first)
     begin = first
     state = unit
-    while begin < end:
+    while (begin < end) & (window < windows):
         stop = tl.load(window_offsets + window + 1).to(tl.int64)
         own = window.to(tl.int64) * Q * d
         key = load_matrix(keys + own, latent, feature, Q, d, d, WHOLE and Q == BLOCK_Q).to(query.dtype)

@@ -145,6 +145,27 @@ check(mine[2:4], other[2:4], rows)
     )
 
 
+def test_offsets_that_do_not_fit_the_rows_come_to_an_end(run_python) -> None:
+    """Nobody checks them on a GPU: rows behind the last window read nothing, and no window behind it is looked at."""
+    _interpret(
+        run_python,
+        """
+from helpers import parity
+from poco.ops import triton
+
+film = parity.film_inputs(counts=(3, 150, 5), dropout=0.0)
+whole = triton.film_forecast(*film)
+for offsets in ([0, 3, 100, 101], [0, 3, 3, 3], [0, 3, 100, 90]):
+    wrong = (*film[:2], torch.tensor(offsets, dtype=torch.int32), *film[3:])
+    found = triton.film_forecast(*wrong)
+    assert found.isfinite().all()
+    assert torch.equal(found[:3], whole[:3])
+    gradients = triton.film_forecast_backward(torch.ones_like(found), *wrong, (True,) * 20)
+    assert gradients[0].isfinite().all()
+""",
+    )
+
+
 def test_words_are_those_of_every_backend(run_python) -> None:
     """The same seed drops the same activations: words of any block of columns, against the core's."""
     _interpret(

@@ -19,6 +19,7 @@ from poco.kernels.common import (
     standardise,
     window_of,
 )
+from poco.kernels.film_wide_kernels import wide_film_forecast_kernel
 from poco.kernels.tiles import tile
 from poco.ops.parameters import FilmParameters
 from poco.ops.precision import common_dtype, dense
@@ -282,6 +283,14 @@ def arguments(inputs: tuple[Any, ...]) -> tuple[dict[str, Tensor], dict[str, Any
     return tensors, sizes
 
 
+def for_wide(sizes: dict[str, Any]) -> dict[str, Any]:
+    """The sizes as the kernels for wide tokens take them: with latents and features in parts, and none but float32."""
+    changed: dict[str, Any] = {"PART": 64, "PRECISION": "ieee" if launch.INTERPRETED else launch.matrix_precision()}
+    if "BLOCK_Q" in sizes:
+        changed["BLOCK_Q"] = 16
+    return {name: size for name, size in sizes.items() if name != "FACTOR"} | changed
+
+
 def film_forecast(*inputs: Any) -> Tensor:
     """Pass 2 forward; see :func:`poco.ops.film_forecast`."""
     tensors, sizes = arguments(inputs)
@@ -291,5 +300,10 @@ def film_forecast(*inputs: Any) -> Tensor:
         chosen = tile("film_forecast", x, rows=x.shape[0], sizes=sizes)
         grid = (triton.cdiv(x.shape[0], chosen.blocks["BLOCK_R"]),)
         with launch.on(x, sizes):
-            film_forecast_kernel[grid](**tensors, **sizes, forecast=forecast, **chosen.blocks, **chosen.options)
+            if launch.wide(x.dtype, sizes["d"], sizes["Q"]):
+                kept = x.new_empty(x.shape[0], sizes["d"])
+                blocks = {**for_wide(sizes), **chosen.blocks}
+                wide_film_forecast_kernel[grid](**tensors, **blocks, forecast=forecast, kept=kept, **chosen.options)
+            else:
+                film_forecast_kernel[grid](**tensors, **sizes, forecast=forecast, **chosen.blocks, **chosen.options)
     return forecast.to(inputs[0].dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -49,11 +50,11 @@ def attend(
     Rows behind the last window, of offsets that do not fit ``rows``, read nothing.
     """
     latent = tl.arange(0, BLOCK_Q)
-    end = tl.minimum(first + BLOCK_R, rows)
+    end = tl.minimum(first + BLOCK_R, tl.minimum(rows, tl.load(window_offsets + windows)))
     window = window_of(window_offsets, windows, first)
     begin = first
     state = unit
-    while (begin < end) & (window < windows):
+    while begin < end:  # to the last window at most, which ends there
         stop = tl.load(window_offsets + window + 1).to(tl.int64)
         own = window.to(tl.int64) * Q * d
         key = load_matrix(keys + own, latent, feature, Q, d, d, WHOLE and Q == BLOCK_Q).to(query.dtype)
@@ -256,7 +257,10 @@ def arguments(inputs: tuple[Any, ...]) -> tuple[dict[str, Tensor], dict[str, Any
     floating = (unit_table, keys, values, *parameters)
     dtype = common_dtype(floating)
     taken = [dense(tensor, dtype) for tensor in floating]
-    given = (dense(x, dtype), unit_index.contiguous(), window_offsets.contiguous(), *taken)
+    offsets = (
+        window_offsets.contiguous() if keys.shape[0] else torch.zeros_like(window_offsets)
+    )  # of no window: no rows
+    given = (dense(x, dtype), unit_index.contiguous(), offsets, *taken)
     tensors = dict(zip(NAMES, given, strict=True))
     tensors["seed_pointer"] = seed
     windows, latents, width = keys.shape

@@ -95,10 +95,10 @@ def attend(
     PRECISION: tl.constexpr,
 ):
     """``state`` plus what each row reads from the latents of its window, by the queries that lie at ``query``."""
-    end = tl.minimum(first + BLOCK_R, rows)
+    end = tl.minimum(first + BLOCK_R, tl.minimum(rows, tl.load(window_offsets + windows)))
     window = window_of(window_offsets, windows, first)
     begin = first
-    while (begin < end) & (window < windows):
+    while begin < end:  # to the last window at most, which ends there
         stop = tl.load(window_offsets + window + 1).to(tl.int64)
         own = window.to(tl.int64) * Q * d
         most = tl.full([BLOCK_R], float("-inf"), tl.float32)

@@ -77,6 +77,7 @@ SHAPES = [
     {"counts": (37, 1), "own": True, "segments": 2, "latents": 3, "width": 33, "head_width": 4, "heads": 3},
     {"counts": (1,), "latents": 1, "segments": 1, "length": 7, "width": 32, "head_width": 8, "heads": 1, "layers": 0},
     {"counts": (9,), "latents": 17, "width": 101, "head_width": 20, "heads": 3, "hidden": 130, "layers": 2},
+    {"counts": (3, 2), "latents": 64, "width": 512, "head_width": 12, "heads": 2, "hidden": 10, "film": 10},
 ]
 for dtype in inference.TOLERANCES:
     for shape in SHAPES:
@@ -162,6 +163,9 @@ def test_offsets_that_do_not_fit_the_rows_come_to_an_end(run_python) -> None:
 from helpers import parity
 from poco.ops import triton
 
+empty = parity.film_inputs(counts=(), dropout=0.0)
+stray = torch.tensor([5], dtype=torch.int32)
+assert triton.film_forecast(torch.ones(9, empty[0].shape[1]), torch.zeros(9).int(), stray, *empty[3:]).isfinite().all()
 for shape in ({}, {"width": 260, "hidden": 8, "film": 8}):
     film = parity.film_inputs(counts=(3, 150, 5), dropout=0.0, **shape)
     whole = triton.film_forecast(*film)

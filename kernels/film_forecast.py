@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -19,6 +20,7 @@ from poco.kernels.common import (
     standardise,
     window_of,
 )
+from poco.kernels.film_wide_kernels import wide_film_forecast_kernel
 from poco.kernels.tiles import tile
 from poco.ops.parameters import FilmParameters
 from poco.ops.precision import common_dtype, dense
@@ -43,13 +45,16 @@ def attend(
     WHOLE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """``unit`` plus what each row reads from the latents of its window; a tile may span windows."""
+    """``unit`` plus what each row reads from the latents of its window; a tile may span windows.
+
+    Rows behind the last window, of offsets that do not fit ``rows``, read nothing.
+    """
     latent = tl.arange(0, BLOCK_Q)
-    end = tl.minimum(first + BLOCK_R, rows)
+    end = tl.minimum(first + BLOCK_R, tl.minimum(rows, tl.load(window_offsets + windows)))
     window = window_of(window_offsets, windows, first)
     begin = first
     state = unit
-    while begin < end:
+    while begin < end:  # to the last window at most, which ends there
         stop = tl.load(window_offsets + window + 1).to(tl.int64)
         own = window.to(tl.int64) * Q * d
         key = load_matrix(keys + own, latent, feature, Q, d, d, WHOLE and Q == BLOCK_Q).to(query.dtype)
@@ -252,7 +257,10 @@ def arguments(inputs: tuple[Any, ...]) -> tuple[dict[str, Tensor], dict[str, Any
     floating = (unit_table, keys, values, *parameters)
     dtype = common_dtype(floating)
     taken = [dense(tensor, dtype) for tensor in floating]
-    given = (dense(x, dtype), unit_index.contiguous(), window_offsets.contiguous(), *taken)
+    offsets = (
+        window_offsets.contiguous() if keys.shape[0] else torch.zeros_like(window_offsets)
+    )  # of no window: no rows
+    given = (dense(x, dtype), unit_index.contiguous(), offsets, *taken)
     tensors = dict(zip(NAMES, given, strict=True))
     tensors["seed_pointer"] = seed
     windows, latents, width = keys.shape
@@ -279,6 +287,14 @@ def arguments(inputs: tuple[Any, ...]) -> tuple[dict[str, Tensor], dict[str, Any
     return tensors, sizes
 
 
+def for_wide(sizes: dict[str, Any]) -> dict[str, Any]:
+    """The sizes as the kernels for wide tokens take them: with latents and features in parts, and none but float32."""
+    changed: dict[str, Any] = {"PART": 64, "PRECISION": "ieee" if launch.INTERPRETED else launch.matrix_precision()}
+    if "BLOCK_Q" in sizes:
+        changed["BLOCK_Q"] = 16
+    return {name: size for name, size in sizes.items() if name != "FACTOR"} | changed
+
+
 def film_forecast(*inputs: Any) -> Tensor:
     """Pass 2 forward; see :func:`poco.ops.film_forecast`."""
     tensors, sizes = arguments(inputs)
@@ -288,5 +304,10 @@ def film_forecast(*inputs: Any) -> Tensor:
         chosen = tile("film_forecast", x, rows=x.shape[0], sizes=sizes)
         grid = (triton.cdiv(x.shape[0], chosen.blocks["BLOCK_R"]),)
         with launch.on(x, sizes):
-            film_forecast_kernel[grid](**tensors, **sizes, forecast=forecast, **chosen.blocks, **chosen.options)
+            if launch.wide(x.dtype, sizes["d"], sizes["Q"]):
+                kept = x.new_empty(x.shape[0], sizes["d"])
+                blocks = {**for_wide(sizes), **chosen.blocks}
+                wide_film_forecast_kernel[grid](**tensors, **blocks, forecast=forecast, kept=kept, **chosen.options)
+            else:
+                film_forecast_kernel[grid](**tensors, **sizes, forecast=forecast, **chosen.blocks, **chosen.options)
     return forecast.to(inputs[0].dtype)

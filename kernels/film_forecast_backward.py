@@ -18,7 +18,8 @@ from poco.kernels.film_backward_kernels import (
     film_backward_latents_kernel,
     film_backward_rows_kernel,
 )
-from poco.kernels.film_forecast import arguments
+from poco.kernels.film_forecast import arguments, for_wide
+from poco.kernels.film_wide_kernels import wide_film_ffn_kernel, wide_film_latents_kernel, wide_film_rows_kernel
 from poco.kernels.tiles import tile
 from poco.kernels.unit_sums import unit_sums
 from poco.ops.parameters import FilmParameters
@@ -51,13 +52,17 @@ class _Backward:
         self.grad = dense(grad, x.dtype)
         rows, width = x.shape[0], sizes["d"]
         self.grad_state = self.empty(rows, width)
-        if needs_weights:
+        self.wide = launch.wide(x.dtype, width, sizes["Q"])
+        if needs_weights or self.wide:
             self.normed, self.e, self.grad_e = (x.new_empty(rows, width) for _ in range(3))
         else:  # never touched
             self.normed = self.e = self.grad_e = self.grad_state
 
     def empty(self, *shape: int) -> Tensor:
         return self.x.new_empty(shape, dtype=torch.float32)
+
+    def zeros(self, *shape: int) -> Tensor:
+        return self.x.new_zeros(shape, dtype=torch.float32)
 
     def take(self, *names: str) -> dict[str, Any]:
         every = {**self.tensors, **self.sizes}
@@ -101,21 +106,17 @@ class _Backward:
         norm = self.empty(tiles, 2, width)
         grad_x = self.empty(rows, self.sizes["C"]) if self.needs_x else None
         if rows:
-            film_backward_rows_kernel[(tiles,)](
-                **{name: tensor for name, tensor in self.tensors.items() if name != "shift_bias"},
-                **self.sizes,
-                grad=self.grad,
-                kept_normed=self.normed,
-                kept_e=self.e,
-                kept_grad_e=self.grad_e,
-                grad_state=self.grad_state,
-                grad_x=self.grad_state if grad_x is None else grad_x,
-                part_norm=norm,
-                NEEDS_X=self.needs_x,
-                NEEDS_WEIGHTS=self.needs_weights,
-                **chosen.blocks,
-                **chosen.options,
-            )
+            given = {name: tensor for name, tensor in self.tensors.items() if name != "shift_bias"}
+            given |= {"grad": self.grad, "kept_normed": self.normed, "kept_e": self.e, "kept_grad_e": self.grad_e}
+            given |= {"grad_state": self.grad_state, "grad_x": self.grad_state if grad_x is None else grad_x}
+            given |= {"part_norm": norm}
+            if self.wide:
+                blocks = {**for_wide(self.sizes), **chosen.blocks}
+                wide_film_rows_kernel[(tiles,)](**given, **blocks, NEEDS_X=self.needs_x, **chosen.options)
+            else:
+                blocks = {**self.sizes, **chosen.blocks}
+                needs = {"NEEDS_X": self.needs_x, "NEEDS_WEIGHTS": self.needs_weights}
+                film_backward_rows_kernel[(tiles,)](**given, **blocks, **needs, **chosen.options)
         return grad_x, norm
 
     def latents(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -123,28 +124,22 @@ class _Backward:
         horizon, rows = self.sizes["H"], self.x.shape[0]
         chosen = tile("film_forecast_latents", self.x, rows=rows, sizes=self.sizes)
         parts = launch.splits(windows, rows, chosen.blocks["BLOCK_R"], 2 * launch.processors(self.x.device))
-        keys, values = (self.empty(windows, parts, latents, width) for _ in range(2))
+        matrices = self.zeros if self.wide else self.empty  # to add to, or to write
+        keys, values = (matrices(windows, parts, latents, width) for _ in range(2))
         vectors = self.empty(windows, parts, 4, width)
-        shift_weight, shift_bias = self.empty(windows, parts, horizon, width), self.empty(windows, parts, horizon)
+        shift_weight, shift_bias = matrices(windows, parts, horizon, width), self.empty(windows, parts, horizon)
         names = ("unit_index", "window_offsets", "unit_table", "keys", "values", "query_norm_weight", "query_norm_bias")
         numbers = ("eps", "H", "Q", "d", "BLOCK_H", "BLOCK_Q", "BLOCK_D", "FACTOR", "PRECISION")
         if windows:
-            film_backward_latents_kernel[(windows * parts,)](
-                **self.take(*names, *numbers),
-                grad=self.grad,
-                kept_e=self.e,
-                kept_grad_e=self.grad_e,
-                grad_state=self.grad_state,
-                part_keys=keys,
-                part_values=values,
-                part_shift_weight=shift_weight,
-                part_vectors=vectors,
-                part_shift_bias=shift_bias,
-                parts=parts,
-                NEEDS_WEIGHTS=self.needs_weights,
-                **chosen.blocks,
-                **chosen.options,
-            )
+            given = {**self.take(*names, *numbers), "grad": self.grad, "kept_e": self.e, "kept_grad_e": self.grad_e}
+            given |= {"grad_state": self.grad_state, "part_keys": keys, "part_values": values}
+            given |= {"part_shift_weight": shift_weight, "part_vectors": vectors, "part_shift_bias": shift_bias}
+            given |= {"parts": parts, "NEEDS_WEIGHTS": self.needs_weights, **chosen.blocks}
+            if self.wide:
+                query = self.empty(rows, width)
+                wide_film_latents_kernel[(windows * parts,)](**for_wide(given), kept_query=query, **chosen.options)
+            else:
+                film_backward_latents_kernel[(windows * parts,)](**given, **chosen.options)
         return keys.sum(1), values.sum(1), vectors, shift_weight, shift_bias
 
     def parts_of(self, columns: int, block_rows: int) -> int:
@@ -161,17 +156,13 @@ class _Backward:
         out_weight = self.empty(parts, width, hidden)
         names = ("ffn_in_weight", "ffn_in_bias", "ffn_out_weight", "seed_pointer")
         numbers = ("rows", "threshold", "dropout_scale", "d", "F", "BLOCK_D", "DROPOUT", "FACTOR", "PRECISION")
-        film_backward_ffn_kernel[(columns * parts,)](
-            **self.take(*names, *numbers),
-            kept_normed=self.normed,
-            kept_grad_e=self.grad_e,
-            part_in_weight=in_weight,
-            part_in_bias=in_bias,
-            part_out_weight=out_weight,
-            parts=parts,
-            **chosen.blocks,
-            **chosen.options,
-        )
+        given = {**self.take(*names, *numbers), "kept_normed": self.normed, "kept_grad_e": self.grad_e}
+        given |= {"part_in_weight": in_weight, "part_in_bias": in_bias, "part_out_weight": out_weight}
+        given |= {"parts": parts, **chosen.blocks}
+        if self.wide:
+            wide_film_ffn_kernel[(columns * parts,)](**for_wide(given), **chosen.options)
+        else:
+            film_backward_ffn_kernel[(columns * parts,)](**given, **chosen.options)
         return in_weight.sum(0), in_bias.sum(0), out_weight.sum(0)
 
     def film(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

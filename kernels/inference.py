@@ -11,8 +11,9 @@ from torch import Tensor
 
 from poco.kernels.film_forecast import film_forecast
 from poco.kernels.latent_pool import latent_pool
-from poco.kernels.latents import RotaryTables, latent_transformer
+from poco.kernels.latents import RotaryTables, fits, latent_transformer
 from poco.ops.model_reference import latent_queries
+from poco.ops.model_reference import latent_transformer as by_torch
 from poco.ops.parameters import FilmParameters, LatentParameters, ModelParameters
 from poco.ops.precision import common_dtype, dense
 from poco.ops.reference import film_shift
@@ -28,7 +29,8 @@ class Prepared:
         initial: ``[1 or W, Q, d]`` the latents before they read.
         queries: ``[1 or W, S, Q, d]`` those latents' queries, absorbed into token space.
         token: weight and bias of the tokens, weight and bias of their norm.
-        latents: parameters of the latent transformer.
+        latents: parameters of the latent transformer, and ``flat`` the same as the op takes them.
+        frequencies: that its rotations go by.
         tables: angles that the latents turn by.
         film: parameters of pass 2, the shift folded through the output.
         heads: of the latents' self-attention.
@@ -42,6 +44,8 @@ class Prepared:
     queries: Tensor
     token: tuple[Tensor, Tensor, Tensor, Tensor]
     latents: LatentParameters
+    flat: Sequence[Tensor]
+    frequencies: Tensor
     tables: RotaryTables
     film: FilmParameters
     heads: int
@@ -73,6 +77,8 @@ def prepare(
         latent_queries(initial, *p.asking, frequencies, segments, context, eps),
         p.token,
         LatentParameters.of(p.latents),
+        p.latents,
+        frequencies,
         RotaryTables.of(frequencies, initial.shape[1], segments, context),
         p.film(*film_shift(p.out_weight, p.out_bias, p.shift_weight, p.shift_bias)),
         heads,
@@ -85,7 +91,11 @@ def run(model: Prepared, x: Tensor, unit_index: Tensor, window_offsets: Tensor) 
     """``[R, H]`` forecasts, in the dtype of ``x``, of packed rows ``x [R, C]``."""
     rows = (dense(x, model.dtype), unit_index, window_offsets, model.unit_table)
     pooled, _ = latent_pool(*rows, *model.token, model.queries, model.eps)
-    keys, values = latent_transformer(pooled, model.initial, model.latents, model.tables, model.heads, model.eps)
+    if fits(model.initial):
+        keys, values = latent_transformer(pooled, model.initial, model.latents, model.tables, model.heads, model.eps)
+    else:
+        between = (model.flat, model.frequencies, model.heads, x.shape[1], model.eps)
+        keys, values = by_torch(pooled, model.initial, *between)
     return film_forecast(*rows, keys, values, model.film, 0.0, model.seed, model.eps).to(x.dtype)
 
 

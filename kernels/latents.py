@@ -309,6 +309,14 @@ class _Latents:
         return {"base": self.base, "parts": self.parts, "count": self.count, "branch_bias": self.bias}
 
 
+def fits(initial: Tensor) -> bool:
+    """Whether the kernels hold the latents of a window ``[1 or W, Q, d]`` on every chip, beside a head's weights."""
+    latents, width = initial.shape[1:]
+    if initial.dtype is torch.float32:
+        return width <= 128 and latents <= 16
+    return launch.block_of(latents) * launch.block_of(width) <= 16_384
+
+
 def latent_transformer(
     pooled: Tensor, initial: Tensor, p: LatentParameters, tables: RotaryTables, heads: int, eps: float
 ) -> tuple[Tensor, Tensor]:

@@ -44,10 +44,18 @@ def products(dtype: torch.dtype, width: int, latents: int) -> dict[str, object]:
     default ones, or of many latents, do not fit on the chip: those are multiplied as they are, without matrix units.
     """
     low = dtype is torch.bfloat16 and not INTERPRETED
-    precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "bf16x6"
-    if INTERPRETED or width > 128 or latents > 16:
-        precision = "ieee"
-    return {"FACTOR": tl.bfloat16 if low else tl.float32, "PRECISION": precision}
+    plain = INTERPRETED or width > 128 or latents > 16
+    return {"FACTOR": tl.bfloat16 if low else tl.float32, "PRECISION": "ieee" if plain else matrix_precision()}
+
+
+def matrix_precision() -> str:
+    """How matrix units make products of float32."""
+    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "bf16x6"
+
+
+def wide(dtype: torch.dtype, width: int, latents: int) -> bool:
+    """Whether pass 2 is for the kernels that take tokens and latents in parts, as more of them does not fit."""
+    return dtype is torch.float32 and (width > 256 or (width > 128 and latents > 16))
 
 
 def block_of(size: int) -> int:

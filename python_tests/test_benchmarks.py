@@ -200,7 +200,7 @@ def test_accuracy_is_written_cell_by_cell_and_told(tmp_path: Path, capsys: pytes
     assert "waves, leak-free, seed 0: mlp -0.1000" in printed
     report = json.loads((tmp_path / "report.json").read_text())
     (entry,) = report["cells"]
-    assert entry["forecasters"]["ridge"]["ahead"] == [[0.0, None]]  # too few windows
+    assert entry["forecasters"]["ridge"]["ahead"] == [[0.0, [0.0, 0.0]]]  # too few windows
 
 
 def test_a_shortened_hour_keeps_its_test_part() -> None:

@@ -82,7 +82,6 @@ struct Found {
         find(d.function_set_attribute, "cuFuncSetAttribute");
         find(d.memory_allocate, "cuMemAlloc_v2");
         find(d.memory_free, "cuMemFree_v2");
-        find(d.copy_to_device, "cuMemcpyHtoD_v2");
         find(d.copy_to_device_queued, "cuMemcpyHtoDAsync_v2");
         find(d.copy_to_host_queued, "cuMemcpyDtoHAsync_v2");
         find(d.memory_allocate_host, "cuMemHostAlloc");

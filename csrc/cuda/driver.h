@@ -33,7 +33,6 @@ struct CudaDriver {
     int (*function_set_attribute)(Function* function, int attribute, int value);
     int (*memory_allocate)(Address* address, size_t bytes);
     int (*memory_free)(Address address);
-    int (*copy_to_device)(Address to, const void* from, size_t bytes);
     int (*copy_to_device_queued)(Address to, const void* from, size_t bytes, Queue* queue);
     int (*copy_to_host_queued)(void* to, Address from, size_t bytes, Queue* queue);
     int (*memory_allocate_host)(void** memory, size_t bytes, unsigned flags);

@@ -106,7 +106,10 @@ void* Gpu::allocate_host(size_t bytes) {
 }
 
 void Gpu::fill(CudaDriver::Address to, const void* from, size_t bytes) {
-    if (bytes > 0) must(driver_.copy_to_device(to, from, bytes), "copy to the GPU");
+    if (bytes == 0) return;
+    // By the queue that the kernels run in, which waits for no other; `from` may go once it is done.
+    must(driver_.copy_to_device_queued(to, from, bytes, queue_), "copy to the GPU");
+    must(driver_.queue_synchronise(queue_), "copy to the GPU");
 }
 
 void Gpu::begin_graph() {

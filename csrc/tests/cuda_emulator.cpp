@@ -158,6 +158,7 @@ struct CudaDriver::Executable {
 };
 struct CudaDriver::Queue {
     std::unique_ptr<CudaDriver::Graph> recording;
+    std::vector<std::function<void()>> waiting;
 };
 
 namespace {
@@ -187,14 +188,16 @@ void current() {
     if (context.depth <= 0) give_up("a call without a context");
 }
 
-// What is not recorded runs at once.
+// What is not recorded runs as late as it may: when somebody waits for it. So memory that was given back too early, or
+// what was read too early, shows.
 int add_step(CudaDriver::Queue* queue, std::function<void()> step) {
     current();
-    if (queue->recording) {
-        queue->recording->steps.push_back(std::move(step));
-    } else {
-        step();
-    }
+    (queue->recording ? queue->recording->steps : queue->waiting).push_back(std::move(step));
+    return 0;
+}
+
+int run_waiting(CudaDriver::Queue* queue) {
+    for (const auto& step : std::exchange(queue->waiting, {})) step();
     return 0;
 }
 
@@ -282,11 +285,6 @@ CudaDriver make_driver() {
         give_back(memory);
         return 0;
     };
-    d.copy_to_device = [](CudaDriver::Address to, const void* from, size_t bytes) {
-        current();
-        std::memcpy(host(to), from, bytes);
-        return 0;
-    };
     d.copy_to_device_queued = [](CudaDriver::Address to, const void* from, size_t bytes, CudaDriver::Queue* queue) {
         return add_step(queue, [=] { std::memcpy(host(to), from, bytes); });
     };
@@ -303,10 +301,13 @@ CudaDriver make_driver() {
         --use.handles;
         return 0;
     };
-    d.queue_synchronise = [](CudaDriver::Queue*) { return 0; };
-    d.queue_query = [](CudaDriver::Queue*) {
+    d.queue_synchronise = [](CudaDriver::Queue* queue) {
+        if (queue->recording) give_up("waiting for a queue that is recorded");
+        return run_waiting(queue);
+    };
+    d.queue_query = [](CudaDriver::Queue* queue) {
         static int asked = 0;
-        return ++asked % 3 == 0 ? 0 : 600;
+        return ++asked % 3 == 0 ? run_waiting(queue) : 600;
     };
     d.capture_begin = [](CudaDriver::Queue* queue, int) {
         current();
@@ -328,10 +329,9 @@ CudaDriver make_driver() {
         --use.handles;
         return 0;
     };
-    d.graph_launch = [](CudaDriver::Executable* executable, CudaDriver::Queue*) {
-        current();
+    d.graph_launch = [](CudaDriver::Executable* executable, CudaDriver::Queue* queue) {
         if (std::exchange(fails, false)) return 700;
-        for (const auto& step : executable->steps) step();
+        for (const auto& step : executable->steps) add_step(queue, step);
         return 0;
     };
     d.executable_destroy = [](CudaDriver::Executable* executable) {

@@ -1,6 +1,7 @@
 // CUDA on a processor, for tests: the threads of a block are fibres that run one after another from barrier to barrier,
-// and a driver whose device is this process's own memory. What it finds wrong ends the program with a message: threads
-// that wait at different barriers, and kernels or handles that are not there.
+// and a driver whose device is this process's own memory, and does what is queued no earlier than somebody waits for
+// it. What it finds wrong ends the program with a message: threads that wait at different barriers, and kernels or
+// handles that are not there.
 #pragma once
 
 #include <cmath>

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -49,12 +50,21 @@ def _expect_packing(op: str, x: Tensor, unit_index: Tensor, window_offsets: Tens
             raise ShapeError(f"{op}: {name} must be int32, got {tensor.dtype}")
 
 
+def _indices_are_checked(device: torch.device) -> bool:
+    """On the CPU; on a GPU looking would wait for it, so there only where ``POCO_CHECK`` asks, but never in a graph."""
+    if device.type == "cpu":
+        return True
+    if device.type != "cuda" or os.environ.get("POCO_CHECK", "") in ("", "0"):
+        return False
+    return not torch.cuda.is_current_stream_capturing()
+
+
 def _expect_indices(op: str, rows: int, unit_index: Tensor, window_offsets: Tensor, units: int) -> None:
-    """Raises if an index points outside its table. On the CPU only: elsewhere looking would wait for the device.
+    """Raises if an index points outside its table, where indices are checked.
 
     Under a compiler or a transform of ``torch.func`` there are no numbers to look at; the op within looks at them.
     """
-    if window_offsets.device.type != "cpu" or transforms_active():
+    if transforms_active() or not _indices_are_checked(window_offsets.device):
         return
     offsets = window_offsets.tolist()
     if offsets[0] != 0 or offsets[-1] != rows or any(a > b for a, b in itertools.pairwise(offsets)):
@@ -63,7 +73,7 @@ def _expect_indices(op: str, rows: int, unit_index: Tensor, window_offsets: Tens
         )
     if rows:
         # By numpy: torch would wake its threads, which spin for a while where those of the core want to work.
-        indices = unit_index.numpy()
+        indices = unit_index.numpy() if unit_index.device.type == "cpu" else unit_index
         least, most = int(indices.min()), int(indices.max())
         if least < 0 or most >= units:
             raise ShapeError(f"{op}: unit_index must be in 0..{units - 1}, got {least}..{most}")

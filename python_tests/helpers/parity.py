@@ -48,6 +48,7 @@ FILM_SHAPES: list[dict[str, Any]] = [
     ),
     {"counts": (512,) * 3, "width": 128, "latents": 8, "context": 48, "hidden": 512, "film": 1024, "horizon": 16},
     {"counts": (2000, 3, 500), "width": 32, "latents": 4, "table": 2100, "dropout": 0.0},
+    {"counts": (37, 100), "width": 512, "latents": 64, "context": 48, "hidden": 16, "film": 16, "horizon": 17},
 ]
 
 

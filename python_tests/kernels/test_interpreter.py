@@ -47,7 +47,15 @@ FILM = [
     {"counts": (140, 3), "width": 128, "latents": 8, "context": 48, "hidden": 128, "film": 70, "horizon": 16},
     {"counts": (20, 20), "width": 32, "latents": 4, "dropout": 0.0},
     {"counts": (20, 3), "width": 260, "latents": 33, "hidden": 8, "film": 8},
+    {"counts": (7, 0, 130), "width": 140, "latents": 64, "hidden": 9, "film": 0, "horizon": 20},
+    {"counts": (12, 3), "width": 257, "latents": 5, "hidden": 70, "film": 67, "context": 70, "horizon": 17},
 ]
+WIDE = [
+    {"counts": (9, 130), "width": 512, "latents": 64, "hidden": 16, "film": 16, "context": 48, "horizon": 16},
+    {"counts": (3,), "width": 512, "latents": 1, "hidden": 3, "film": 3, "dropout": 0.0},
+]
+for shape in WIDE:
+    parity.check_film(shape, torch.float32, by=triton)
 for dtype in parity.TOLERANCES:
     for shape in POOL:
         parity.check_pool(shape, dtype, by=triton)
@@ -69,6 +77,7 @@ SHAPES = [
     {"counts": (37, 1), "own": True, "segments": 2, "latents": 3, "width": 33, "head_width": 4, "heads": 3},
     {"counts": (1,), "latents": 1, "segments": 1, "length": 7, "width": 32, "head_width": 8, "heads": 1, "layers": 0},
     {"counts": (9,), "latents": 17, "width": 101, "head_width": 20, "heads": 3, "hidden": 130, "layers": 2},
+    {"counts": (3, 2), "latents": 64, "width": 512, "head_width": 12, "heads": 2, "hidden": 10, "film": 10},
 ]
 for dtype in inference.TOLERANCES:
     for shape in SHAPES:
@@ -125,8 +134,9 @@ def rows(window, tensor):
     return slice((0, 3, 153)[window], (3, 153, 158)[window])
 def windows(window, tensor):
     return slice(window, window + 1)
-for change in ("x", "unit", "key", "value"):
-    film = parity.film_inputs(counts=counts, table=158, dropout=0.0)
+wide = {"width": 260, "hidden": 8, "film": 8}
+for change, shape in (("x", {}), ("unit", {}), ("key", {}), ("value", {}), ("unit", wide), ("key", wide)):
+    film = parity.film_inputs(counts=counts, table=158, dropout=0.0, **shape)
     film = (film[0], torch.arange(158).int(), *film[2:])
     for_rows = {"x": film[0], "unit": film[3]}
     (for_rows[change][100] if change in for_rows else film[4 if change == "key" else 5][1])[0] = nan
@@ -141,6 +151,31 @@ mine, other = (parity.pool_results(pool, by=by) for by in (triton, parity.refere
 assert mine[1][1].isnan().all()
 check(mine[:2], other[:2], windows)
 check(mine[2:4], other[2:4], rows)
+""",
+    )
+
+
+def test_offsets_that_do_not_fit_the_rows_come_to_an_end(run_python) -> None:
+    """Nobody checks them on a GPU: rows behind the last window read nothing, and no window behind it is looked at."""
+    _interpret(
+        run_python,
+        """
+from helpers import parity
+from poco.ops import triton
+
+empty = parity.film_inputs(counts=(), dropout=0.0)
+stray = torch.tensor([5], dtype=torch.int32)
+assert triton.film_forecast(torch.ones(9, empty[0].shape[1]), torch.zeros(9).int(), stray, *empty[3:]).isfinite().all()
+for shape in ({}, {"width": 260, "hidden": 8, "film": 8}):
+    film = parity.film_inputs(counts=(3, 150, 5), dropout=0.0, **shape)
+    whole = triton.film_forecast(*film)
+    for offsets in ([0, 3, 100, 101], [0, 3, 3, 3], [0, 3, 100, 90]):
+        wrong = (*film[:2], torch.tensor(offsets, dtype=torch.int32), *film[3:])
+        found = triton.film_forecast(*wrong)
+        assert found.isfinite().all()
+        assert torch.equal(found[:3], whole[:3])
+        gradients = triton.film_forecast_backward(torch.ones_like(found), *wrong, (True,) * 20)
+        assert gradients[0].isfinite().all()
 """,
     )
 

@@ -15,7 +15,7 @@ from helpers.passes import replaced
 
 from poco import core
 from poco.errors import BackendError, ShapeError
-from poco.ops import inference, kernels_serve, model_reference, use_backend
+from poco.ops import checks, inference, kernels_serve, model_reference, use_backend
 
 SMALL: dict[str, Any] = {
     "counts": (3, 0, 5),
@@ -154,6 +154,42 @@ def test_where_the_op_is_used() -> None:
 def test_says_what_does_not_fit(position: int, value: Any, says: str) -> None:
     with pytest.raises(ShapeError, match=says):
         inference(*replaced(inputs(**SMALL), position, value))
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that says it is on a GPU, where numpy cannot look."""
+
+    device = torch.device("cuda")  # type: ignore[assignment]
+
+    def numpy(self, *, force: bool = False) -> Any:
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("position", "value", "says"),
+    [
+        (1, torch.full((8,), 50, dtype=torch.int32), r"unit_index must be in 0\.\.49, got 50\.\.50"),
+        (1, torch.full((8,), -1, dtype=torch.int32), r"unit_index must be in 0\.\.49, got -1\.\.-1"),
+        (2, torch.tensor([0, 3, 3, 7], dtype=torch.int32), "window_offsets must rise from 0 to the 8 rows"),
+        (2, torch.tensor([0, 5, 3, 8], dtype=torch.int32), "window_offsets must rise from 0 to the 8 rows"),
+    ],
+)
+def test_indices_on_a_gpu_are_looked_at_on_request(
+    monkeypatch: pytest.MonkeyPatch, position: int, value: Any, says: str
+) -> None:
+    arguments = [t.as_subclass(OnGpu) if isinstance(t, torch.Tensor) else t for t in inputs(**SMALL)]
+    arguments[6] = [t.as_subclass(OnGpu) for t in arguments[6]]
+    wrong = [value.as_subclass(OnGpu) if i == position else t for i, t in enumerate(arguments)]
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    for wish in ("", "0"):
+        monkeypatch.setenv("POCO_CHECK", wish)
+        checks.inference(*wrong[:8])
+    monkeypatch.setenv("POCO_CHECK", "1")
+    checks.inference(*arguments[:8])
+    with pytest.raises(ShapeError, match=says):
+        checks.inference(*wrong[:8])
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    checks.inference(*wrong[:8])
 
 
 def test_says_what_does_not_fit_of_the_shift() -> None:

@@ -24,12 +24,15 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
     return "\n\n".join(text for kind, some in kinds.items() if (text := kind(some)))
 
 
+def _texts(cell: Mapping[str, Any], *names: str) -> tuple[str, ...]:
+    """What a cell has under these names; nothing where it has None, as a study without values has."""
+    return tuple("" if cell[name] is None else str(cell[name]) for name in names)
+
+
 def _scores(cells: Sequence[Mapping[str, Any]]) -> str:
     groups: dict[tuple[str, ...], list[float]] = {}
     for cell in cells:
-        key = tuple(
-            "" if cell[name] is None else str(cell[name]) for name in ("study", "value", "training", "forecaster")
-        )
+        key = _texts(cell, "study", "value", "training", "forecaster")
         groups.setdefault(key, []).append(cell["score"])
     lines = ["| study | value | training | forecaster | score | seeds |", "|---|---|---|---|---|---|"]
     for key, scores in groups.items():
@@ -44,7 +47,7 @@ def _gains(cells: Sequence[Mapping[str, Any]]) -> str:
     """
     by: dict[tuple[str, ...], dict[str, dict[tuple[int, str], float]]] = {}
     for cell in cells:
-        key = tuple(str(cell[name]) for name in ("study", "value", "forecaster"))
+        key = _texts(cell, "study", "value", "forecaster")
         own = by.setdefault(key, {}).setdefault(cell["training"], {})
         own |= {(cell["seed"], name): score for name, score in cell.get("score_by_session", {}).items()}
     simulated = {str(cell["study"]) for cell in cells if cell.get("simulate")}

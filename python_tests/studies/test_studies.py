@@ -399,6 +399,9 @@ def test_the_table_says_what_training_together_gains() -> None:
         found = studies.table([{**cell, "simulate": simulation} for cell in cells]).splitlines()[-1]
         assert found == f"| s | 0.5 | poco | multi | {mean_text(gains)} | {rest} |"
     assert "gain over single" not in studies.table([c for c in cells if c["training"] == "multi"])
+    without = studies.table([{**cell, "value": None} for cell in cells])  # a study that varies nothing
+    assert "| s |  | poco | multi |" in without
+    assert "None" not in without
 
 
 def test_names_are_bars_and_numbers_an_axis() -> None:

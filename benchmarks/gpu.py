@@ -22,13 +22,12 @@ from benchmarks.measure import Times, take_turns
 from benchmarks.published import PublishedPOCO
 from benchmarks.two_passes import TwoPasses
 from benchmarks.work import work
-from poco.graphs import InferenceGraph
+from poco.graphs import InferenceGraph, record
 
 TF32 = "tf32"  # float32 with one TF32 product for each
 SIZES = (512, 71_721, 1_000_000)
 SCALING_SIZES = (4_096, 16_384, 65_536, 262_144, 1_000_000)
 COMPILED_SIZES = (71_721,)
-_WARM_UPS = 3
 
 
 @dataclass(frozen=True)
@@ -93,20 +92,6 @@ def plan(quick: bool) -> list[Case]:
     cases = [Case(part, FORWARD, 1, n) for part in ("latent_pool", "film_forecast", "model") for n in sizes]
     cases.append(Case("model", TRAINING, 4 if quick else 64, 512))
     return cases + [Case("model", FORWARD, 1, n, scaling=True) for n in (() if quick else SCALING_SIZES)]
-
-
-def _record(call: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-    """A graph of the call, and its result, which every replay overwrites."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(_WARM_UPS):
-            call()
-    torch.cuda.current_stream().wait_stream(side)
-    recorded = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(recorded):
-        output = call()
-    return recorded, output
 
 
 class Entry:
@@ -195,7 +180,7 @@ class Entry:
             graph.x.copy_(self.x)
             self.call = graph.replay
             return
-        recorded, output = _record(self.compute)
+        recorded, output = record(self.compute)
 
         def replay() -> Tensor:
             recorded.replay()

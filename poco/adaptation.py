@@ -17,8 +17,9 @@ from poco.data.checks import rates_differ, same_activity
 from poco.data.origin import source as source_of
 from poco.data.recording import Recording, fingerprint
 from poco.data.splits import Split, shorten, split
-from poco.errors import ConfigError, DataError, VocabularyError
+from poco.errors import ConfigError, DataError
 from poco.nn.files import learnt_rates
+from poco.nn.vocabulary import expect_new
 from poco.scoring import ahead
 from poco.training.callbacks import Callback
 from poco.training.config import TrainConfig
@@ -124,11 +125,7 @@ def adapt(
     model = model_of(given, "what is adapted")
     each = members(model)
     mode = _mode(model, mode)
-    if any(recording.session == spec.name for spec in model.sessions):
-        raise VocabularyError(
-            f"the model knows a session '{recording.session}' already: it needs no adapting; if the recording is "
-            "another one, give it another name (of its file, or by name under [sessions] in dataset.toml)"
-        )
+    expect_new(model.sessions, recording.session)
     sizes = model.config
     cut = split([recording], protocol=protocol, context=sizes.context, horizon=sizes.horizon)
     if frames is not None and frames >= cut.frames_to_learn[0]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _WARM_UPS = 3  # calls before the recording: kernels are compiled and libraries make their work space
 
 
-def _record(call: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+def record(call: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
     """A graph of the call and its result, which every replay overwrites; on the current device."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -104,7 +104,7 @@ class InferenceGraph:
             return inference.run(prepared, rows, self._unit_index, self._offsets)
 
         with torch.cuda.device(self.x.device):
-            self._graph, forecast = _record(call)
+            self._graph, forecast = record(call)
         self._prepared = prepared  # the graph reads it
         self._forecast = forecast.view(self._forecast.shape)
         return self
@@ -235,7 +235,7 @@ class GradientGraph:
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         state = torch.cuda.get_rng_state(self._x.device)
-        self._graph, self._loss = _record(self._backward)
+        self._graph, self._loss = record(self._backward)
         torch.cuda.set_rng_state(state, self._x.device)
         self._parameters, self._gradients = parameters, gradients
         for parameter, earlier in zip(parameters, before, strict=True):

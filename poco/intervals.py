@@ -65,6 +65,11 @@ class Ahead:
     def __str__(self) -> str:
         return f"{self.difference:+.3f}" + (" [{:+.3f}, {:+.3f}]".format(*self.interval) if self.interval else "")
 
+    @property
+    def explained(self) -> str:
+        """The same, and what the interval is, for a sentence."""
+        return f"{self} (95% interval of the difference)" if self.interval else str(self)
+
 
 def interval_from_json(value: Sequence[float] | None) -> Interval | None:
     """An interval as JSON has it, a list of its ends."""

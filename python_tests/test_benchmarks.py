@@ -253,7 +253,7 @@ def test_a_training_step_as_a_graph_is_judged_by_a_graph(factor: float, wrong: b
         made.append(entry.part.training)
         return graph, graph.output
 
-    monkeypatch.setattr(gpu, "_record", record)
+    monkeypatch.setattr(gpu, "record", record)
     case = Case("model", TRAINING, 2, 21)
     inputs = Inputs.of(case)
     entry = gpu.Entry(gpu.Contestant("published", "float32", graph=True), case, inputs)

@@ -60,7 +60,7 @@ def test_gradients_are_where_the_graph_adds_to(first: float | None, monkeypatch:
     model.latents.requires_grad_(False)
     parameters = [p for p in model.parameters() if p.requires_grad]
     monkeypatch.setattr(graphs, "_expect_triton", lambda model: None)
-    monkeypatch.setattr(graphs, "_record", lambda call: (Replays(parameters), torch.zeros(())))
+    monkeypatch.setattr(graphs, "record", lambda call: (Replays(parameters), torch.zeros(())))
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: None)
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: None)

@@ -139,8 +139,7 @@ def register(app: typer.Typer) -> None:
             )
             if adapted.gain is not None:
                 kept = "" if adapted.kept_step is None else f"; the weights of step {adapted.kept_step} are kept"
-                of_what = " (95% interval of the difference)" if adapted.gain.interval else ""
-                say(f"That is {adapted.gain}{of_what}{kept}.")
+                say(f"That is {adapted.gain.explained}{kept}.")
             if len(adapted.history) > 2:
                 say("These scores are over all windows of the test part, the lines above over about 128 of them.")
             say(f"model  {saved}")

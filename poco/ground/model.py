@@ -97,8 +97,7 @@ class Ground(ExactBuffers):
         Raises:
             VocabularyError: if there is a session of this name.
         """
-        if any(spec.name == known.name for known in self.sessions):
-            raise VocabularyError(f"the model knows a session '{spec.name}' already")
+        vocabulary.expect_new(self.sessions, spec.name)
         forms = [self.form(index) for index in range(len(FORMS))]
         self.session_terms.append(SessionTerms(self.config, forms, len(spec.units)).to(self.shares.device))
         self.sessions = (*self.sessions, spec)

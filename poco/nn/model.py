@@ -92,8 +92,7 @@ class POCO(nn.Module):
         """
         if not isinstance(spec, SessionSpec):
             raise VocabularyError(f"a session is a poco.SessionSpec(name, units), got {type(spec).__name__}")
-        if any(spec.name == known.name for known in self.sessions):
-            raise VocabularyError(f"the model knows a session '{spec.name}' already")
+        vocabulary.expect_new(self.sessions, spec.name)
         if self.config.unit_type_embedding and not spec.unit_types:
             raise VocabularyError(f"session '{spec.name}' needs unit types: the model embeds them")
         config, like = self.config, self.latents

@@ -125,6 +125,15 @@ def find(names: Sequence[str], session: int | str | None) -> int:
     raise VocabularyError(f"{unknown}; the model knows {known or 'none yet: add_session adds one'}")
 
 
+def expect_new(specs: Iterable[SessionSpec], name: str) -> None:
+    """Raises VocabularyError if a session of this name is among those that a model knows."""
+    if any(name == known.name for known in specs):
+        raise VocabularyError(
+            f"the model knows a session '{name}' already: it needs no adapting; if the recording is another one, give "
+            "it another name (of its file, or by name under [sessions] in dataset.toml)"
+        )
+
+
 def not_normalised(session: str) -> str:
     """What is doubtful about forecasts of a session whose normalisation was never set."""
     return (

@@ -231,7 +231,7 @@ def _verdict(evaluation: Evaluation) -> str:
         return f"The best of the others is {other}, {others[best].score:.3f}. {evaluation.beside_mean}".rstrip()
     low, high = ahead.interval
     how = "is ahead of" if low > 0 else "is behind" if high < 0 else "cannot be told from"
-    line = f"{own} {how} the best of the others, {other}: {ahead} (95% interval of the difference)."
+    line = f"{own} {how} the best of the others, {other}: {ahead.explained}."
     return f"{line} {evaluation.beside_mean}".rstrip()
 
 
@@ -239,8 +239,7 @@ def _adaptation(adapted: Adapted) -> str:
     """What adapting brought, in words."""
     values = f"{adapted.parameters:,} values fitted in {adapted.seconds:.1f} s"
     scores = f"test score {adapted.before:.3f} before, {adapted.after:.3f} after"
-    of_what = " (95% interval of the difference)" if adapted.gain and adapted.gain.interval else ""
-    gain = "" if adapted.gain is None else f", {adapted.gain}{of_what}"
+    gain = "" if adapted.gain is None else f", {adapted.gain.explained}"
     return f"Adapted to {adapted.session}, mode {adapted.mode}: {values}, {scores}{gain}."
 
 

@@ -314,14 +314,23 @@ def _end_with(parent: int, folder: Path) -> None:
 
 def main(folder: Path) -> int:
     """Adapt as the request in a folder says, on one thread, so that the stream has the rest."""
+    request = json.loads((folder / _REQUEST).read_text())
+    threading.Thread(target=_end_with, args=(request["parent"], folder), daemon=True).start()
+    try:
+        return _adapt(folder, request)
+    finally:
+        if os.getppid() != request["parent"]:  # the end would cut off the thread in the middle of it
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _adapt(folder: Path, request: Mapping[str, Any]) -> int:
+    """What is asked for, written into the folder; 1 where that cannot be, which is said."""
     import torch
 
     from poco import models
     from poco.adaptation import adapt
     from poco.nn.files import learnt_rate
 
-    request = json.loads((folder / _REQUEST).read_text())
-    threading.Thread(target=_end_with, args=(request["parent"], folder), daemon=True).start()
     torch.set_num_threads(1)
     session = request["session"]
     model = cast("Member", models.load(folder / _BASE))

@@ -91,7 +91,7 @@ _LARGE: dict[str, list[tuple[int, ...]]] = {
     ],
     "film_forecast_latents bfloat16": [(16, 8, 2), (32, 8, 2), (32, 4, 1)],
     "latent_pool bfloat16": [(32, 4, 2), (32, 8, 2), (64, 4, 2), (128, 8, 2)],
-    "latent_pool_backward bfloat16": [(16, 4, 1), (32, 4, 1), (32, 8, 1)],
+    "latent_pool_backward bfloat16": [(16, 4, 1), (32, 4, 1), (32, 8, 1), (64, 4, 1), (128, 8, 1)],
     "film_forecast float32": [
         (16, 16, 16, 4, 2),
         (32, 16, 16, 8, 2),
@@ -111,7 +111,7 @@ _LARGE: dict[str, list[tuple[int, ...]]] = {
     "film_forecast_film tf32": [(32, 32, 8, 2), (32, 64, 8, 2)],
     "film_forecast_latents tf32": [(16, 8, 2), (32, 8, 1)],
     "latent_pool tf32": [(32, 4, 1), (32, 8, 2)],
-    "latent_pool_backward tf32": [(16, 8, 1), (32, 8, 1)],
+    "latent_pool_backward tf32": [(16, 8, 1), (32, 4, 1), (32, 8, 1), (128, 8, 1)],
 }
 
 

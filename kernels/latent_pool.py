@@ -84,12 +84,16 @@ def latent_pool_kernel(
     feature = tl.arange(0, BLOCK_D)
     latent = tl.program_id(0) % QUERIES * BLOCK_Q + tl.arange(0, BLOCK_Q)
     frame = tl.arange(0, BLOCK_L)
+    row = tl.arange(0, BLOCK_R)
     weight = tl.trans(load_matrix(token_weight, feature, frame, d, L, L, WHOLE and L == BLOCK_L).to(FACTOR))
     bias = load_vector(token_bias, feature, d)
     scale = load_vector(norm_weight, feature, d)
     offset = load_vector(norm_bias, feature, d)
     own_queries = queries + window.to(tl.int64) * query_stride + segment * Q * d
-    query = tl.trans(load_matrix(own_queries, latent, feature, Q, d, d, WHOLE and Q % BLOCK_Q == 0).to(FACTOR))
+    query = load_matrix(own_queries, latent, feature, Q, d, d, WHOLE and Q % BLOCK_Q == 0).to(tl.float32)
+    # A normalised token is standard * scale + offset: what is asked of it is asked of `standard`.
+    always = tl.sum(query * offset[None, :], 1)
+    query = tl.trans((query * scale[None, :]).to(FACTOR))
 
     start = tl.load(window_offsets + window).to(tl.int64)
     stop = tl.load(window_offsets + window + 1).to(tl.int64)
@@ -101,20 +105,20 @@ def latent_pool_kernel(
     total = tl.zeros([BLOCK_Q], tl.float32)
     pooled = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
     for begin in range(first, stop, BLOCK_R):
-        row = begin + tl.arange(0, BLOCK_R)
-        present = row < stop
-        units = load_units(unit_table, unit_index, row, present, feature, d, WHOLE)
+        present = row < stop - begin
+        units = load_units(unit_table, unit_index + begin, row, present, feature, d, WHOLE)
+        of_part = x + begin * C
         _, standard, _ = tokens(
-            x, row, present, segment, units, weight, bias, feature, eps, C, d, L, BLOCK_L, FACTOR, PRECISION
+            of_part, row, present, segment, units, weight, bias, feature, eps, C, d, L, BLOCK_L, FACTOR, PRECISION
         )
-        y = (standard * scale[None, :] + offset[None, :]).to(FACTOR)
-        score = tl.dot(y, query, input_precision=PRECISION)  # [BLOCK_R, BLOCK_Q]
+        standard = standard.to(FACTOR)
+        score = tl.dot(standard, query, input_precision=PRECISION) + always[None, :]  # [BLOCK_R, BLOCK_Q]
         score = tl.where(present[:, None], score, float("-inf"))
         more = tl.maximum(most, tl.max(score, 0))
         share = tl.exp(score - more[None, :])
         before = tl.exp(most - more)
         total = total * before + tl.sum(share, 0)
-        pooled = tl.dot(tl.trans(share.to(FACTOR)), y, pooled * before[:, None], input_precision=PRECISION)
+        pooled = tl.dot(tl.trans(share.to(FACTOR)), standard, pooled * before[:, None], input_precision=PRECISION)
         most = more
 
     some = total != 0  # so is NaN
@@ -123,6 +127,7 @@ def latent_pool_kernel(
     whole = tl.where(some, most + tl.log(total), float("-inf"))
     tl.store(part_logsumexp + place * Q + latent, whole, mask=latent < Q)
     pooled = pooled / total[:, None]
+    pooled = tl.where(some[:, None], pooled * scale[None, :] + offset[None, :], 0.0)
     store_matrix(part_pooled + place * Q * d, pooled, latent, feature, Q, d, d)
 
 

@@ -26,17 +26,15 @@ def latent_pool_backward_kernel(
     unit_table,
     token_weight,
     token_bias,
-    norm_weight,
-    norm_bias,
-    queries,
-    grad_pooled,
-    mean,  # [W, Q]: what the softmax takes off the gradients of its weights
-    logsumexp,
+    queries,  # [1 or W, S, Q, d]: times the norm's weight
+    grads,  # [W, S, Q, d]: gradients of what was pooled, times the norm's weight
+    always,  # [W, S, Q]: what is added to the queries' products to make the logarithms of the softmax's weights
+    less,  # [W, S, Q]: what is taken off the gradients' products to make the gradients of those logarithms
     grad_x,
     grad_units,  # [R, d] float32: of each row's embedding
-    part_token_weight,
-    part_vectors,  # [W, parts, 3, d]: of the token bias, the norm's weight and bias
-    part_queries,
+    part_token_weight,  # [W, parts, d, L]
+    part_sums,  # [W, parts, S, 2, Q, d]: of standardised tokens times the softmax's weights, and times grad_scores
+    part_totals,  # [W, parts, S, 2, Q]: of these weights and grad_scores alone
     eps,
     query_stride,
     parts,
@@ -53,19 +51,23 @@ def latent_pool_backward_kernel(
     PRECISION: tl.constexpr,
     NEEDS_X: tl.constexpr,
 ):
-    """All gradients of one part of a window, segment after segment, and of each one block of latents after another."""
+    """All gradients of one part of a window, segment after segment, and of each one block of latents after another.
+
+    Registers are what it is short of: nothing is moved out of its loops, and what the norm does after standardising is
+    left to the caller.
+    """
     QUERIES: tl.constexpr = (Q + BLOCK_Q - 1) // BLOCK_Q
+    WHOLE: tl.constexpr = d == BLOCK_D
+    EVEN: tl.constexpr = WHOLE and Q % BLOCK_Q == 0
+    AGAIN: tl.constexpr = BLOCK_D > 256  # what the loops hold does not fit on every chip: loaded for each use
     part = tl.program_id(0) % parts
     window = tl.program_id(0) // parts
-    WHOLE: tl.constexpr = d == BLOCK_D
+    place = (window * parts + part).to(tl.int64)
     feature = tl.arange(0, BLOCK_D)
     frame = tl.arange(0, BLOCK_L)
-    AGAIN: tl.constexpr = BLOCK_D > 256  # what the loops hold does not fit on every chip: loaded for each use
+    row = tl.arange(0, BLOCK_R)
     if not AGAIN:
         token = load_matrix(token_weight, feature, frame, d, L, L, WHOLE and L == BLOCK_L).to(FACTOR)  # [D, L]
-    bias = load_vector(token_bias, feature, d)
-    scale = load_vector(norm_weight, feature, d)
-    offset = load_vector(norm_bias, feature, d)
 
     start = tl.load(window_offsets + window).to(tl.int64)
     stop = tl.load(window_offsets + window + 1).to(tl.int64)
@@ -74,38 +76,32 @@ def latent_pool_backward_kernel(
     stop = tl.minimum(stop, first + length)
 
     sum_weight = tl.zeros([BLOCK_D, BLOCK_L], tl.float32)
-    sum_bias = tl.zeros([BLOCK_D], tl.float32)
-    sum_scale = tl.zeros([BLOCK_D], tl.float32)
-    sum_offset = tl.zeros([BLOCK_D], tl.float32)
-    for step in range(S * QUERIES):
+    for step in tl.range(S * QUERIES, disable_licm=True):
         segment = step // QUERIES
         latent = step % QUERIES * BLOCK_Q + tl.arange(0, BLOCK_Q)
-        total = tl.load(logsumexp + window * Q + latent, mask=latent < Q, other=0.0)
-        total = tl.where(total != float("-inf"), total, 0.0)  # of an empty window
-        less = tl.load(mean + window * Q + latent, mask=latent < Q, other=0.0)
-        EVEN: tl.constexpr = WHOLE and Q % BLOCK_Q == 0
+        own = window.to(tl.int64) * S + segment
         asked = queries + window.to(tl.int64) * query_stride + segment * Q * d
-        own = grad_pooled + (window * S + segment).to(tl.int64) * Q * d
         if not AGAIN:
             query = load_matrix(asked, latent, feature, Q, d, d, EVEN).to(FACTOR)
-            grad = load_matrix(own, latent, feature, Q, d, d, EVEN).to(FACTOR)
-        sum_query = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
-        for begin in range(first, stop, BLOCK_R):
-            row = begin + tl.arange(0, BLOCK_R)
-            present = row < stop
+            grad = load_matrix(grads + own * Q * d, latent, feature, Q, d, d, EVEN).to(FACTOR)
+        by_weight = tl.zeros([BLOCK_D, BLOCK_Q], tl.float32)
+        by_score = tl.zeros([BLOCK_D, BLOCK_Q], tl.float32)
+        weights = tl.zeros([BLOCK_R, BLOCK_Q], tl.float32)
+        grad_scores = tl.zeros([BLOCK_R, BLOCK_Q], tl.float32)
+        for begin in tl.range(first, stop, BLOCK_R, disable_licm=True):
+            present = row < stop - begin
             if AGAIN:
                 token = load_matrix(token_weight, feature, frame, d, L, L, WHOLE and L == BLOCK_L).to(FACTOR)
                 query = load_matrix(asked, latent, feature, Q, d, d, EVEN).to(FACTOR)
-                grad = load_matrix(own, latent, feature, Q, d, d, EVEN).to(FACTOR)
-            units = load_units(unit_table, unit_index, row, present, feature, d, WHOLE)
+                grad = load_matrix(grads + own * Q * d, latent, feature, Q, d, d, EVEN).to(FACTOR)
             activity, standard, inverse_std = tokens(
-                x,
+                x + begin * C,
                 row,
                 present,
                 segment,
-                units,
+                load_units(unit_table, unit_index + begin, row, present, feature, d, WHOLE),
                 tl.trans(token),
-                bias,
+                load_vector(token_bias, feature, d),
                 feature,
                 eps,
                 C,
@@ -115,43 +111,42 @@ def latent_pool_backward_kernel(
                 FACTOR,
                 PRECISION,
             )
-            y = (standard * scale[None, :] + offset[None, :]).to(FACTOR)
-            score = tl.dot(y, tl.trans(query), input_precision=PRECISION)
-            inside = present[:, None] & (latent[None, :] < Q)
-            weight = tl.where(inside, tl.exp(score - total[None, :]), 0.0)
-            grad_weight = tl.dot(y, tl.trans(grad), input_precision=PRECISION)
-            grad_score = (weight * (grad_weight - less[None, :])).to(FACTOR)
-            grad_y = tl.dot(weight.to(FACTOR), grad, input_precision=PRECISION)
-            grad_y = tl.dot(grad_score, query, grad_y, input_precision=PRECISION)
-            sum_query = tl.dot(tl.trans(grad_score), y, sum_query, input_precision=PRECISION)
-            sum_scale += tl.sum(grad_y * standard, 0)
-            sum_offset += tl.sum(grad_y, 0)
-            grad_token = standardise_backward(grad_y * scale[None, :], standard, inverse_std, feature, d)
-            grad_token = tl.where(present[:, None], grad_token, 0.0)
-            sum_bias += tl.sum(grad_token, 0)
+            factor = standard.to(FACTOR)
+            score = tl.dot(factor, tl.trans(query), input_precision=PRECISION)
+            score += tl.load(always + own * Q + latent, mask=latent < Q, other=0.0)[None, :]
+            grad_weight = tl.dot(factor, tl.trans(grad), input_precision=PRECISION)
+            grad_weight -= tl.load(less + own * Q + latent, mask=latent < Q, other=0.0)[None, :]
+            weight = tl.where(present[:, None] & (latent[None, :] < Q), tl.exp(score), 0.0)
+            grad_score = weight * grad_weight
+            weights += weight
+            grad_scores += grad_score
+            weight, grad_score = weight.to(FACTOR), grad_score.to(FACTOR)
+            by_weight = tl.dot(tl.trans(factor), weight, by_weight, input_precision=PRECISION)
+            by_score = tl.dot(tl.trans(factor), grad_score, by_score, input_precision=PRECISION)
+            grad_standard = tl.dot(weight, grad, input_precision=PRECISION)
+            grad_standard = tl.dot(grad_score, query, grad_standard, input_precision=PRECISION)
+            grad_token = standardise_backward(grad_standard, standard, inverse_std, feature, d)
             sum_weight = tl.dot(tl.trans(grad_token.to(FACTOR)), activity, sum_weight, input_precision=PRECISION)
             if NEEDS_X:
                 of_x = tl.dot(grad_token.to(FACTOR), token, input_precision=PRECISION)
-                where = grad_x + row[:, None] * C + segment * L + frame[None, :]
+                where = grad_x + begin * C + row[:, None] * C + segment * L + frame[None, :]
                 mask = present[:, None] & (frame[None, :] < L)
                 if step % QUERIES > 0:
                     of_x += tl.load(where, mask=mask, other=0.0)
                 tl.store(where, of_x, mask=mask)
-            where = grad_units + row[:, None] * d + feature[None, :]
+            where = grad_units + begin * d + row[:, None] * d + feature[None, :]
             mask = present[:, None] & (feature[None, :] < d)
             if step > 0:
                 grad_token += tl.load(where, mask=mask, other=0.0)
             tl.store(where, grad_token, mask=mask)
-        place = ((window * parts + part).to(tl.int64) * S + segment) * Q * d
-        store_matrix(part_queries + place, sum_query, latent, feature, Q, d, d)
+        both = (place * S + segment) * 2 * Q
+        store_matrix(part_sums + both * d, tl.trans(by_weight), latent, feature, Q, d, d)
+        store_matrix(part_sums + (both + Q) * d, tl.trans(by_score), latent, feature, Q, d, d)
+        tl.store(part_totals + both + latent, tl.sum(weights, 0), mask=latent < Q)
+        tl.store(part_totals + both + Q + latent, tl.sum(grad_scores, 0), mask=latent < Q)
         tl.debug_barrier()  # what this step has left in grad_units and grad_x is read by the next one's threads
 
-    place = (window * parts + part).to(tl.int64)
     store_matrix(part_token_weight + place * d * L, sum_weight, feature, frame, d, L, L)
-    vectors = part_vectors + place * 3 * d + feature
-    tl.store(vectors, sum_bias, mask=feature < d)
-    tl.store(vectors + d, sum_scale, mask=feature < d)
-    tl.store(vectors + 2 * d, sum_offset, mask=feature < d)
 
 
 def latent_pool_backward(
@@ -181,40 +176,49 @@ def _backward(
     length = forward[4].shape[1]
     grad_x = x.new_empty(rows, context, dtype=torch.float32) if needs[0] else None
     grad_units = x.new_empty(rows, width, dtype=torch.float32)
+    # A normalised token is standard * scale + offset: what is asked of it, and its gradient, are asked of `standard`.
+    scale, offset = tensors.pop("norm_weight").float(), tensors.pop("norm_bias").float()
+    queries = tensors.pop("queries").float()
     grad_pooled = dense(grad_pooled, torch.float32)
     mean = (grad_pooled * pooled).sum((1, 3)) - grad_logsumexp
+    always = (queries * offset).sum(3) - logsumexp[:, None]
+    less = mean[:, None] - (grad_pooled * offset).sum(3)
     chosen = tile("latent_pool_backward", x, rows=rows, sizes=sizes)
     parts = launch.splits(windows, rows, chosen.blocks["BLOCK_R"], 2 * launch.processors(x.device))
     part_token_weight = x.new_empty(windows * parts, width, length, dtype=torch.float32)
-    part_vectors = x.new_empty(windows * parts, 3, width, dtype=torch.float32)
-    part_queries = x.new_empty(windows, parts, segments, latents, width, dtype=torch.float32)
+    part_sums = x.new_empty(windows, parts, segments, 2, latents, width, dtype=torch.float32)
+    part_totals = x.new_empty(windows, parts, segments, 2, latents, dtype=torch.float32)
     if windows:
         latent_pool_backward_kernel[(windows * parts,)](
             **tensors,
             **sizes,
-            grad_pooled=grad_pooled,
-            mean=mean,
-            logsumexp=logsumexp,
+            queries=(queries * scale).to(x.dtype),
+            grads=(grad_pooled * scale).to(x.dtype),
+            always=always,
+            less=less,
             grad_x=grad_units if grad_x is None else grad_x,
             grad_units=grad_units,
             part_token_weight=part_token_weight,
-            part_vectors=part_vectors,
-            part_queries=part_queries,
+            part_sums=part_sums,
+            part_totals=part_totals,
             parts=parts,
             NEEDS_X=grad_x is not None,
             **chosen.blocks,
             **chosen.options,
         )
-    token_bias, norm_weight, norm_bias = part_vectors.sum(0)
-    grad_queries = part_queries.sum(1)
+    # The gradient of normalised tokens is weights @ grad_pooled + grad_scores @ queries.
+    sums, totals = part_sums.sum(1), part_totals.sum(1)[..., None]
+    factors = torch.stack((grad_pooled, queries.expand_as(grad_pooled)), 2)
+    grad_queries = sums[:, :, 1] * scale + totals[:, :, 1] * offset
     if forward[8].shape[0] == 1:
         grad_queries = grad_queries.sum(0, keepdim=True)
+    of_units = unit_sums(grad_units, tensors["unit_index"], unit_table.shape[0]) if needs[1] else None
     return [
         grad_x,
-        unit_sums(grad_units, tensors["unit_index"], unit_table.shape[0]) if needs[1] else None,
+        of_units,
         part_token_weight.sum(0),
-        token_bias,
-        norm_weight,
-        norm_bias,
+        (grad_units if of_units is None else of_units).sum(0),  # a token has the bias as it has its unit's embedding
+        (sums * factors).sum((0, 1, 2, 3)),
+        (totals * factors).sum((0, 1, 2, 3)),
         grad_queries,
     ]

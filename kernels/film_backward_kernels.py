@@ -202,7 +202,7 @@ def film_backward_rows_kernel(
         store_matrix(kept_e, e, row, feature, rows, d, d)
         store_matrix(kept_grad_e, through, row, feature, rows, d, d)
     grad_normed = tl.zeros([BLOCK_R, BLOCK_D], tl.float32)
-    for begin in range(0, F, BLOCK_F):
+    for begin in tl.range(0, F, BLOCK_F, disable_licm=True):
         _gated, grad_value, grad_gate, value_weight, gate_weight = ffn_hidden_backward(
             normed,
             through,
@@ -271,7 +271,7 @@ def film_backward_ffn_kernel(
     sum_out = tl.zeros([BLOCK_F, BLOCK_D], tl.float32)
     bias_value = tl.zeros([BLOCK_F], tl.float32)
     bias_gate = tl.zeros([BLOCK_F], tl.float32)
-    for first in range(part * length, tl.minimum(rows, (part + 1) * length), BLOCK_R):
+    for first in tl.range(part * length, tl.minimum(rows, (part + 1) * length), BLOCK_R, disable_licm=True):
         row = first + tl.arange(0, BLOCK_R).to(tl.int64)
         normed = load_matrix(kept_normed, row, feature, rows, d, d, False).to(FACTOR)
         grad_e = load_matrix(kept_grad_e, row, feature, rows, d, d, False).to(FACTOR)  # 0 behind the last row
@@ -354,7 +354,7 @@ def film_backward_film_kernel(
     sum_out = tl.zeros([BLOCK_K, BLOCK_H], tl.float32)
     sum_bias_scale = tl.zeros([BLOCK_K], tl.float32)
     sum_bias_in = tl.zeros([BLOCK_K], tl.float32)
-    for first in range(part * length, tl.minimum(rows, (part + 1) * length), BLOCK_R):
+    for first in tl.range(part * length, tl.minimum(rows, (part + 1) * length), BLOCK_R, disable_licm=True):
         row = first + tl.arange(0, BLOCK_R).to(tl.int64)
         activity = load_matrix(x, row, frame, rows, C, C, False).to(FACTOR)
         e = load_matrix(kept_e, row, feature, rows, d, d, False).to(FACTOR)
@@ -439,7 +439,7 @@ def film_backward_latents_kernel(
     sum_weight = tl.zeros([BLOCK_D], tl.float32)
     sum_bias = tl.zeros([BLOCK_D], tl.float32)
     sum_e = tl.zeros([BLOCK_D], tl.float32)
-    for begin in range(first, stop, BLOCK_R):
+    for begin in tl.range(first, stop, BLOCK_R, disable_licm=True):
         row = begin + tl.arange(0, BLOCK_R)
         present = row < stop
         unit = load_units(unit_table, unit_index, row, present, feature, d, WHOLE)

@@ -331,7 +331,7 @@ def latent_transformer(
         "BLOCK_Q": launch.block_of(latents),
         "BLOCK_D": launch.block_of(width),
         "BLOCK_H": launch.block_of(head_width),
-        "num_warps": 4 if width <= 128 else 8,
+        "num_warps": 4 if width <= 128 and initial.dtype is not torch.float32 else 8,
         "num_stages": 1,
         **launch.products(initial.dtype, width, latents),
     }

@@ -271,7 +271,7 @@ def film_backward_ffn_kernel(
     sum_out = tl.zeros([BLOCK_F, BLOCK_D], tl.float32)
     bias_value = tl.zeros([BLOCK_F], tl.float32)
     bias_gate = tl.zeros([BLOCK_F], tl.float32)
-    for first in tl.range(part * length, tl.minimum(rows, (part + 1) * length), BLOCK_R, disable_licm=True):
+    for first in range(part * length, tl.minimum(rows, (part + 1) * length), BLOCK_R):
         row = first + tl.arange(0, BLOCK_R).to(tl.int64)
         normed = load_matrix(kept_normed, row, feature, rows, d, d, False).to(FACTOR)
         grad_e = load_matrix(kept_grad_e, row, feature, rows, d, d, False).to(FACTOR)  # 0 behind the last row

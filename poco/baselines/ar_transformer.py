@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -79,35 +79,41 @@ class ARTransformer(OfSessions):
         self.norm = nn.LayerNorm(width)
 
     def next_frames(
-        self, frames: Tensor, session: int, seen: Sequence[Seen] | None = None
-    ) -> tuple[Tensor, list[Seen]]:
-        """Frames ``[B, T, N]`` -> the one after each of them ``[B, T, N]``, and what each layer has seen by then.
+        self, frames: Mapping[int, Tensor], seen: Sequence[Seen] | None = None
+    ) -> tuple[dict[int, Tensor], list[Seen]]:
+        """Frames ``[B, T, N]`` by session -> the one after each of them, and what each layer has seen by then.
 
         With what was ``seen`` of earlier frames, ``frames`` is the one that follows them.
         """
         first = 0 if seen is None else seen[0][0].shape[-2]
-        tokens = self.input[session](frames) + self.position[first : first + frames.shape[1]]
+        tokens = torch.cat([self.input[session](own) for session, own in frames.items()])
+        tokens = tokens + self.position[first : first + tokens.shape[1]]
         now = []
         for number, layer in enumerate(self.layers):
-            tokens, own = layer(tokens, None if seen is None else seen[number])
-            now.append(own)
-        return self.output[session](self.norm(tokens)), now
+            tokens, new = layer(tokens, None if seen is None else seen[number])
+            now.append(new)
+        parts = self.norm(tokens).split([len(own) for own in frames.values()])
+        return {session: self.output[session](own) for session, own in zip(frames, parts, strict=True)}, now
 
-    def forecast(self, x: Tensor, session: int) -> Tensor:
-        """``[B, N, C]`` -> ``[B, N, H]``."""
-        found, seen = self.next_frames(x.mT, session)
-        frames = [found[:, -1:]]
-        while len(frames) < self.horizon:
-            found, seen = self.next_frames(frames[-1], session, seen)
-            frames.append(found)
-        return torch.cat(frames, 1).mT
+    def forward_packed(self, batch: PackedBatch) -> Tensor:
+        """``[R, C]`` -> ``[R, H]``."""
+        out = batch.x.new_empty(batch.x.shape[0], self.horizon)
+        rows = dict(self.windows_of(batch))
+        if not rows:
+            return out
+        frames, seen = self.next_frames({session: batch.x[own].mT for session, own in rows.items()})
+        for step in range(self.horizon):
+            if step:
+                frames, seen = self.next_frames(frames, seen)
+            frames = {session: own[:, -1:] for session, own in frames.items()}
+            for session, own in rows.items():
+                out[own, step] = frames[session][:, 0]
+        return out
 
     def loss_packed(self, batch: PackedBatch) -> Tensor:
         """Squared error of each frame forecast from those before it, over context and target."""
         assert batch.target is not None
-        total, count = batch.x.new_zeros(()), 0
-        for session, _, rows in batch.by_session():
-            frames = torch.cat([batch.x[rows], batch.target[rows]], -1).mT
-            error = self.next_frames(frames[:, :-1], session)[0] - frames[:, 1:]
-            total, count = total + error.square().sum(), count + error.numel()
-        return total / count
+        both = torch.cat([batch.x, batch.target], -1)
+        frames = {session: both[rows].mT for session, rows in self.windows_of(batch)}
+        found, _ = self.next_frames({session: own[:, :-1] for session, own in frames.items()})
+        return torch.cat([(found[session] - own[:, 1:]).flatten() for session, own in frames.items()]).square().mean()

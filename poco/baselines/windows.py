@@ -19,7 +19,7 @@ def instance_normalised(x: Tensor, forecast: Callable[[Tensor], Tensor]) -> Tens
 
 
 class OfSessions(nn.Module):
-    """A baseline with parameters of each session; a subclass forecasts the windows of one session at a time.
+    """A baseline with parameters of each session; a subclass forecasts the windows of one at a time, or of all.
 
     Args:
         context: frames of the context.
@@ -38,8 +38,18 @@ class OfSessions(nn.Module):
     def forward_packed(self, batch: PackedBatch) -> Tensor:
         """``[R, C]`` -> ``[R, H]``."""
         out = batch.x.new_empty(batch.x.shape[0], self.horizon)
-        for session, _, rows in batch.by_session():
-            if session >= len(self.sessions):
-                raise VocabularyError(f"session {session} of {len(self.sessions)} known ones: fit the baseline to it")
+        for session, rows in self.windows_of(batch):
             out[rows.flatten()] = self.forecast(batch.x[rows], session).flatten(0, 1)
         return out
+
+    def windows_of(self, batch: PackedBatch) -> list[tuple[int, Tensor]]:
+        """Each session in a batch with the rows ``[B, N]`` of its windows.
+
+        Raises:
+            VocabularyError: if it does not know one of them.
+        """
+        found = [(session, rows) for session, _, rows in batch.by_session()]
+        for session, _ in found:
+            if session >= len(self.sessions):
+                raise VocabularyError(f"session {session} of {len(self.sessions)} known ones: fit the baseline to it")
+        return found

@@ -154,18 +154,25 @@ def test_ar_transformer_sees_no_later_frame() -> None:
     frames = torch.randn(1, 6, 2)
     changed = frames.clone()
     changed[:, 3:] += 1
-    (before, _), (after, _) = model.next_frames(frames, 0), model.next_frames(changed, 0)
-    torch.testing.assert_close(before[:, :3], after[:, :3])
-    assert not torch.allclose(before[:, 3:], after[:, 3:])
+    (before, _), (after, _) = model.next_frames({0: frames}), model.next_frames({0: changed})
+    torch.testing.assert_close(before[0][:, :3], after[0][:, :3])
+    assert not torch.allclose(before[0][:, 3:], after[0][:, 3:])
 
 
 def test_ar_transformer_rolls_out_as_if_it_saw_all_frames_again() -> None:
     model = baselines.ARTransformer(4, 3, [SessionSpec("a", 2)], width=16, layers=2).eval()
     frames = torch.randn(2, 4, 2)
-    forecast = model.forecast(frames.mT, 0).mT
+    forecast = model.forward_packed(one_session(frames.mT)).unflatten(0, (2, 2)).mT
     for step in range(3):
-        frames = torch.cat([frames, model.next_frames(frames, 0)[0][:, -1:]], 1)
+        frames = torch.cat([frames, model.next_frames({0: frames})[0][0][:, -1:]], 1)
         torch.testing.assert_close(forecast[:, step], frames[:, -1])
+
+
+def test_ar_transformer_takes_sessions_together_as_it_would_one_by_one() -> None:
+    model = baselines.ARTransformer(4, 3, [SessionSpec("a", 2), SessionSpec("b", 3)], width=16, layers=2).eval()
+    frames = {0: torch.randn(2, 4, 2), 1: torch.randn(1, 4, 3)}
+    for session, found in model.next_frames(frames)[0].items():
+        torch.testing.assert_close(found, model.next_frames({session: frames[session]})[0][session])
 
 
 def test_ar_transformer_layer_is_that_of_a_transformer_encoder() -> None:

@@ -265,6 +265,18 @@ class Stream:
         self._online = OnlineAdaptation(self._files, self.session, self._seen, options, self._load)
         return self._online
 
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes the model that forecasts, an adapted one too, as it would itself: for :func:`poco.load`, or a stream.
+
+        Raises:
+            ConfigError: if the stream keeps no frames (``keep=``), as then it keeps no model either, or the model was
+                opened for streaming.
+            CheckpointError: if it cannot be written; files that were there before are kept.
+        """
+        if self._files is None:
+            raise ConfigError("the stream keeps no files of its model: open it with keep=, on a model or its folder")
+        files.put(Path(folder), self._files.config, self._files.tensors)
+
     def _load(self, folder: Path) -> Any:
         """The adapted model in the engine, and what its files hold; not as Python has models, which takes long."""
         return _open(folder, keep=True)

@@ -63,7 +63,7 @@ def finished(adaptation: OnlineAdaptation, stream: poco.Stream, frames: np.ndarr
     raise AssertionError
 
 
-def test_the_stream_goes_on_with_the_adapted_model(joined: Any, recordings: list[Recording]) -> None:
+def test_the_stream_goes_on_with_the_adapted_model(joined: Any, recordings: list[Recording], tmp_path: Path) -> None:
     stream, frames = poco.Stream(joined, "animal-3", keep=1000), recordings[2].activity.T
     before = {n: p.clone() for n, p in joined.state_dict().items()}
     for frame in frames:
@@ -86,6 +86,10 @@ def test_the_stream_goes_on_with_the_adapted_model(joined: Any, recordings: list
     assert relative_error(torch.from_numpy(forecast.values), torch.from_numpy(expected)) < 1e-4
     for name, value in joined.state_dict().items():
         assert torch.equal(value, before[name]), name
+    stream.save_pretrained(tmp_path / "adapted")
+    saved = poco.load(tmp_path / "adapted").state_dict()
+    for name, value in again.model.state_dict().items():
+        torch.testing.assert_close(saved[name], value, msg=name)
     assert stream.adapt_online(**steps).result(120)["session"] == "animal-3"  # and once more
 
 
@@ -93,6 +97,8 @@ def test_what_goes_wrong_leaves_the_stream_as_it_was(joined: Any, recordings: li
     stream, frames = poco.Stream(joined, "animal-3", keep=1000), recordings[2].activity.T
     with pytest.raises(ConfigError, match="open it with keep="):
         poco.Stream(joined, "animal-3").adapt_online()
+    with pytest.raises(ConfigError, match="open it with keep="):
+        poco.Stream(joined, "animal-3").save_pretrained("nowhere")
     for frame in frames[:30]:
         stream.push(frame)
     adaptation = stream.adapt_online()

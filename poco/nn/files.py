@@ -76,12 +76,17 @@ def write(
     tensors = {k: v.detach().contiguous() for k, v in state.items()}
     sums = json.dumps({name: _checksum(tensor) for name, tensor in tensors.items()}, sort_keys=True)
     data = safetensors.save(tensors, {"crc32": sums})  # of two entries the library writes either first
+    put(folder, text, data)
+
+
+def put(folder: Path, config: bytes, tensors: bytes) -> None:
+    """Put the two files of a model, as they are read or made, into ``folder``; raises as :func:`write`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"cannot make the folder {folder}: {error.strerror or error}") from error
-    write_atomically(folder / TENSORS, data)
-    write_atomically(folder / CONFIG, text)
+    write_atomically(folder / TENSORS, tensors)
+    write_atomically(folder / CONFIG, config)
 
 
 def load(folder: Path) -> POCO:

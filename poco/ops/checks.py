@@ -333,7 +333,7 @@ def given_seed(op: str, seed: Tensor | None, dropout: float, like: Tensor) -> Te
 # --- derivatives ------------------------------------------------------------------------------------------------------
 
 
-def no_tangents(op: str, tensors: Iterable[Tensor]) -> None:
+def _no_tangents(op: str, tensors: Iterable[Tensor]) -> None:
     """Raises NotImplementedError if a tensor carries a tangent, which the op would lose and give a derivative of 0."""
     if torch.compiler.is_compiling() or getattr(forward_ad, "_current_level", 0) < 0:
         return
@@ -348,12 +348,19 @@ def no_tangents(op: str, tensors: Iterable[Tensor]) -> None:
             )
 
 
+def autograd_alone(op: str, tensors: Iterable[Tensor]) -> None:
+    """Raises NotImplementedError for derivatives that only plain torch has: forward mode, gradients by torch.func."""
+    tensors = tuple(tensors)
+    _no_tangents(op, tensors)
+    _no_transforms(op, tensors)
+
+
 def transforms_active() -> bool:
     """Whether a compiler or a transform of ``torch.func`` looks on, and so no node of autograd may stand for ops."""
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
-def no_transforms(op: str, tensors: Iterable[Tensor]) -> None:
+def _no_transforms(op: str, tensors: Iterable[Tensor]) -> None:
     """Raises NotImplementedError if a transform of ``torch.func`` would take gradients of the op.
 
     Torch does not let such a transform through an op that has a backward, and does not say which op that was.

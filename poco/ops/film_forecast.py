@@ -69,8 +69,7 @@ def film_forecast(
     """
     seed = checks.given_seed("film_forecast", seed, dropout, x)
     tensors = (x, unit_index, window_offsets, unit_table, keys, values, *parameters)
-    checks.no_tangents("film_forecast", tensors)
-    checks.no_transforms("film_forecast", tensors)
+    checks.autograd_alone("film_forecast", tensors)
     inputs = (*tensors, dropout, seed, eps)
     return torch.ops.poco.film_forecast(*inputs)  # type: ignore[no-any-return]
 

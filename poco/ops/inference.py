@@ -60,10 +60,10 @@ def inference(
     Raises:
         ShapeError: if shapes, dtypes or devices do not fit together.
         BackendError: if a forced backend cannot run on these tensors.
-        NotImplementedError: for derivatives in forward mode; and, once it is asked for, for a gradient.
+        NotImplementedError: for derivatives in forward mode or by torch.func; and, once it is asked for, for a gradient.
     """
     shift = () if unit_shift is None else (unit_shift,)
-    checks.no_tangents("inference", (x, unit_table, initial, *parameters, *shift))
+    checks.autograd_alone("inference", (x, unit_table, initial, *parameters, *shift))
     if not autocasts(x.device):
         return torch.ops.poco.inference(  # type: ignore[no-any-return]
             x, unit_index, window_offsets, unit_table, initial, frequencies, parameters, heads, eps, unit_shift

@@ -69,8 +69,7 @@ def latent_pool(
             gradients at once on the way back.
     """
     inputs = (x, unit_index, window_offsets, unit_table, token_weight, token_bias, norm_weight, norm_bias, queries)
-    checks.no_tangents("latent_pool", inputs)
-    checks.no_transforms("latent_pool", inputs)
+    checks.autograd_alone("latent_pool", inputs)
     return torch.ops.poco.latent_pool(*inputs, eps)  # type: ignore[no-any-return]
 
 

@@ -67,17 +67,16 @@ def latent_transformer(
     Raises:
         ShapeError: if shapes, dtypes or devices do not fit together, or a seed is missing.
         BackendError: if a forced backend cannot run on these tensors.
-        NotImplementedError: for derivatives in forward mode; where the kernels run, by a transform of ``torch.func``
-            too, and for several gradients at once on the way back.
+        NotImplementedError: where the kernels run, for derivatives in forward mode or by a transform of ``torch.func``,
+            and for several gradients at once on the way back.
     """
     seed = checks.given_seed("latent_transformer", seed, max(ffn_dropout, dropout), pooled)
     drops = (ffn_dropout, dropout, attention_dropout)
     checks.latent_transformer(pooled, initial, parameters, frequencies, heads, context, drops, seed)
-    checks.no_tangents("latent_transformer", (pooled, initial, *parameters))
     device, low = initial.device.type, autocasts(initial.device)
     numbers = (heads, context, ffn_dropout, dropout, seed, eps)
     if latents_by_kernels(initial) and not attention_dropout:
-        checks.no_transforms("latent_transformer", (pooled, initial, *parameters))
+        checks.autograd_alone("latent_transformer", (pooled, initial, *parameters))
         with torch.autocast(device, enabled=False):
             keys, values, _ = torch.ops.poco.latent_transformer(
                 pooled, initial, frequencies, list(parameters), *numbers, low

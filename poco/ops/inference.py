@@ -60,7 +60,7 @@ def inference(
     Raises:
         ShapeError: if shapes, dtypes or devices do not fit together.
         BackendError: if a forced backend cannot run on these tensors.
-        NotImplementedError: for derivatives in forward mode or by torch.func; and, once it is asked for, for a gradient.
+        NotImplementedError: for derivatives in forward mode or by torch.func, and for a gradient once asked for it.
     """
     shift = () if unit_shift is None else (unit_shift,)
     checks.autograd_alone("inference", (x, unit_table, initial, *parameters, *shift))

@@ -133,8 +133,7 @@ class Stream:
         for name, value in (("interval", interval), ("tolerance", tolerance), ("deadline_ms", deadline_ms)):
             if value is not None and not isinstance(value, Real):
                 raise ConfigError(f"{name} must be a number, got {value!r}")
-        model = _of_run(model)
-        opened, kept = _open(model, keep=keep > 0)
+        opened, kept = _open(_of_run(model), keep=keep > 0)
         options = {
             "bfloat16": precision == "bf16",
             "threads": torch.get_num_threads() if threads is None else threads,
@@ -148,7 +147,7 @@ class Stream:
         }
         index = vocabulary.find([name for name, _ in opened.sessions], session)
         self.session, self.units = opened.sessions[index]
-        _check_normalised(model, index, self.session)
+        _warn_unless_normalised(opened, index)
         self.context, self.horizon = opened.context, opened.horizon
         self.interval, self.deadline_ms = interval or None, deadline_ms
         self._files, self._seen = kept, Seen(keep, self.units) if keep else None
@@ -233,6 +232,7 @@ class Stream:
         opened, kept = _open(_of_run(model), keep=self._seen is not None)
         with _errors(ConfigError):
             self._stream.swap(opened)
+        _warn_unless_normalised(opened, [name for name, _ in opened.sessions].index(self.session))
         self._files, self._adapted = kept, False
         self._forget_adaptation()
 
@@ -439,9 +439,7 @@ def _of_run(given: Any) -> Any:
     return given.model if isinstance(given, Run) else given
 
 
-def _check_normalised(model: Forecaster | str | Path | Any, index: int, session: str) -> None:
-    """Warns if a model or its folder says that a session's normalisation was never set."""
-    if hasattr(model, "normalisation"):
-        model.normalisation(index)
-    elif isinstance(model, str | Path) and not files.is_normalised(models.model_folder(model), index):
-        warnings.warn(vocabulary.not_normalised(session), RuntimeWarning, stacklevel=3)
+def _warn_unless_normalised(opened: Any, session: int) -> None:
+    """Warns if the normalisation of a session (its index) of a model in the engine was never set."""
+    if not opened.is_normalised(session):
+        warnings.warn(vocabulary.not_normalised(opened.sessions[session][0]), RuntimeWarning, stacklevel=3)

@@ -125,11 +125,15 @@ void define_stream(py::module_& m) {
                     })
         .def_property_readonly("context", &poco::Model::context)
         .def_property_readonly("horizon", &poco::Model::horizon)
-        .def_property_readonly("sessions", [](const poco::Model& model) {
-            std::vector<std::pair<std::string, int64_t>> found;
-            for (const poco::Session& session : model.sessions()) found.emplace_back(session.name, session.units);
-            return found;
-        });
+        .def_property_readonly("sessions",
+                               [](const poco::Model& model) {
+                                   std::vector<std::pair<std::string, int64_t>> found;
+                                   for (const poco::Session& session : model.sessions())
+                                       found.emplace_back(session.name, session.units);
+                                   return found;
+                               })
+        .def("is_normalised",
+             [](const poco::Model& model, size_t session) { return model.sessions().at(session).normalised; });
     py::class_<Guarded>(m, "Stream")
         .def(py::init([](const std::shared_ptr<poco::Model>& model, int64_t session, const py::dict& options) {
             const poco::StreamOptions taken = options_of(options);

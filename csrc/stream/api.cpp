@@ -151,6 +151,11 @@ int64_t poco_model_session_units(const poco_model* model, int64_t session) {
     return found == nullptr ? -1 : found->units;
 }
 
+int32_t poco_model_session_normalised(const poco_model* model, int64_t session) {
+    const poco::Session* const found = session_of(model, session);
+    return found == nullptr ? -1 : static_cast<int32_t>(found->normalised);
+}
+
 int64_t poco_model_find_session(const poco_model* model, const char* name) {
     for (int64_t i = 0; name != nullptr && i < poco_model_sessions(model); ++i) {
         if (std::strcmp(poco_model_session_name(model, i), name) == 0) return i;

@@ -35,6 +35,7 @@ struct Session {
     int64_t units = 0;
     uint64_t units_hash = 0;  // of their names, in their order
     Floats mean, std;         // [N], of the normalisation
+    bool normalised = true;   // whether these were given; otherwise they are 0 and 1
     double rate_hz = 0;       // of the recording it was learnt from; 0: not known
 };
 

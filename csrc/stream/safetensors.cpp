@@ -180,6 +180,13 @@ Floats SafeTensors::floats(const std::string& name, const std::vector<int64_t>& 
     return values;
 }
 
+bool SafeTensors::flag(const std::string& name, bool otherwise) const {
+    const auto found = entries_.find(name);
+    if (found == entries_.end() || found->second.type != Type::uint8) return otherwise;
+    const Entry& entry = found->second;
+    return std::any_of(entry.data, entry.data + entry.bytes, [](uint8_t value) { return value != 0; });
+}
+
 std::string SafeTensors::text(const std::string& name) const {
     const Entry& entry = at(name);
     if (entry.type != Type::uint8 || entry.shape.size() != 1) fail(name_, ": '", name, "' is no text");

@@ -37,6 +37,10 @@ public:
     // The tensor of this name; throws Error if there is none.
     const Entry& at(const std::string& name) const;
 
+    // Whether the uint8 tensor of this name has a value other than 0; `otherwise` if there is none of that name and
+    // type.
+    bool flag(const std::string& name, bool otherwise) const;
+
     // The values of a tensor as float32; throws Error if there is none, it is not of `shape` (-1: any size) or of a
     // floating-point type, or a value is not finite.
     Floats floats(const std::string& name, const std::vector<int64_t>& shape) const;

@@ -25,10 +25,11 @@ constexpr double kFast = 0.75, kSlow = 1.33;
 // Says what a stream is made of.
 void log_session(const char* what, const Model& model, const Session& session, const Arithmetic& arithmetic) {
     if (!logs(kLogSetup)) return;
-    log_line(kLogSetup, "%s session '%s': %lld units, %lld frames to forecast %lld, %s, threads: %d%s", what,
+    log_line(kLogSetup, "%s session '%s': %lld units, %lld frames to forecast %lld, %s, threads: %d%s%s", what,
              session.name.c_str(), static_cast<long long>(session.units), static_cast<long long>(model.context()),
              static_cast<long long>(model.horizon()), arithmetic.bfloat16 ? "bfloat16" : "float32", arithmetic.threads,
-             arithmetic.gpu >= 0 ? ", on a GPU" : "");
+             arithmetic.gpu >= 0 ? ", on a GPU" : "",
+             session.normalised ? "" : "; how it was normalised is not known: frames are taken for normalised already");
 }
 
 // A time to the microsecond, without zeros at its end: clocks that count from 1970 have ten digits before the point.

@@ -1,5 +1,6 @@
 #include "stream/vocabulary.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "core/errors.h"
@@ -47,6 +48,9 @@ void read_normalisation(const SafeTensors& tensors, const std::string& prefix, S
     for (const float deviation : session.std) {
         if (!(deviation > 0)) fail("session '", session.name, "': standard deviations must be positive");
     }
+    const bool identity = std::all_of(session.mean.begin(), session.mean.end(), [](float m) { return m == 0; }) &&
+                          std::all_of(session.std.begin(), session.std.end(), [](float s) { return s == 1; });
+    session.normalised = tensors.flag(prefix + "normalised", true) || !identity;
 }
 
 }  // namespace poco

@@ -26,6 +26,7 @@ int main(int count, char** arguments) {
     if (strcmp(poco_model_session_name(model, 0), "fish") != 0 || poco_model_session_name(model, 1) != NULL) return 5;
     if (poco_model_find_session(model, "fish") != 0 || poco_model_find_session(model, "mouse") != -1) return 6;
     if (poco_model_session_units(model, 0) != 7 || poco_model_session_units(model, -1) != -1) return 7;
+    if (poco_model_session_normalised(model, 0) != 1 || poco_model_session_normalised(model, 1) != -1) return 7;
     if (poco_stream_default_options(&options, &status) != POCO_OK || options.size != sizeof options) return 8;
     options.deadline_ms = 1e-9;
     if (poco_stream_open(model, 1, &options, &status) != NULL) return 9;

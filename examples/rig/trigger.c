@@ -54,6 +54,10 @@ int main(int count, char** arguments) {
         fprintf(stderr, "\n");
         return 2;
     }
+    if (!poco_model_session_normalised(model, session)) {
+        fprintf(stderr, "how session '%s' was normalised is not known: frames have to be normalised already\n",
+                arguments[2]);
+    }
     units = poco_model_session_units(model, session);
     horizon = poco_model_horizon(model);
     stream = poco_stream_open(model, session, NULL, &status);

@@ -169,26 +169,6 @@ def reading_options(model: Saved) -> dict[str, Any]:
     return dict(model.metadata.get("reading") or {})
 
 
-def is_normalised(folder: Path, session: int) -> bool:
-    """Whether the normalisation of a session (its index) was set, as far as the tensors of a model in a folder say.
-
-    A forecaster on the ground always has one.
-    """
-    own = f"session_embeddings.{session}."
-    _safetensors()  # or says that it is missing
-    from safetensors import safe_open
-
-    with safe_open(folder / TENSORS, framework="pt") as stored:  # these tensors alone are read
-        found = {
-            name.rpartition(own)[2]: stored.get_tensor(name)
-            for name in stored.keys()  # noqa: SIM118 - it is no mapping
-            if name.endswith((f"{own}normalised", f"{own}mean", f"{own}std"))
-        }
-    if "normalised" not in found or bool(found["normalised"]):
-        return True
-    return not vocabulary.is_identity(found["mean"], found["std"])
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """What ``config.json`` in ``folder`` says, metadata included.
 

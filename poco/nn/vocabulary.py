@@ -78,12 +78,7 @@ class SessionEmbedding(ExactBuffers):
     @property
     def is_normalised(self) -> bool:
         """Whether mean and standard deviation were given, and are not what they begin as, 0 and 1."""
-        return bool(self.normalised) or not is_identity(self.mean, self.std)
-
-
-def is_identity(mean: Tensor, std: Tensor) -> bool:
-    """Whether normalising by these changes nothing."""
-    return not bool(mean.any()) and bool((std == 1).all())
+        return bool(self.normalised) or bool(self.mean.any()) or not bool((self.std == 1).all())
 
 
 def encode(specs: Iterable[SessionSpec]) -> Tensor:

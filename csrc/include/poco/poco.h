@@ -92,6 +92,10 @@ POCO_API int64_t poco_model_sessions(const poco_model* model);
 POCO_API const char* poco_model_session_name(const poco_model* model, int64_t session);
 POCO_API int64_t poco_model_session_units(const poco_model* model, int64_t session);
 
+/* 1 if the model knows how the session's activity was normalised, so that frames come in its own units; 0 if that was
+   never set, and frames are taken for normalised already; -1 if there is no such session. Thread-safe. */
+POCO_API int32_t poco_model_session_normalised(const poco_model* model, int64_t session);
+
 /* Index of the session of this name; -1 if there is none, or of NULL. Thread-safe. */
 POCO_API int64_t poco_model_find_session(const poco_model* model, const char* name);
 

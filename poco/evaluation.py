@@ -129,7 +129,8 @@ def _own_ground(model: nn.Module, split: Split) -> nn.Module | None:
     if not isinstance(member, Grounded) or not member.fitted_to(split):
         return None
     usual = GroundConfig(split.context, split.horizon, latents=member.config.latents)
-    return member.ground if member.config.ground == usual else None
+    chosen = (member.metadata.get("ground") or {}).get("latents_chosen", False)
+    return member.ground if chosen and member.config.ground == usual else None
 
 
 def _check_sizes(model: nn.Module, split: Split) -> None:

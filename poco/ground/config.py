@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from poco.errors import ConfigError
+from poco.fields import check_fields
 from poco.sizes import CONTEXT, HORIZON
 
 Config = TypeVar("Config", bound="GroundConfig")
@@ -38,6 +39,7 @@ class GroundConfig:
     clip: float = 3.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, least in (("context", 1), ("horizon", 1), ("latents", 0)):
             value = getattr(self, name)
             if not (value is None and name == "latents") and value < least:

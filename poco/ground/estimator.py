@@ -117,7 +117,7 @@ def add_session(ground: Ground, split: Split, penalties: Sequence[Penalties], se
     Args:
         ground: the ground.
         split: has the new recording; only its training part is read.
-        penalties: those that the ground was fitted with.
+        penalties: those that the ground was fitted with; a session of fewer windows is shrunk more.
         session: which recording of the split.
 
     Returns:
@@ -131,8 +131,8 @@ def add_session(ground: Ground, split: Split, penalties: Sequence[Penalties], se
     prepared = prepare(split, session, ground.config.most_latents, folds=False)
     own = ground.terms(index)
     _describe(own, split, prepared)
-    for place, given in enumerate(penalties):
-        form = ground.form(place)
+    for place, usual in enumerate(penalties):
+        form, given = ground.form(place), usual.for_windows(len(prepared.start))
         population = _population(form, prepared)
         plan = _Plan(form, form.weight[None].double(), given, (population,))
         own.form(place).scale.copy_(population.scale)
@@ -205,7 +205,9 @@ def _choose(
             held.append(Held(seen.left_by(maps), inside.left_by(maps), shared.scale))
         searches.append(Search(held, plan.form.population_map.shape[1]))
     latents = choose_latents(searches, candidates)
-    return latents, [search.penalties(latents, plan.shared) for search, plan in zip(searches, plans, strict=True)]
+    windows = sum(len(session.start) for session in folded) / len(folded)
+    chosen = [search.penalties(latents, plan.shared) for search, plan in zip(searches, plans, strict=True)]
+    return latents, [dataclasses.replace(penalties, windows=windows) for penalties in chosen]
 
 
 def _population(form: Form, session: Session) -> _Population:

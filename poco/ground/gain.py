@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from poco.data.segments import frames_of
 from poco.data.splits import Split
 from poco.data.windows import Packer
 from poco.ground.estimator import Fitted, fit
@@ -54,8 +53,10 @@ def trust(split: Split) -> float:
 
     Windows that overlap say much the same, so what is best on little more than one says next to nothing of the next.
     """
-    frames = sum(map(frames_of, split.segments["val"]))
-    return max(0.0, 1.0 - (split.context + split.horizon) / frames)
+    window = split.context + split.horizon
+    lengths = [stop - start for stretches in split.segments["val"] for start, stop in stretches]
+    room = sum(length for length in lengths if length >= window)
+    return 1.0 - window / room if room else 0.0
 
 
 def start(fitted: Fitted, split: Split, config: GroundedConfig, seed: int) -> Grounded:

@@ -37,7 +37,8 @@ def prepare(
     if like is None:
         fitted, mixture = fit_selected(split, config.ground, cross=True)
         _tell(callbacks, _chosen(mixture))
-        reasons = {"penalties": [vars(p) for p in fitted.penalties], **mixture.to_json()}
+        chosen = {"latents_chosen": config.latents is None, "penalties": [vars(p) for p in fitted.penalties]}
+        reasons = {**chosen, **mixture.to_json()}
     else:
         fitted, reasons = like[1], like[0].metadata["ground"]
     if config.population is None:

@@ -33,17 +33,23 @@ _WORTH = 0.001  # of the error: what more latents must gain
 class Penalties:
     """Penalties of one form: of the shared map, of a unit's own features and of the population's.
 
-    The shared map is shrunk towards ``last`` times the last value, see :data:`SHARED_PENALTIES`.
+    The shared map is shrunk towards ``last`` times the last value, see :data:`SHARED_PENALTIES`. Penalties of units are
+    for each of ``windows``, the mean number of windows of the sessions that they were chosen on (0: not chosen).
     """
 
     shared: float
     own: float
     population: float
     last: float = 1.0
+    windows: float = 0.0
 
     def for_share(self, share: float) -> Penalties:
         """The same for a share of the windows: fewer windows say less of a unit, and the whole penalty stays."""
         return dataclasses.replace(self, own=self.own / share, population=self.population / share)
+
+    def for_windows(self, count: int) -> Penalties:
+        """The same for a session of so many windows, see :meth:`for_share`; one with more is shrunk as usual."""
+        return self.for_share(count / self.windows) if count < self.windows else self
 
 
 #: What is used where a recording is too short to choose.

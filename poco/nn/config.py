@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from poco.errors import ConfigError
+from poco.fields import check_fields
 from poco.sizes import CONTEXT, HORIZON
 
 
@@ -65,6 +66,7 @@ class POCOConfig:
     embedding_std: float = 0.02
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("context", "horizon", "segment_length", "latents", "width", "heads", "head_width", "film_depth"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -114,16 +116,8 @@ class POCOConfig:
         Raises:
             ConfigError: if a field is unknown or a value is of the wrong type.
         """
-        fields = {f.name: f for f in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - set(fields))
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(values) - set(known))
         if unknown:
-            raise ConfigError(f"unknown model option '{unknown[0]}'; there are {', '.join(fields)}")
-        for name, value in values.items():
-            default = fields[name].default
-            kinds: tuple[type, ...] = (int,) if default is None else (type(default),)
-            if isinstance(default, float):
-                kinds = (float, int)
-            wrong = not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
-            if wrong and not (value is None and default is None):
-                raise ConfigError(f"model option '{name}' must be {kinds[0].__name__}, got {value!r}")
+            raise ConfigError(f"unknown model option '{unknown[0]}'; there are {', '.join(known)}")
         return cls(**values)

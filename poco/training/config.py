@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from poco.errors import ConfigError
+from poco.fields import check_fields
 
 Precision = Literal["float32", "bf16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
@@ -76,6 +77,7 @@ class TrainConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, least in (
             ("val_every", 1),
             ("log_every", 1),
@@ -129,10 +131,7 @@ class TrainConfig:
         for name in values:
             if name not in known:
                 raise ConfigError(f"there is no training setting '{name}': the settings are {', '.join(sorted(known))}")
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise ConfigError(f"a training setting has a value of the wrong kind: {error}") from error
+        return cls(**values)
 
 
 def _require(holds: bool, name: str, what: str, value: object) -> None:

@@ -30,6 +30,10 @@ def test_round_trip() -> None:
         ({"own_means": (-1,)}, "own_means must not be negative"),
         ({"clip": 0.0}, "clip must be positive, got 0.0"),
         ({"width": 0}, "width must be at least 1, got 0"),
+        ({"latents": 2.5}, "latents must be a whole number or none, got 2.5"),
+        ({"own_means": 3}, "own_means must be a list, each a whole number, got 3"),
+        ({"clip": None}, "clip must be a number, got None"),
+        ({"population": "no"}, "population must be true or false or none, got 'no'"),
     ],
 )
 def test_sizes_that_cannot_work(values: dict[str, object], message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -167,6 +168,23 @@ def test_a_session_is_added_by_a_solve(cut: Split) -> None:
     for form in (0, 1):
         alone.forms[form].load_state_dict(fitted.ground.forms[form].state_dict())
     assert torch.equal(alone.session_terms[0].loadings, after["session_terms.2.loadings"])
+
+
+def test_a_session_of_few_windows_is_shrunk_more() -> None:
+    many = split([waves("a", frames=600), waves("b", frames=600)], context=CONTEXT, horizon=HORIZON)
+    fitted = fit(many)
+    windows = len(many.windows("train")) / 2
+    assert [penalties.windows for penalties in fitted.penalties] == [windows] * 2
+    few = split([waves("c", frames=90)], context=CONTEXT, horizon=HORIZON)
+    terms = {}
+    for name, share in (("own", 1.0), ("whole", len(few.windows("train")) / windows)):
+        ground = copy.deepcopy(fitted.ground)
+        given = [
+            dataclasses.replace(p.for_share(share), windows=0.0 if name == "whole" else p.windows)
+            for p in fitted.penalties
+        ]
+        terms[name] = ground.terms(add_session(ground, few, given)).form(0).coefficients
+    torch.testing.assert_close(terms["own"], terms["whole"])
 
 
 def test_forecasts_are_those_of_the_parts(cut: Split) -> None:

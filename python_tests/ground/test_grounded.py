@@ -117,6 +117,8 @@ def test_the_shorter_validation_is_the_less_is_used() -> None:
     for sessions, frames, trust in ((1, 400, 0.8), (2, 400, 0.9), (1, 160, 0.5)):  # a fifth of them validates
         some = split([waves(name, frames=frames) for name in "ab"[:sessions]], context=12, horizon=4)
         assert gain.trust(some) == pytest.approx(trust)
+        shreds = tuple((*own, (0, 15)) for own in some.segments["val"])  # with no room for a window
+        assert gain.trust(dataclasses.replace(some, segments={**some.segments, "val": shreds})) == pytest.approx(trust)
         model, fitted = prepare(some, CONFIG, SETTINGS)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(gain, "rehearse", lambda *_: None)

@@ -296,7 +296,7 @@ def test_exports(model: POCO, dtype: torch.dtype) -> None:
         (lambda m: poco.POCOConfig(ffn_dropout=1.0), ConfigError, "ffn_dropout"),
         (lambda m: poco.POCOConfig(head_width=6), ConfigError, "multiple of 4"),
         (lambda m: poco.POCOConfig.from_dict({"widht": 3}), ConfigError, "unknown model option 'widht'"),
-        (lambda m: poco.POCOConfig.from_dict({"width": "3"}), ConfigError, "'width' must be int"),
+        (lambda m: poco.POCOConfig.from_dict({"width": "3"}), ConfigError, "width must be a whole number, got '3'"),
     ],
 )
 def test_says_what_is_wrong(model: POCO, call: Any, error: type[Exception], says: str) -> None:

@@ -33,9 +33,7 @@ class KillAt(Callback):
         if (record["step"], record.get("seed", 0)) == ({kill}, {seed}):
             os.kill(os.getpid(), {signal})
 
-sizes = poco.POCOConfig(
-    context=12, horizon=4, segment_length=4, latents=2, width=8, heads=2, head_width=4, film_width=8
-)
+sizes = poco.{sizes}
 settings = TrainConfig(steps={steps}, batch_size=8, val_every=6, log_every=1, checkpoint_seconds={every}, device="cpu")
 try:
     train([waves("a", frames=200), waves("b", frames=200)], model_config=sizes, train_config=settings, out={out!r},
@@ -45,13 +43,23 @@ except PocoError as error:
     sys.exit(getattr(error, "exit_code", 2))
 """
 
+POCO = "POCOConfig(context=12, horizon=4, segment_length=4, latents=2, width=8, heads=2, head_width=4, film_width=8)"
+GROUNDED = "GroundedConfig(context=12, horizon=4, latents=2, width=8)"
+
 
 def command(
-    out: Path, kill: int = 0, number: int = 9, steps: int = 40, every: float = 30.0, seeds: int = 1, seed: int = 0
+    out: Path,
+    kill: int = 0,
+    number: int = 9,
+    steps: int = 40,
+    every: float = 30.0,
+    seeds: int = 1,
+    seed: int = 0,
+    sizes: str = POCO,
 ) -> list[str]:
     """Kills itself by the signal ``number`` at step ``kill`` of the seed ``seed``."""
     values = {"kill": kill, "signal": int(number), "steps": steps, "every": every, "seeds": seeds, "seed": seed}
-    code = SCRIPT.format(tests=str(Path(__file__).resolve().parents[1]), out=str(out), **values)
+    code = SCRIPT.format(tests=str(Path(__file__).resolve().parents[1]), out=str(out), sizes=sizes, **values)
     return [sys.executable, "-c", code]
 
 
@@ -151,6 +159,18 @@ def test_a_signal_in_the_last_step_of_a_seed_ends_the_run_too(whole_of_two: Path
     done = run(folder, steps=12, seeds=2)
     assert done.returncode == 0, done.stderr
     assert_same_run(folder, whole_of_two)
+
+
+def test_a_signal_in_the_last_step_on_the_ground_comes_before_the_rehearsal(tmp_path: Path) -> None:
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    done = run(whole, steps=6, sizes=GROUNDED)
+    assert done.returncode == 0, done.stderr
+    stopped = run(folder, 6, signal.SIGTERM, steps=6, sizes=GROUNDED)
+    assert stopped.returncode == 143, stopped.stderr
+    assert not Run.load(folder).finished
+    done = run(folder, steps=6, sizes=GROUNDED)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(folder, whole)
 
 
 def test_the_second_seed_killed_at_a_random_step_and_resumed_is_the_same_run(

@@ -100,6 +100,6 @@ def of(sizes: Sizes | None, name: str | None = None) -> str:
     found = next((known for known, settings in RECIPES.items() if isinstance(sizes, type(settings()[0]))), None)
     if found is None:
         raise ConfigError(f"model_config must be a GroundedConfig or a POCOConfig, got {type(sizes).__name__}")
-    if name is not None and found != name and type(sizes) is not type(recipe(name)[0]):
+    if name not in (None, found):
         raise ConfigError(f"a {type(sizes).__name__} belongs to the recipe '{found}', not to '{name}'")
-    return name or found
+    return found

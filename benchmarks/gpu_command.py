@@ -19,12 +19,17 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 def main(arguments: list[str]) -> int:
     """Measures, prints, writes; 1 if a check failed, an answer was wrong or a contestant of ours failed."""
+    import torch
+
     parser = _parser()
     given = parser.parse_args(arguments)
     if given.contestants:
         from benchmarks import gpu
 
         expect_known(parser, "--contestants", given.contestants, [c.name for c in gpu.contestants()])
+    if not torch.cuda.is_available():
+        print("python -m benchmarks gpu needs a GPU that PyTorch sees", file=sys.stderr)
+        return 1
     checks: dict[str, str] = {}
     failed = False
     if given.full:
@@ -88,9 +93,6 @@ def check(command: list[str], pattern: str) -> tuple[str, bool]:
 def _measure(given: argparse.Namespace, checks: dict[str, str]) -> int:
     import torch
 
-    if not torch.cuda.is_available():
-        print("python -m benchmarks gpu needs a GPU that PyTorch sees", file=sys.stderr)
-        return 1
     from benchmarks import ceilings, environment, gpu, gpu_table
 
     torch.backends.cuda.matmul.allow_tf32 = True

@@ -35,6 +35,8 @@ RESAMPLES = 2000
 LEVEL = 0.95
 #: Where a session has room for fewer blocks than these, intervals are rough.
 FEW_BLOCKS = 4
+#: What to say then.
+ROUGH = f"Some sessions have room for less than {FEW_BLOCKS} blocks: the intervals are rough."
 _BLOCKS_AT_ONCE = 2**17  # the bound on memory: the sums of this many blocks are gathered at a time
 
 
@@ -61,6 +63,11 @@ class Ahead:
     def from_json(cls, values: Mapping[str, Any]) -> Ahead:
         """What :meth:`to_json` gave."""
         return cls(values["difference"], interval_from_json(values["interval"]), values["blocks"])
+
+    @property
+    def is_rough(self) -> bool:
+        """Whether there is an interval, by few blocks."""
+        return self.interval is not None and self.blocks is not None and self.blocks < FEW_BLOCKS
 
     def __str__(self) -> str:
         return f"{self.difference:+.3f}" + (" [{:+.3f}, {:+.3f}]".format(*self.interval) if self.interval else "")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 #: What may be opened, for errors.
-_TAKEN = "give the run folder, or that of an adapted model or of a model alone"
+_TAKEN = "give a run folder or, where a model will do, that of an adapted model or of a model alone"
 
 
 def load(folder: str | Path) -> Forecaster:

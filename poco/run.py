@@ -232,6 +232,10 @@ class Run:
             )
         names = [entry["session"] for entry in self.config["sessions"]]
         choice = Choice(names)
+        if path is None and isinstance(place, str) and not Path(place).exists():
+            raise DataError(
+                f"{place}, which the run was trained on, is not there: give it (--data PATH) if it has moved"
+            )
         found = {one.session: one for one in read_chosen(place, choice, **{**before, **options})}
         missing = [name for name in names if name not in found]
         if missing:

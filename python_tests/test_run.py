@@ -107,7 +107,7 @@ def test_what_holds_no_model(tmp_path: Path, run: Run) -> None:
     (tmp_path / "file").write_text("")
     for name, says in (
         ("nothing", "no such run folder"),
-        ("file", "is a file: give the run folder"),
+        ("file", "is a file: give a run folder"),
         ("", "neither a"),
     ):
         for call in (poco.load, poco.embeddings, poco.evaluate, lambda place: poco.forecast(place, waves("a"))):

@@ -88,6 +88,7 @@ def register(app: typer.Typer) -> None:
         from poco.adaptation import adapt as fit_to
         from poco.cli.runs import open_forecaster, source_of
         from poco.commands import option
+        from poco.intervals import ROUGH
         from poco.models import kind_of
         from poco.run import Run
         from poco.training.callbacks import Progress
@@ -140,6 +141,8 @@ def register(app: typer.Typer) -> None:
             if adapted.gain is not None:
                 kept = "" if adapted.kept_step is None else f"; the weights of step {adapted.kept_step} are kept"
                 say(f"That is {adapted.gain.explained}{kept}.")
+                if adapted.gain.is_rough:
+                    say(ROUGH)
             if len(adapted.history) > 2:
                 say("These scores are over all windows of the test part, the lines above over about 128 of them.")
             say(f"model  {saved}")

@@ -19,7 +19,7 @@ _MOST_SESSIONS = 8
 
 def print_scores(evaluation: Evaluation) -> None:
     """Print the score of every forecaster, best first, over all sessions with intervals, then session by session."""
-    from poco.intervals import FEW_BLOCKS
+    from poco.intervals import ROUGH
     from poco.plots.style import label
 
     own, scores = evaluation.forecaster, evaluation.forecasters
@@ -42,7 +42,7 @@ def print_scores(evaluation: Evaluation) -> None:
     if evaluation.interval is not None:
         say("Intervals: block bootstrap over time; they speak of these recordings, not of other animals.")
         if evaluation.few_blocks:
-            say(f"Some sessions have room for less than {FEW_BLOCKS} blocks: the intervals are rough.")
+            say(ROUGH)
     if evaluation.beside_mean:
         say(evaluation.beside_mean)
     if len(evaluation.sessions) > 1:

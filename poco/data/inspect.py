@@ -162,7 +162,7 @@ def _noticed(recording: Recording, drift: float) -> list[str]:
     if longest < WINDOW:
         out.append(f"the longest stretch has {longest} frames, fewer than a default window of {_WINDOW}")
     elif (frames := frames_of(recording.stretches)) < 5 * WINDOW:
-        out.append(f"{frames} frames: a fifth of them, for testing, is shorter than a default window of {_WINDOW}")
+        out.append(f"{frames} frames: with a default window of {_WINDOW}, training takes some {5 * WINDOW}")
     if drift > 0.25:
         out.append("slow drift: over a quarter of the units shift by more than a standard deviation from start to end")
     return out

@@ -323,5 +323,6 @@ def _check_windows(
             raise DataError(
                 f"session '{recording.session}': {recording.frames} frames leave no window of {context + horizon} "
                 f"(context {context} + horizon {horizon}) in the {_PART_NAMES[part]} part of the {protocol} split: "
-                "use a shorter context or horizon, or leave the session out"
+                f"{5 * (context + horizon)} frames without a gap are enough; or use a shorter context or horizon, or "
+                "leave the session out"
             )

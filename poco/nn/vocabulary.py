@@ -116,8 +116,12 @@ def find(names: Sequence[str], session: int | str | None) -> int:
     if session is None and names:
         way = "choose one (session=..., or on the command line --as NAME)"
         raise VocabularyError(f"the model knows {len(names)} sessions: {way}: {known}")
-    unknown = "there is no session" if session is None else f"unknown session {session!r}"
-    raise VocabularyError(f"{unknown}; the model knows {known or 'none yet: add_session adds one'}")
+    if not names:
+        raise VocabularyError("the model knows no session yet: add_session adds one")
+    raise VocabularyError(
+        f"unknown session {session!r}; the model knows {known}: choose one of these (session=..., or on the command "
+        "line --as NAME), or adapt the model to it (poco adapt)"
+    )
 
 
 def expect_new(specs: Iterable[SessionSpec], name: str) -> None:
@@ -125,7 +129,7 @@ def expect_new(specs: Iterable[SessionSpec], name: str) -> None:
     if any(name == known.name for known in specs):
         raise VocabularyError(
             f"the model knows a session '{name}' already: it needs no adapting; if the recording is another one, give "
-            "it another name (of its file, or by name under [sessions] in dataset.toml)"
+            "it another name (by name under [sessions] in dataset.toml, or of its file if that does not say its own)"
         )
 
 

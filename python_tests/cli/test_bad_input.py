@@ -220,7 +220,7 @@ def test_run_is_not_there(poco: Callable, recordings: Path, tmp_path: Path) -> N
     refused(poco("eval", tmp_path / "run"), "run")
     refused(poco("eval", tmp_path), "run folder")
     refused(poco("forecast", tmp_path / "run", recordings, "--out", tmp_path / "f.npz"), "no such run folder")
-    refused(poco("adapt", recordings / "animal-1.npz", recordings, "--out", tmp_path / "a"), "give the run folder")
+    refused(poco("adapt", recordings / "animal-1.npz", recordings, "--out", tmp_path / "a"), "give a run folder")
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -10])

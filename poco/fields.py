@@ -1,54 +1,56 @@
-"""Checking that what is given for the fields of a configuration is of their kinds."""
+"""Checking that values are of the kinds that annotations say."""
 
 from __future__ import annotations
 
-import types
-import typing
-from numbers import Integral, Real
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from poco.errors import ConfigError
 
-_KINDS: dict[Any, tuple[type, str]] = {
-    int: (Integral, "a whole number"),
-    float: (Real, "a number"),
-    bool: (bool, "true or false"),
-    str: (str, "text"),
-    type(None): (type(None), "none"),
-}
-
 
 def check_fields(config: Any) -> None:
-    """Raises ConfigError if a field of a dataclass has a value of another kind than its annotation says."""
-    for name, hint in typing.get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        if not _fits(value, hint):
-            raise ConfigError(f"{name} must be {_words(hint)}, got {value!r}")
+    """Raises ConfigError if a field of a dataclass is not of its kind; lists and NumPy's numbers are taken too."""
+    for name, hint in get_type_hints(type(config)).items():
+        check_kind(name, _plain(getattr(config, name)), hint)
 
 
-def _parts(hint: Any) -> tuple[Any, ...]:
-    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+def check_kind(name: str, value: Any, hint: Any) -> None:
+    """Raises ConfigError if a value is not of a type as annotations say it."""
+    if not _fits(value, hint):
+        raise ConfigError(f"{name} must be {_text(hint)}, got {value!r}")
 
 
-def _fits(value: object, hint: Any) -> bool:
-    for part in _parts(hint):
-        if typing.get_origin(part) is tuple:
-            of_each = typing.get_args(part)[0]
-            if isinstance(value, list | tuple) and all(_fits(one, of_each) for one in value):
-                return True
-        elif typing.get_origin(part) is typing.Literal:
-            if isinstance(value, str):  # which ones there are is the configuration's to say
-                return True
-        elif isinstance(value, _KINDS[part][0]) and (part is bool or not isinstance(value, bool)):
-            return True
-    return False
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
-def _words(hint: Any) -> str:
-    words = []
-    for part in _parts(hint):
-        if typing.get_origin(part) is tuple:
-            words.append(f"a list, each {_words(typing.get_args(part)[0])}")
-        else:
-            words.append(_KINDS[str if typing.get_origin(part) is typing.Literal else part][1])
-    return " or ".join(words)
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type as annotations say it; no number is a truth value here."""
+    origin, of = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, one) for one in of)
+    if origin is Literal:
+        return value in of
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(one, of[0]) for one in value)
+    if hint is Any:
+        return True
+    kind = (int, float) if hint is float else origin or hint
+    return isinstance(value, kind) and (hint is bool or not isinstance(value, bool))
+
+
+def _text(hint: Any) -> str:
+    """A type in words."""
+    origin, of = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(_text(one) for one in of)
+    if origin is Literal:
+        return " or ".join(map(repr, of))
+    if origin is tuple:
+        return f"a list, each {_text(of[0])}"
+    kinds = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "none"}
+    return kinds.get(hint, "a table" if origin is not None else "anything")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from poco import baselines, toml
 from poco.data.simulate import simulate
 from poco.errors import ConfigError
+from poco.fields import check_kind
 from poco.nn import POCOConfig
 from poco.published import zapbench as benchmark
 from poco.studies import zapbench
@@ -101,7 +101,7 @@ class Study:
     def _check(self) -> None:
         hints = get_type_hints(type(self))
         for field in dataclasses.fields(self):
-            _check_kind(field.name, getattr(self, field.name), hints[field.name])
+            check_kind(field.name, getattr(self, field.name), hints[field.name])
         for name in ("forecasters", "training", "values", "frames", "sources"):
             several = getattr(self, name)
             _require(bool(several), f"{name} are missing")
@@ -154,7 +154,7 @@ class Study:
                     _GROUPS[group][0](**{name: value})
         elif self.vary in ("context", "sessions", "frames"):
             for value in self.values:
-                _check_kind(f"a value of {self.vary}", value, int)
+                check_kind(f"a value of {self.vary}", value, int)
                 _require(value >= 1, f"a value of {self.vary} must be at least 1, got {value}")
         else:
             options = ", ".join(f"{group}.OPTION" for group in _GROUPS)
@@ -212,36 +212,4 @@ def _check_option(group: str, name: str, value: Any) -> None:
     declared, own = _GROUPS[group]
     hints = {key: hint for key, hint in get_type_hints(declared).items() if key not in own}
     _require(name in hints, f"there is no option '{name}' of {group} to set: there are {', '.join(sorted(hints))}")
-    _check_kind(f"{group}.{name}", value, hints[name])
-
-
-def _check_kind(name: str, value: Any, hint: Any) -> None:
-    _require(_fits(value, hint), f"{name} must be {_text(hint)}, got {value!r}")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a type as annotations say it; no number is a truth value here."""
-    origin, of = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return any(_fits(value, one) for one in of)
-    if origin is Literal:
-        return value in of
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(one, of[0]) for one in value)
-    if hint is Any:
-        return True
-    kind = (int, float) if hint is float else origin or hint
-    return isinstance(value, kind) and (hint is bool or not isinstance(value, bool))
-
-
-def _text(hint: Any) -> str:
-    """A type in words."""
-    origin, of = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return " or ".join(_text(one) for one in of)
-    if origin is Literal:
-        return " or ".join(map(repr, of))
-    if origin is tuple:
-        return f"a list, each {_text(of[0])}"
-    kinds = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "none"}
-    return kinds.get(hint, "a table" if origin is not None else "anything")
+    check_kind(f"{group}.{name}", value, hints[name])

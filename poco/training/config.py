@@ -16,9 +16,7 @@ from poco.fields import check_fields
 Precision = Literal["float32", "bf16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 Loss = Literal["mse", "mae"]
-LOSSES: tuple[str, ...] = get_args(Loss)
 Criterion = Literal["pooled", "relative"]
-CRITERIA: tuple[str, ...] = get_args(Criterion)
 #: Windows of a step, as published.
 BATCH_SIZE = 64
 
@@ -94,10 +92,6 @@ class TrainConfig:
         _require(self.clip is None or self.clip > 0, "clip", "> 0 or none", self.clip)
         _require(self.ema is None or 0 < self.ema < 1, "ema", "between 0 and 1, or none", self.ema)
         _require(self.checkpoint_seconds > 0, "checkpoint_seconds", "> 0", self.checkpoint_seconds)
-        _require(self.schedule in ("constant", "cosine"), "schedule", "'constant' or 'cosine'", self.schedule)
-        _require(self.loss in LOSSES, "loss", "'mse' or 'mae'", self.loss)
-        _require(self.criterion in CRITERIA, "criterion", "'pooled' or 'relative'", self.criterion)
-        _require(self.precision in PRECISIONS, "precision", "'float32' or 'bf16'", self.precision)
 
     def for_sessions(self, sessions: int) -> TrainConfig:
         """The same settings with what is None of steps and windows as published for so many sessions."""

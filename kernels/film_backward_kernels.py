@@ -21,7 +21,7 @@ from poco.kernels.common import (
     standardise_backward,
     store_matrix,
 )
-from poco.kernels.film_forecast import attend, feed_forward, ffn_hidden
+from poco.kernels.film_forecast import embed, ffn_hidden
 
 
 @triton.jit
@@ -30,13 +30,9 @@ def ffn_hidden_backward(
     grad_e,
     row,
     begin,
-    ffn_in_weight,
-    ffn_in_bias,
-    ffn_out_weight,
+    ffn,
+    drop,
     feature,
-    seed,
-    threshold,
-    dropout_scale,
     F: tl.constexpr,
     d: tl.constexpr,
     BLOCK_R: tl.constexpr,
@@ -45,17 +41,18 @@ def ffn_hidden_backward(
     DROPOUT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Of some hidden units: what they gave, the gradients of values and gates, and the weights they came by."""
+    """Of some hidden units: what they gave, the gradients of values and gates, and the weights they came by.
+
+    ``ffn`` and ``drop`` as :func:`poco.kernels.film_forecast.embed` takes them.
+    """
     hidden = begin + tl.arange(0, BLOCK_F)
-    value, gate, value_weight, gate_weight = ffn_hidden(
-        normed, hidden, ffn_in_weight, ffn_in_bias, feature, F, d, WHOLE, PRECISION
-    )
-    out_weight = load_matrix(ffn_out_weight, feature, hidden, d, F, F, WHOLE).to(normed.dtype)
+    value, gate, value_weight, gate_weight = ffn_hidden(normed, hidden, ffn, feature, F, d, WHOLE, PRECISION)
+    out_weight = load_matrix(ffn[2], feature, hidden, d, F, F, WHOLE).to(normed.dtype)
     grad_gated = tl.dot(grad_e, out_weight, input_precision=PRECISION)
     activated, slope = gelu_with_slope(gate)
     gated = value * activated
     if DROPOUT:
-        factor = dropout_factor(seed, row, begin, threshold, dropout_scale, BLOCK_R, BLOCK_F)
+        factor = dropout_factor(drop[0], row, begin, drop[1], drop[2], BLOCK_R, BLOCK_F)
         gated *= factor
         grad_gated *= factor
     grad_value = grad_gated * activated
@@ -127,51 +124,35 @@ def film_backward_rows_kernel(
     frame = tl.arange(0, BLOCK_C)
     step = tl.arange(0, BLOCK_H)
 
-    unit = load_units(unit_table, unit_index, row, present, feature, d, WHOLE)
-    standard, _ = standardise(unit, feature, eps, d)
-    query = standard * load_vector(query_norm_weight, feature, d) + load_vector(query_norm_bias, feature, d)
-    state = attend(
-        unit + load_vector(attention_bias, feature, d)[None, :],
-        query.to(FACTOR),
+    ffn = (ffn_in_weight, ffn_in_bias, ffn_out_weight)
+    drop = (tl.load(seed_pointer) if DROPOUT else 0, threshold, dropout_scale)
+    e, normed, standard, inverse_std = embed(
+        unit_index,
+        unit_table,
         row,
         first,
         rows,
-        window_offsets,
-        windows,
-        keys,
-        values,
         feature,
+        (window_offsets, windows, keys, values),
+        attention_bias,
+        (query_norm_weight, query_norm_bias),
+        (ffn_norm_weight, ffn_norm_bias),
+        ffn,
+        ffn_out_bias,
+        drop,
+        eps,
         Q,
         d,
-        BLOCK_R,
-        BLOCK_Q,
-        WHOLE,
-        PRECISION,
-    )
-    standard, inverse_std = standardise(state, feature, eps, d)
-    norm_weight = load_vector(ffn_norm_weight, feature, d)
-    normed = (standard * norm_weight + load_vector(ffn_norm_bias, feature, d)).to(FACTOR)
-    seed = tl.load(seed_pointer) if DROPOUT else 0
-    e = feed_forward(
-        state,
-        normed,
-        row,
-        ffn_in_weight,
-        ffn_in_bias,
-        ffn_out_weight,
-        ffn_out_bias,
-        feature,
-        seed,
-        threshold,
-        dropout_scale,
         F,
-        d,
         BLOCK_R,
         BLOCK_F,
-        WHOLE,
+        BLOCK_Q,
+        BLOCK_D,
         DROPOUT,
+        FACTOR,
         PRECISION,
-    ).to(FACTOR)
+    )
+    norm_weight = load_vector(ffn_norm_weight, feature, d)
 
     activity = load_matrix(x, row, frame, rows, C, C, False).to(FACTOR)
     grad_y = load_matrix(grad, row, step, rows, H, H, False).to(FACTOR)
@@ -208,13 +189,9 @@ def film_backward_rows_kernel(
             through,
             row,
             begin,
-            ffn_in_weight,
-            ffn_in_bias,
-            ffn_out_weight,
+            ffn,
+            drop,
             feature,
-            seed,
-            threshold,
-            dropout_scale,
             F,
             d,
             BLOCK_R,
@@ -264,7 +241,8 @@ def film_backward_ffn_kernel(
     hidden = begin + tl.arange(0, BLOCK_F)
     feature = tl.arange(0, BLOCK_D)
     WHOLE: tl.constexpr = d == BLOCK_D and F % BLOCK_F == 0
-    seed = tl.load(seed_pointer) if DROPOUT else 0
+    ffn = (ffn_in_weight, ffn_in_bias, ffn_out_weight)
+    drop = (tl.load(seed_pointer) if DROPOUT else 0, threshold, dropout_scale)
     length = tl.cdiv(tl.cdiv(rows, BLOCK_R), parts) * BLOCK_R
     sum_value = tl.zeros([BLOCK_F, BLOCK_D], tl.float32)
     sum_gate = tl.zeros([BLOCK_F, BLOCK_D], tl.float32)
@@ -280,13 +258,9 @@ def film_backward_ffn_kernel(
             grad_e,
             row,
             begin,
-            ffn_in_weight,
-            ffn_in_bias,
-            ffn_out_weight,
+            ffn,
+            drop,
             feature,
-            seed,
-            threshold,
-            dropout_scale,
             F,
             d,
             BLOCK_R,

@@ -28,15 +28,12 @@ from poco.ops.precision import common_dtype, dense
 
 @triton.jit
 def attend(
-    unit,
+    state,
     query,
     row,
     first,
     rows,
-    window_offsets,
-    windows,
-    keys,
-    values,
+    seen,
     feature,
     Q: tl.constexpr,
     d: tl.constexpr,
@@ -45,15 +42,15 @@ def attend(
     WHOLE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """``unit`` plus what each row reads from the latents of its window; a tile may span windows.
+    """``state`` plus what each row reads from the latents of its window; a tile may span windows.
 
     Rows behind the last window, of offsets that do not fit ``rows``, read nothing.
     """
+    window_offsets, windows, keys, values = seen
     latent = tl.arange(0, BLOCK_Q)
     end = tl.minimum(first + BLOCK_R, tl.minimum(rows, tl.load(window_offsets + windows)))
     window = window_of(window_offsets, windows, first)
     begin = first
-    state = unit
     while begin < end:  # to the last window at most, which ends there
         stop = tl.load(window_offsets + window + 1).to(tl.int64)
         own = window.to(tl.int64) * Q * d
@@ -76,8 +73,7 @@ def attend(
 def ffn_hidden(
     normed,
     hidden,
-    ffn_in_weight,
-    ffn_in_bias,
+    ffn,
     feature,
     F: tl.constexpr,
     d: tl.constexpr,
@@ -85,48 +81,72 @@ def ffn_hidden(
     PRECISION: tl.constexpr,
 ):
     """Values and gates of some hidden units, and the weights ``[hidden, features]`` that they came by."""
-    value_weight = load_matrix(ffn_in_weight, hidden, feature, F, d, d, WHOLE).to(normed.dtype)
-    gate_weight = load_matrix(ffn_in_weight + F * d, hidden, feature, F, d, d, WHOLE).to(normed.dtype)
+    in_weight, in_bias, _out_weight = ffn
+    value_weight = load_matrix(in_weight, hidden, feature, F, d, d, WHOLE).to(normed.dtype)
+    gate_weight = load_matrix(in_weight + F * d, hidden, feature, F, d, d, WHOLE).to(normed.dtype)
     value = tl.dot(normed, tl.trans(value_weight), input_precision=PRECISION)
     gate = tl.dot(normed, tl.trans(gate_weight), input_precision=PRECISION)
-    value += load_vector(ffn_in_bias, hidden, F)[None, :]
-    gate += load_vector(ffn_in_bias + F, hidden, F)[None, :]
+    value += load_vector(in_bias, hidden, F)[None, :]
+    gate += load_vector(in_bias + F, hidden, F)[None, :]
     return value, gate, value_weight, gate_weight
 
 
 @triton.jit
-def feed_forward(
-    state,
-    normed,
+def embed(
+    unit_index,
+    unit_table,
     row,
-    ffn_in_weight,
-    ffn_in_bias,
-    ffn_out_weight,
-    ffn_out_bias,
+    first,
+    rows,
     feature,
-    seed,
-    threshold,
-    scale,
-    F: tl.constexpr,
+    seen,
+    attention_bias,
+    query_norm,
+    ffn_norm,
+    ffn,
+    ffn_out_bias,
+    drop,
+    eps,
+    Q: tl.constexpr,
     d: tl.constexpr,
+    F: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_F: tl.constexpr,
-    WHOLE_D: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_D: tl.constexpr,
     DROPOUT: tl.constexpr,
+    FACTOR: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """``state`` plus the branch of the gated feed-forward layer."""
-    WHOLE: tl.constexpr = WHOLE_D and F % BLOCK_F == 0
-    out = state + load_vector(ffn_out_bias, feature, d)[None, :]
+    """The embedding ``e`` of each row: its unit's, plus what it reads from the latents, plus the feed-forward layer.
+
+    ``seen`` are offsets and number of the windows, keys and values of their latents; ``query_norm`` and ``ffn_norm``
+    weight and bias of the layer norms before attention and feed-forward layer; ``ffn`` that layer's weights into it,
+    biases there, and weights out of it; ``drop`` seed, threshold and scale of its dropout.
+
+    Returns ``e``, what the feed-forward layer takes, and the state after attention standardised with one over its
+    deviation.
+    """
+    WHOLE: tl.constexpr = d == BLOCK_D
+    unit = load_units(unit_table, unit_index, row, row < rows, feature, d, WHOLE)
+    standard, _inverse_std = standardise(unit, feature, eps, d)
+    query = standard * load_vector(query_norm[0], feature, d) + load_vector(query_norm[1], feature, d)
+    state = unit + load_vector(attention_bias, feature, d)[None, :]
+    state = attend(state, query.to(FACTOR), row, first, rows, seen, feature, Q, d, BLOCK_R, BLOCK_Q, WHOLE, PRECISION)
+    standard, inverse_std = standardise(state, feature, eps, d)
+    normed = standard * load_vector(ffn_norm[0], feature, d) + load_vector(ffn_norm[1], feature, d)
+    normed = normed.to(FACTOR)
+    e = state + load_vector(ffn_out_bias, feature, d)[None, :]
+    ALL: tl.constexpr = WHOLE and F % BLOCK_F == 0
     for begin in range(0, F, BLOCK_F):
         hidden = begin + tl.arange(0, BLOCK_F)
-        value, gate, _, _ = ffn_hidden(normed, hidden, ffn_in_weight, ffn_in_bias, feature, F, d, WHOLE, PRECISION)
+        value, gate, _value_weight, _gate_weight = ffn_hidden(normed, hidden, ffn, feature, F, d, ALL, PRECISION)
         gated = value * gelu(gate)
         if DROPOUT:
-            gated *= dropout_factor(seed, row, begin, threshold, scale, BLOCK_R, BLOCK_F)
-        out_weight = load_matrix(ffn_out_weight, feature, hidden, d, F, F, WHOLE).to(normed.dtype)
-        out = tl.dot(gated.to(normed.dtype), tl.trans(out_weight), out, input_precision=PRECISION)
-    return out
+            gated *= dropout_factor(drop[0], row, begin, drop[1], drop[2], BLOCK_R, BLOCK_F)
+        out_weight = load_matrix(ffn[2], feature, hidden, d, F, F, ALL).to(FACTOR)
+        e = tl.dot(gated.to(FACTOR), tl.trans(out_weight), e, input_precision=PRECISION)
+    return e.to(FACTOR), normed, standard, inverse_std
 
 
 @triton.jit(do_not_specialize=["rows", "windows", "threshold"])
@@ -186,50 +206,32 @@ def film_forecast_kernel(
     frame = tl.arange(0, BLOCK_C)
     step = tl.arange(0, BLOCK_H)
 
-    unit = load_units(unit_table, unit_index, row, present, feature, d, WHOLE)
-    standard, _ = standardise(unit, feature, eps, d)
-    query = standard * load_vector(query_norm_weight, feature, d) + load_vector(query_norm_bias, feature, d)
-    state = attend(
-        unit + load_vector(attention_bias, feature, d)[None, :],
-        query.to(FACTOR),
+    e, _normed, _standard, _inverse_std = embed(
+        unit_index,
+        unit_table,
         row,
         first,
         rows,
-        window_offsets,
-        windows,
-        keys,
-        values,
         feature,
+        (window_offsets, windows, keys, values),
+        attention_bias,
+        (query_norm_weight, query_norm_bias),
+        (ffn_norm_weight, ffn_norm_bias),
+        (ffn_in_weight, ffn_in_bias, ffn_out_weight),
+        ffn_out_bias,
+        (tl.load(seed_pointer) if DROPOUT else 0, threshold, dropout_scale),
+        eps,
         Q,
         d,
-        BLOCK_R,
-        BLOCK_Q,
-        WHOLE,
-        PRECISION,
-    )
-    standard, _ = standardise(state, feature, eps, d)
-    normed = standard * load_vector(ffn_norm_weight, feature, d) + load_vector(ffn_norm_bias, feature, d)
-    seed = tl.load(seed_pointer) if DROPOUT else 0
-    e = feed_forward(
-        state,
-        normed.to(FACTOR),
-        row,
-        ffn_in_weight,
-        ffn_in_bias,
-        ffn_out_weight,
-        ffn_out_bias,
-        feature,
-        seed,
-        threshold,
-        dropout_scale,
         F,
-        d,
         BLOCK_R,
         BLOCK_F,
-        WHOLE,
+        BLOCK_Q,
+        BLOCK_D,
         DROPOUT,
+        FACTOR,
         PRECISION,
-    ).to(FACTOR)
+    )
 
     activity = load_matrix(x, row, frame, rows, C, C, False).to(FACTOR)
     shift = load_matrix(shift_weight, step, feature, H, d, d, WHOLE and H == BLOCK_H).to(FACTOR)

@@ -81,10 +81,7 @@ def attend(
     row,
     first,
     rows,
-    window_offsets,
-    windows,
-    keys,
-    values,
+    seen,
     feature,
     Q: tl.constexpr,
     d: tl.constexpr,
@@ -95,6 +92,7 @@ def attend(
     PRECISION: tl.constexpr,
 ):
     """``state`` plus what each row reads from the latents of its window, by the queries that lie at ``query``."""
+    window_offsets, windows, keys, values = seen
     end = tl.minimum(first + BLOCK_R, tl.minimum(rows, tl.load(window_offsets + windows)))
     window = window_of(window_offsets, windows, first)
     begin = first
@@ -124,33 +122,46 @@ def attend(
 
 
 @triton.jit
+def ffn_hidden(
+    kept_normed,
+    row,
+    rows,
+    hidden,
+    ffn,
+    F: tl.constexpr,
+    d: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_F: tl.constexpr,
+    PART: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Values and gates of some hidden units of the feed-forward layer."""
+    in_weight, in_bias, _out_weight = ffn
+    nought = tl.zeros([BLOCK_R, BLOCK_F], tl.float32)
+    value = across(kept_normed, in_weight, row, hidden, rows, F, nought, d, PART, PRECISION)
+    gate = across(kept_normed, in_weight + F * d, row, hidden, rows, F, nought, d, PART, PRECISION)
+    value += load_vector(in_bias, hidden, F)[None, :]
+    gate += load_vector(in_bias + F, hidden, F)[None, :]
+    return value, gate
+
+
+@triton.jit
 def embed(
     unit_index,
-    window_offsets,
     unit_table,
-    keys,
-    values,
-    attention_bias,
-    query_norm_weight,
-    query_norm_bias,
-    ffn_norm_weight,
-    ffn_norm_bias,
-    ffn_in_weight,
-    ffn_in_bias,
-    ffn_out_weight,
-    ffn_out_bias,
-    kept_query,
-    kept_normed,
-    kept_e,
     row,
     first,
-    feature,
     rows,
-    windows,
-    seed,
-    threshold,
-    dropout_scale,
+    feature,
+    seen,
+    attention_bias,
+    query_norm,
+    ffn_norm,
+    ffn,
+    ffn_out_bias,
+    drop,
     eps,
+    kept,
     Q: tl.constexpr,
     d: tl.constexpr,
     F: tl.constexpr,
@@ -162,48 +173,29 @@ def embed(
     DROPOUT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Leaves queries, what the feed-forward layer takes, and ``e`` at ``kept_``, which may be one place.
+    """As that of ``film_forecast.py``, but leaves queries, what the feed-forward layer takes, and ``e`` at ``kept``.
 
-    Returns the state after attention, standardised, and one over its deviation.
+    Those are three places, or one three times. Returns the state after attention standardised, and one over its
+    deviation.
     """
+    kept_query, kept_normed, kept_e = kept
     unit = load_units(unit_table, unit_index, row, row < rows, feature, d, d == BLOCK_D)
-    standard, _ = standardise(unit, feature, eps, d)
-    query = standard * load_vector(query_norm_weight, feature, d) + load_vector(query_norm_bias, feature, d)
+    standard, _inverse_std = standardise(unit, feature, eps, d)
+    query = standard * load_vector(query_norm[0], feature, d) + load_vector(query_norm[1], feature, d)
     leave(kept_query, query, row, feature, rows, d)
-    state = attend(
-        unit + load_vector(attention_bias, feature, d)[None, :],
-        kept_query,
-        row,
-        first,
-        rows,
-        window_offsets,
-        windows,
-        keys,
-        values,
-        feature,
-        Q,
-        d,
-        BLOCK_R,
-        BLOCK_Q,
-        BLOCK_D,
-        PART,
-        PRECISION,
-    )
+    state = unit + load_vector(attention_bias, feature, d)[None, :]
+    state = attend(state, kept_query, row, first, rows, seen, feature, Q, d, BLOCK_R, BLOCK_Q, BLOCK_D, PART, PRECISION)
     standard, inverse_std = standardise(state, feature, eps, d)
-    normed = standard * load_vector(ffn_norm_weight, feature, d) + load_vector(ffn_norm_bias, feature, d)
+    normed = standard * load_vector(ffn_norm[0], feature, d) + load_vector(ffn_norm[1], feature, d)
     leave(kept_normed, normed, row, feature, rows, d)
     e = state + load_vector(ffn_out_bias, feature, d)[None, :]
     for begin in range(0, F, BLOCK_F):
         hidden = begin + tl.arange(0, BLOCK_F)
-        nought = tl.zeros([BLOCK_R, BLOCK_F], tl.float32)
-        value = across(kept_normed, ffn_in_weight, row, hidden, rows, F, nought, d, PART, PRECISION)
-        gate = across(kept_normed, ffn_in_weight + F * d, row, hidden, rows, F, nought, d, PART, PRECISION)
-        value += load_vector(ffn_in_bias, hidden, F)[None, :]
-        gate += load_vector(ffn_in_bias + F, hidden, F)[None, :]
+        value, gate = ffn_hidden(kept_normed, row, rows, hidden, ffn, F, d, BLOCK_R, BLOCK_F, PART, PRECISION)
         gated = value * gelu(gate)
         if DROPOUT:
-            gated *= dropout_factor(seed, row, begin, threshold, dropout_scale, BLOCK_R, BLOCK_F)
-        out_weight = load_matrix(ffn_out_weight, feature, hidden, d, F, F, False)
+            gated *= dropout_factor(drop[0], row, begin, drop[1], drop[2], BLOCK_R, BLOCK_F)
+        out_weight = load_matrix(ffn[2], feature, hidden, d, F, F, False)
         e = tl.dot(gated, tl.trans(out_weight), e, input_precision=PRECISION)
     leave(kept_e, e, row, feature, rows, d)
     return standard, inverse_std
@@ -263,34 +255,22 @@ def wide_film_forecast_kernel(
     row = first + tl.arange(0, BLOCK_R)
     feature = tl.arange(0, BLOCK_D)
     step = tl.arange(0, BLOCK_H)
-    seed = tl.load(seed_pointer) if DROPOUT else 0
     embed(
         unit_index,
-        window_offsets,
         unit_table,
-        keys,
-        values,
-        attention_bias,
-        query_norm_weight,
-        query_norm_bias,
-        ffn_norm_weight,
-        ffn_norm_bias,
-        ffn_in_weight,
-        ffn_in_bias,
-        ffn_out_weight,
-        ffn_out_bias,
-        kept,
-        kept,
-        kept,
         row,
         first,
-        feature,
         rows,
-        windows,
-        seed,
-        threshold,
-        dropout_scale,
+        feature,
+        (window_offsets, windows, keys, values),
+        attention_bias,
+        (query_norm_weight, query_norm_bias),
+        (ffn_norm_weight, ffn_norm_bias),
+        (ffn_in_weight, ffn_in_bias, ffn_out_weight),
+        ffn_out_bias,
+        (tl.load(seed_pointer) if DROPOUT else 0, threshold, dropout_scale),
         eps,
+        (kept, kept, kept),
         Q,
         d,
         F,
@@ -317,18 +297,14 @@ def wide_film_forecast_kernel(
 
 
 @triton.jit
-def hidden_backward(
+def ffn_hidden_backward(
     kept_normed,
     kept_grad_e,
     row,
     rows,
     begin,
-    ffn_in_weight,
-    ffn_in_bias,
-    ffn_out_weight,
-    seed,
-    threshold,
-    dropout_scale,
+    ffn,
+    drop,
     F: tl.constexpr,
     d: tl.constexpr,
     BLOCK_R: tl.constexpr,
@@ -339,16 +315,13 @@ def hidden_backward(
 ):
     """Of some hidden units of the feed-forward layer: what they gave, and the gradients of values and gates."""
     hidden = begin + tl.arange(0, BLOCK_F)
-    nought = tl.zeros([BLOCK_R, BLOCK_F], tl.float32)
-    value = across(kept_normed, ffn_in_weight, row, hidden, rows, F, nought, d, PART, PRECISION)
-    gate = across(kept_normed, ffn_in_weight + F * d, row, hidden, rows, F, nought, d, PART, PRECISION)
-    grad_gated = along(kept_grad_e, ffn_out_weight, row, hidden, rows, F, nought, d, PART, PRECISION)
-    value += load_vector(ffn_in_bias, hidden, F)[None, :]
-    gate += load_vector(ffn_in_bias + F, hidden, F)[None, :]
+    value, gate = ffn_hidden(kept_normed, row, rows, hidden, ffn, F, d, BLOCK_R, BLOCK_F, PART, PRECISION)
+    grad_gated = tl.zeros([BLOCK_R, BLOCK_F], tl.float32)
+    grad_gated = along(kept_grad_e, ffn[2], row, hidden, rows, F, grad_gated, d, PART, PRECISION)
     activated, slope = gelu_with_slope(gate)
     gated = value * activated
     if DROPOUT:
-        factor = dropout_factor(seed, row, begin, threshold, dropout_scale, BLOCK_R, BLOCK_F)
+        factor = dropout_factor(drop[0], row, begin, drop[1], drop[2], BLOCK_R, BLOCK_F)
         gated *= factor
         grad_gated *= factor
     return gated, grad_gated * activated, grad_gated * value * slope
@@ -413,34 +386,24 @@ def wide_film_rows_kernel(
     row = first + tl.arange(0, BLOCK_R)
     feature = tl.arange(0, BLOCK_D)
     frame = tl.arange(0, BLOCK_C)
-    seed = tl.load(seed_pointer) if DROPOUT else 0
+    ffn = (ffn_in_weight, ffn_in_bias, ffn_out_weight)
+    drop = (tl.load(seed_pointer) if DROPOUT else 0, threshold, dropout_scale)
     standard, inverse_std = embed(
         unit_index,
-        window_offsets,
         unit_table,
-        keys,
-        values,
-        attention_bias,
-        query_norm_weight,
-        query_norm_bias,
-        ffn_norm_weight,
-        ffn_norm_bias,
-        ffn_in_weight,
-        ffn_in_bias,
-        ffn_out_weight,
-        ffn_out_bias,
-        grad_state,
-        kept_normed,
-        kept_e,
         row,
         first,
-        feature,
         rows,
-        windows,
-        seed,
-        threshold,
-        dropout_scale,
+        feature,
+        (window_offsets, windows, keys, values),
+        attention_bias,
+        (query_norm_weight, query_norm_bias),
+        (ffn_norm_weight, ffn_norm_bias),
+        ffn,
+        ffn_out_bias,
+        drop,
         eps,
+        (grad_state, kept_normed, kept_e),
         Q,
         d,
         F,
@@ -476,18 +439,14 @@ def wide_film_rows_kernel(
     grad_normed = tl.zeros([BLOCK_R, BLOCK_D], tl.float32)
     for begin in range(0, F, BLOCK_F):
         hidden = begin + tl.arange(0, BLOCK_F)
-        _gated, grad_value, grad_gate = hidden_backward(
+        _gated, grad_value, grad_gate = ffn_hidden_backward(
             kept_normed,
             kept_grad_e,
             row,
             rows,
             begin,
-            ffn_in_weight,
-            ffn_in_bias,
-            ffn_out_weight,
-            seed,
-            threshold,
-            dropout_scale,
+            ffn,
+            drop,
             F,
             d,
             BLOCK_R,
@@ -538,7 +497,8 @@ def wide_film_ffn_kernel(
     begin = tl.program_id(0) // parts * BLOCK_F
     hidden = begin + tl.arange(0, BLOCK_F)
     feature = tl.arange(0, BLOCK_D)
-    seed = tl.load(seed_pointer) if DROPOUT else 0
+    ffn = (ffn_in_weight, ffn_in_bias, ffn_out_weight)
+    drop = (tl.load(seed_pointer) if DROPOUT else 0, threshold, dropout_scale)
     length = tl.cdiv(tl.cdiv(rows, BLOCK_R), parts) * BLOCK_R
     sum_value = tl.zeros([BLOCK_F, BLOCK_D], tl.float32)
     sum_gate = tl.zeros([BLOCK_F, BLOCK_D], tl.float32)
@@ -547,18 +507,14 @@ def wide_film_ffn_kernel(
     bias_gate = tl.zeros([BLOCK_F], tl.float32)
     for first in range(part * length, tl.minimum(rows, (part + 1) * length), BLOCK_R):
         row = first + tl.arange(0, BLOCK_R).to(tl.int64)
-        gated, grad_value, grad_gate = hidden_backward(
+        gated, grad_value, grad_gate = ffn_hidden_backward(
             kept_normed,
             kept_grad_e,
             row,
             rows,
             begin,
-            ffn_in_weight,
-            ffn_in_bias,
-            ffn_out_weight,
-            seed,
-            threshold,
-            dropout_scale,
+            ffn,
+            drop,
             F,
             d,
             BLOCK_R,

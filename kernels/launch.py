@@ -16,6 +16,8 @@ from poco.errors import BackendError
 
 #: The interpreter takes bfloat16 for bits, so products there are in float32.
 INTERPRETED: bool = triton.knobs.runtime.interpret
+#: A product of float32 by matrix units: of three bfloat16 parts, or, before Triton 3.6, of three TF32 ones.
+EXACT = "tf32x3" if triton.__version__.startswith("3.5.") else "bf16x6"
 
 
 @contextmanager
@@ -39,7 +41,7 @@ def on(x: Tensor, sizes: Mapping[str, Any]) -> Iterator[None]:
 def products(dtype: torch.dtype, width: int, latents: int) -> dict[str, object]:
     """How products are made of inputs of this type: the type of their factors, and of float32 the precision.
 
-    float32 is cut into three bfloat16 parts and six products of those, which keeps its precision, unless
+    float32 is cut into parts and products of those (:data:`EXACT`), which keeps its precision, unless
     ``torch.backends.cuda.matmul.allow_tf32`` asks for one TF32 product. The parts of tokens much wider than the
     default ones, or of many latents, do not fit on the chip: those are multiplied as they are, without matrix units.
     """
@@ -50,7 +52,7 @@ def products(dtype: torch.dtype, width: int, latents: int) -> dict[str, object]:
 
 def matrix_precision() -> str:
     """How matrix units make products of float32."""
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "bf16x6"
+    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else EXACT
 
 
 def wide(dtype: torch.dtype, width: int, latents: int) -> bool:
@@ -60,7 +62,7 @@ def wide(dtype: torch.dtype, width: int, latents: int) -> bool:
 
 def block_of(size: int) -> int:
     """The power of two that holds ``size``, at least 16, which is what matrix units take."""
-    return max(16, triton.next_power_of_2(max(1, size)))
+    return max(16, 1 << (size - 1).bit_length())
 
 
 def processors(device: torch.device) -> int:

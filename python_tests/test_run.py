@@ -376,6 +376,24 @@ def test_later_metrics_are_cut_off_on_resume(tmp_path: Path) -> None:
     assert len(path.read_text().splitlines()) == 7
 
 
+def test_what_is_validated_before_the_first_step_is_recorded_once(tmp_path: Path) -> None:
+    class Stop(Callback):
+        def log(self, record: object) -> None:
+            raise KeyboardInterrupt
+
+    settings = dataclasses.replace(SETTINGS, val_first=True)
+    with pytest.raises(KeyboardInterrupt):  # before the first checkpoint
+        trained(tmp_path / "run", train_config=settings, callbacks=[Stop()])
+    resumed = trained(tmp_path / "run", resume=True)
+    assert [m["step"] for m in Run.load(tmp_path / "run").history] == [m["step"] for m in resumed.history]
+
+
+def test_metrics_that_are_no_text_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1, "loss": 2.0}\n{"step": \xff\xfe}\n{"step": 2, "loss": 1.0}\n')
+    assert [record["step"] for record in read_metrics(path)] == [1, 2]
+
+
 def test_a_resumed_run_still_says_how_its_recordings_were_read(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     trained(folder, source={"path": "x", "options": {"key": "dff"}})

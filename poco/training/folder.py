@@ -89,7 +89,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of ``metrics.jsonl``; lines that hold none, as where a crash cut one short, are left out."""
     records = []
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
     for line in text.splitlines():
@@ -124,10 +124,10 @@ class RunFiles(Callback):
         log(self._folder, f"seed {seed} ({number} of {of})")
 
     def start(self, step: int, steps: int) -> None:
-        """Cut the metrics back to ``step``; settings that were accepted on resume are kept from here on."""
+        """Cut the metrics back to ``step``, all where it is 0; what was accepted on resume is kept from here on."""
         write_json(self._folder / CONFIG, self._config)
         before = read_metrics(self._folder / METRICS)
-        kept = [record for record in before if record.get("seed") != self._seed or record["step"] <= step]
+        kept = [record for record in before if record.get("seed") != self._seed or record["step"] <= step > 0]
         text = "".join(json.dumps(record) + "\n" for record in kept)
         write_atomically(self._folder / METRICS, text.encode())
         log(self._folder, f"training from step {step} to {steps}")

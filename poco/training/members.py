@@ -59,7 +59,7 @@ def train_members(
             callback.member(own.seed, number + 1, seeds)
         found = _trained(place, own) if place is not None and resume else None
         if found is None:
-            options: dict[str, Any] = {"labels": {"seed": own.seed}, "more": number + 1 < seeds}
+            options: dict[str, Any] = {"labels": {"seed": own.seed}}
             if folder is not None and place is not None:
                 place.mkdir(parents=True, exist_ok=True)
                 options |= {"checkpoint": place / RESUME, "resume": resume}

@@ -72,8 +72,6 @@ class Trainer:
         if self._config is not None:
             model.metadata |= _metadata(self._config, settings.seed, self._unit_types)
         watching = self._callbacks if keep is None else [*self._callbacks, _Keeper(model, keep)]
-        if isinstance(model, Grounded):
-            options["more"] = True  # the rehearsal of its residuals follows
         history = fit(model, self._cut, settings, callbacks=watching, **options)
         if isinstance(model, Grounded):
             finish(model, fitted, self._cut, settings, history.best_steps, self._callbacks)

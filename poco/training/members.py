@@ -114,6 +114,7 @@ def _together(members: Sequence[Member]) -> Ensemble:
     ensemble.metadata = {
         "training": {**common, "seeds": seeds},
         "rate_hz": first["rate_hz"],
+        "fingerprints": first["fingerprints"],
         "reading": first["reading"],
     }
     return ensemble

@@ -15,8 +15,8 @@ import torch
 from poco._version import __version__
 from poco.data.recording import fingerprint
 from poco.data.splits import Split
-from poco.errors import CheckpointError
-from poco.files import CONFIG, LOG, METRICS, read_json, write_atomically, write_json
+from poco.errors import CheckpointError, DataError
+from poco.files import CONFIG, EVALUATION, FIGURE, LOG, METRICS, read_json, write_atomically, write_json
 from poco.training.callbacks import Callback
 from poco.training.config import TrainConfig
 
@@ -85,6 +85,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def expect_recordings(place: str | Sequence[str], give: str) -> None:
+    """Raise a DataError, which says what to give, where recordings that a run was trained on are no longer there."""
+    for path in [place] if isinstance(place, str) else place:
+        if not Path(path).exists():
+            raise DataError(f"{path}, which the run was trained on, is not there: give {give} if it has moved")
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of ``metrics.jsonl``; lines that hold none, as where a crash cut one short, are left out."""
     records = []
@@ -137,8 +144,10 @@ class RunFiles(Callback):
         self._write(record)
 
     def validated(self, record: Mapping[str, Any]) -> None:
-        """Write the record."""
+        """Write the record; of a better model, scores of the one before are no longer those of the run."""
         self._write(record)
+        for name in (EVALUATION, FIGURE) if record["best"] else ():
+            (self._folder / name).unlink(missing_ok=True)
 
     def message(self, text: str) -> None:
         """Write the line to the log."""

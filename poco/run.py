@@ -26,7 +26,7 @@ from poco.data.checks import as_recordings
 from poco.data.recording import Recording, fingerprint
 from poco.data.splits import Split, split
 from poco.errors import CheckpointError, DataError, MissingExtraError
-from poco.files import EVALUATION, FIGURE, METRICS, MODEL, write_json
+from poco.files import CONFIG, EVALUATION, FIGURE, METRICS, MODEL, write_json
 from poco.training.config import TrainConfig
 from poco.training.folder import expect_recordings, log, read_config, read_metrics
 from poco.wording import counted
@@ -66,7 +66,7 @@ class Run:
 
         folder = Path(folder)
         config = read_config(folder)
-        if not (folder / MODEL).is_dir():
+        if not (folder / MODEL / CONFIG).exists():  # written last
             raise CheckpointError(
                 f"the run in {folder} has no model yet: it stopped before its first validation; resume it (--resume)"
             )
@@ -226,6 +226,8 @@ class Run:
         from poco.data.read import read_chosen
 
         place, before = self.source
+        if path is None and place is not None:
+            expect_recordings(place, "it (--data PATH)")
         place = path if path is not None else place
         if place is None:
             raise DataError(
@@ -234,8 +236,6 @@ class Run:
             )
         names = [entry["session"] for entry in self.config["sessions"]]
         choice = Choice(names)
-        if path is None:
-            expect_recordings(place, "it (--data PATH)")
         found = {one.session: one for one in read_chosen(place, choice, **{**before, **options})}
         missing = [name for name in names if name not in found]
         if missing:

@@ -60,7 +60,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-40] ^= 1
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="is damaged: tensor '.*' is not what was written: delete it"):
+    with pytest.raises(CheckpointError, match=r"is damaged: tensor '.*' is not what was written: delete it"):
         load_checkpoint(path, "training")
 
 

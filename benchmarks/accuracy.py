@@ -126,6 +126,9 @@ def main(arguments: list[str]) -> int:
             make_cells(cell, data.name, given.only or NAMES, given.seeds, given.out)
     if given.table:
         report = summary(given.out)
+        if not report["cells"]:
+            print(f"there are no scores in {given.out}: fit forecasters first, without --table", file=sys.stderr)
+            return 2
         print(table(report))
         if given.json:
             whole = {"environment": describe("", {}), **report}

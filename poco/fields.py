@@ -11,9 +11,11 @@ from poco.errors import ConfigError
 
 
 def check_fields(config: Any) -> None:
-    """Raises ConfigError if a field of a dataclass is not of its kind; lists and NumPy's numbers are taken too."""
+    """Raises ConfigError if a field of a dataclass is not of its kind; lists and NumPy's numbers are made plain."""
     for name, hint in get_type_hints(type(config)).items():
-        check_kind(name, _plain(getattr(config, name)), hint)
+        value = _plain(getattr(config, name))
+        check_kind(name, value, hint)
+        object.__setattr__(config, name, value)
 
 
 def check_kind(name: str, value: Any, hint: Any) -> None:

@@ -26,9 +26,9 @@ from poco.data.checks import as_recordings
 from poco.data.recording import Recording, fingerprint
 from poco.data.splits import Split, split
 from poco.errors import CheckpointError, DataError, MissingExtraError
-from poco.files import EVALUATION, FIGURE, METRICS, MODEL, write_json
+from poco.files import CONFIG, EVALUATION, FIGURE, METRICS, MODEL, write_json
 from poco.training.config import TrainConfig
-from poco.training.folder import log, read_config, read_metrics
+from poco.training.folder import expect_recordings, log, read_config, read_metrics
 from poco.wording import counted
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Run:
 
         folder = Path(folder)
         config = read_config(folder)
-        if not (folder / MODEL).is_dir():
+        if not (folder / MODEL / CONFIG).exists():  # written last
             raise CheckpointError(
                 f"the run in {folder} has no model yet: it stopped before its first validation; resume it (--resume)"
             )
@@ -76,7 +76,9 @@ class Run:
     def finished(self) -> bool:
         """Whether training came to its end; a run that was stopped has the best model so far, and can be resumed."""
         training, seeds = self.model.metadata.get("training") or {}, self.config.get("seeds", 1)
-        return bool(training.get("finished", True)) and (seeds == 1 or len(training.get("seeds", ())) == seeds)
+        steps = self.config["training"].get("steps")
+        whole = training.get("finished", True) and training.get("steps", steps) == steps  # it may be given more steps
+        return bool(whole) and (seeds == 1 or len(training.get("seeds", ())) == seeds)
 
     @property
     def protocol(self) -> str:
@@ -141,8 +143,8 @@ class Run:
     def evaluate(self, recordings: Recording | Sequence[Recording] | None = None, **options: Any) -> Evaluation:
         """Score the run and its baselines.
 
-        Those of every window of the test part, in float32, are kept as ``evaluation.json`` and, with matplotlib,
-        ``figure.png``: they are what reports show.
+        Those of every window of the test part of all sessions, in float32, are kept as ``evaluation.json`` and, with
+        matplotlib, ``figure.png``: they are what reports show.
 
         Args:
             recordings: see :meth:`split`.
@@ -153,7 +155,7 @@ class Run:
         cut = self.split(recordings)
         evaluation = evaluate(self, cut, **options)
         whole = (evaluation.part, evaluation.stride, evaluation.precision) == ("test", 1, "float32")
-        if self.folder is not None and whole:
+        if self.folder is not None and whole and len(cut.recordings) == len(self.config["sessions"]):
             try:
                 self._keep(self.folder, evaluation, cut)
             except CheckpointError as error:  # the scores are worth having all the same
@@ -224,6 +226,8 @@ class Run:
         from poco.data.read import read_chosen
 
         place, before = self.source
+        if path is None and place is not None:
+            expect_recordings(place, "it (--data PATH)")
         place = path if path is not None else place
         if place is None:
             raise DataError(
@@ -232,10 +236,6 @@ class Run:
             )
         names = [entry["session"] for entry in self.config["sessions"]]
         choice = Choice(names)
-        if path is None and isinstance(place, str) and not Path(place).exists():
-            raise DataError(
-                f"{place}, which the run was trained on, is not there: give it (--data PATH) if it has moved"
-            )
         found = {one.session: one for one in read_chosen(place, choice, **{**before, **options})}
         missing = [name for name in names if name not in found]
         if missing:

@@ -194,7 +194,8 @@ def test_accuracy_is_written_cell_by_cell_and_told(tmp_path: Path, capsys: pytes
     for name in ("mlp", "grounded"):  # as if they had been fitted too
         other = {**cell, "forecaster": name, "score": cell["score"] + (0.1 if name == "mlp" else 0.0)}
         (out / f"waves--leak-free--0--{name}.json").write_text(json.dumps(other))
-    capsys.readouterr()
+    assert accuracy.main(["--table", "--out", str(tmp_path / "empty")]) == 2
+    assert "there are no scores in" in capsys.readouterr().err
     assert accuracy.main(["--table", "--out", str(out), "--json", str(tmp_path / "report.json")]) == 0
     printed = capsys.readouterr().out
     assert "waves, leak-free, seed 0: mlp -0.1000" in printed

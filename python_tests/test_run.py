@@ -188,6 +188,26 @@ def test_other_scores_than_those_of_the_test_part_are_not_kept(run: Run) -> None
     for options in ({"part": "val"}, {"stride": 2}, {"precision": "bf16"}):
         assert run.evaluate(baselines=("copy",), **options).score != kept.score
         assert run.evaluation == kept
+    assert run.evaluate(recordings()[:1], baselines=("copy",)).score != kept.score
+    assert run.evaluation == kept
+
+
+def test_a_run_that_is_given_more_steps_is_not_finished_and_has_no_scores_of_the_model_before(tmp_path: Path) -> None:
+    class Stop(Callback):
+        def log(self, record: object) -> None:
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "run"
+    kept = trained(folder).evaluate(recordings(), baselines=("copy",))
+    with pytest.raises(KeyboardInterrupt):  # before there is another model
+        trained(folder, resume=True, steps=24, callbacks=[Stop()])
+    stopped = Run.load(folder)
+    assert not stopped.finished
+    assert stopped.evaluation == kept
+    assert trained(folder, resume=True, steps=24).best_step == 24
+    assert Run.load(folder).finished
+    assert Run.load(folder).evaluation is None
+    assert not (folder / "figure.png").exists()
 
 
 def test_no_figure_without_matplotlib(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,6 +355,10 @@ def test_steps_alone_are_given_in_a_word() -> None:
             {"recordings": [waves("a", frames=200, seed=5), waves("b", units=3, frames=200)]},
             "the recording of session 'a' has changed",
         ),
+        (
+            {"recordings": [recordings()[0], dataclasses.replace(recordings()[1], dataset="x", rate_hz=2.1)]},
+            r"dataset of session 'b' was default, now x; rate_hz of session 'b' was 2\.0, now 2\.1",
+        ),
     ],
 )
 def test_resuming_with_something_else_names_the_difference(run: Run, change: dict[str, object], names: str) -> None:
@@ -376,6 +400,24 @@ def test_later_metrics_are_cut_off_on_resume(tmp_path: Path) -> None:
     assert len(path.read_text().splitlines()) == 7
 
 
+def test_what_is_validated_before_the_first_step_is_recorded_once(tmp_path: Path) -> None:
+    class Stop(Callback):
+        def log(self, record: object) -> None:
+            raise KeyboardInterrupt
+
+    settings = dataclasses.replace(SETTINGS, val_first=True)
+    with pytest.raises(KeyboardInterrupt):  # before the first checkpoint
+        trained(tmp_path / "run", train_config=settings, callbacks=[Stop()])
+    resumed = trained(tmp_path / "run", train_config=settings, resume=True)
+    assert [m["step"] for m in Run.load(tmp_path / "run").history] == [m["step"] for m in resumed.history]
+
+
+def test_metrics_that_are_no_text_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1, "loss": 2.0}\n{"step": \xff\xfe}\n{"step": 2, "loss": 1.0}\n')
+    assert [record["step"] for record in read_metrics(path)] == [1, 2]
+
+
 def test_a_resumed_run_still_says_how_its_recordings_were_read(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     trained(folder, source={"path": "x", "options": {"key": "dff"}})
@@ -401,8 +443,10 @@ def test_folders_that_are_no_run(tmp_path: Path) -> None:
 def test_a_run_stopped_before_its_first_validation(tmp_path: Path, run: Run) -> None:
     assert run.folder is not None
     (tmp_path / "config.json").write_bytes((run.folder / "config.json").read_bytes())
-    with pytest.raises(CheckpointError, match="has no model yet: it stopped before its first validation"):
-        Run.load(tmp_path)
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="has no model yet: it stopped before its first validation"):
+            Run.load(tmp_path)
+        (tmp_path / "model").mkdir(exist_ok=True)  # as one that was stopped while it saved it
 
 
 def test_a_damaged_checkpoint_is_refused_on_resume(tmp_path: Path) -> None:
@@ -412,6 +456,11 @@ def test_a_damaged_checkpoint_is_refused_on_resume(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="truncated or not a checkpoint"):
         trained(folder, resume=True)
+    path.unlink()
+    before = (folder / "model" / "model.safetensors").read_bytes()
+    with pytest.raises(CheckpointError, match=r"is finished, and resume\.safetensors, which it would go on from, is"):
+        trained(folder, resume=True)
+    assert (folder / "model" / "model.safetensors").read_bytes() == before
 
 
 def test_unit_types_come_from_a_label(tmp_path: Path) -> None:
@@ -435,6 +484,8 @@ def test_unit_types_come_from_a_label(tmp_path: Path) -> None:
         trained(None, recordings=[recording], model_config=sizes)
     with pytest.raises(DataError, match="no label 'class'"):
         trained(None, recordings=[recording], model_config=sizes, unit_types="class")
+    with pytest.raises(ConfigError, match=r"the model embeds no types of units: leave out unit_types \('region'\)"):
+        trained(None, recordings=[recording], unit_types="region")
 
 
 def test_what_was_trained_in_python_says_where_its_recordings_are(tmp_path: Path) -> None:

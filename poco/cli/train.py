@@ -189,25 +189,29 @@ def _train(
     Args:
         folder: of the run.
         data: where the recordings are; on resume they may be left to the run.
-        options: of reading them.
-        chosen: which sessions, as :func:`poco.read` takes it.
+        options: of reading them; on resume those that are not given are those of the run.
+        chosen: which sessions, as :func:`poco.read` takes it; on resume by default those of the run.
         wanted: what else ``poco.train`` is told.
     """
     from poco.data.read import read
     from poco.training import train
-    from poco.training.folder import read_config
+    from poco.training.folder import expect_recordings, read_config
 
     source: dict[str, Any] = {"path": [str(path) for path in data], "options": options}
     if wanted["resume"]:
         if not (folder / CONFIG).exists():
             raise CheckpointError(f"there is no run in {folder} to resume: check --out, or start one without --resume")
         before = read_config(folder)
-        if not data and not before.get("source"):
+        known = before.get("source") or {}
+        if not data and "path" not in known:
             raise ConfigError(f"the run in {folder} does not say where its recordings are: give DATA")
         if not data:
-            source, chosen = before["source"], {"sessions": [entry["session"] for entry in before["sessions"]]}
+            expect_recordings(known["path"], "DATA")
+            source["path"] = known["path"]
+        source["options"] = {**known.get("options", {}), **options}
+        chosen = chosen or {"sessions": [entry["session"] for entry in before["sessions"]]}
     paths = [source["path"]] if isinstance(source["path"], str) else source["path"]
-    recordings = read(paths, **chosen, **source.get("options", {}))
+    recordings = read(paths, **chosen, **source["options"])
     run = train(recordings, out=folder, source=source, **wanted)
     first = paths[0] if len(paths) == 1 else next(p for p in paths if _is_from(recordings[0], p))
     several = Path(first).is_dir() or sum(_is_from(recording, first) for recording in recordings) > 1

@@ -45,10 +45,8 @@ class GroundConfig:
             if not (value is None and name == "latents") and value < least:
                 raise ConfigError(f"{name} must be at least {least}, got {value}")
         for name in ("own_means", "population_means"):
-            values = tuple(getattr(self, name))
-            if min(values, default=0) < 0:
-                raise ConfigError(f"{name} must not be negative, got {values}")
-            object.__setattr__(self, name, values)
+            if min(getattr(self, name), default=0) < 0:
+                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
         if not self.clip > 0:
             raise ConfigError(f"clip must be positive, got {self.clip}")
 

@@ -17,11 +17,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from poco.data.packed import PackedBatch
 from poco.data.splits import Split
-from poco.data.windows import Packer
 from poco.ground.estimator import Fitted, fit
 from poco.ground.grounded import Grounded, GroundedConfig
-from poco.ground.selection import choose
+from poco.ground.selection import choose, products_of
 from poco.ground.stretches import forward_chained
 from poco.training.config import TrainConfig
 from poco.training.loop import fit as train
@@ -75,7 +75,7 @@ def rehearse(
         fitted: the ground on the whole training part, mixed as chosen; penalties and mixture are taken from it.
         split: recordings, parts and statistics; the validation and test parts are not looked at.
         config: sizes.
-        settings: of the training loop.
+        settings: of the training loop, with ``steps`` filled in.
         steps: how many to take with each residual; at most half of those in the settings are taken. One that takes
             none stays zero.
 
@@ -85,14 +85,14 @@ def rehearse(
     found = list(forward_chained(split))
     if not found or found[-1][0][0] < 0.7:
         return None
+    assert settings.steps is not None
     shares, part = found[-1]
     shorter = fit(part, config.ground, penalties=[p.for_share(shares[0]) for p in fitted.penalties])
     shorter.ground.shares.copy_(fitted.ground.shares)
     shorter.ground.gains.copy_(fitted.ground.gains)
     model = start(shorter, part, config, settings.seed)
     for name, residual in model.residuals.items():
-        most = (settings.steps or steps[name]) // 2
-        if count := min(steps[name], max(1, most)):
+        if count := min(steps[name], max(1, settings.steps // 2)):
             model.residuals.requires_grad_(False)
             residual.requires_grad_(True)
             train(model, part, dataclasses.replace(settings, steps=count, val_every=count, val_first=False))
@@ -100,7 +100,6 @@ def rehearse(
     return products(model, part, "val")
 
 
-@torch.no_grad()
 def products(model: Grounded, split: Split, part: str) -> np.ndarray:
     """Mean products of the errors in one part, relative to the squared error of repeating the last frame.
 
@@ -115,18 +114,8 @@ def products(model: Grounded, split: Split, part: str) -> np.ndarray:
         ``[M, M]`` float64: of the ground, and of the ground with each residual in full.
     """
     model.eval()
-    everything, packer = split.windows_to_judge(part), Packer(split, model.sessions)
-    device = model.ground.shares.device
-    found = []
-    for session in range(len(split.recordings)):
-        total, copy = torch.zeros((), dtype=torch.float64), 0.0
-        for _, packed in packer.batches(everything[everything.session == session]):
-            batch = packed.to(device)
-            assert batch.target is not None
-            each = model.each_packed(batch)
-            error = torch.stack([(f - batch.target).flatten() for f in (model.ground.forward_packed(batch), *each)])
-            total = total + (error.double() @ error.double().T).cpu()
-            copy += float((batch.x[:, -1:] - batch.target).double().square().sum())
-        if copy > 0:
-            found.append(total.numpy() / copy)
-    return np.mean(found, axis=0) if found else np.eye(1 + len(model.gains))
+
+    def each(batch: PackedBatch) -> list[torch.Tensor]:
+        return [model.ground.forward_packed(batch), *model.each_packed(batch)]
+
+    return products_of(each, 1 + len(model.gains), model.ground, split, part)

@@ -14,13 +14,14 @@ tenth costs next to nothing.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from poco.data.packed import PackedBatch
 from poco.data.splits import Split
 from poco.data.windows import Packer
 from poco.ground.config import GroundConfig
@@ -96,7 +97,6 @@ def fit_selected(split: Split, config: GroundConfig | None = None, *, cross: boo
     return fitted, Selection(tuple(weights.tolist()), tuple(stretches))
 
 
-@torch.no_grad()
 def error_products(ground: Ground, split: Split, part: str) -> np.ndarray:
     """Mean products of the forecasters' errors in one part, relative to the squared error of repeating the last frame.
 
@@ -104,29 +104,52 @@ def error_products(ground: Ground, split: Split, part: str) -> np.ndarray:
     :meth:`poco.data.splits.Split.windows_to_judge`.
 
     Args:
-        ground: knows the sessions of the split in its order.
+        ground: knows the sessions of the split.
         split: recordings and parts; sessions without a window in the part do not count.
         part: which part.
 
     Returns:
         ``[4, 4]`` float64, in the order of :data:`FORECASTERS`.
     """
-    everything, packer = split.windows_to_judge(part), Packer(split)
+
+    def each(batch: PackedBatch) -> list[torch.Tensor]:
+        session = int(batch.window_session[0])
+        x = batch.x.view(-1, len(ground.sessions[session].units), split.context)
+        parts = [ground.parts(x, session, form) for form in range(len(FORMS))]
+        return [forecast.flatten(0, 1) for forecast in (*(p.base for p in parts), *(p.forecast for p in parts))]
+
+    return products_of(each, len(FORECASTERS), ground, split, part)
+
+
+@torch.no_grad()
+def products_of(
+    each: Callable[[PackedBatch], Sequence[torch.Tensor]], count: int, ground: Ground, split: Split, part: str
+) -> np.ndarray:
+    """Mean products of the errors of several forecasters, relative to the squared error of repeating the last frame.
+
+    Args:
+        each: the forecasts ``[R, H]`` of windows of one session, where the ground is.
+        count: how many forecasters there are, ``M``.
+        ground: knows the sessions of the split.
+        split: recordings and parts; sessions without a window in the part do not count.
+        part: which part; windows are those of :meth:`poco.data.splits.Split.windows_to_judge`.
+
+    Returns:
+        ``[M, M]`` float64.
+    """
+    everything, packer, device = split.windows_to_judge(part), Packer(split, ground.sessions), ground.shares.device
     found = []
-    for session, recording in enumerate(split.recordings):
-        products, copy = torch.zeros(len(FORECASTERS), len(FORECASTERS), dtype=torch.float64), 0.0
-        for _, batch in packer.batches(everything[everything.session == session]):
+    for session in range(len(split.recordings)):
+        total, copy = torch.zeros(count, count, dtype=torch.float64), 0.0
+        for _, packed in packer.batches(everything[everything.session == session]):
+            batch = packed.to(device)
             assert batch.target is not None
-            x = batch.x.view(-1, recording.units, split.context)
-            y = batch.target.view(-1, recording.units, split.horizon)
-            parts = [ground.parts(x, session, form) for form in range(len(FORMS))]
-            forecasts = [p.base for p in parts] + [p.forecast for p in parts]
-            error = torch.stack([(f - y).flatten() for f in forecasts]).double()
-            products += error @ error.T
-            copy += float((x[..., -1:] - y).double().square().sum())
+            error = torch.stack([(forecast - batch.target).flatten() for forecast in each(batch)]).double()
+            total += (error @ error.T).cpu()
+            copy += float((batch.x[:, -1:] - batch.target).double().square().sum())
         if copy > 0:
-            found.append(products.numpy() / copy)
-    return np.mean(found, axis=0) if found else np.eye(len(FORECASTERS))
+            found.append(total.numpy() / copy)
+    return np.mean(found, axis=0) if found else np.eye(count)
 
 
 def choose(errors: Sequence[np.ndarray]) -> tuple[np.ndarray, list[float]]:

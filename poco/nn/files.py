@@ -74,7 +74,7 @@ def write(
     safetensors = _safetensors()
     text = to_json({"format": FORMAT, "model": kind, "config": config, **metadata})
     tensors = {k: v.detach().contiguous() for k, v in state.items()}
-    sums = json.dumps({name: _checksum(tensor) for name, tensor in tensors.items()}, sort_keys=True)
+    sums = json.dumps({name: checksum(tensor) for name, tensor in tensors.items()}, sort_keys=True)
     data = safetensors.save(tensors, {"crc32": sums})  # of two entries the library writes either first
     put(folder, text, data)
 
@@ -201,12 +201,12 @@ def _read_tensors(path: Path) -> dict[str, Any]:
     except Exception as error:  # the library's own error type, and whatever a damaged header makes it raise
         raise CheckpointError(f"{path} is truncated or no safetensors file: {error}") from error
     for name, tensor in tensors.items() if sums is not None else ():  # files of other programs have no checksums
-        if sums.get(name) != _checksum(tensor):
+        if sums.get(name) != checksum(tensor):
             raise CheckpointError(f"{path} is damaged: tensor '{name}' is not what was written")
     return tensors
 
 
-def _checksum(tensor: Tensor) -> int:
+def checksum(tensor: Tensor) -> int:
     """CRC-32 of the bytes of a contiguous tensor."""
     return zlib.crc32(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
 

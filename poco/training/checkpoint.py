@@ -12,6 +12,7 @@ import torch
 
 from poco.errors import CheckpointError
 from poco.files import write_atomically
+from poco.nn.files import checksum
 
 _VERSION = 1
 _KEY = "poco"
@@ -40,8 +41,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """
     from safetensors.torch import save
 
-    header = {"kind": checkpoint.kind, "version": _VERSION, "values": checkpoint.values}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    sums = {name: checksum(tensor) for name, tensor in tensors.items()}
+    header = {"kind": checkpoint.kind, "version": _VERSION, "values": checkpoint.values, "crc32": sums}
     write_atomically(path, save(tensors, metadata={_KEY: json.dumps(header)}))
 
 
@@ -53,7 +55,7 @@ def load_checkpoint(path: Path, kind: str) -> Checkpoint:
         kind: what the checkpoint must be of.
 
     Raises:
-        CheckpointError: if it is missing, truncated, of another kind or version, or no checkpoint at all.
+        CheckpointError: if it is missing, truncated, damaged, of another kind or version, or no checkpoint at all.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -77,6 +79,12 @@ def load_checkpoint(path: Path, kind: str) -> Checkpoint:
         )
     if not isinstance(header.get("values"), dict):
         raise CheckpointError(f"{path} is not a {kind} checkpoint of poco: its values are missing")
+    for name, was in header.get("crc32", {}).items():  # checkpoints of older versions have none
+        if name not in tensors or checksum(tensors[name]) != was:
+            raise CheckpointError(
+                f"{path} is damaged: tensor '{name}' is not what was written: "
+                "delete it and start again, or restore it from a copy"
+            )
     return Checkpoint(kind, tensors, header["values"])
 
 

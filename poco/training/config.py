@@ -12,6 +12,7 @@ import torch
 
 from poco.errors import ConfigError
 from poco.fields import check_fields
+from poco.wording import counted
 
 Precision = Literal["float32", "bf16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
@@ -47,7 +48,7 @@ class TrainConfig:
         seed: seed of initial weights, dropout and the order of the windows.
         log_every: steps from one logged training loss to the next.
         checkpoint_seconds: a checkpoint is saved at each validation, and after this many seconds without one.
-        device: ``"auto"`` (a GPU if there is one), or a torch device such as ``"cpu"`` or ``"cuda:1"``.
+        device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"`` or one of several GPUs, such as ``"cuda:1"``.
 
     Raises:
         ConfigError: if a value cannot work.
@@ -110,8 +111,12 @@ class TrainConfig:
             device = torch.device(self.device)
         except RuntimeError as error:
             raise ConfigError(f"device '{self.device}' is not a torch device: use 'auto', 'cpu' or 'cuda'") from error
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(f"device '{self.device}' was asked for, but torch sees no GPU here: use 'cpu'")
+        if device.type not in ("cpu", "cuda"):
+            raise ConfigError(f"nothing is trained on device '{self.device}': use 'auto', 'cpu' or 'cuda'")
+        there = torch.cuda.device_count()
+        if device.type == "cuda" and (device.index or 0) >= there:
+            seen = counted(there, "GPU") if there else "no GPU"
+            raise ConfigError(f"device '{self.device}' was asked for, but torch sees {seen} here: use 'auto'")
         return device
 
     def to_json(self) -> dict[str, Any]:

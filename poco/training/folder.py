@@ -15,8 +15,8 @@ import torch
 from poco._version import __version__
 from poco.data.recording import fingerprint
 from poco.data.splits import Split
-from poco.errors import CheckpointError
-from poco.files import CONFIG, LOG, METRICS, read_json, write_atomically, write_json
+from poco.errors import CheckpointError, DataError
+from poco.files import CONFIG, EVALUATION, FIGURE, LOG, METRICS, read_json, write_atomically, write_json
 from poco.training.callbacks import Callback
 from poco.training.config import TrainConfig
 
@@ -85,11 +85,18 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def expect_recordings(place: str | Sequence[str], give: str) -> None:
+    """Raise a DataError, which says what to give, where recordings that a run was trained on are no longer there."""
+    for path in [place] if isinstance(place, str) else place:
+        if not Path(path).exists():
+            raise DataError(f"{path}, which the run was trained on, is not there: give {give} if it has moved")
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of ``metrics.jsonl``; lines that hold none, as where a crash cut one short, are left out."""
     records = []
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
     for line in text.splitlines():
@@ -124,10 +131,10 @@ class RunFiles(Callback):
         log(self._folder, f"seed {seed} ({number} of {of})")
 
     def start(self, step: int, steps: int) -> None:
-        """Cut the metrics back to ``step``; settings that were accepted on resume are kept from here on."""
+        """Cut the metrics back to ``step``, all where it is 0; what was accepted on resume is kept from here on."""
         write_json(self._folder / CONFIG, self._config)
         before = read_metrics(self._folder / METRICS)
-        kept = [record for record in before if record.get("seed") != self._seed or record["step"] <= step]
+        kept = [record for record in before if record.get("seed") != self._seed or record["step"] <= step > 0]
         text = "".join(json.dumps(record) + "\n" for record in kept)
         write_atomically(self._folder / METRICS, text.encode())
         log(self._folder, f"training from step {step} to {steps}")
@@ -137,8 +144,10 @@ class RunFiles(Callback):
         self._write(record)
 
     def validated(self, record: Mapping[str, Any]) -> None:
-        """Write the record."""
+        """Write the record; of a better model, scores of the one before are no longer those of the run."""
         self._write(record)
+        for name in (EVALUATION, FIGURE) if record["best"] else ():
+            (self._folder / name).unlink(missing_ok=True)
 
     def message(self, text: str) -> None:
         """Write the line to the log."""

@@ -27,6 +27,7 @@ from poco.files import (
     is_leftover,
     write_json,
 )
+from poco.nn.files import read_config as read_model_config
 from poco.training import recipes
 from poco.training.callbacks import Callback, Progress
 from poco.training.config import TrainConfig
@@ -116,6 +117,8 @@ def train(
     settings = recipes.complete(recipe, settings, cut)
     if getattr(sizes, "unit_type_embedding", False):
         unit_types = choose_label(cut.recordings, unit_types or known.get("unit_types"))
+    elif unit_types is not None:
+        raise ConfigError(f"the model embeds no types of units: leave out unit_types ('{unit_types}')")
     source = _with_full_path(source) if source is not None else source_of(recordings) or known.get("source")
     config = run_config(cut, sizes.to_dict(), settings, recipe, source, seeds, baselines, unit_types)
     if folder is not None:
@@ -193,6 +196,11 @@ def _prepare_folder(
         changes = _changes(before, config) + config_changes(TrainConfig.from_json(before["training"]), now)
         if changes:
             raise CheckpointError(f"cannot resume the run in {folder}: {'; '.join(changes)}")
+        if config.get("seeds", 1) == 1 and not (folder / RESUME).exists() and _has_finished(folder / MODEL):
+            raise CheckpointError(
+                f"the run in {folder} is finished, and {RESUME}, which it would go on from, is missing: "
+                "restore it from a copy, or train anew (--overwrite)"
+            )
         _remove_leftovers(folder)
         return
     exists = (folder / CONFIG).exists()
@@ -213,6 +221,11 @@ def _prepare_folder(
     write_json(folder / CONFIG, config)
 
 
+def _has_finished(model: Path) -> bool:
+    """Whether a model was saved at the end of its training."""
+    return (model / CONFIG).exists() and bool(read_model_config(model).get("training", {}).get("finished"))
+
+
 def _remove_leftovers(folder: Path) -> None:
     """Remove what a process left that was killed while it was writing."""
     for path in [*folder.glob(".*"), *folder.glob("*/.*"), *folder.glob(f"{MEMBERS}/*/.*")]:
@@ -222,10 +235,10 @@ def _remove_leftovers(folder: Path) -> None:
 
 def _clear(folder: Path) -> None:
     """Remove what a run wrote but its settings, which make the folder a run; whatever else is in the folder stays."""
+    for name in (MODEL, MEMBERS, BASELINES):  # before the state: a finished model without it is not trained anew
+        shutil.rmtree(folder / name, ignore_errors=True)
     for name in (RESUME, METRICS, LOG, EVALUATION, FIGURE):
         (folder / name).unlink(missing_ok=True)
-    for name in (MODEL, MEMBERS, BASELINES):
-        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -248,7 +261,13 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     new = {entry["session"]: entry for entry in now["sessions"]}
     if list(old) != list(new):
         changes.append(f"the sessions were {', '.join(old)}, now {', '.join(new)}")
-    for name in old.keys() & new.keys():
-        if old[name]["fingerprint"] != new[name]["fingerprint"]:
+    for name, was in old.items():
+        found = new.get(name, was)
+        if was["fingerprint"] != found["fingerprint"]:
             changes.append(f"the recording of session '{name}' has changed")
+        changes += [
+            f"{key} of session '{name}' was {was[key]}, now {found[key]}"
+            for key in ("dataset", "rate_hz")
+            if was[key] != found[key] and None not in (was[key], found[key])
+        ]
     return changes

@@ -77,7 +77,6 @@ def fit(
     checkpoint: Path | None = None,
     resume: bool = False,
     labels: Mapping[str, Any] | None = None,
-    more: bool = False,
 ) -> History:
     """Train a forecaster on the training part of a split and leave it with its best weights.
 
@@ -98,7 +97,6 @@ def fit(
         resume: continue from ``checkpoint`` if it is there; on the CPU, and with as many threads, the result then
             equals that of a run never interrupted, bit for bit.
         labels: what every record begins with.
-        more: whether other training follows: a signal in the last step then interrupts as one before it does.
 
     Returns:
         What happened.
@@ -118,7 +116,7 @@ def fit(
         loop = _Loop(model, split, config, device, callbacks, labels or {})
         if resume and checkpoint is not None and checkpoint.exists():
             loop.restore(checkpoint)
-        loop.run(checkpoint, more=more)
+        loop.run(checkpoint)
     if isinstance(model, POCO):
         for recording, mean, std in zip(split.recordings, split.mean, split.std, strict=True):
             if not model.is_normalised(recording.session):
@@ -167,7 +165,7 @@ class _Loop:
         self.loss_count = 0
         self.began = 0.0
 
-    def run(self, checkpoint: Path | None, *, more: bool) -> None:
+    def run(self, checkpoint: Path | None) -> None:
         history = self.history
         self.began = time.monotonic() - history.seconds
         saved_at = time.monotonic()
@@ -189,7 +187,7 @@ class _Loop:
                     if checkpoint is not None and (due or watch.received is not None):
                         self.save(checkpoint)
                         saved_at = time.monotonic()
-                    if watch.received is not None and (more or not history.stopped):
+                    if watch.received is not None:
                         raise Interrupted(
                             f"interrupted at step {history.step} of {self.steps}: the state is saved in "
                             f"{checkpoint}; resume to continue",

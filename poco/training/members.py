@@ -59,7 +59,7 @@ def train_members(
             callback.member(own.seed, number + 1, seeds)
         found = _trained(place, own) if place is not None and resume else None
         if found is None:
-            options: dict[str, Any] = {"labels": {"seed": own.seed}, "more": number + 1 < seeds}
+            options: dict[str, Any] = {"labels": {"seed": own.seed}}
             if folder is not None and place is not None:
                 place.mkdir(parents=True, exist_ok=True)
                 options |= {"checkpoint": place / RESUME, "resume": resume}
@@ -114,6 +114,7 @@ def _together(members: Sequence[Member]) -> Ensemble:
     ensemble.metadata = {
         "training": {**common, "seeds": seeds},
         "rate_hz": first["rate_hz"],
+        "fingerprints": first["fingerprints"],
         "reading": first["reading"],
     }
     return ensemble

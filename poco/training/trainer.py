@@ -72,8 +72,6 @@ class Trainer:
         if self._config is not None:
             model.metadata |= _metadata(self._config, settings.seed, self._unit_types)
         watching = self._callbacks if keep is None else [*self._callbacks, _Keeper(model, keep)]
-        if isinstance(model, Grounded):
-            options["more"] = True  # the rehearsal of its residuals follows
         history = fit(model, self._cut, settings, callbacks=watching, **options)
         if isinstance(model, Grounded):
             finish(model, fitted, self._cut, settings, history.best_steps, self._callbacks)
@@ -95,7 +93,7 @@ def _metadata(config: Mapping[str, Any], seed: int, unit_types: str | None) -> d
     """What a model's own folder says of its training: enough to forecast and adapt without the run."""
     kept = {key: config[key] for key in ("recipe", "protocol", "seed", "versions")}
     return {
-        "training": {**kept, "seed": seed, "unit_types": unit_types},
+        "training": {**kept, "seed": seed, "unit_types": unit_types, "steps": config["training"]["steps"]},
         "rate_hz": {entry["session"]: entry["rate_hz"] for entry in config["sessions"]},
         "fingerprints": {entry["session"]: entry["fingerprint"] for entry in config["sessions"]},
         "reading": (config["source"] or {}).get("options", {}),

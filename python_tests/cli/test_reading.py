@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,6 +96,23 @@ def test_no_baselines_is_remembered(poco: Callable, run: Path) -> None:
     compared = poco("train", "--out", run, "--resume", "--baselines", "--json")
     assert "mlp" in compared.json["baselines"]
     assert "mlp" in poco("train", "--out", run, "--resume", "--json").json["baselines"]
+
+
+def test_resume_reads_as_the_run_did(poco: Callable, run: Path, folder: Path, tmp_path: Path) -> None:
+    resume = ["--resume", "--out", tmp_path / "run"]
+    shutil.copytree(run, tmp_path / "run")
+    shutil.copytree(folder, tmp_path / "moved")
+    done = poco("train", tmp_path / "moved", *resume)
+    assert done.code == 0, done.err
+    for option, says in (("--rate", "rate_hz of session 'a' was 20.0, now 5.0"), ("--sessions", "were a, now b")):
+        refused = poco("train", *resume, option, "5" if option == "--rate" else "b")
+        assert refused.code == 2
+        assert says in refused.err
+    shutil.rmtree(tmp_path / "moved")
+    for command, hint in (("train", "give DATA"), ("eval", "give it (--data PATH)")):
+        lost = poco(command, *(resume if command == "train" else resume[2:]))
+        assert lost.code == 2
+        assert f"{tmp_path / 'moved'}, which the run was trained on, is not there: {hint}" in lost.err
 
 
 def test_sessions_of_one_name(poco: Callable, tmp_path: Path) -> None:

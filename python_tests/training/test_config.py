@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
+import torch
 
 from poco.data.recording import Recording
 from poco.data.splits import split
@@ -50,6 +52,13 @@ def test_a_learning_rate_without_bounds_is_refused_in_words() -> None:
         TrainConfig(learning_rate=float("inf"))
 
 
+def test_numbers_of_numpy_are_plain_ones() -> None:
+    config = TrainConfig(steps=np.int64(5), learning_rate=np.float32(0.5))  # type: ignore[arg-type]
+    assert json.loads(json.dumps(config.to_json())) == TrainConfig(steps=5, learning_rate=0.5).to_json()
+    json.dumps(GroundedConfig(context=np.int64(9), own_means=[np.int64(3)]).to_dict())  # type: ignore[arg-type]
+    json.dumps(POCOConfig(context=np.int64(32)).to_dict())  # type: ignore[arg-type]
+
+
 def test_settings_survive_json() -> None:
     config = TrainConfig(steps=3, ema=0.9, clip=None)
     assert TrainConfig.from_json(config.to_json()) == config
@@ -59,10 +68,19 @@ def test_settings_survive_json() -> None:
         TrainConfig.from_json({"steps": "many"})
 
 
-def test_devices() -> None:
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert TrainConfig(device="cpu").torch_device().type == "cpu"
     with pytest.raises(ConfigError, match="not a torch device"):
         TrainConfig(device="gpu7").torch_device()
+    with pytest.raises(ConfigError, match="nothing is trained on device 'meta': use 'auto', 'cpu' or 'cuda'"):
+        TrainConfig(device="meta").torch_device()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert TrainConfig(device="cuda:1").torch_device().index == 1
+    with pytest.raises(ConfigError, match="'cuda:2' was asked for, but torch sees 2 GPUs here"):
+        TrainConfig(device="cuda:2").torch_device()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ConfigError, match="torch sees no GPU here"):
+        TrainConfig(device="cuda").torch_device()
 
 
 def test_warmup_and_cosine() -> None:

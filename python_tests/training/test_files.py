@@ -55,6 +55,15 @@ def test_a_truncated_checkpoint_is_refused(tmp_path: Path, keep: int) -> None:
     assert "truncated" in refused(path)
 
 
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "c")
+    content = bytearray(path.read_bytes())
+    content[-40] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"is damaged: tensor '.*' is not what was written: delete it"):
+        load_checkpoint(path, "training")
+
+
 def test_a_missing_checkpoint_and_a_folder_are_refused(tmp_path: Path) -> None:
     assert "there is no checkpoint" in refused(tmp_path / "none")
     refused(tmp_path)

@@ -161,14 +161,15 @@ def test_a_signal_in_the_last_step_of_a_seed_ends_the_run_too(whole_of_two: Path
     assert_same_run(folder, whole_of_two)
 
 
-def test_a_signal_in_the_last_step_on_the_ground_comes_before_the_rehearsal(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sizes", [POCO, GROUNDED])
+def test_a_signal_in_the_last_step_ends_the_run(tmp_path: Path, sizes: str) -> None:
     whole, folder = tmp_path / "whole", tmp_path / "run"
-    done = run(whole, steps=6, sizes=GROUNDED)
+    done = run(whole, steps=6, sizes=sizes)
     assert done.returncode == 0, done.stderr
-    stopped = run(folder, 6, signal.SIGTERM, steps=6, sizes=GROUNDED)
+    stopped = run(folder, 6, signal.SIGTERM, steps=6, sizes=sizes)
     assert stopped.returncode == 143, stopped.stderr
     assert not Run.load(folder).finished
-    done = run(folder, steps=6, sizes=GROUNDED)
+    done = run(folder, steps=6, sizes=sizes)
     assert done.returncode == 0, done.stderr
     assert_same_run(folder, whole)
 

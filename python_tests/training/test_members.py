@@ -294,6 +294,12 @@ def test_the_ground_is_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(calls) == 1
 
 
+def test_a_recording_that_the_members_know_is_told(whole: Path) -> None:
+    new = dataclasses.replace(RECORDINGS[0], session="new")
+    with pytest.warns(RuntimeWarning, match="same activity as session 'a'"):
+        poco.adapt(whole, new, steps=1)
+
+
 def test_progress_names_the_seed(capsys: pytest.CaptureFixture[str]) -> None:
     trained(None, seeds=2, callbacks=[Progress("fitting", seconds_between=0.0)])
     lines = capsys.readouterr().err.splitlines()

@@ -59,10 +59,11 @@ void* take_spare(size_t bytes) {
 
 Workspace::Workspace(size_t bytes) {
     static_assert(kLine <= kAlignment, "blocks begin on a cache line");
-    block_ = take_spare(bytes + kLine);
+    const size_t whole = bytes + kLine;
+    if (whole <= kKeepAtMost) block_ = take_spare(whole);  // a larger one is not among them, nor takes the place of one
     if (block_ == nullptr) {
-        block_ = allocate(bytes + kLine);
-        *static_cast<size_t*>(block_) = bytes + kLine;
+        block_ = allocate(whole);
+        *static_cast<size_t*>(block_) = whole;
     }
     size_ = size_of(block_);
 }

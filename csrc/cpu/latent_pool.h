@@ -5,8 +5,6 @@
 // pieces of a window are merged in the order of the rows.
 #pragma once
 
-#include <cmath>
-
 #include "core/thread_pool.h"
 #include "cpu/latent_pool_tile.h"
 
@@ -85,10 +83,10 @@ inline void finish_window(const LatentPool<T>& p, const PoolWeights& w, const Po
         float most = state.most[m];
         for (int64_t i = m; i < count; i += p.latents) most = state.most[i] > most ? state.most[i] : most;
         float total = 0;
-        for (int64_t i = m; i < count; i += p.latents) total += state.total[i] * std::exp(state.most[i] - most);
-        logsumexp[m] = most + std::log(total);
+        for (int64_t i = m; i < count; i += p.latents) total += state.total[i] * __builtin_expf(state.most[i] - most);
+        logsumexp[m] = most + __builtin_logf(total);
         for (int64_t i = m; i < count; i += p.latents) {
-            const Vector factor = broadcast(std::exp(state.most[i] - most) / total);
+            const Vector factor = broadcast(__builtin_expf(state.most[i] - most) / total);
             const Vector share = factor * state.total[i];
             for (int64_t j = 0; j < w.width; j += kLanes) {
                 const Vector y = fma(load(state.v + i * w.width + j) * factor, load(w.norm_weight + j),

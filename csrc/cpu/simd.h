@@ -226,7 +226,8 @@ inline Vector exp(Vector v) {
 
 #if defined(__AVX512BF16__)
 
-// GELU for bfloat16, by a polynomial for Phi: within 1.1e-4 of the larger of 1 and |v|, 0 or v itself far from 0.
+// GELU for bfloat16, by a polynomial for Phi: within 1.1e-4 of the larger of 1 and |v|, and beyond 4 within 3e-7 |v| of
+// 0 or v itself.
 inline Vector gelu(Vector v) {
     const Vector x = min(broadcast(4.0f), max(broadcast(-4.0f), v));  // NaN passes
     const Vector t = x * x;

@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <optional>
+#include <set>
 
 #include "core/errors.h"
 #include "cpu/dispatch.h"
@@ -27,11 +28,12 @@ struct Sizes {
 
 std::vector<int64_t> lengths(const Json& means, int64_t context, bool centred) {
     std::vector<int64_t> found;
+    std::set<int64_t> before;
     for (const Json& entry : means.array()) {
         const int64_t given = entry.integer();
         if (given < 0) fail("the model averages over ", given, " frames");
         const int64_t length = std::min(given == 0 ? context : given, context);
-        if ((centred && length == context) || std::find(found.begin(), found.end(), length) != found.end()) continue;
+        if ((centred && length == context) || !before.insert(length).second) continue;
         found.push_back(length);
     }
     return found;

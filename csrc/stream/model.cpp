@@ -1,7 +1,7 @@
 #include "stream/model.h"
 
-#include <algorithm>
 #include <filesystem>
+#include <map>
 #include <system_error>
 
 #include "core/errors.h"
@@ -30,12 +30,9 @@ public:
         const bool shared = config.at("session_embedding").boolean(),
                    typed = config.at("unit_type_embedding").boolean();
         const bool in_latents = config.at("latent_session_embedding").boolean();
-        std::vector<std::string> datasets, types;
-        const auto place = [](std::vector<std::string>& names, const std::string& name) {
-            const auto found = std::find(names.begin(), names.end(), name);
-            if (found != names.end()) return std::to_string(found - names.begin());
-            names.push_back(name);
-            return std::to_string(names.size() - 1);
+        std::map<std::string, size_t> datasets, types;  // their numbers, in the order in which they come
+        const auto place = [](std::map<std::string, size_t>& names, const std::string& name) {
+            return std::to_string(names.emplace(name, names.size()).first->second);
         };
         for (size_t i = 0; i < sessions_.size(); ++i) {
             const std::string prefix = "session_embeddings." + std::to_string(i) + ".";

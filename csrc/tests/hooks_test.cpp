@@ -112,6 +112,12 @@ void scratch_is_kept() {
         CHECK(memory.taken == (kFreshMemory ? 64 * (round + 1) : 64));
     }
     CHECK(poco::Workspace::spares() == (kFreshMemory ? 0 : 64));
+    poco::Workspace::give_up_spares();
+    // A very large block is not kept, and does not cost one that is.
+    for (const size_t mebibytes : {63, 65}) {
+        static_cast<void>(poco::Workspace(mebibytes << 20));
+        CHECK(poco::Workspace::spares() == (kFreshMemory ? 0 : 1));
+    }
     set_memory(nullptr);
     CHECK(memory.held == 0 && poco::Workspace::spares() == 0);
 }

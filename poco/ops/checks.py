@@ -93,6 +93,13 @@ def _expect_windows(op: str, name: str, tensor: Tensor, windows: int) -> None:
         raise ShapeError(f"{op}: {name} must be for 1 or {windows} windows, got {tensor.shape[0]}")
 
 
+def _expect_latents(op: str, initial: Tensor, width: Any, windows: int) -> None:
+    _expect(op, "initial", initial, ("1 or W", "Q", width))
+    _expect_windows(op, "initial", initial, windows)
+    if initial.shape[1] < 1:
+        raise ShapeError(f"{op}: there must be at least one latent, initial is {list(initial.shape)}")
+
+
 def _expect_segments(op: str, context: int, length: int) -> None:
     if length < 1 or context % length:
         raise ShapeError(f"{op}: the context {context} must be a multiple of the segment length {length}")
@@ -247,7 +254,7 @@ def latent_transformer(
     _expect(op, "initial", initial, ("1 or W", "Q", "d"))
     latents, width = initial.shape[1:]
     _expect(op, "pooled", pooled, ("W", "S", latents, width))
-    _expect_windows(op, "initial", initial, pooled.shape[0])
+    _expect_latents(op, initial, width, pooled.shape[0])
     _expect(op, "frequencies", frequencies, ("dh / 4",))
     if pooled.shape[1] < 1 or context % pooled.shape[1]:
         raise ShapeError(f"{op}: the context {context} must be a multiple of the {pooled.shape[1]} segments")
@@ -302,8 +309,7 @@ def inference(
         _expect(op, "unit_shift", unit_shift, (unit_table.shape[1],))
     _expect_indices(op, x.shape[0], unit_index, window_offsets, unit_table.shape[0])
     width, windows, context = unit_table.shape[1], window_offsets.shape[0] - 1, x.shape[1]
-    _expect(op, "initial", initial, ("1 or W", "Q", width))
-    _expect_windows(op, "initial", initial, windows)
+    _expect_latents(op, initial, width, windows)
     _expect(op, "frequencies", frequencies, ("dh / 4",))
     p = ModelParameters.of(parameters)
     out_of_hidden = LatentParameters.of(p.latents).read_ffn.out_weight

@@ -146,6 +146,7 @@ def test_where_the_op_is_used() -> None:
         (2, torch.tensor([0, 3, 3, 9], dtype=torch.int32), "window_offsets must rise from 0 to the 8 rows"),
         (3, torch.randn(50, 9), r"initial must be \[1 or W, Q, 9\]"),
         (4, torch.randn(2, 3, 8), "initial must be for 1 or 3 windows, got 2"),
+        (4, torch.randn(1, 0, 8), r"there must be at least one latent, initial is \[1, 0, 8\]"),
         (5, torch.ones(2), r"parameters\[6\] must be \[8, 8\], got \[4, 8\]"),
         (6, [], "parameters must be 40 tensors and 11 for each layer, got 0"),
         (7, 3, r"parameters\[19\] must be \[36, 8\], got \[24, 8\]"),

@@ -167,6 +167,11 @@ def test_says_what_does_not_fit(position: int, value: Any, says: str) -> None:
         latent_transformer(*replaced(inputs(**SMALL), position, value))
 
 
+def test_says_that_there_are_no_latents() -> None:
+    with pytest.raises(ShapeError, match=r"there must be at least one latent, initial is \[1, 0, 8\]"):
+        latent_transformer(*inputs(**{**SMALL, "latents": 0}))
+
+
 @needs_kernels
 def test_the_core_counts_parameters() -> None:
     names = "windows initial_windows segments latents width head_width heads ffn_width layers context eps threads"

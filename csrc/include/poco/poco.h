@@ -175,11 +175,11 @@ typedef void (*poco_release)(void* block, size_t bytes, void* user);
 /* Takes large memory from the program's own functions; both NULL: from C++'s operator new, as before. Through them go
    the bytes of a model file while it is read, the weights and embeddings of models, the frames, weights in the
    stream's own precision and results of streams, and the scratch of forecasts, of which the library keeps up to 64
-   blocks for later calls. Not through them go objects of a fixed size, names, texts and what is read out of JSON, the
-   threads and their stacks, and messages of errors: none of that is on the way of a frame. Where they give NULL, a call
-   returns POCO_NO_MEMORY (NULL where it opens something), and has let go of what it had taken. Returns a poco_code; an
-   error, and nothing has changed, while a model or stream is open. `status` may be NULL. For the whole process; not
-   while another call of this library is running. */
+   blocks, of up to 64 MiB each, for later calls. Not through them go objects of a fixed size, names, texts and what is
+   read out of JSON, the threads and their stacks, and messages of errors: none of that is on the way of a frame. Where
+   they give NULL, a call returns POCO_NO_MEMORY (NULL where it opens something), and has let go of what it had taken.
+   Returns a poco_code; an error, and nothing has changed, while a model or stream is open. `status` may be NULL. For
+   the whole process; not while another call of this library is running. */
 POCO_API int32_t poco_set_allocator(poco_allocate allocate, poco_release release, void* user, poco_status* status);
 
 /* Kinds of messages of a log. SETUP: a stream was opened, and what for and with, or goes on with another model; the
@@ -228,9 +228,10 @@ typedef struct poco_forecast {
    counts as one interval after the frame before it), and forecasts into `forecast`, whose size is set. What that points
    to is overwritten by the next call. Returns a poco_code; after an error the stream is as it was. `status` may be
    NULL. No memory is allocated, no lock taken by this call itself, but for a block of scratch when more calls run side
-   by side than ever before; should there be none (POCO_NO_MEMORY), or should a GPU fail (POCO_NO_GPU), the frame was
-   taken and has no forecast. The message of an error takes a few small blocks, for as long as the call. With more than
-   one thread it wakes its helpers. For one thread at a time. */
+   by side than ever before, or if it has more than 64 MiB, as with a model of many times the usual sizes; should there
+   be none (POCO_NO_MEMORY), or should a GPU fail (POCO_NO_GPU), the frame was taken and has no forecast. The message of
+   an error takes a few small blocks, for as long as the call. With more than one thread it wakes its helpers. For one
+   thread at a time. */
 POCO_API int32_t poco_stream_push(poco_stream* stream, const float* frame, int64_t units, double time,
                                   poco_forecast* forecast, poco_status* status);
 

@@ -11,14 +11,14 @@ from poco.errors import ConfigError
 
 
 def check_fields(config: Any) -> None:
-    """Raises ConfigError if a field of a dataclass is not of its kind; lists and NumPy's numbers are taken too."""
+    """Raises ConfigError if a field of a dataclass is not of its kind."""
     for name, hint in get_type_hints(type(config)).items():
-        check_kind(name, _plain(getattr(config, name)), hint)
+        check_kind(name, getattr(config, name), hint)
 
 
 def check_kind(name: str, value: Any, hint: Any) -> None:
-    """Raises ConfigError if a value is not of a type as annotations say it."""
-    if not _fits(value, hint):
+    """Raises ConfigError if a value is not of a type as annotations say it; lists and NumPy's numbers are taken too."""
+    if not _fits(_plain(value), hint):
         raise ConfigError(f"{name} must be {_text(hint)}, got {value!r}")
 
 

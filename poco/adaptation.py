@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from poco._version import __version__
-from poco.adaptation_steps import fit_session, join, scores_of, settings, usual_rate
+from poco.adaptation_steps import check_settings, fit_session, join, scores_of, settings, usual_rate
 from poco.adapted import Adapted, Point
 from poco.data.checks import rates_differ, same_activity
 from poco.data.origin import source as source_of
 from poco.data.recording import Recording, fingerprint
-from poco.data.splits import Split, shorten, split
+from poco.data.splits import PROTOCOLS, Split, shorten, split
 from poco.errors import ConfigError, DataError
+from poco.fields import check_kind
 from poco.nn.files import learnt_rates
 from poco.nn.vocabulary import expect_new
 from poco.scoring import ahead
@@ -34,6 +35,20 @@ Mode = Literal["embeddings", "mlp", "full", "scratch", "zero-shot"]
 #: Modes of a POCO; a forecaster on the ground has one alone, :data:`SOLVE`.
 MODES: tuple[str, ...] = get_args(Mode)
 SOLVE = "solve"
+#: Options of :func:`adapt` that are plain values, and of which kind each is.
+OPTIONS: Mapping[str, Any] = {
+    "mode": str | None,
+    "steps": int,
+    "learning_rate": float | None,
+    "batch_size": int | None,
+    "protocol": str | None,
+    "seed": int,
+    "precision": str,
+    "score_every": int,
+    "patience": int | None,
+    "frames": int | None,
+    "unit_types": str | None,
+}
 
 #: Validations without a new best before adaptation stops.
 PATIENCE = 5
@@ -111,7 +126,7 @@ def adapt(
         CheckpointError: if the folder holds no model.
     """
     from poco.ensemble import Ensemble
-    from poco.models import members, model_of, open_forecaster
+    from poco.models import kind_of, members, model_of, open_forecaster
     from poco.nn import POCO
     from poco.run import Run
 
@@ -123,10 +138,23 @@ def adapt(
     source = {**_known_source(folder, recording), **(source or {})}
     protocol = protocol or (run.protocol if run is not None else "leak-free")
     model = model_of(given, "what is adapted")
-    each = members(model)
-    mode = _mode(model, mode)
+    each, kind, sizes = members(model), kind_of(model), model.config
+    plain = (
+        mode,
+        steps,
+        learning_rate,
+        batch_size,
+        protocol,
+        seed,
+        precision,
+        score_every,
+        patience,
+        frames,
+        unit_types,
+    )
+    check_options(kind, sizes.context + sizes.horizon, dict(zip(OPTIONS, plain, strict=True)))
+    mode = _mode(kind, mode)
     expect_new(model.sessions, recording.session)
-    sizes = model.config
     cut = split([recording], protocol=protocol, context=sizes.context, horizon=sizes.horizon)
     if frames is not None and frames >= cut.frames_to_learn[0]:
         frames = None
@@ -135,7 +163,7 @@ def adapt(
     types: tuple[str, ...] = ()
     if getattr(sizes, "unit_type_embedding", False):
         label = unit_types or (model.metadata.get("training") or {}).get("unit_types")
-        types = tuple(recording.labels[choose_label([recording], label)])
+        types = tuple(recording.labels[choose_label([recording], label, "unit_types=LABEL, --unit-types LABEL")])
     elif unit_types is not None:
         raise ConfigError(f"the model embeds no types of units: leave out unit_types ('{unit_types}')")
     _compare_rates(model, recording)
@@ -188,11 +216,30 @@ def _known_source(folder: str | Path | None, recording: Recording) -> dict[str, 
     return known if origin is None else {**known, "recording": origin["path"], "options": origin["options"]}
 
 
-def _mode(model: Forecaster, mode: str | None) -> str:
-    """The mode that is meant; a ConfigError if the model has no such."""
-    from poco.models import kind_of
+def check_options(kind: str, window: int, options: Mapping[str, Any]) -> None:
+    """Raises ConfigError for what no recording could be adapted to with.
 
-    if kind_of(model) == "grounded":
+    Args:
+        kind: of the model, see :func:`poco.models.kind_of`.
+        window: its context and horizon together.
+        options: of :func:`adapt`, by name.
+    """
+    for name, value in options.items():
+        if name not in OPTIONS:
+            raise ConfigError(f"there is no option '{name}' here: the options are {', '.join(OPTIONS)}")
+        check_kind(name, value, OPTIONS[name])
+    mode, frames, protocol = _mode(kind, options.get("mode")), options.get("frames"), options.get("protocol")
+    if protocol is not None and protocol not in PROTOCOLS:
+        raise ConfigError(f"protocol must be one of {', '.join(PROTOCOLS)}, got '{protocol}'")
+    if frames is not None and frames < window:
+        raise ConfigError(f"{frames} frames hold no window of {window} (context + horizon): give more (frames)")
+    if mode not in (SOLVE, "zero-shot"):
+        check_settings(options)
+
+
+def _mode(kind: str, mode: str | None) -> str:
+    """The mode that is meant; a ConfigError if a model of this kind has no such."""
+    if kind == "grounded":
         if mode not in (None, SOLVE, "embeddings"):
             raise ConfigError(f"a forecaster on the ground takes a session by a solve (mode '{SOLVE}'), not '{mode}'")
         return SOLVE

@@ -52,10 +52,6 @@ def settings(
 ) -> TrainConfig:
     """What the loop is told for the steps of a mode on a session; see :func:`poco.adapt`."""
     steps = steps if cut.validates else min(steps, UNVALIDATED_STEPS)
-    if score_every < 1:
-        raise ConfigError(f"score_every must be at least 1 step, got {score_every}")
-    if precision not in (*PRECISIONS, "auto"):
-        raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)} or auto, got '{precision}'")
     if precision == "auto":
         precision = "bf16" if multiplies_bfloat16(TrainConfig().torch_device()) else "float32"
     if batch_size is None:
@@ -71,6 +67,17 @@ def settings(
         seed=seed,
         precision=cast("Precision", precision),
     )
+
+
+def check_settings(options: Mapping[str, Any]) -> None:
+    """Raises ConfigError if one of the options of :func:`poco.adapt` that :func:`settings` takes cannot work."""
+    score_every, precision = options.get("score_every", 1), options.get("precision", "auto")
+    if score_every < 1:
+        raise ConfigError(f"score_every must be at least 1 step, got {score_every}")
+    if precision not in (*PRECISIONS, "auto"):
+        raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)} or auto, got '{precision}'")
+    others = ("steps", "learning_rate", "batch_size", "seed", "patience")
+    TrainConfig(**{name: options[name] for name in others if options.get(name) is not None})
 
 
 def usual_rate(model: POCO, mode: str) -> float:

@@ -13,14 +13,14 @@ from poco.errors import ConfigError
 def check_fields(config: Any) -> None:
     """Raises ConfigError if a field of a dataclass is not of its kind; lists and NumPy's numbers are made plain."""
     for name, hint in get_type_hints(type(config)).items():
-        value = _plain(getattr(config, name))
+        value = getattr(config, name)
         check_kind(name, value, hint)
-        object.__setattr__(config, name, value)
+        object.__setattr__(config, name, _plain(value))
 
 
 def check_kind(name: str, value: Any, hint: Any) -> None:
-    """Raises ConfigError if a value is not of a type as annotations say it."""
-    if not _fits(value, hint):
+    """Raises ConfigError if a value is not of a type as annotations say it; lists and NumPy's numbers are taken too."""
+    if not _fits(_plain(value), hint):
         raise ConfigError(f"{name} must be {_text(hint)}, got {value!r}")
 
 

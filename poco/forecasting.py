@@ -187,6 +187,8 @@ def forecast(
     model = model_of(run, "what forecasts a recording")
     if stride < 1:
         raise ConfigError(f"stride must be at least 1 frame, got {stride}")
+    if not isinstance(recording, Recording):
+        raise DataError(f"one recording is wanted, not {type(recording).__name__}: read it with poco.read, choose one")
     index = model.session_index(session if session is not None else recording.session)
     spec = model.sessions[index]
     mean, std = (np.asarray(v.detach().cpu(), dtype=np.float32) for v in model.normalisation(index))

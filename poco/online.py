@@ -235,7 +235,7 @@ class OnlineAdaptation:
         kept = seen.save(folder, count)
         model.write(folder / _BASE)
         request = {"session": session, "kept": kept, "options": dict(options), "parent": os.getpid()}
-        (folder / _REQUEST).write_text(json.dumps(request))
+        (folder / _REQUEST).write_text(json.dumps(request, default=np.generic.item))  # NumPy's numbers too
         path = os.pathsep.join(filter(None, (str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
             [sys.executable, "-c", _START, str(folder)],
@@ -284,24 +284,36 @@ def _leave_real_time() -> None:
         os.sched_setaffinity(0, _CPUS)
 
 
+def check_adaptable(model: ModelFiles, window: int, options: Mapping[str, Any]) -> None:
+    """Raises ConfigError if a model is not adapted beside a stream, or not with these options of :func:`poco.adapt`.
+
+    Args:
+        model: what its files hold.
+        window: its context and horizon together.
+        options: by name.
+    """
+    from poco.adaptation import check_options
+
+    kind = json.loads(model.config)["model"]
+    if kind not in ("POCO", "Grounded"):
+        raise ConfigError(f"a model of kind {kind} is not adapted beside a stream")
+    check_options(kind.lower(), window, options)
+
+
 def without(model: Member, session: str) -> Member:
     """A copy of a model that does not know one of its sessions.
 
     Raises:
-        ConfigError: if the model is of a kind whose sessions cannot be taken away.
         VocabularyError: if it does not know the session.
     """
-    from poco.ground.grounded import Grounded
     from poco.nn import POCO
 
     index = model.session_index(session)
     if isinstance(model, POCO):
         return model.subset([other for other in range(len(model.sessions)) if other != index])
-    if isinstance(model, Grounded):
-        smaller = copy.deepcopy(model)
-        smaller.ground.remove_session(index)
-        return smaller
-    raise ConfigError(f"a model of kind {type(model).__name__} is not adapted beside a stream")
+    smaller = copy.deepcopy(model)
+    smaller.ground.remove_session(index)
+    return smaller
 
 
 def _end_with(parent: int, folder: Path) -> None:

@@ -166,8 +166,11 @@ def _cuts(
 
 def _usable(what: str, make: Callable[[], Made], report: Callable[[str], None]) -> Made | None:
     """What is made of data; None, and a line, where they cannot be used."""
+    from poco.data.read import without_options
+
     try:
-        return make()
+        with without_options():
+            return make()
     except DataError as error:
         report(f"{what}: left out, {error}")
         return None

@@ -126,7 +126,8 @@ def _ahead(one: Scores, other: Scores, least: int) -> Ahead:
     with np.errstate(invalid="ignore"):  # of two errors that are not finite
         block = lasting_block(one.window_error - other.window_error, one.copy_window_error, windows, least)
     drawn = resampled_scores(np.stack([one.window_error, other.window_error]), one.copy_window_error, windows, block)
-    return Ahead(one.score - other.score, interval(drawn[0] - drawn[1]), round(sum(windows) / block, 1))
+    most = np.inf if drawn[1].any() else 1.0  # of copy, which scores 0 however windows are drawn, that of the score
+    return Ahead(one.score - other.score, interval(drawn[0] - drawn[1], most), round(sum(windows) / block, 1))
 
 
 def with_intervals(scores: Mapping[str, Scores], least: int) -> dict[str, Scores]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import tempfile
 import warnings
@@ -21,7 +22,7 @@ import torch
 from poco import core, models
 from poco.errors import BackendError, CheckpointError, ConfigError, DataError, PocoError
 from poco.nn import files, vocabulary
-from poco.online import ModelFiles, OnlineAdaptation, Seen
+from poco.online import ModelFiles, OnlineAdaptation, Seen, check_adaptable
 
 if TYPE_CHECKING:
     from poco.models import Forecaster
@@ -133,6 +134,8 @@ class Stream:
         for name, value in (("interval", interval), ("tolerance", tolerance), ("deadline_ms", deadline_ms)):
             if value is not None and not isinstance(value, Real):
                 raise ConfigError(f"{name} must be a number, got {value!r}")
+        if keep:
+            importlib.import_module("poco.adaptation")  # takes long, so not at the call of adapt_online
         opened, kept = _open(_of_run(model), keep=keep > 0)
         options = {
             "bfloat16": precision == "bf16",
@@ -246,13 +249,14 @@ class Stream:
         and :meth:`OnlineAdaptation.result` says why. The process ends with the stream (``with``), and with the program.
 
         Args:
-            **options: those of :func:`poco.adapt`, as JSON can hold them: ``mode``, ``steps``, ``frames``, ...
+            **options: those of :func:`poco.adapt` that are plain values: ``mode``, ``steps``, ``frames``, ...
 
         Returns:
             The adaptation: ``.done``, ``.result()``, ``.cancel()``.
 
         Raises:
-            ConfigError: if the stream keeps no frames (``keep=``) or has seen none yet, or an adaptation is going on.
+            ConfigError: if the stream keeps no frames (``keep=``) or has seen none yet, an adaptation is going on, the
+                model is an ensemble, or an option is none or has a value that cannot work.
         """
         if self._seen is None:
             raise ConfigError("the stream keeps no frames to learn from: open it with keep=, for example keep=10_000")
@@ -262,6 +266,7 @@ class Stream:
             raise ConfigError("an adaptation is going on: wait for its result, or cancel it")
         if self._files is None:
             raise ConfigError("a model that was opened for streaming is not adapted: give the stream its folder")
+        check_adaptable(self._files, self.context + self.horizon, options)
         self._online = OnlineAdaptation(self._files, self.session, self._seen, options, self._load)
         return self._online
 

@@ -284,6 +284,18 @@ def test_a_unit_that_decides_the_score_is_named() -> None:
     assert "--leave-out 'a/5'" in line
 
 
+def test_no_forecaster_is_ahead_of_copy_by_more_than_the_most_that_it_can_score() -> None:
+    short = split([waves("a", frames=85)], context=12, horizon=4)  # room for less than one block
+    found = evaluate(fit_baseline("ridge", short), short, baselines=("copy", "mean"))
+    ahead = {name: one.ahead for name, one in found.baselines.items()}
+    assert ahead["copy"] == Ahead(found.score, found.interval)
+    assert found.interval is not None
+    assert found.interval[1] == 1
+    assert ahead["mean"] is not None
+    assert ahead["mean"].interval is not None
+    assert ahead["mean"].interval[1] > 1  # the score of the mean has no least value
+
+
 def test_says_where_the_forecaster_is_not_ahead_of_the_mean(cut: Split) -> None:
     assert evaluate(fit_baseline("ridge", cut), cut, baselines=("mean",)).beside_mean == ""
     assert evaluate(biased_copy(), cut, baselines=("copy",)).beside_mean == ""

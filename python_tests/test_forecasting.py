@@ -95,6 +95,8 @@ def test_bad_recordings(model: poco.POCO) -> None:
         forecast(model, Recording(activity, "a"))
     with pytest.raises(ConfigError, match="stride"):
         forecast(model, waves("a"), stride=0)
+    with pytest.raises(DataError, match="one recording is wanted, not list"):
+        forecast(model, [waves("a")])  # type: ignore[arg-type]
 
 
 def test_another_rate_than_in_training(tmp_path: Path) -> None:

@@ -99,6 +99,10 @@ def test_what_goes_wrong_leaves_the_stream_as_it_was(joined: Any, recordings: li
         poco.Stream(joined, "animal-3").adapt_online()
     with pytest.raises(ConfigError, match="open it with keep="):
         poco.Stream(joined, "animal-3").save_pretrained("nowhere")
+    several = poco.Stream(poco.Ensemble([joined, copy.deepcopy(joined)]), "animal-3", keep=1000)
+    several.push(frames[0])
+    with pytest.raises(ConfigError, match="of kind Ensemble is not adapted beside a stream"):
+        several.adapt_online()
     for frame in frames[:30]:
         stream.push(frame)
     adaptation = stream.adapt_online()
@@ -107,9 +111,20 @@ def test_what_goes_wrong_leaves_the_stream_as_it_was(joined: Any, recordings: li
     assert "adapted" not in stream.push(frames[30]).marks
     for frame in frames[31:]:
         stream.push(frame)
-    with pytest.raises(AdaptationFailedError, match="unexpected keyword argument 'stepz'"):
-        stream.adapt_online(stepz=3).result(120)
-    cancelled = stream.adapt_online(mode="embeddings")
+    for options, wrong in (
+        ({"stepz": 3}, "there is no option 'stepz' here: the options are mode, steps, "),
+        ({"steps": "3"}, "steps must be a whole number, got '3'"),
+        ({"frames": 15}, "15 frames hold no window of 16"),
+        ({"protocol": "none"}, "protocol must be one of leak-free, published, got 'none'"),
+        ({"mode": "all"}, "mode"),
+    ):
+        with pytest.raises(ConfigError, match=wrong):
+            stream.adapt_online(**options)
+    if isinstance(joined, poco.POCO):
+        for options in ({"steps": 0}, {"score_every": 0}, {"patience": 0}, {"precision": "half"}):
+            with pytest.raises(ConfigError, match=f"{next(iter(options))} must be"):
+                stream.adapt_online(**options)
+    cancelled = stream.adapt_online(mode="embeddings", seed=np.int64(1))
     cancelled.cancel()
     with pytest.raises(AdaptationFailedError, match="was cancelled"):
         cancelled.result()
@@ -161,7 +176,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> tuple[poco.Stream, poco.POCO, np.n
     monkeypatch.setattr("poco.stream.OnlineAdaptation", Made)
     model, other = normalised(2), normalised(2)
     opened = poco.stream.open_model(other)
-    monkeypatch.setattr(poco.Stream, "_load", lambda *_: (opened, ModelFiles(b"", b"")))
+    monkeypatch.setattr(poco.Stream, "_load", lambda *_: (opened, ModelFiles(b'{"model": "POCO"}', b"")))
     frames = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
     stream = poco.Stream(model, "a", keep=100)
     for frame in frames[:15]:
@@ -241,7 +256,7 @@ def test_what_cannot_be_opened_or_swapped_in_is_no_success(small: Any, monkeypat
         stream.adapt_online().result()
     monkeypatch.setattr(Made, "made", staticmethod(lambda: {"session": "a"}))
     wide = normalised(3)
-    wide = poco.stream.open_model(wide), ModelFiles(b"", b"")
+    wide = poco.stream.open_model(wide), ModelFiles(b'{"model": "POCO"}', b"")
     monkeypatch.setattr(poco.Stream, "_load", lambda *_: wide)
     adaptation = stream.adapt_online()
     assert adaptation.result() == {"session": "a"}

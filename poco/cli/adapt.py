@@ -84,9 +84,11 @@ def register(app: typer.Typer) -> None:
         every 20 steps a line shows the test score against the seconds it took, and where validation gets no better the
         steps end. The weights kept are the best on validation; if none are better than the start, the start.
         With too few frames to keep some for validation, 20 steps are taken and the last weights kept.
+
+        Options of reading that are not given are those the run was trained with, where RECORDING leaves them open.
         """
         from poco.adaptation import adapt as fit_to
-        from poco.cli.runs import open_forecaster, source_of
+        from poco.cli.runs import open_forecaster, reading_of
         from poco.commands import option
         from poco.intervals import ROUGH
         from poco.models import kind_of
@@ -96,7 +98,7 @@ def register(app: typer.Typer) -> None:
         must_be_empty(out, "--out")
         set_threads(threads)
         forecaster = open_forecaster(run)
-        chosen = read_one(recording, session, source_of(forecaster)[1] | reading)
+        chosen = read_one(recording, session, reading_of(run, forecaster, recording) | reading)
         again = [str(recording), *(["--session", chosen.session] if session is not None else [])]
         solved = kind_of(forecaster.model if isinstance(forecaster, Run) else forecaster) == "grounded"
         given = {

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from poco.cli.options import Threads, examples, lists_of, set_threads
-from poco.cli.output import note
+from poco.cli.output import LeftOut, note
 from poco.errors import ConfigError, DataError, MissingExtraError
 
 
@@ -67,6 +67,7 @@ def register(app: typer.Typer) -> None:
         for name in wanted:
             if name not in PROTOCOLS:
                 raise ConfigError(f"--protocols must be of {', '.join(PROTOCOLS)}, got '{name}'")
+        report = LeftOut()
         cells = scoreboard.run(
             [found[name] for name in names],
             out,
@@ -76,7 +77,7 @@ def register(app: typer.Typer) -> None:
             steps=steps,
             batch=batch,
             published=as_published,
-            report=typer.echo,
+            report=report,
         )
         scoreboard.write_csv(cells, out / "scores.csv")
         if cells:
@@ -87,3 +88,4 @@ def register(app: typer.Typer) -> None:
                 note(f"no figures: {error}")
         (out / "scores.md").write_text(scoreboard.table(cells) + "\n")
         typer.echo(scoreboard.table(cells))
+        report.again()

@@ -45,16 +45,17 @@ def register(app: typer.Typer) -> None:
         """Forecast RECORDING with the model of RUN, wherever a whole context precedes, in the recording's own units.
 
         The file holds 'values' (windows x units x steps ahead) and 'frame', the first frame that each window forecasts.
-        Options of reading that are not given are those the run was trained with.
+        Options of reading that are not given are those the run was trained with; of another recording, those that it
+        leaves open itself.
         """
-        from poco.cli.runs import open_forecaster, source_of
+        from poco.cli.runs import open_forecaster, reading_of
         from poco.forecasting import check_place
         from poco.forecasting import forecast as make
 
         check_place(out, overwrite=overwrite)
         set_threads(threads)
         forecaster = open_forecaster(run)
-        chosen = read_one(recording, session, source_of(forecaster)[1] | reading)
+        chosen = read_one(recording, session, reading_of(run, forecaster, recording) | reading)
         forecasts = make(forecaster, chosen, session=as_session, stride=stride, latest=latest)
         forecasts.save(out, overwrite=overwrite)
         windows, units, horizon = forecasts.values.shape

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from poco.cli.output import note
 from poco.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -176,6 +177,8 @@ def chosen_sessions(sessions: str | None, without: str | None = None) -> dict[st
 def read_one(path: Path, session: str | None, options: dict[str, Any]) -> Recording:
     """The recording of the session in a file or folder, or the only one where no session is named.
 
+    Its warnings are said.
+
     Raises:
         DataError: if it is not clear which, or it is not there; the message names the sessions.
     """
@@ -190,6 +193,8 @@ def read_one(path: Path, session: str | None, options: dict[str, Any]) -> Record
         )
     if not found:
         raise DataError(f"{path}: there is no session '{session}'; it has {', '.join(choice.names)}")
+    for warning in found[0].warnings:
+        note(f"warning: session '{found[0].session}': {warning}")
     return found[0]
 
 

@@ -43,6 +43,24 @@ def say(text: str = "") -> None:
     print(text, flush=True)
 
 
+class LeftOut:
+    """Prints lines as they come; after the table, those of what was left out once more."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def __call__(self, line: str) -> None:
+        """Print a line."""
+        say(line)
+        if ": left out, " in line:
+            self._lines.append(line)
+
+    def again(self) -> None:
+        """Print what was left out once more."""
+        for line in self._lines:
+            say(line)
+
+
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], bold_row: int | None = None) -> None:
     """Print a table on standard output; the first column is text, the others are numbers."""
     from rich.box import SIMPLE_HEAD

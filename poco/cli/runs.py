@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from poco.cli.output import note
 from poco.errors import CheckpointError
+from poco.files import ADAPTATION, read_json
 
 if TYPE_CHECKING:
     from poco.models import Forecaster
@@ -41,9 +42,25 @@ def open_run(folder: Path) -> Run:
     return found
 
 
-def source_of(forecaster: Run | Forecaster) -> tuple[Any, dict[str, Any]]:
-    """Path or paths of the recordings of a run or model and the options of reading them; (None, {}) if not known."""
+def reading_of(folder: Path, forecaster: Run | Forecaster, recording: Path) -> dict[str, Any]:
+    """The options that a recording is read with where none are given.
+
+    They are those of the run or model in a folder; of a recording that it was not made of, those alone that the
+    recording itself leaves open.
+    """
+    from poco.data.read import left_open
     from poco.nn.files import reading_options
     from poco.run import Run
 
-    return forecaster.source if isinstance(forecaster, Run) else (None, reading_options(forecaster))
+    made_of: Any = None
+    if isinstance(forecaster, Run):
+        made_of, options = forecaster.source
+    else:
+        options = reading_options(forecaster)
+        if (folder / ADAPTATION).exists():
+            made_of = read_json(folder / ADAPTATION, "results").get("recording")
+    place = recording.expanduser().resolve()
+    for known in map(Path, [made_of] if isinstance(made_of, str) else made_of or []):
+        if known == place or known in place.parents or place in known.parents:
+            return options
+    return left_open(recording, options)

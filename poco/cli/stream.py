@@ -76,7 +76,8 @@ def register(app: typer.Typer) -> None:
 
         They come from a recording, played at its rate (--replay), from a wire until Ctrl-C ends it (--in), or each from
         a client that gets the forecast as its answer (--serve). Ctrl-C or SIGTERM ends any of them with all counters.
-        Options of reading that are not given are those the run was trained with.
+        Options of reading that are not given are those the run was trained with; of another recording, those that it
+        leaves open itself.
         """
         if sum(given is not None for given in (replay, source, serve)) != 1:
             raise ConfigError("give one of --replay RECORDING, --in WIRE and --serve WIRE")
@@ -142,14 +143,14 @@ def _replay(
     import numpy as np
 
     from poco.cli.dashboard import dashboard
-    from poco.cli.runs import open_forecaster, source_of
+    from poco.cli.runs import open_forecaster, reading_of
     from poco.models import model_of
     from poco.replay import replay as play
     from poco.stream import Stream
     from poco.wires import open_sink
 
     forecaster = open_forecaster(run)
-    recording = read_one(recorded, session, source_of(forecaster)[1] | reading)
+    recording = read_one(recorded, session, reading_of(run, forecaster, recorded) | reading)
     interval = 1 / recording.rate_hz if recording.rate_hz else None
     opened = Stream(run, as_session or recording.session, interval=interval, **options)
     model = model_of(forecaster, "what is streamed")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from poco.cli.options import listed, set_threads
+from poco.cli.output import LeftOut
 from poco.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -54,28 +55,32 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Run the study NAME and print its table."""
         from poco import studies
+        from poco.data.read import without_options
 
         set_threads(threads)
         sizes = {key: value for key, _, value in (pair.partition("=") for pair in listed(simulation))}
         for key, value in sizes.items():
             if key not in ("animals", "units", "frames") or not value.isdigit():
                 raise ConfigError(f"--simulation takes animals, units and frames, each a number; got '{key}={value}'")
-        cells = studies.run(
-            studies.load(name),
-            out,
-            _recordings(data or [], published or []),
-            protocol=protocol,
-            seeds=seeds,
-            steps=steps,
-            batch=batch,
-            simulation={key: int(value) for key, value in sizes.items()},
-            label=label,
-            reduced=reduced,
-            processes=processes,
-            threads=threads,
-            report=typer.echo,
-        )
+        report = LeftOut()
+        with without_options():
+            cells = studies.run(
+                studies.load(name),
+                out,
+                _recordings(data or [], published or []),
+                protocol=protocol,
+                seeds=seeds,
+                steps=steps,
+                batch=batch,
+                simulation={key: int(value) for key, value in sizes.items()},
+                label=label,
+                reduced=reduced,
+                processes=processes,
+                threads=threads,
+                report=report,
+            )
         typer.echo(studies.table(cells))
+        report.again()
 
     @study.command("table")
     def show_table(

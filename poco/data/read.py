@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import fnmatch
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from poco.data import description as descriptions
 from poco.data import session, sources
 from poco.data.choice import Choice
-from poco.data.description import Description, absolute
+from poco.data.description import Activity, Description, absolute
 from poco.data.origin import Origin
-from poco.data.readers import SUFFIXES, TITLED, nwb, recognise
+from poco.data.readers import SUFFIXES, TITLED, Contents, nwb, recognise
 from poco.data.recording import Recording
 from poco.errors import ConfigError, DataError, PocoError
 
+#: Fields of a description that say when frames were taken.
+_TIMES = {"rate_hz", "rate_key", "time_key", "time_row", "time_column"}
 _MOST_BELOW = 10_000  # files further down that are looked at for a hint
 
 
@@ -90,6 +93,42 @@ def read_chosen(
     return recordings
 
 
+def left_open(path: str | Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of options that other recordings were read with, those that this path leaves open.
+
+    Its description, if it has one, settles others, and its file may say the rate.
+    """
+    try:
+        job = Job(Path(path), None, {})
+        found = job.description
+        settled = {
+            field.name for field in dataclasses.fields(Activity) if getattr(found.activity, field.name) != field.default
+        }
+        if found.origin:
+            settled |= {"description", "published"}
+        if "rate_hz" in options and settled.isdisjoint(_TIMES):
+            own = job.contents(job.plans[0])
+            if own.rate_hz is not None or own.times is not None:
+                settled.add("rate_hz")
+    except PocoError:  # it cannot be read without the options
+        return dict(options)
+    if not settled.isdisjoint(_TIMES):
+        settled |= _TIMES
+    return {name: value for name, value in options.items() if name not in settled}
+
+
+@contextlib.contextmanager
+def without_options() -> Iterator[None]:
+    """Where options of reading cannot be given: an error that names some says where to write them."""
+    try:
+        yield
+    except DataError as error:
+        if "--" not in str(error):
+            raise
+        file = descriptions.FILE_NAME
+        raise DataError(f"{error} (there are no such options here: write it in {file} beside the recordings)") from None
+
+
 def _read_published(name: str, path: Path, description: Any, options: Mapping[str, Any]) -> list[Recording]:
     from poco.published import read as read_published
 
@@ -137,6 +176,10 @@ class Job:
     def load(self, plan: session.Plan) -> session.Loaded:
         """Read one session."""
         return session.load(plan, self.description, self._opener)
+
+    def contents(self, plan: session.Plan) -> Contents:
+        """What the first file of a session holds."""
+        return self._opener.recording(plan.parts[0].path, plan.parts[0].key)
 
     def read(self, choice: Choice) -> list[Recording]:
         """The recordings of the sessions wanted; a session that is not is not loaded where its name is known before."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 
 import numpy as np
 
@@ -69,8 +70,9 @@ class Recording:
         where = f"session '{self.session}'"
         if not self.session:
             raise DataError("a recording needs a session name")
-        if self.rate_hz is not None and not (np.isfinite(self.rate_hz) and self.rate_hz > 0):
-            raise DataError(f"{where}: rate_hz must be a positive number, got {self.rate_hz}")
+        rate = self.rate_hz
+        if rate is not None and not (isinstance(rate, Real) and np.isfinite(rate) and rate > 0):
+            raise DataError(f"{where}: rate_hz must be a positive number, got {rate!r}")
         if len(self.unit_ids) != self.units:
             raise DataError(f"{where}: {len(self.unit_ids)} unit ids for {self.units} units")
         if len(set(self.unit_ids)) != self.units:

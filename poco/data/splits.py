@@ -20,6 +20,7 @@ from poco.data.recording import Recording, fingerprint
 from poco.data.segments import Segments, between, frames_of, joined, window_count, within
 from poco.data.statistics import check_deviation, statistics
 from poco.errors import ConfigError, DataError
+from poco.fields import check_kind
 from poco.sizes import CONTEXT, HORIZON
 
 Protocol = Literal["leak-free", "published"]
@@ -178,12 +179,14 @@ def split(
         The split. Windows never straddle two parts or two stretches of a recording.
 
     Raises:
-        ConfigError: for an unknown protocol, or a context or horizon below 1.
+        ConfigError: for an unknown protocol, or a context or horizon that is no whole number above 0.
         DataError: if the recordings do not pass :func:`poco.data.checks.check`, a session is too short to have a
             window in every part, or a unit is constant in the training part (leak-free).
     """
     if protocol not in PROTOCOLS:
         raise ConfigError(f"protocol must be one of {', '.join(PROTOCOLS)}, got '{protocol}'")
+    check_kind("context", context, int)
+    check_kind("horizon", horizon, int)
     if horizon < 1:
         raise ConfigError(f"horizon must be at least 1 frame, got {horizon}")
     checked = tuple(check(as_recordings(recordings), context=context, horizon=horizon))

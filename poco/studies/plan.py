@@ -124,7 +124,7 @@ def jobs(
         "base_steps": study.base_steps,
     }
     of_value = {
-        value: {**_labels(study, value, recordings, label), "option": study.sizes(value)} for value in study.values
+        value: {**labels_of(study, value, recordings, label), "option": study.sizes(value)} for value in study.values
     }
     own = (study.training, study.forecasters, study.frames, study.sources)
     for seed, value, training, forecaster, frames, source in itertools.product(range(seeds), study.values, *own):
@@ -134,12 +134,12 @@ def jobs(
         yield Job(study, cell, recordings, cells_of.file_of(out, study.name, value, shown, forecaster, seed))
 
 
-def _labels(study: Study, value: Any, recordings: Sequence[Recording], label: str | None) -> dict[str, str | None]:
+def labels_of(study: Study, value: Any, recordings: Sequence[Recording], label: str | None) -> dict[str, str | None]:
     """The label of the units that a value's POCO embeds, and SHA-256 of all units' labels, where it embeds one."""
     if not study.sizes(value).get("unit_type_embedding"):
         return {"label": None, "labels": None}
     if study.simulate is not None:  # of which the settings are kept
         return {"label": label, "labels": None}
-    label = choose_label(recordings, label)
+    label = choose_label(recordings, label, "label=LABEL, --label LABEL")
     units = [recording.labels[label] for recording in recordings]
     return {"label": label, "labels": hashlib.sha256(repr(units).encode()).hexdigest()}

@@ -70,6 +70,8 @@ def run(
     study = plan.on_recordings(study, recordings, report)
     if study.simulate is not None and simulation:
         study = dataclasses.replace(study, simulate={**study.simulate, **simulation})
+    for value in study.values:
+        plan.labels_of(study, value, recordings, label)  # or an error, before a reduced study leaves the value out
     if reduced:
         small = None if study.simulate is None else {**study.simulate, **REDUCED}
         base_steps = None if study.base_steps is None else REDUCED_STEPS

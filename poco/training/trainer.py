@@ -115,8 +115,13 @@ def build_poco(cut: Split, sizes: POCOConfig, seed: int, unit_types: str | None 
     return model
 
 
-def choose_label(recordings: Sequence[Recording], label: str | None) -> str:
+def choose_label(recordings: Sequence[Recording], label: str | None, option: str = "unit_types=LABEL") -> str:
     """The label of the units that ``unit_type_embedding`` embeds: the one asked for, or the only one.
+
+    Args:
+        recordings: what it has to be there in.
+        label: the one asked for, or None.
+        option: how to ask for one, for an error.
 
     Raises:
         ConfigError: if none was asked for and there is not exactly one.
@@ -127,7 +132,7 @@ def choose_label(recordings: Sequence[Recording], label: str | None) -> str:
         if label is None:
             if len(recording.labels) != 1:
                 raise ConfigError(
-                    f"unit_type_embedding needs to know which label to embed; {where} has: {labels} (unit_types=LABEL)"
+                    f"unit_type_embedding needs to know which label to embed; {where} has: {labels} ({option})"
                 )
             label = next(iter(recording.labels))
         if label not in recording.labels:

@@ -148,3 +148,26 @@ def test_time_in_a_table(poco: Callable, tmp_path: Path) -> None:
         assert "say --time-column 0" in refused.err
     seen = poco("inspect", tmp_path / "a.csv", *options, "--time-column", "0", "--json").json["sessions"][0]
     assert (seen["units"], seen["rate_hz"]) == (4, 20)
+
+
+@pytest.mark.filterwarnings("default:session 'c' has 2.5 frames a second")
+def test_what_another_recording_says_of_itself_goes_before_the_options_of_the_run(
+    poco: Callable, run: Path, tmp_path: Path
+) -> None:
+    own = tables(tmp_path / "own", "c")
+    described = '[activity]\norientation = "units x frames"\nrate_hz = 2.5\n'
+    np.savetxt(own / "c.csv", np.loadtxt(own / "c.csv", delimiter=",", skiprows=1).T, delimiter=",")
+    (own / "dataset.toml").write_text("neural = false\n" + described + "header = false\n")
+    done = poco("adapt", run, own / "c.csv", "--no-header", "--out", tmp_path / "adapted", "--json")
+    assert done.code == 0, done.err
+    assert "session 'c' has 2.5 frames a second, the model learnt from 20" in done.err
+    assert "warning: session 'c': not neural activity" in done.err
+    done = poco("forecast", tmp_path / "adapted", own / "c.csv", "--out", tmp_path / "f.npz", "--json")
+    assert (done.json["units"], done.json["rate_hz"]) == (6, 2.5)
+    assert "not neural activity" in done.err
+    given = ("--rate", "20", "--out", tmp_path / "other")
+    done = poco("adapt", run, own / "c.csv", "--no-header", *given)
+    assert done.code == 0, done.err
+    assert "learnt from" not in done.err
+    done = poco("forecast", tmp_path / "other", own / "c.csv", "--out", tmp_path / "g.npz", "--json")  # as adapted to
+    assert done.json["rate_hz"] == 20

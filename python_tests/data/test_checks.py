@@ -65,6 +65,12 @@ def test_no_recordings_and_repeated_names() -> None:
     assert 'name = "{folder}-{stem}" in dataset.toml under [sessions]' in message
 
 
+def test_a_rate_is_a_number() -> None:
+    for rate in ("5", 0, float("nan")):
+        with pytest.raises(DataError, match="session 'a': rate_hz must be a positive number, got"):
+            Recording(np.zeros((3, 5)), "a", rate_hz=rate)  # type: ignore[arg-type]
+
+
 def test_rates_of_one_data_set_must_agree() -> None:
     message = refused(waves("a", rate_hz=2.0), waves("b", rate_hz=10.0))
     assert "session 'b' has 10 frames a second, session 'a' 2" in message

@@ -433,3 +433,21 @@ def test_truncated_files(tmp_path: Path, suffix: str) -> None:
         path.write_bytes(pickle.dumps({"x": activity()}))
     path.write_bytes(path.read_bytes()[:-100])
     refused(path, "truncated or damaged", orientation=UNITS_FIRST)
+
+
+def test_what_a_recording_leaves_open(tmp_path: Path) -> None:
+    from poco.data.read import left_open
+
+    options = {"key": "a", "orientation": "units x frames", "rate_hz": 5.0, "nan": "drop", "description": "other.toml"}
+    np.savez(tmp_path / "one.npz", a=np.ones((3, 40)))
+    assert left_open(tmp_path / "one.npz", options) == options
+    (tmp_path / "dataset.toml").write_text('[activity]\norientation = "frames x units"\ntime_key = "t"\n')
+    assert left_open(tmp_path / "one.npz", options) == {"key": "a", "nan": "drop"}
+    assert left_open(tmp_path / "nothing.npz", options) == options
+    plane = tmp_path / "animal" / "suite2p" / "plane0"
+    plane.mkdir(parents=True)
+    np.save(plane / "F.npy", np.ones((3, 40), np.float32))
+    assert left_open(plane.parent, options) == options
+    np.save(plane / "ops.npy", np.array({"fs": 7.5}, dtype=object), allow_pickle=True)
+    without_rate = {name: value for name, value in options.items() if name != "rate_hz"}
+    assert left_open(plane.parent, options) == without_rate

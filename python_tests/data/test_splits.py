@@ -188,6 +188,8 @@ def test_unknown_words_are_refused() -> None:
         split([waves()], protocol="fair")
     with pytest.raises(ConfigError, match="horizon"):
         split([waves()], horizon=0)
+    with pytest.raises(ConfigError, match="context must be a whole number, got 48"):
+        split([waves()], context=48.5)  # type: ignore[arg-type]
     cut = split([waves()])
     with pytest.raises(ConfigError, match="part must be one of train, val, test, got 'dev'"):
         cut.windows("dev")

@@ -158,6 +158,14 @@ def test_a_folder_without_data_sets_is_refused(tmp_path: Path, capfd: pytest.Cap
     assert {path.name for path in out.glob("*.json")} == {
         f"flat--published--0--{name}.json" for name in ("copy", "mean")
     }
+    (tmp_path / "bad").mkdir()
+    np.save(tmp_path / "bad" / "a.npy", RECORDINGS[0].activity)
+    capfd.readouterr()
+    assert run([*bench, "--only", "copy", "--data", "bad,flat"]) == 0
+    told = capfd.readouterr().out.strip().splitlines()
+    assert told[0].startswith("bad: left out, ")
+    assert told[0].endswith("(there are no such options here: write it in dataset.toml beside the recordings)")
+    assert told[-1] == told[0]  # once more, after the table
     np.save(flat / "a.npy", RECORDINGS[0].activity[:, :50])
     capfd.readouterr()
     assert run([*bench, "--data", "flat", "--out", str(tmp_path / "none")]) == 2

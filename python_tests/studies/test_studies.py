@@ -51,8 +51,8 @@ def real(shared_data: Path) -> list[Recording]:
     return found
 
 
-#: Studies of several data sets, of animals and of labels: they run on real recordings, the others on simulated ones.
-ON_REAL = ("multi-dataset", "multi-species", "embedding-modes", "zero-shot")
+#: Studies of several data sets and of animals: they run on real recordings, the others on simulated ones.
+ON_REAL = ("multi-dataset", "multi-species", "zero-shot")
 
 
 @pytest.mark.parametrize("name", studies.names())
@@ -62,7 +62,9 @@ def test_every_study_runs_at_reduced_size(name: str, tmp_path: Path, request: py
     # the big ones of the study's own sizes are tested with their definitions
     cheap = tuple(f for f in study.forecasters if f not in ("ar-transformer", "mlp-large"))
     study = dataclasses.replace(study, forecasters=cheap)
+    labelled = [dataclasses.replace(r, labels={"region": ("a", "b", "a", "b")}) for r in RECORDINGS]
     of_its_own = {"zapbench": simulate(2, units=4, frames=900), "pretraining-source": TWO_DATA_SETS}
+    of_its_own["embedding-modes"] = labelled
     recordings = of_its_own.get(name, RECORDINGS) if name not in ON_REAL else request.getfixturevalue("real")
     cells = studies.run(study, tmp_path, recordings, reduced=True)
     # two animals; recordings of 400 frames, 320 of which are learnt from, have a single one of the lengths
@@ -116,8 +118,9 @@ def test_cells_of_other_labels_are_refused(tmp_path: Path) -> None:
     study = dataclasses.replace(study, options=tuple(study.option(name) for name in ("none", "session and region")))
     labels = {"region": ("a", "b", "a", "b"), "kind": ("a", "b", "a", "b")}
     labelled = [dataclasses.replace(r, labels=labels) for r in RECORDINGS]
-    with pytest.raises(ConfigError, match="unit_type_embedding needs to know which label to embed"):
-        studies.run(study, tmp_path / "none", labelled, **few)
+    for more in ({}, {"reduced": True}):  # which leaves out the values that embed labels
+        with pytest.raises(ConfigError, match=r"which label to embed; .* region, kind \(label=LABEL, --label LABEL\)"):
+            studies.run(studies.load("embedding-modes"), tmp_path / "none", labelled, **few, **more)
     assert not list((tmp_path / "none").glob("*.json"))  # before anything is trained
     cells = studies.run(study, tmp_path, labelled, label="region", **few)
     assert [cell["label"] for cell in cells] == [None, "region"]

@@ -109,7 +109,9 @@ def _number(path: Path, cell: str, line: int, column: int, *, may_be_name: bool)
         return float("nan") if cell.lower() in _MISSING else float(cell)
     except ValueError:
         hint = "; if the first line holds names, say --header, or header = true under [activity]" if may_be_name else ""
-        if ";" in cell:
+        if column == 1 and not may_be_name:
+            hint = "; a table holds numbers alone, below a line of names: take out a column of names"
+        if ";" in cell or "," in cell:
             hint = "; with semicolons between the numbers, decimals must be written with points, not commas"
         raise DataError(f"{path}: line {line}, column {column} is not a number: '{cell[:40]}'{hint}") from None
 

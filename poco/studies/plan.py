@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,16 +36,27 @@ class Job(NamedTuple):
     file: Path
 
 
-def on_recordings(study: Study, recordings: Sequence[Recording], report: Callable[[str], None]) -> Study:
+def on_recordings(
+    study: Study, recordings: Sequence[Recording], label: str | None, report: Callable[[str], None]
+) -> Study:
     """The study with the values that these recordings have or allow; what they do not allow is told of.
 
     Raises:
-        ConfigError: if nothing is left, or an animal left out leaves none to learn from.
+        ConfigError: if nothing is left, an animal left out leaves none to learn from, or it is not clear which label
+            of the units is to be embedded.
+        DataError: if the label asked for is not there.
     """
     if study.vary == "model":
         study = dataclasses.replace(study, values=tuple(option["name"] for option in study.options))
     if study.form == zapbench.PROTOCOL:
-        study = _fitting(study, recordings, report)
+        misfits = {value: zapbench.misfit(recordings, study.option(value)["context"]) for value in study.values}
+        study = _fitting(study, misfits, report)
+    if recordings and label is None and not set.intersection(*(set(recording.labels) for recording in recordings)):
+        embed = {value: study.sizes(value).get("unit_type_embedding") for value in study.values}
+        reason = "the units have no label that all sessions know"
+        study = _fitting(study, {value: reason if embed[value] else "" for value in study.values}, report)
+    for value in study.values:
+        _labels(study, value, recordings, label)  # or an error, before anything is trained
     if study.vary == "animal":
         study = dataclasses.replace(study, values=animals(recordings))
         for animal, source in itertools.product(study.values, study.sources):
@@ -53,9 +64,8 @@ def on_recordings(study: Study, recordings: Sequence[Recording], report: Callabl
     return study
 
 
-def _fitting(study: Study, recordings: Sequence[Recording], report: Callable[[str], None]) -> Study:
-    """The study of the benchmark's form with the contexts that fit the recordings."""
-    why = {value: zapbench.misfit(recordings, study.option(value)["context"]) for value in study.values}
+def _fitting(study: Study, why: Mapping[Any, str], report: Callable[[str], None]) -> Study:
+    """The study without the values for which there is a reason why the recordings do not fit them."""
     for value, reason in why.items():
         if reason:
             report(f"{study.name}, {value}: left out, {reason}")
@@ -124,7 +134,7 @@ def jobs(
         "base_steps": study.base_steps,
     }
     of_value = {
-        value: {**labels_of(study, value, recordings, label), "option": study.sizes(value)} for value in study.values
+        value: {**_labels(study, value, recordings, label), "option": study.sizes(value)} for value in study.values
     }
     own = (study.training, study.forecasters, study.frames, study.sources)
     for seed, value, training, forecaster, frames, source in itertools.product(range(seeds), study.values, *own):
@@ -134,7 +144,7 @@ def jobs(
         yield Job(study, cell, recordings, cells_of.file_of(out, study.name, value, shown, forecaster, seed))
 
 
-def labels_of(study: Study, value: Any, recordings: Sequence[Recording], label: str | None) -> dict[str, str | None]:
+def _labels(study: Study, value: Any, recordings: Sequence[Recording], label: str | None) -> dict[str, str | None]:
     """The label of the units that a value's POCO embeds, and SHA-256 of all units' labels, where it embeds one."""
     if not study.sizes(value).get("unit_type_embedding"):
         return {"label": None, "labels": None}

@@ -67,11 +67,9 @@ def run(
         raise ConfigError(f"the study '{study.name}' needs recordings: give some (recordings, --data)")
     if study.form == zapbench.PROTOCOL:
         protocol = zapbench.PROTOCOL
-    study = plan.on_recordings(study, recordings, report)
+    study = plan.on_recordings(study, recordings, label, report)
     if study.simulate is not None and simulation:
         study = dataclasses.replace(study, simulate={**study.simulate, **simulation})
-    for value in study.values:
-        plan.labels_of(study, value, recordings, label)  # or an error, before a reduced study leaves the value out
     if reduced:
         small = None if study.simulate is None else {**study.simulate, **REDUCED}
         base_steps = None if study.base_steps is None else REDUCED_STEPS

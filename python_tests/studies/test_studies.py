@@ -51,8 +51,8 @@ def real(shared_data: Path) -> list[Recording]:
     return found
 
 
-#: Studies of several data sets and of animals: they run on real recordings, the others on simulated ones.
-ON_REAL = ("multi-dataset", "multi-species", "zero-shot")
+#: Studies of several data sets, of animals and of labels: they run on real recordings, the others on simulated ones.
+ON_REAL = ("multi-dataset", "multi-species", "embedding-modes", "zero-shot")
 
 
 @pytest.mark.parametrize("name", studies.names())
@@ -62,9 +62,7 @@ def test_every_study_runs_at_reduced_size(name: str, tmp_path: Path, request: py
     # the big ones of the study's own sizes are tested with their definitions
     cheap = tuple(f for f in study.forecasters if f not in ("ar-transformer", "mlp-large"))
     study = dataclasses.replace(study, forecasters=cheap)
-    labelled = [dataclasses.replace(r, labels={"region": ("a", "b", "a", "b")}) for r in RECORDINGS]
     of_its_own = {"zapbench": simulate(2, units=4, frames=900), "pretraining-source": TWO_DATA_SETS}
-    of_its_own["embedding-modes"] = labelled
     recordings = of_its_own.get(name, RECORDINGS) if name not in ON_REAL else request.getfixturevalue("real")
     cells = studies.run(study, tmp_path, recordings, reduced=True)
     # two animals; recordings of 400 frames, 320 of which are learnt from, have a single one of the lengths
@@ -129,6 +127,14 @@ def test_cells_of_other_labels_are_refused(tmp_path: Path) -> None:
     others = [dataclasses.replace(r, labels={"region": ("a", "b", "b", "b")}) for r in RECORDINGS]
     with pytest.raises(ConfigError, match=r"region--.* was made with other labels of the units: take another"):
         studies.run(study, tmp_path, others, **few)
+
+
+def test_values_that_embed_labels_are_left_out_where_there_are_none(tmp_path: Path) -> None:
+    lines: list[str] = []
+    study = dataclasses.replace(studies.load("embedding-modes"), forecasters=("poco",))
+    cells = studies.run(study, tmp_path, RECORDINGS, seeds=1, steps=1, batch=4, report=lines.append)
+    assert lines[0] == "embedding-modes, session and region: left out, the units have no label that all sessions know"
+    assert {cell["value"] for cell in cells} == {"none", "session", "none, latents too", "session, latents too"}
 
 
 def test_scores_of_numbers_of_sessions_are_of_the_same_sessions(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def _choose(path: Path, choices: dict[str, Any], responses: dict[str, Any], grou
         return next(iter(groups))
     if not choices:
         raise DataError(f"{path}: no RoiResponseSeries and no numbered TimeSeries in it; there are no traces to read")
-    raise DataError(f"{path}: say which series holds the traces: key = one of {_listing(choices)}")
+    raise DataError(f"{path}: say which series holds the traces: --key with one of {_listing(choices)}")
 
 
 def _array(stored: Any) -> np.ndarray:

@@ -25,9 +25,9 @@ def register(app: typer.Typer) -> None:
         "embed",
         short_help="Export embeddings of units; do they tell regions apart?",
         epilog=examples(
-            "poco embed runs/first --label region",
-            "poco embed runs/first --label region --out embeddings.csv --figures figures",
-            "poco embed runs/first --label neuron_class --neighbours 1 --json",
+            "poco embed runs/published --label region",
+            "poco embed runs/published --label region --out embeddings.csv --figures figures",
+            "poco embed runs/published --label neuron_class --neighbours 1 --json",
         ),
     )
     def embed(

@@ -26,7 +26,8 @@ from poco.wording import counted
 if TYPE_CHECKING:
     from poco.stream import Stream
 
-_FORMS = "zmq:PORT, zmq:tcp://HOST:PORT, lsl:NAME or shm:NAME"  # of poco.wires, which takes long to import
+# Of poco.wires, which takes long to import.
+_FORMS = "zmq:PORT (this machine), zmq:tcp://HOST:PORT, lsl:NAME or shm:NAME"
 
 
 def register(app: typer.Typer) -> None:
@@ -48,7 +49,10 @@ def register(app: typer.Typer) -> None:
         source: Annotated[str | None, typer.Option("--in", help=f"Where frames come from: {_FORMS}.")] = None,
         sink: Annotated[str | None, typer.Option("--out", help=f"Where forecasts go: {_FORMS}.")] = None,
         serve: Annotated[
-            str | None, typer.Option(help="Answer each frame that a client sends with its forecast: zmq:PORT.")
+            str | None,
+            typer.Option(
+                help="Answer each frame that a client sends with its forecast: zmq:PORT or 'zmq:tcp://*:PORT'."
+            ),
         ] = None,
         as_session: Annotated[
             str | None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def main(arguments: list[str]) -> int:
         settings.start_torch(given.threads)
         from benchmarks.contestants import CONTESTANTS
 
-        expect_known(parser, "--contestants", given.contestants, [c.name for c in CONTESTANTS])
+        expect_known(parser, given.contestants, [c.name for c in CONTESTANTS])
     if given.settings is None:
         given.settings = settings.DEFAULT if given.quick else "auto"
     tried: dict[str, float] = {}
@@ -55,14 +56,15 @@ def _run(given: argparse.Namespace, tried: dict[str, float]) -> int:
     contestants = [c for c in CONTESTANTS if not given.contestants or c.name in given.contestants]
     if quick and not given.contestants:
         contestants = [c for c in contestants if c.how == "eager"]
+    found = ceilings.measure(quick)
     report: dict[str, Any] = {
         "environment": environment.describe(given.settings, tried),
-        "ceilings": ceilings.measure(quick).to_json(),
+        "ceilings": asdict(found),
         "cases": [],
     }
     print(table.header(report), flush=True)
     for case in plan(tuple(given.only), tuple(given.sizes or (QUICK_SIZES if quick else SIZES)), quick):
-        done = run_case(case, contestants, ceilings.Ceilings(**report["ceilings"]), options)
+        done = run_case(case, contestants, found, options)
         report["cases"].append(done)
         if not case.scaling:
             print("\n" + table.case_table(done), flush=True)

@@ -14,8 +14,8 @@ def count(text: str) -> int:
     return value
 
 
-def expect_known(parser: argparse.ArgumentParser, option: str, given: Iterable[str] | None, known: list[str]) -> None:
-    """Ends the program with an error unless all names are known."""
-    for name in given or ():
+def expect_known(parser: argparse.ArgumentParser, given: Iterable[str], known: list[str]) -> None:
+    """Ends the program with an error unless all contestants that are given are known."""
+    for name in given:
         if name not in known:
-            parser.error(f"argument {option}: there is no '{name}'; there are {', '.join(map(repr, known))}")
+            parser.error(f"argument --contestants: there is no '{name}'; there are {', '.join(map(repr, known))}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 
@@ -16,10 +16,6 @@ class Ceilings:
     float32: float
     bfloat16: float
     copy: float
-
-    def to_json(self) -> dict[str, float]:
-        """As plain values."""
-        return asdict(self)
 
     def least_seconds(self, flops: float, moved: float, dtype: str) -> float:
         """The roofline: what the work takes at the speed of the libraries that the ceilings were measured with.

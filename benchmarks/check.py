@@ -26,16 +26,12 @@ class Verdict:
     wrong: str = ""
 
 
-def _error(found: Tensor, right: Tensor) -> float:
-    return float((found - right).double().norm() / right.double().norm())
-
-
 def judge(found: Answer, right: Answer, dtype: str) -> Verdict:
     """Compares an answer with the right one, in the tolerance of its precision."""
     tolerance = TOLERANCES[dtype]
     if found[0].shape != right[0].shape:
         return Verdict(float("nan"), None, f"output {list(found[0].shape)}, not {list(right[0].shape)}")
-    output = _error(found[0], right[0])
+    output = float((found[0] - right[0]).double().norm() / right[0].double().norm())
     wrong = "" if output <= tolerance else f"output is off by {output:.1e}, more than {tolerance:.0e}"
     if not right[1]:
         return Verdict(output, None, wrong)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import poco
-from benchmarks.cases import FORWARD, TRAINING, Case
+from benchmarks.cases import FORWARD, SCALING_SIZES, STEP_UNITS, STEP_WINDOWS, TRAINING, Case
 from benchmarks.ceilings import Ceilings
 from benchmarks.check import Answer, judge
 from benchmarks.contestants import AUTOCAST, BFLOAT16, COMPILED, EAGER, FLOAT32, Part, forget_compiled
@@ -26,7 +26,6 @@ from poco.graphs import InferenceGraph, record
 
 TF32 = "tf32"  # float32 with one TF32 product for each
 SIZES = (512, 71_721, 1_000_000)
-SCALING_SIZES = (4_096, 16_384, 65_536, 262_144, 1_000_000)
 COMPILED_SIZES = (71_721,)
 
 
@@ -90,7 +89,7 @@ def plan(quick: bool) -> list[Case]:
     """The cases."""
     sizes = (512,) if quick else SIZES
     cases = [Case(part, FORWARD, 1, n) for part in ("latent_pool", "film_forecast", "model") for n in sizes]
-    cases.append(Case("model", TRAINING, 4 if quick else 64, 512))
+    cases.append(Case("model", TRAINING, 4 if quick else STEP_WINDOWS, STEP_UNITS))
     return cases + [Case("model", FORWARD, 1, n, scaling=True) for n in (() if quick else SCALING_SIZES)]
 
 
@@ -228,8 +227,8 @@ def run_case(
         contestant = entries[name].contestant
         ceiling = ceilings[TF32 if contestant.precision == TF32 else "default"]
         w = works[contestant.dtype]
-        results[name]["seconds"] = taken.to_json()
-        results[name]["latency_seconds"] = latency(entries[name].call).to_json()
+        results[name]["seconds"] = asdict(taken)
+        results[name]["latency_seconds"] = asdict(latency(entries[name].call))
         results[name]["roofline"] = ceiling.least_seconds(w.flops, w.bytes, contestant.dtype) / taken.median
     return {**result, "results": list(results.values())}
 

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def main(arguments: list[str]) -> int:
     if given.contestants:
         from benchmarks import gpu
 
-        expect_known(parser, "--contestants", given.contestants, [c.name for c in gpu.contestants()])
+        expect_known(parser, given.contestants, [c.name for c in gpu.contestants()])
     if not torch.cuda.is_available():
         print("python -m benchmarks gpu needs a GPU that PyTorch sees", file=sys.stderr)
         return 1
@@ -101,7 +102,7 @@ def _measure(given: argparse.Namespace, checks: dict[str, str]) -> int:
     found = {"default": ceilings.measure(given.quick, "cuda"), "tf32": tf32}
     report: dict[str, Any] = {
         "environment": environment.describe_gpu(),
-        "ceilings": {name: c.to_json() for name, c in found.items()},
+        "ceilings": {name: asdict(c) for name, c in found.items()},
         "checks": checks,
         "cases": [],
     }

@@ -6,8 +6,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 _TURN_SECONDS = 0.02  # a turn repeats short calls for this long
 _LONG_CALL = 1.0  # calls longer than this have no warm-up that matters
@@ -25,10 +24,6 @@ class Times:
     turns: int
     calls: int
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
-
 
 def _seconds(call: Callable[[], object], calls: int, finish: Callable[[], object]) -> float:
     finish()
@@ -39,16 +34,12 @@ def _seconds(call: Callable[[], object], calls: int, finish: Callable[[], object
     return (time.perf_counter() - began) / calls
 
 
-def _nothing() -> None:
-    """What a processor has to wait for when a call has returned."""
-
-
 def take_turns(
     contestants: Mapping[str, Callable[[], object]],
     seconds: float,
     least: int,
     most: int,
-    finish: Callable[[], object] = _nothing,
+    finish: Callable[[], object] = lambda: None,
 ) -> dict[str, Times]:
     """Times every contestant, in turns, for about ``seconds`` in all.
 

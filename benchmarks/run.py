@@ -61,7 +61,7 @@ def run_case(case: Case, contestants: Iterable[Contestant], ceilings: Ceilings, 
     times = take_turns({n: e.call for n, e in entries.items()}, options.seconds, options.least, options.most)
     for name, taken in times.items():
         contestant = entries[name].contestant
-        results[name]["seconds"] = taken.to_json()
+        results[name]["seconds"] = asdict(taken)
         results[name]["roofline"] = least_seconds[contestant.dtype] / taken.median
     ready = [entry.contestant for entry in entries.values()]
     del entries

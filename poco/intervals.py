@@ -56,8 +56,7 @@ class Ahead:
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        interval = None if self.interval is None else list(self.interval)
-        return {"difference": self.difference, "interval": interval, "blocks": self.blocks}
+        return {"difference": self.difference, "interval": interval_to_json(self.interval), "blocks": self.blocks}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Ahead:
@@ -78,8 +77,13 @@ class Ahead:
         return f"{self} (95% interval of the difference)" if self.interval else str(self)
 
 
-def interval_from_json(value: Sequence[float] | None) -> Interval | None:
+def interval_to_json(value: Interval | None) -> list[float] | None:
     """An interval as JSON has it, a list of its ends."""
+    return None if value is None else list(value)
+
+
+def interval_from_json(value: Sequence[float] | None) -> Interval | None:
+    """What :func:`interval_to_json` gave."""
     if value is None:
         return None
     low, high = value

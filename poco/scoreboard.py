@@ -46,13 +46,7 @@ Made = TypeVar("Made")
 Factory = Callable[[Split, int], nn.Module]
 
 
-def fit(
-    name: str,
-    data: Split,
-    seed: int,
-    steps: int = BASELINE_STEPS,
-    batch: int = BATCH_SIZE,
-) -> nn.Module:
+def fit(name: str, data: Split, seed: int, steps: int = BASELINE_STEPS, batch: int = BATCH_SIZE) -> nn.Module:
     """A forecaster of :data:`FORECASTERS`, fitted: at most so many gradient steps, each of so many windows.
 
     ``grounded`` has the steps and windows of its recipe.

@@ -18,7 +18,7 @@ import numpy as np
 
 from poco.errors import CheckpointError
 from poco.files import read_json
-from poco.intervals import FEW_BLOCKS, Ahead, Interval, block_length, interval_from_json
+from poco.intervals import FEW_BLOCKS, Ahead, Interval, block_length, interval_from_json, interval_to_json
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Evaluation:
         """Everything as plain values; ``split`` is the part."""
         return {
             "score": self.score,
-            "interval": _interval_json(self.interval),
+            "interval": interval_to_json(self.interval),
             "protocol": self.protocol,
             "split": self.part,
             "context": self.context,
@@ -158,7 +158,7 @@ class Evaluation:
             "baselines": {
                 name: {
                     "score": scores.score,
-                    "interval": _interval_json(scores.interval),
+                    "interval": interval_to_json(scores.interval),
                     "ahead": None if scores.ahead is None else scores.ahead.to_json(),
                     "score_per_step": list(scores.score_per_step),
                     "sessions": [_session_json(session) for session in scores.sessions],
@@ -211,7 +211,3 @@ def _session_json(session: SessionScore) -> dict[str, Any]:
 
 def _sessions_from_json(values: Iterable[Mapping[str, Any]]) -> tuple[SessionScore, ...]:
     return tuple(SessionScore(**{**value, "score_per_step": tuple(value["score_per_step"])}) for value in values)
-
-
-def _interval_json(value: Interval | None) -> list[float] | None:
-    return None if value is None else list(value)

@@ -166,8 +166,8 @@ def similarity(
         metric: ``"cosine"`` (similarity) or ``"euclidean"`` (distance).
 
     Returns:
-        ``R`` regions in order of the alphabet and ``[R, R]`` means; NaN on the diagonal of a region of one unit. None
-        where no unit has the label.
+        ``R`` regions in order of the alphabet and ``[R, R]`` means; NaN on the diagonal of a region of one unit. No
+        region where no unit has the label.
 
     Raises:
         ConfigError: if the metric is another.

@@ -7,11 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from poco.cli.options import (
-    Json,
-    examples,
-    reads,
-)
+from poco.cli.options import Json, examples, reads
 from poco.cli.output import print_json, say
 from poco.errors import DataError
 

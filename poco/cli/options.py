@@ -129,6 +129,8 @@ def reading_options(given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: if one has a value that cannot be.
     """
+    from poco.data.description import CHOICES
+
     found = {name: value for name, value in given.items() if value is not None}
     if "description" in found:
         found["description"] = str(found["description"].resolve())
@@ -136,12 +138,8 @@ def reading_options(given: Mapping[str, Any]) -> dict[str, Any]:
         found["leave_out"] = listed(found["leave_out"])
     if not found.get("rate_hz", 1.0) > 0:
         raise ConfigError(f"rate_hz (--rate) must be above 0, got {found['rate_hz']:g}")
-    choices = {
-        "nan": ("keep", "drop", "cut", "cut-drop", "error"),
-        "constant": ("keep", "drop", "error"),
-        "time_unit": ("s", "ms"),
-    }
-    for name, known in choices.items():
+    for name in ("nan", "constant", "time_unit"):
+        known = CHOICES[name]
         if found.get(name, known[0]) not in known:
             choice = f"{', '.join(map(repr, known[:-1]))} or '{known[-1]}'"
             raise ConfigError(f"--{name.replace('_', '-')} must be {choice}, got '{found[name]}'")

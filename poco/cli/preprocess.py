@@ -7,14 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from poco.cli.options import (
-    Json,
-    Sessions,
-    Without,
-    chosen_sessions,
-    examples,
-    reads,
-)
+from poco.cli.options import Json, Sessions, Without, chosen_sessions, examples, reads
 from poco.cli.output import print_json, say
 from poco.wording import counted
 

@@ -11,7 +11,7 @@ from poco.wording import counted
 
 if TYPE_CHECKING:
     from poco.intervals import Ahead, Interval
-    from poco.scores import Evaluation, SessionScore
+    from poco.scores import Evaluation
 
 _WIDTH = 100  # columns of text that a table may take
 _MOST_SESSIONS = 8
@@ -46,7 +46,8 @@ def print_scores(evaluation: Evaluation) -> None:
     if evaluation.beside_mean:
         say(evaluation.beside_mean)
     if len(evaluation.sessions) > 1:
-        _print_sessions({label(name): _by_session(scores[name].sessions) for name in order}, order.index(own))
+        by_session = {label(name): {one.session: one.score for one in scores[name].sessions} for name in order}
+        _print_sessions(by_session, order.index(own))
 
 
 def _print_sessions(scores: Mapping[str, Mapping[str, float]], bold_row: int) -> None:
@@ -80,7 +81,3 @@ def _ahead(value: Ahead | None) -> str:
     if value is None or not math.isfinite(value.difference):
         return ""
     return f"{value.difference:+.3f} {_interval(value.interval, signed=True)}"
-
-
-def _by_session(sessions: tuple[SessionScore, ...]) -> Mapping[str, float]:
-    return {entry.session: entry.score for entry in sessions}

@@ -12,13 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from poco.cli.options import (
-    Json,
-    Session,
-    examples,
-    read_one,
-    reads,
-)
+from poco.cli.options import Json, Session, examples, listed, read_one, reads
 from poco.cli.output import note, number, print_json, say
 from poco.errors import ConfigError
 from poco.wording import counted
@@ -124,7 +118,7 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 def _numbers(text: str) -> list[int]:
     """``"2,3"`` as numbers; a ConfigError if they are none."""
-    words = [word.strip() for word in text.split(",") if word.strip()]
+    words = listed(text)
     if not all(word.isdigit() for word in words):
         raise ConfigError(f"--cpus takes numbers separated by commas, such as 2,3; got '{text}'")
     return [int(word) for word in words]

@@ -263,8 +263,9 @@ def _clock(contents: Contents, key: str, frames: int, found: Clock | None, descr
     """What the array itself says, or the key described, or the format."""
     how, where = description.activity, f"{contents.path}: '{key}'"
     if found is None and how.time_key is not None:
-        sources.numbers(contents.get(how.time_key), f"{contents.path}: '{how.time_key}'")
-        stamps = np.asarray(contents.get(how.time_key), dtype=np.float64).reshape(-1)
+        value = contents.get(how.time_key)
+        sources.numbers(value, f"{contents.path}: '{how.time_key}'")  # or an error
+        stamps = np.asarray(value, dtype=np.float64).reshape(-1)
         found = Clock(_seconds(stamps, how), source=f"'{how.time_key}': time stamps in {how.time_unit}")
     if found is None and contents.times is not None:
         found = Clock(_seconds(contents.times, how), source=f"time stamps of the format, in {how.time_unit}")

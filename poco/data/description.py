@@ -17,7 +17,8 @@ from poco.errors import DataError
 
 FILE_NAME = "dataset.toml"
 
-_CHOICES: dict[str, tuple[str, ...]] = {
+#: Values of fields that have only these.
+CHOICES: dict[str, tuple[str, ...]] = {
     "orientation": (UNITS_FIRST, FRAMES_FIRST),
     "nan": ("keep", "drop", "cut", "cut-drop", "error"),
     "constant": ("keep", "drop", "error"),
@@ -265,8 +266,8 @@ def _value(name: str, value: Any, kind: str, where: str) -> Any:
         raise DataError(f"{where}: rate_hz (--rate) must be above 0, got {value:g}")
     if expected:
         raise DataError(f"{where}: {name} must be {expected}, got {value!r}")
-    if name in _CHOICES and value not in _CHOICES[name]:
-        choices = " or ".join(f'"{choice}"' for choice in _CHOICES[name])
+    if name in CHOICES and value not in CHOICES[name]:
+        choices = " or ".join(f'"{choice}"' for choice in CHOICES[name])
         raise DataError(f"{where}: {name} must be {choices}, got {value!r}")
     return value
 

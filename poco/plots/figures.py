@@ -84,7 +84,7 @@ def run_figure(
     with context:
         figure = figure_class(figsize=(12.5, 8.2), dpi=120)
         left, right = _columns(figure, (1.5, 1.0), title, subtitle)
-        _examples_grid(figure, left, examples, columns=2)
+        _examples_grid(figure, left, examples)
         grid = right.subgridspec(3, 1, hspace=0.62, height_ratios=(0.3 + 0.16 * len(scores), 1.15, 1.0))
         draw_scores(figure.add_subplot(grid[0]), scores, "Score on the test part, all sessions")
         if steps:
@@ -127,7 +127,7 @@ def demo_figure(
         left, right = _columns(figure, (1.55, 1.0), title, subtitle)
         rows = left.subgridspec(3, 1, hspace=0.42, height_ratios=(0.85, 1.35, 1.0))
         draw_raster(figure.add_subplot(rows[0]), activity, rate_hz, "Population activity of one animal")
-        _examples_grid(figure, rows[1], examples[:4], columns=2)
+        _examples_grid(figure, rows[1], examples[:4])
         draw_adaptation(
             figure.add_subplot(rows[2]),
             adaptation.points,
@@ -189,9 +189,10 @@ def _columns(figure: Figure, widths: tuple[float, float], title: str, subtitle: 
     return grid[0], grid[1]
 
 
-def _examples_grid(figure: Figure, place: SubplotSpec, examples: Sequence[Example], columns: int) -> None:
+def _examples_grid(figure: Figure, place: SubplotSpec, examples: Sequence[Example]) -> None:
     if not examples:
         return
+    columns = 2
     rows = -(-len(examples) // columns)
     grid = place.subgridspec(rows, columns, hspace=0.32, wspace=0.2)
     for number, example in enumerate(examples):

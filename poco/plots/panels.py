@@ -115,20 +115,8 @@ def draw_steps(axes: Axes, curves: Mapping[str, np.ndarray], rate_hz: float | No
     pad = 0.06 * max(high - low, 0.1)
     axes.set_ylim(low - pad, high + pad)
     axes.set_xlim(frame * 0.5, horizon * frame * 1.02)
-    bottom, top = axes.get_ylim()
-    ends = [(y if np.isfinite(y) else bottom, name) for y, name in ends]
-    for y, name in spread(ends, gap=0.1 * (top - bottom), low=bottom, high=top):
-        axes.annotate(
-            label(name),
-            (horizon * frame * 1.02, y),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-            color=colour(name),
-            fontweight="bold" if is_own(name) else "normal",
-            annotation_clip=False,
-        )
+    bottom = axes.get_ylim()[0]
+    _name_lines(axes, [(y if np.isfinite(y) else bottom, name) for y, name in ends], gap=0.1)
     lowest = {name: float(np.min(curve)) for name, curve in curves.items()}
     for row, name in enumerate(name for name, value in lowest.items() if value < bottom):
         axes.text(
@@ -144,6 +132,23 @@ def draw_steps(axes: Axes, curves: Mapping[str, np.ndarray], rate_hz: float | No
     axes.set_xlabel(f"{x_label} ahead" if rate_hz is None else x_label.replace("time", "time ahead"))
     axes.set_ylabel("score")
     axes.set_title("Score along the horizon")
+
+
+def _name_lines(axes: Axes, ends: Sequence[tuple[float, str]], gap: float) -> None:
+    """Names of lines at their right ends, moved apart by this part of the panel's height."""
+    low, high = axes.get_ylim()
+    for y, name in spread(ends, gap=gap * (high - low), low=low, high=high):
+        axes.annotate(
+            label(name),
+            (axes.get_xlim()[1], y),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=colour(name),
+            fontweight="bold" if is_own(name) else "normal",
+            annotation_clip=False,
+        )
 
 
 def spread(ends: Sequence[tuple[float, str]], *, gap: float, low: float, high: float) -> list[tuple[float, str]]:
@@ -215,18 +220,7 @@ def draw_adaptation(
     span = max(top_value - bottom_value, 0.05)
     axes.set_ylim(bottom_value - 0.08 * span, top_value + 0.14 * span)
     axes.set_xlim(-0.015 * steps[-1], steps[-1] * 1.02)
-    low, high = axes.get_ylim()
-    for y, name in spread(ends, gap=0.085 * (high - low), low=low, high=high):
-        axes.annotate(
-            label(name),
-            (steps[-1] * 1.02, y),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-            color=colour(name),
-            annotation_clip=False,
-        )
+    _name_lines(axes, ends, gap=0.085)
     kept = next((place for place, step in enumerate(steps) if step == kept_step), len(steps) - 1)
     axes.plot(steps[kept], scores[kept], marker="o", markersize=8, color=BLUE, markeredgecolor="white", zorder=5)
     axes.annotate(

@@ -18,15 +18,8 @@ COLOURS = {
     "mean": PURPLE,
     "copy": GREY,
 }
-NAMES = {
-    "poco": "POCO",
-    "mlp": "MLP",
-    "nlinear": "NLinear",
-    "ridge": "ridge",
-    "ground": "ground",
-    "mean": "mean",
-    "copy": "copy",
-}
+#: Names that are shown otherwise than they are written.
+NAMES = {"poco": "POCO", "mlp": "MLP", "nlinear": "NLinear"}
 
 SETTINGS: dict[str, Any] = {
     "font.family": "sans-serif",

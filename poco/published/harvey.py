@@ -26,9 +26,7 @@ def sessions(path: Path) -> list[Recording]:
         raise DataError(f"{path} is not MOUSE/SESSION/MOUSE_AREA_df_SESSION.mat with an area of {', '.join(AREAS)}")
     for file in sorted({path, *path.parent.glob(PATTERN)} - set(there.values())):
         raise DataError(f"{file} is none of {', '.join(one.name for one in there.values())}")
-    parts = {}
-    for area, file in there.items():
-        parts[area] = array(matlab.read(file), f"{area}_df", 2)
+    parts = {area: array(matlab.read(file), f"{area}_df", 2) for area, file in there.items()}
     lengths = {area: values.shape[1] for area, values in parts.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"{path.parent}: areas have different numbers of frames: {lengths}")

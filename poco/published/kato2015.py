@@ -29,22 +29,24 @@ def sessions(path: Path) -> list[Recording]:
 
 
 def _worm(file: Any, struct: Any, worm: int, path: Path) -> Recording:
-    activity = np.asarray(file[struct[_ACTIVITY][()].ravel()[worm]])
+    def field(name: str) -> Any:
+        return file[struct[name][()].ravel()[worm]]
+
+    activity = np.asarray(field(_ACTIVITY))
     if activity.ndim != 2:
         raise DataError(f"{path}: '{_ACTIVITY}' of worm {worm + 1} has shape {activity.shape}, not two axes")
-    names = [_name(file, cell) for cell in _cells(file, struct[_NAMES][()].ravel()[worm])]
+    names = [_name(file, cell) for cell in np.asarray(field(_NAMES)).ravel()]
     if activity.shape[0] != len(names) == activity.shape[1]:
         activity = activity.T  # MATLAB's frames x neurons lies in the file transposed; other writers' does not
     if len(names) != activity.shape[0]:
         raise DataError(f"{path}: worm {worm + 1} has {len(names)} names for {activity.shape[0]} neurons")
     channels = {}
     if _STATES in struct:
-        states = file[struct[_STATES][()].ravel()[worm]]
-        for name in states:
-            values = np.asarray(states[name], dtype=np.float32).ravel()
+        for name, stored in field(_STATES).items():
+            values = np.asarray(stored, dtype=np.float32).ravel()
             if values.size == activity.shape[1]:
                 channels[name] = values
-    rate = float(np.asarray(file[struct[_RATE][()].ravel()[worm]]).ravel()[0])
+    rate = float(np.asarray(field(_RATE)).ravel()[0])
     return Recording(
         activity,
         f"worm-{worm + 1}",
@@ -54,11 +56,6 @@ def _worm(file: Any, struct: Any, worm: int, path: Path) -> Recording:
         channels=channels,
         provenance={"file": str(path), "reader": "kato2015", "key": f"{_STRUCT}({worm + 1}).{_ACTIVITY}"},
     )
-
-
-def _cells(file: Any, reference: Any) -> list[Any]:
-    """References to the cells of a cell array."""
-    return list(np.asarray(file[reference]).ravel())
 
 
 def _name(file: Any, reference: Any) -> str:

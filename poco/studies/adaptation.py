@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 EVERY = 20
 #: What is done with the animal that was left out, in the order of tables and figures.
 MODES = ("zero-shot", "embeddings", "mlp", "full", "scratch")
+#: What the model of the others learns from, see :func:`learnt_from`, in the order of tables and figures.
+SOURCES = (None, "same", "other", "both")
 #: Validations without a new best before training of the model of the other animals ends.
 PATIENCE = 5
 
@@ -153,7 +155,7 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
 def sources(cells: Sequence[Mapping[str, Any]]) -> list[str | None]:
     """What the models learnt from, in the order of the study; [None] where it does not matter."""
     there = {cell.get("source") for cell in cells}
-    return [source for source in (None, "same", "other", "both") if source in there]
+    return [source for source in SOURCES if source in there]
 
 
 def by_animal(

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from poco import baselines, toml
+from poco.cells import at_least_one
 from poco.data.simulate import simulate
 from poco.errors import ConfigError
 from poco.fields import check_kind
 from poco.nn import POCOConfig
 from poco.published import zapbench as benchmark
 from poco.studies import zapbench
-from poco.studies.adaptation import MODES
+from poco.studies.adaptation import MODES, SOURCES
 from poco.training import TrainConfig
 
 FOLDER = Path(__file__).parent
@@ -106,15 +107,13 @@ class Study:
             several = getattr(self, name)
             _require(bool(several), f"{name} are missing")
             _require(all(several.count(one) == 1 for one in several), f"one of the {name} is there twice")
-        numbers = {"steps": self.steps, "base_steps": self.base_steps, "epochs": self.epochs}
-        numbers |= {"frames": min((n for n in self.frames if n is not None), default=None)}
-        for name, number in numbers.items():
-            _require(number is None or number >= 1, f"{name} must be at least 1, got {number}")
+        frames = min((n for n in self.frames if n is not None), default=None)
+        at_least_one(steps=self.steps, base_steps=self.base_steps, epochs=self.epochs, frames=frames)
         animal = self.vary == "animal"
         _require(animal == (self.base_steps is not None), 'base_steps belong to vary = "animal", and it to them')
         _check_names("forecaster", self.forecasters, ("poco",) if animal else ("poco", *baselines.ALL))
         _check_names("training", self.training, MODES if animal else TRAINING)
-        _check_names("source", self.sources, (None, "same", "other", "both"))
+        _check_names("source", self.sources, SOURCES)
         _require(
             animal or (*self.frames, *self.sources) == (None, None), 'frames and sources belong to vary = "animal"'
         )
@@ -132,11 +131,12 @@ class Study:
         for option, name in zip(self.options, names, strict=True):
             _require(isinstance(name, str) and names.count(name) == 1, "each of the options needs a name of its own")
             _require(not of_form or "context" in option, f"the option '{name}' of the form 'zapbench' needs a context")
-            for key, value in option.items():
-                if key not in ("name", *(["context"] if of_form else [])):
+            sizes = self.sizes(name)
+            for key, value in sizes.items():
+                if key != "context" or not of_form:
                     _check_option("model", key, value)
             given: dict[str, Any] = {"horizon": benchmark.HORIZON} if of_form else {}
-            POCOConfig(**given, **{key: value for key, value in option.items() if key != "name"})
+            POCOConfig(**given, **sizes)
         for key, value in (self.simulate or {}).items():
             _check_option("simulate", key, value)
 

@@ -130,8 +130,8 @@ def _zapbench(job: Job) -> str:
     """One cell of the benchmark."""
     study, cell, recordings, file = job
     assert study.epochs is not None
-    began, option = time.process_time(), study.option(cell["value"])
-    found = zapbench.score(cell["forecaster"], recordings, option, cell["seed"], cell["steps"], study.epochs)
+    began, sizes = time.process_time(), study.sizes(cell["value"])
+    found = zapbench.score(cell["forecaster"], recordings, sizes, cell["seed"], cell["steps"], study.epochs)
     write_json(file, {**cell, **found, "seconds": round(time.process_time() - began, 2)})
     return f"{file.stem}: mean absolute error {sum(found['mae_per_step']) / len(found['mae_per_step']):.4g}"
 

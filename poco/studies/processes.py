@@ -10,7 +10,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 
-from poco.errors import ConfigError, PocoError
+from poco.cells import at_least_one
+from poco.errors import PocoError
 
 #: Applies a function to each of several things and gives back what it returned, in order.
 Each = Callable[..., Iterable[str]]
@@ -28,9 +29,7 @@ def in_processes(processes: int, threads: int | None = None) -> Iterator[Each]:
         ConfigError: if a number is below 1.
         PocoError: if one of several is killed.
     """
-    for name, number in {"processes": processes, "threads": threads}.items():
-        if number is not None and number < 1:
-            raise ConfigError(f"{name} must be at least 1, got {number}")
+    at_least_one(processes=processes, threads=threads)
     if processes == 1:
         yield map
         return

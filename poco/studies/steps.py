@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from poco import cells as cells_of
 from poco.errors import DataError
 
 #: What cells may hold a value of for each step ahead, and what a figure says of it.
@@ -19,16 +19,13 @@ def write_csv(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
     """A row for each cell and step ahead, counted from 1; a DataError if no cell has scores by step."""
     there = measures(cells)
     known = [name for name in _OF_A_CELL if any(name in cell for cell in cells)]
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(
-            file, [*known, "step", *(m.removesuffix("_per_step") for m in there)], lineterminator="\n"
-        )
-        writer.writeheader()
-        for cell in cells:
-            same = {name: cell[name] for name in known if name in cell}
-            columns = {m.removesuffix("_per_step"): cell[m] for m in there if m in cell}
-            for step, values in enumerate(zip(*columns.values(), strict=True), start=1):
-                writer.writerow({**same, "step": step, **dict(zip(columns, values, strict=True))})
+    rows = []
+    for cell in cells:
+        same = {name: cell.get(name) for name in known}
+        columns = {m.removesuffix("_per_step"): cell[m] for m in there if m in cell}
+        for step, values in enumerate(zip(*columns.values(), strict=True), start=1):
+            rows.append({**same, "step": step, **dict(zip(columns, values, strict=True))})
+    cells_of.write_csv(rows, [*known, "step", *(m.removesuffix("_per_step") for m in there)], path)
 
 
 def measures(cells: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -75,7 +75,7 @@ def misfit(recordings: Sequence[Recording], context: int) -> str:
 def score(
     forecaster: str,
     recordings: Sequence[Recording],
-    option: Mapping[str, Any],
+    sizes: Mapping[str, Any],
     seed: int,
     steps: int | None,
     epochs: int,
@@ -85,7 +85,7 @@ def score(
     Args:
         forecaster: ``"poco"`` or the name of a baseline.
         recordings: what it is trained on.
-        option: ``context``, and other options of a POCO.
+        sizes: ``context``, and other options of a POCO.
         seed: of weights and order of windows.
         steps: gradient steps; None for ``epochs``.
         epochs: passes over the windows for training.
@@ -99,8 +99,7 @@ def score(
     from poco.training import recipe
     from poco.training.trainer import Trainer
 
-    options = {key: value for key, value in option.items() if key != "name"}
-    data = cut(recordings, options["context"])
+    data = cut(recordings, sizes["context"])
     epoch = math.ceil(len(data.windows("train")) / BATCH_SIZE)
     settings = dataclasses.replace(
         recipe("published")[1], seed=seed, steps=steps or epochs * epoch, batch_size=BATCH_SIZE, loss="mae"
@@ -108,7 +107,7 @@ def score(
     settings = dataclasses.replace(settings, val_every=min(epoch, settings.steps or epoch))
     model: nn.Module
     if forecaster == "poco":
-        model = Trainer(data, POCOConfig(horizon=data.horizon, **options)).train(settings)[0]
+        model = Trainer(data, POCOConfig(horizon=data.horizon, **sizes)).train(settings)[0]
     else:
         model = fit_baseline(forecaster, data, config=settings)
     errors = absolute_errors(model, data)

@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from poco import commands
-from poco.cli.options import _READS
 from poco.data.simulate import simulate
 from poco.training import train
 
@@ -41,10 +39,6 @@ def run(poco: Callable, folder: Path) -> Path:
         done = poco("train", folder, "--sessions", "a", *TABLES, *SHORT, "--out", out)
         assert done.code == 0, done.err
     return out
-
-
-def test_options_of_reading_are_the_same_everywhere() -> None:
-    assert set(commands.READING) == set(_READS)
 
 
 def test_a_stray_file_is_left_out(poco: Callable, folder: Path, tmp_path: Path) -> None:

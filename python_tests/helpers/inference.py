@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from helpers import relative_error
-from helpers.parity import on
+from helpers.parity import TOLERANCES, on
 from poco.nn.rotary import rotary_frequencies
 from poco.ops import cpu, model_reference
 
-TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 SHAPES: list[dict[str, Any]] = [
     {},
     {"counts": (300,), "table": 300},

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from helpers import inference, parity
+from helpers.parity import TOLERANCES
 from poco.ops import latent_transformer, model_reference
 from poco.ops.parameters import ModelParameters
 
-TOLERANCES = parity.TOLERANCES
 SHAPES: list[dict[str, Any]] = [
     {"windows": 3},
     {"windows": 0},

@@ -9,13 +9,13 @@ import torch
 import poco
 
 
-def randomise(model: poco.POCO, seed: int = 0, std: float = 0.2) -> poco.POCO:
+def randomise(model: poco.POCO, seed: int = 0) -> poco.POCO:
     """Every parameter drawn at random (FiLM starts at zero otherwise), layer norms around one; double, evaluating."""
     generator = torch.Generator().manual_seed(seed)
     model = model.double().eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * std)
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.2)
             if "norm.weight" in name:
                 parameter.add_(1)
     return model

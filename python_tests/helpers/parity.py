@@ -65,9 +65,7 @@ def _plain(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _double(value: Any) -> Any:
-    if isinstance(value, FilmParameters):
-        return FilmParameters(*map(_double, value))
-    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+    return _rounded(value, torch.float64)
 
 
 def pool_inputs(**shape: Any) -> tuple[Any, ...]:

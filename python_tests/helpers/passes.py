@@ -13,7 +13,7 @@ from poco.ops import FilmParameters
 class Draw:
     """Draws tensors that want gradients."""
 
-    def __init__(self, dtype: torch.dtype, seed: int = 0) -> None:
+    def __init__(self, dtype: torch.dtype, seed: int) -> None:
         self.dtype, self.generator = dtype, torch.Generator().manual_seed(seed)
 
     def __call__(self, *shape: int) -> torch.Tensor:

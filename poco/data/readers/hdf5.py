@@ -81,13 +81,9 @@ def _follow(file: Any, value: Any) -> Any:
     return value
 
 
-def _is_pairs(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype.kind == "O" and value.ndim == 1 and value.size > 0
-
-
 def _pairs(file: Any, value: Any) -> list[tuple[Any, Any]] | None:
     """The (key, value) pairs of a Julia dictionary, values not decoded yet; None for anything else."""
-    if not _is_pairs(value):
+    if not (isinstance(value, np.ndarray) and value.dtype.kind == "O" and value.ndim == 1 and value.size > 0):
         return None
     records = [_follow(file, item) for item in value]
     if not all(isinstance(r, np.void) and r.dtype.names == ("first", "second") for r in records):

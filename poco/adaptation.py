@@ -16,7 +16,7 @@ from poco.adapted import Adapted, Point
 from poco.data.checks import rates_differ, same_activity
 from poco.data.origin import source as source_of
 from poco.data.recording import Recording, fingerprint
-from poco.data.splits import PROTOCOLS, Split, shorten, split
+from poco.data.splits import Split, check_protocol, shorten, split
 from poco.errors import ConfigError, DataError
 from poco.fields import check_kind
 from poco.nn.files import learnt_rates
@@ -24,7 +24,7 @@ from poco.nn.vocabulary import expect_new
 from poco.scoring import ahead
 from poco.training.callbacks import Callback
 from poco.training.config import TrainConfig
-from poco.training.trainer import choose_label
+from poco.training.trainer import embedded_label
 
 if TYPE_CHECKING:
     from poco.ground.grounded import Grounded
@@ -139,20 +139,20 @@ def adapt(
     protocol = protocol or (run.protocol if run is not None else "leak-free")
     model = model_of(given, "what is adapted")
     each, kind, sizes = members(model), kind_of(model), model.config
-    plain = (
-        mode,
-        steps,
-        learning_rate,
-        batch_size,
-        protocol,
-        seed,
-        precision,
-        score_every,
-        patience,
-        frames,
-        unit_types,
-    )
-    check_options(kind, sizes.context + sizes.horizon, dict(zip(OPTIONS, plain, strict=True)))
+    plain = {
+        "mode": mode,
+        "steps": steps,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "protocol": protocol,
+        "seed": seed,
+        "precision": precision,
+        "score_every": score_every,
+        "patience": patience,
+        "frames": frames,
+        "unit_types": unit_types,
+    }
+    check_options(kind, sizes.context + sizes.horizon, plain)
     mode = _mode(kind, mode)
     expect_new(model.sessions, recording.session)
     cut = split([recording], protocol=protocol, context=sizes.context, horizon=sizes.horizon)
@@ -160,12 +160,9 @@ def adapt(
         frames = None
     if frames is not None:
         cut = shorten(cut, frames)
-    types: tuple[str, ...] = ()
-    if getattr(sizes, "unit_type_embedding", False):
-        label = unit_types or (model.metadata.get("training") or {}).get("unit_types")
-        types = tuple(recording.labels[choose_label([recording], label, "unit_types=LABEL, --unit-types LABEL")])
-    elif unit_types is not None:
-        raise ConfigError(f"the model embeds no types of units: leave out unit_types ('{unit_types}')")
+    learnt = (model.metadata.get("training") or {}).get("unit_types")
+    label = embedded_label(sizes, [recording], unit_types, learnt, "unit_types=LABEL, --unit-types LABEL")
+    types = () if label is None else tuple(recording.labels[label])
     _compare_rates(model, recording)
     _compare_recordings(model, recording)
     origin: dict[str, str] = {name: str(source[name]) for name in ("run", "recording") if name in source}
@@ -229,8 +226,8 @@ def check_options(kind: str, window: int, options: Mapping[str, Any]) -> None:
             raise ConfigError(f"there is no option '{name}' here: the options are {', '.join(OPTIONS)}")
         check_kind(name, value, OPTIONS[name])
     mode, frames, protocol = _mode(kind, options.get("mode")), options.get("frames"), options.get("protocol")
-    if protocol is not None and protocol not in PROTOCOLS:
-        raise ConfigError(f"protocol must be one of {', '.join(PROTOCOLS)}, got '{protocol}'")
+    if protocol is not None:
+        check_protocol(protocol)
     if frames is not None and frames < window:
         raise ConfigError(f"{frames} frames hold no window of {window} (context + horizon): give more (frames)")
     if mode not in (SOLVE, "zero-shot"):

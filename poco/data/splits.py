@@ -160,6 +160,12 @@ class Split:
         return tuple((1.0 / std.astype(np.float64)).astype(np.float32) for std in self.std)
 
 
+def check_protocol(name: str) -> None:
+    """Raises ConfigError if there is no such protocol."""
+    if name not in PROTOCOLS:
+        raise ConfigError(f"protocol must be one of {', '.join(PROTOCOLS)}, got '{name}'")
+
+
 def split(
     recordings: Recording | Sequence[Recording],
     *,
@@ -183,8 +189,7 @@ def split(
         DataError: if the recordings do not pass :func:`poco.data.checks.check`, a session is too short to have a
             window in every part, or a unit is constant in the training part (leak-free).
     """
-    if protocol not in PROTOCOLS:
-        raise ConfigError(f"protocol must be one of {', '.join(PROTOCOLS)}, got '{protocol}'")
+    check_protocol(protocol)
     check_kind("context", context, int)
     check_kind("horizon", horizon, int)
     if horizon < 1:

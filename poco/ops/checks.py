@@ -93,8 +93,7 @@ def _expect_windows(op: str, name: str, tensor: Tensor, windows: int) -> None:
         raise ShapeError(f"{op}: {name} must be for 1 or {windows} windows, got {tensor.shape[0]}")
 
 
-def _expect_latents(op: str, initial: Tensor, width: Any, windows: int) -> None:
-    _expect(op, "initial", initial, ("1 or W", "Q", width))
+def _expect_latents(op: str, initial: Tensor, windows: int) -> None:
     _expect_windows(op, "initial", initial, windows)
     if initial.shape[1] < 1:
         raise ShapeError(f"{op}: there must be at least one latent, initial is {list(initial.shape)}")
@@ -254,7 +253,7 @@ def latent_transformer(
     _expect(op, "initial", initial, ("1 or W", "Q", "d"))
     latents, width = initial.shape[1:]
     _expect(op, "pooled", pooled, ("W", "S", latents, width))
-    _expect_latents(op, initial, width, pooled.shape[0])
+    _expect_latents(op, initial, pooled.shape[0])
     _expect(op, "frequencies", frequencies, ("dh / 4",))
     if pooled.shape[1] < 1 or context % pooled.shape[1]:
         raise ShapeError(f"{op}: the context {context} must be a multiple of the {pooled.shape[1]} segments")
@@ -309,7 +308,8 @@ def inference(
         _expect(op, "unit_shift", unit_shift, (unit_table.shape[1],))
     _expect_indices(op, x.shape[0], unit_index, window_offsets, unit_table.shape[0])
     width, windows, context = unit_table.shape[1], window_offsets.shape[0] - 1, x.shape[1]
-    _expect_latents(op, initial, width, windows)
+    _expect(op, "initial", initial, ("1 or W", "Q", width))
+    _expect_latents(op, initial, windows)
     _expect(op, "frequencies", frequencies, ("dh / 4",))
     p = ModelParameters.of(parameters)
     out_of_hidden = LatentParameters.of(p.latents).read_ffn.out_weight

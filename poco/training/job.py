@@ -34,7 +34,7 @@ from poco.training.config import TrainConfig
 from poco.training.folder import RunFiles, log, read_config, run_config
 from poco.training.loop import config_changes
 from poco.training.members import train_members
-from poco.training.trainer import Trainer, choose_label
+from poco.training.trainer import Trainer, embedded_label
 
 if TYPE_CHECKING:
     from poco.models import Forecaster, Member, Sizes
@@ -115,10 +115,7 @@ def train(
     settings.torch_device()
     cut = split(recordings, protocol=protocol, context=sizes.context, horizon=sizes.horizon)
     settings = recipes.complete(recipe, settings, cut)
-    if getattr(sizes, "unit_type_embedding", False):
-        unit_types = choose_label(cut.recordings, unit_types or known.get("unit_types"))
-    elif unit_types is not None:
-        raise ConfigError(f"the model embeds no types of units: leave out unit_types ('{unit_types}')")
+    unit_types = embedded_label(sizes, cut.recordings, unit_types, known.get("unit_types"))
     source = _with_full_path(source) if source is not None else source_of(recordings) or known.get("source")
     config = run_config(cut, sizes.to_dict(), settings, recipe, source, seeds, baselines, unit_types)
     if folder is not None:

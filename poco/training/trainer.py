@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from poco.models import Member, Sizes
     from poco.nn import POCO, POCOConfig
 
+_OPTION = "unit_types=LABEL"  # how to ask for the label of the units
+
 
 class Trainer:
     """Trains models that differ in nothing but their seed.
@@ -115,7 +117,30 @@ def build_poco(cut: Split, sizes: POCOConfig, seed: int, unit_types: str | None 
     return model
 
 
-def choose_label(recordings: Sequence[Recording], label: str | None, option: str = "unit_types=LABEL") -> str:
+def embedded_label(
+    sizes: Any, recordings: Sequence[Recording], label: str | None, otherwise: str | None = None, option: str = _OPTION
+) -> str | None:
+    """The label of the units that a model of these sizes embeds, None if it embeds none.
+
+    Args:
+        sizes: configuration of the model.
+        recordings: what the label has to be there in.
+        label: the one asked for, or None.
+        otherwise: the one to take where none was asked for; None is the only one there is.
+        option: how to ask for one, for an error.
+
+    Raises:
+        ConfigError: if one was asked for in vain, or it is not clear which is meant.
+        DataError: if a recording has no such label.
+    """
+    if getattr(sizes, "unit_type_embedding", False):
+        return choose_label(recordings, label or otherwise, option)
+    if label is not None:
+        raise ConfigError(f"the model embeds no types of units: leave out unit_types ('{label}')")
+    return None
+
+
+def choose_label(recordings: Sequence[Recording], label: str | None, option: str = _OPTION) -> str:
     """The label of the units that ``unit_type_embedding`` embeds: the one asked for, or the only one.
 
     Args:

@@ -18,7 +18,7 @@ from poco.intervals import block_length
 from poco.scores import Evaluation
 from poco.scoring import score_forecasters, warnings_of, with_intervals
 from poco.training.callbacks import Callback
-from poco.training.config import PRECISIONS, TrainConfig
+from poco.training.config import TrainConfig, check_precision
 from poco.training.validation import check_forecaster
 
 if TYPE_CHECKING:
@@ -71,8 +71,7 @@ def evaluate(
     from poco.models import kind_of, open_forecaster
     from poco.run import Run
 
-    if precision not in PRECISIONS:
-        raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got '{precision}'")
+    check_precision(precision)
     if isinstance(run_or_model, (str, Path)):
         run_or_model = open_forecaster(run_or_model)
     run = run_or_model if isinstance(run_or_model, Run) else None

@@ -28,7 +28,7 @@ from poco.files import write_json
 from poco.intervals import block_length, lasting_block, mean_interval, mean_text, resampled_scores
 from poco.parameters import count_solved
 from poco.scoring import score_forecasters, score_interval
-from poco.training.config import BATCH_SIZE, TrainConfig
+from poco.training.config import BATCH_SIZE, Precision, TrainConfig, check_precision
 from poco.training.recipes import complete, recipe
 from poco.training.trainer import Trainer
 
@@ -46,17 +46,25 @@ Made = TypeVar("Made")
 Factory = Callable[[Split, int], nn.Module]
 
 
-def fit(name: str, data: Split, seed: int, steps: int = BASELINE_STEPS, batch: int = BATCH_SIZE) -> nn.Module:
+def fit(
+    name: str,
+    data: Split,
+    seed: int,
+    steps: int = BASELINE_STEPS,
+    batch: int = BATCH_SIZE,
+    precision: Precision = "float32",
+) -> nn.Module:
     """A forecaster of :data:`FORECASTERS`, fitted: at most so many gradient steps, each of so many windows.
 
-    ``grounded`` has the steps and windows of its recipe.
+    ``grounded`` has the steps and windows of its recipe. What is solved for is solved for in float64 whatever the
+    ``precision`` of gradient steps.
     """
     if name not in ("poco", "grounded"):
-        config = TrainConfig(steps=steps, batch_size=batch, patience=BASELINE_PATIENCE, seed=seed)
+        config = TrainConfig(steps=steps, batch_size=batch, patience=BASELINE_PATIENCE, seed=seed, precision=precision)
         return fit_baseline(name, data, config=config)
     kind = "published" if name == "poco" else name
     sizes, settings = recipe(kind)
-    settings = dataclasses.replace(settings, seed=seed)
+    settings = dataclasses.replace(settings, seed=seed, precision=precision)
     if name == "poco":
         settings = dataclasses.replace(settings, steps=steps, batch_size=batch, val_every=min(20, steps))
     return Trainer(data, sizes).train(complete(kind, settings, data))[0]
@@ -72,6 +80,7 @@ def run(
     seeds: int = 3,
     steps: int = BASELINE_STEPS,
     batch: int = BATCH_SIZE,
+    precision: Precision = "float32",
     published: Sequence[str] = (),
     report: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
@@ -87,17 +96,20 @@ def run(
         seeds: seeds 0, 1, ... of those that are trained.
         steps: most gradient steps of each.
         batch: windows of each step.
+        precision: what gradient steps compute in, ``"float32"`` or ``"bf16"`` (autocast); scores are of float32.
         published: names of folders with the files of the published data set of that name.
         report: called with a line for each cell.
 
     Raises:
         ConfigError: for an unknown name, one of one's own that is known, what is no forecaster, data sets of one name,
-            a number below 1, or recordings, steps or windows other than those of the cells that are there.
+            a number below 1, no such precision, or recordings, steps, windows or a precision other than those of the
+            cells that are there.
         DataError: if none of the data sets can be used.
     """
     unknown = [name for name in forecasters if name not in FORECASTERS]
     if unknown:
         raise ConfigError(f"there is no forecaster '{unknown[0]}': choose from {', '.join(FORECASTERS)}")
+    check_precision(precision)
     taken = [name for name in own if name in FORECASTERS]
     if taken:
         raise ConfigError(f"there is a forecaster '{taken[0]}' already: call your own something else")
@@ -118,13 +130,17 @@ def run(
             for name in (*forecasters, *own):
                 for seed in range(1 if name in SEEDLESS else seeds):
                     file = file_of(out, *where, seed, name)
-                    if is_made(file, steps, batch, of):
+                    if is_made(file, steps, batch, of, precision):
                         continue
                     began = time.process_time()
-                    model = own[name](data, seed) if name in own else fit(name, data, seed, steps, batch)
+                    settings = (steps, batch, precision)
+                    model = own[name](data, seed) if name in own else fit(name, data, seed, *settings)
                     seconds = time.process_time() - began
-                    trained = name not in (*SEEDLESS, "grounded", *own)
-                    made_with = {"steps": steps, "batch": batch} if trained else {}
+                    made_with: dict[str, Any] = {}
+                    if name not in (*SEEDLESS, *own):
+                        made_with["precision"] = precision
+                        if name != "grounded":
+                            made_with |= {"steps": steps, "batch": batch}
                     cell = score_cell(model, data, folder.name, name, seed, seconds, **made_with)
                     write_json(file, cell)
                     report(f"{', '.join(where)}, {name}, seed {seed}: {cell['score']:.4f} in {seconds:.1f} s")
@@ -175,7 +191,13 @@ def file_of(out: Path, data: str, protocol: str, seed: int, forecaster: str) -> 
     return cells_of.file_of(out, data, protocol, seed, forecaster)
 
 
-def is_made(file: Path, steps: int, batch: int, recordings: Sequence[Mapping[str, str]]) -> bool:
+def is_made(
+    file: Path,
+    steps: int,
+    batch: int,
+    recordings: Sequence[Mapping[str, str]],
+    precision: Precision = "float32",
+) -> bool:
     """Whether a cell is there.
 
     Args:
@@ -183,15 +205,16 @@ def is_made(file: Path, steps: int, batch: int, recordings: Sequence[Mapping[str
         steps: most gradient steps of those that are trained.
         batch: windows of each step.
         recordings: of the data set, as :func:`poco.cells.recordings_of` gives them.
+        precision: what gradient steps compute in.
 
     Raises:
-        ConfigError: if it was made of other recordings, or with other steps or windows; what it does not say does not
-            matter.
+        ConfigError: if it was made of other recordings, or with other steps, windows or precision; what it does not
+            say does not matter.
     """
     if not file.exists():
         return False
     cell = cells_of.read_one(file)
-    now = {"steps": steps, "batch": batch, "recordings": recordings}
+    now = {"steps": steps, "batch": batch, "precision": precision, "recordings": recordings}
     cells_of.check(file, cell, {name: value for name, value in now.items() if cell.get(name) is not None})
     return True
 
@@ -206,6 +229,7 @@ def score_cell(
     *,
     steps: int | None = None,
     batch: int | None = None,
+    precision: Precision | None = None,
 ) -> dict[str, Any]:
     """A cell: the scores of a fitted forecaster on the test part.
 
@@ -218,6 +242,7 @@ def score_cell(
         seconds: what fitting it took.
         steps: most gradient steps it was given; None if it has none or its own.
         batch: windows of each step; None like these.
+        precision: what its gradient steps computed in; None if it has none.
 
     Returns:
         What it is of and was made with; ``score``, its 95% ``interval`` by block bootstrap over time (None where there
@@ -246,6 +271,7 @@ def score_cell(
         "parameters": sum(p.numel() for p in model.parameters()) + count_solved(model),
         "steps": steps,
         "batch": batch,
+        "precision": precision,
         "interval": found,
         "blocks": blocks,
     }
@@ -273,7 +299,7 @@ def write_csv(cells: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     """One tidy table, a row for each cell; ``low`` and ``high`` are the ends of its interval over time."""
     which = ("data", "protocol", "forecaster", "seed")
     result = ("score", "low", "high", "blocks", "seconds", "parameters")
-    cells_of.write_csv(cells_of.with_ends(cells), (*which, *result, "steps", "batch"), Path(path))
+    cells_of.write_csv(cells_of.with_ends(cells), (*which, *result, "steps", "batch", "precision"), Path(path))
 
 
 def table(cells: Sequence[dict[str, Any]]) -> str:

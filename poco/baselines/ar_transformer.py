@@ -107,7 +107,7 @@ class ARTransformer(OfSessions):
                 frames, seen = self.next_frames(frames, seen)
             frames = {session: own[:, -1:] for session, own in frames.items()}
             for session, own in rows.items():
-                out[own, step] = frames[session][:, 0]
+                out[own, step] = frames[session][:, 0].to(out.dtype)
         return out
 
     def loss_packed(self, batch: PackedBatch) -> Tensor:

@@ -46,9 +46,10 @@ class PLRNN(OfSessions):
     def inverse(self, session: int) -> Tensor:
         """Pseudo-inverse ``[M, N]`` of the observation, with a jitter against singular ones."""
         b = self.observations[session]
-        if b.shape[0] <= b.shape[1]:
-            return torch.linalg.solve(b @ b.T + 1e-6 * torch.eye(b.shape[0], device=b.device), b).T
-        return torch.linalg.solve(b.T @ b + 1e-6 * torch.eye(b.shape[1], device=b.device), b.T)
+        with torch.autocast(b.device.type, enabled=False):  # nothing to solve with in less than float32
+            if b.shape[0] <= b.shape[1]:
+                return torch.linalg.solve(b @ b.T + 1e-6 * torch.eye(b.shape[0], device=b.device), b).T
+            return torch.linalg.solve(b.T @ b + 1e-6 * torch.eye(b.shape[1], device=b.device), b.T)
 
     def forecast(self, x: Tensor, session: int) -> Tensor:
         """``[B, N, C]`` -> ``[B, N, H]``: the last frame of the context gives the state."""

@@ -39,7 +39,7 @@ class OfSessions(nn.Module):
         """``[R, C]`` -> ``[R, H]``."""
         out = batch.x.new_empty(batch.x.shape[0], self.horizon)
         for session, rows in self.windows_of(batch):
-            out[rows.flatten()] = self.forecast(batch.x[rows], session).flatten(0, 1)
+            out[rows.flatten()] = self.forecast(batch.x[rows], session).flatten(0, 1).to(out.dtype)
         return out
 
     def windows_of(self, batch: PackedBatch) -> list[tuple[int, Tensor]]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from poco.cli.options import Threads, examples, lists_of, set_threads
 from poco.cli.output import LeftOut, note
 from poco.errors import ConfigError, DataError, MissingExtraError
+
+if TYPE_CHECKING:
+    from poco.training.config import Precision
 
 
 def register(app: typer.Typer) -> None:
@@ -33,6 +36,7 @@ def register(app: typer.Typer) -> None:
         seeds: Annotated[int, typer.Option(help="Seeds of those that are trained.")] = 3,
         steps: Annotated[int, typer.Option(help="Most gradient steps of a forecaster.")] = 1000,
         batch: Annotated[int, typer.Option(help="Windows of a gradient step.")] = 64,
+        precision: Annotated[str, typer.Option(help="'float32' or 'bf16' (mixed) for gradient steps.")] = "float32",
         published: Annotated[
             str | None,
             typer.Option(help="Folders with the files of the published data set of their name, comma between them."),
@@ -76,6 +80,7 @@ def register(app: typer.Typer) -> None:
             seeds=seeds,
             steps=steps,
             batch=batch,
+            precision=cast("Precision", precision),
             published=as_published,
             report=report,
         )

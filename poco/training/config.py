@@ -22,6 +22,12 @@ Criterion = Literal["pooled", "relative"]
 BATCH_SIZE = 64
 
 
+def check_precision(precision: str) -> None:
+    """Raise a ConfigError unless it is one of :data:`PRECISIONS`."""
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got '{precision}'")
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Settings of the training loop; the defaults are the published ones.

@@ -18,6 +18,7 @@ from poco.data.windows import Packer
 from poco.errors import ConfigError, VocabularyError
 from poco.nn import SessionSpec
 from poco.scoring import score_forecasters
+from poco.training.validation import predict, training_loss
 
 
 def batch_of(x: torch.Tensor) -> PackedBatch:
@@ -99,3 +100,25 @@ def test_ground_is_kept_with_its_sessions(tmp_path: Path) -> None:
     scores = score_forecasters({"first": first, "again": again, "copy": Copy(12, 4)}, cut)
     assert scores["first"] == scores["again"]
     assert scores["first"].score > 0.5
+
+
+@pytest.mark.parametrize("name", baselines.TRAINED)
+def test_trained_baselines_take_bfloat16(name: str) -> None:
+    """Under autocast losses, gradients and forecasts are those of float32 but for rounding."""
+    cut = split([waves("a"), waves("b", units=3)], context=12, horizon=4)
+    torch.manual_seed(0)
+    model = baselines.build(name, 12, 4, [SessionSpec.of(one) for one in cut.recordings]).eval()
+    packer, found = Packer(cut), {}
+    # The first and the last windows are of the two sessions.
+    batch = packer.pack(cut.windows("train")[[0, 3, 7, -1]])
+    for precision in ("float32", "bf16"):
+        model.zero_grad()
+        torch.manual_seed(1)
+        loss = training_loss(model, batch, precision)
+        loss.backward()
+        gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        with torch.no_grad():
+            found[precision] = (loss.detach(), gradients, predict(model, batch, precision))
+    for wide, low in zip(found["float32"], found["bf16"], strict=True):
+        assert low.dtype == torch.float32
+        assert (low - wide).norm() <= 0.05 * wide.norm() + 1e-6

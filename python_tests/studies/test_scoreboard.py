@@ -79,6 +79,26 @@ def test_scoreboard_makes_each_cell_once(tmp_path: Path) -> None:
     assert scoreboard.table(scoreboard.load(tmp_path / "out")) == shown
 
 
+def test_gradient_steps_may_be_of_bfloat16(tmp_path: Path) -> None:
+    folder, only = data_set(tmp_path / "some"), ("mean", "mlp", "poco", "grounded")
+    options: dict[str, Any] = {"protocols": ("published",), "seeds": 1, "steps": 5, "batch": 4, "forecasters": only}
+    scores = {}
+    for precision in ("float32", "bf16"):
+        cells = scoreboard.run([folder], tmp_path / precision, precision=precision, **options)
+        assert {cell["forecaster"]: cell["precision"] for cell in cells} == {
+            **dict.fromkeys(only[1:], precision),
+            "mean": None,
+        }
+        scores[precision] = {cell["forecaster"]: cell["score"] for cell in cells}
+    assert scores["bf16"] == pytest.approx(scores["float32"], abs=0.02)
+    assert scores["bf16"]["mlp"] != scores["float32"]["mlp"]
+    with pytest.raises(ConfigError, match="made with precision bf16, now float32"):
+        scoreboard.run([folder], tmp_path / "bf16", **options)
+    with pytest.raises(ConfigError, match="precision must be one of float32, bf16, got 'half'"):
+        scoreboard.run([folder], tmp_path / "none", precision="half", **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "none").exists()
+
+
 def test_forecasters_of_ones_own(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="needs the extra 'plots'")
     folder, out, seeds = data_set(tmp_path / "some"), tmp_path / "out", []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,10 +92,13 @@ def evaluate(
     config = getattr(run, "train_config", None) or TrainConfig()
     if folder is None and run is not None and run.folder is not None:
         folder = run.folder / BASELINES
+    fitted = functools.partial(
+        fit_baseline, split=split, seed=config.seed, device=_device(config), folder=folder, callbacks=callbacks
+    )
     forecasters: dict[str, nn.Module] = {"": model}
     for other in dict.fromkeys(baselines):
         ground = _own_ground(model, split) if other == "ground" else None
-        forecasters[other] = ground or fit_baseline(other, split, seed=config.seed, folder=folder, callbacks=callbacks)
+        forecasters[other] = ground or fitted(other)
     scores = score_forecasters(forecasters, split, part, stride=stride, precision={"": precision})
     found = warnings_of(scores[""], split, part)
     for line in found:
@@ -130,6 +134,15 @@ def _own_ground(model: nn.Module, split: Split) -> nn.Module | None:
     usual = GroundConfig(split.context, split.horizon, latents=member.config.latents)
     chosen = (member.metadata.get("ground") or {}).get("latents_chosen", False)
     return member.ground if chosen and member.config.ground == usual else None
+
+
+def _device(config: TrainConfig) -> str:
+    """Where the run was trained, or the usual one where that is not to be had here."""
+    try:
+        config.torch_device()
+    except ConfigError:
+        return "auto"
+    return config.device
 
 
 def _check_sizes(model: nn.Module, split: Split) -> None:

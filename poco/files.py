@@ -19,7 +19,7 @@ from poco.errors import CheckpointError
 #: Files of a model: settings and tensors. The settings of a run have the same name, in the run's folder.
 CONFIG, TENSORS = "config.json", "model.safetensors"
 #: Files of a run.
-METRICS, RESUME, LOG = "metrics.jsonl", "resume.safetensors", "log.txt"
+METRICS, RESUME, LOG, LOCK = "metrics.jsonl", "resume.safetensors", "log.txt", ".lock"
 #: Files of what was scored.
 EVALUATION, FIGURE = "evaluation.json", "figure.png"
 #: Folders in that of a run or an adapted model: its model, and baselines that were fitted to compare it with.

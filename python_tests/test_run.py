@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -277,6 +279,26 @@ def test_an_existing_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
     assert (folder / "notes.txt").read_text() == "mine"
 
 
+def test_one_process_at_a_time_trains_in_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    hold = "import sys; from pathlib import Path; from poco.training.folder import held\n"
+    hold += "with held(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    other = subprocess.Popen([sys.executable, "-c", hold, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline().strip() == b"held"
+        for options in ({}, {"resume": True}, {"overwrite": True}):
+            with pytest.raises(ConfigError, match=r"a run is being trained in .*run: wait until it ends, or choose"):
+                trained(folder, **options)
+        assert not (folder / "config.json").exists()
+    finally:
+        other.kill()
+        other.communicate()
+    trained(folder)  # what was killed holds nothing
+    trained(folder, resume=True)
+    trained(folder, overwrite=True)
+
+
 def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("...")
     with pytest.raises(ConfigError, match="is not empty and not a run"):
@@ -301,7 +323,7 @@ def test_killed_while_the_first_settings_were_written(tmp_path: Path, again: dic
     folder.mkdir()
     (folder / ".config.json.123.part").write_text('{"for')
     trained(folder, **again)
-    assert not list(folder.glob(".*"))
+    assert not list(folder.glob(".*.part"))
 
 
 @pytest.mark.parametrize("what", ["poco.training.job.shutil.rmtree", "poco.training.job.write_json"])
@@ -319,7 +341,7 @@ def test_killed_while_a_run_was_being_replaced(
             trained(folder, overwrite=True)
     trained(folder, **again)
     assert Run.load(folder).history
-    assert not list(folder.rglob(".*"))
+    assert not list(folder.rglob(".*.part"))
 
 
 def test_what_is_no_recording_is_refused_in_one_line(run: Run) -> None:

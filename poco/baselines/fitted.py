@@ -32,6 +32,7 @@ def fit_baseline(
     split: Split,
     *,
     seed: int = 0,
+    device: str = "auto",
     config: TrainConfig | None = None,
     folder: Path | None = None,
     callbacks: Iterable[Callback] = (),
@@ -42,7 +43,8 @@ def fit_baseline(
         name: one of :data:`poco.baselines.ALL`.
         split: recordings and parts.
         seed: seed of initial weights and order of windows.
-        config: all settings of one that is trained, seed and steps too.
+        device: where one that is trained is trained.
+        config: all settings of one that is trained, seed, device and steps too.
         folder: where fitted baselines are kept; one fitted to the same split in the same way is taken from there.
         callbacks: what may watch the training.
 
@@ -55,7 +57,12 @@ def fit_baseline(
     """
     if config is None:
         config = TrainConfig(
-            steps=BASELINE_STEPS, batch_size=None, val_stride=None, patience=BASELINE_PATIENCE, seed=seed
+            steps=BASELINE_STEPS,
+            batch_size=None,
+            val_stride=None,
+            patience=BASELINE_PATIENCE,
+            seed=seed,
+            device=device,
         )
     config = bounded(config, split, most=BATCH_SIZE)
     sessions = [SessionSpec.of(recording) for recording in split.recordings]

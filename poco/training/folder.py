@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,8 @@ import torch
 from poco._version import __version__
 from poco.data.recording import fingerprint
 from poco.data.splits import Split
-from poco.errors import CheckpointError, DataError
-from poco.files import CONFIG, EVALUATION, FIGURE, LOG, METRICS, read_json, write_atomically, write_json
+from poco.errors import CheckpointError, ConfigError, DataError
+from poco.files import CONFIG, EVALUATION, FIGURE, LOCK, LOG, METRICS, read_json, write_atomically, write_json
 from poco.training.callbacks import Callback
 from poco.training.config import TrainConfig
 
@@ -69,6 +70,37 @@ def run_config(
         "source": dict(source) if source is not None else None,
         "versions": versions,
     }
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Make a run folder and keep it from other processes, for as long as this one lives at most.
+
+    Where the file system has no locks nobody is kept out.
+
+    Raises:
+        ConfigError: if there can be no such folder, or another process has it.
+        CheckpointError: if nothing can be written there.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the run folder {folder}: {error.strerror or error}") from error
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(f"a run is being trained in {folder}: wait until it ends, or choose another folder") from None
+    except NotImplementedError:
+        pass
+    except OSError as error:
+        raise CheckpointError(f"cannot write {folder / LOCK}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def read_config(folder: Path) -> dict[str, Any]:

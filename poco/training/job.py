@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import shutil
@@ -19,6 +20,7 @@ from poco.files import (
     CONFIG,
     EVALUATION,
     FIGURE,
+    LOCK,
     LOG,
     MEMBERS,
     METRICS,
@@ -31,7 +33,7 @@ from poco.nn.files import read_config as read_model_config
 from poco.training import recipes
 from poco.training.callbacks import Callback, Progress
 from poco.training.config import TrainConfig
-from poco.training.folder import RunFiles, log, read_config, run_config
+from poco.training.folder import RunFiles, held, log, read_config, run_config
 from poco.training.loop import config_changes
 from poco.training.members import train_members
 from poco.training.trainer import Trainer, embedded_label
@@ -63,7 +65,7 @@ def train(
 
     A run with a folder can be stopped by SIGINT or SIGTERM, or killed at any moment, and continued with ``resume``.
     What is not given then is as in the run; what is given must be as in the run, but for more steps, more seeds of
-    several, and what changes no weight.
+    several, and what changes no weight. One process at a time trains in a folder.
 
     Args:
         recordings: the sessions, or one.
@@ -90,7 +92,8 @@ def train(
         The run, with the best model.
 
     Raises:
-        ConfigError: for settings that cannot work, or an existing run without ``resume`` or ``overwrite``.
+        ConfigError: for settings that cannot work, an existing run without ``resume`` or ``overwrite``, or a folder
+            that another process trains in.
         CheckpointError: if a run cannot be continued, and why, or a file cannot be written.
         DataError: if the recordings cannot be used as they stand.
         Interrupted: after SIGINT or SIGTERM, when the state has been saved.
@@ -118,33 +121,37 @@ def train(
     unit_types = embedded_label(sizes, cut.recordings, unit_types, known.get("unit_types"))
     source = _with_full_path(source) if source is not None else source_of(recordings) or known.get("source")
     config = run_config(cut, sizes.to_dict(), settings, recipe, source, seeds, baselines, unit_types)
-    if folder is not None:
-        _prepare_folder(folder, config, before, overwrite=overwrite)
     watching = [*callbacks]
     if progress is None or progress:
         watching.append(Progress())
     if folder is not None:
         watching.insert(0, RunFiles(folder, config))
-        for warning in cut.warnings:
-            log(folder, f"warning: {warning}")
-    for callback in watching:
-        for warning in cut.warnings if isinstance(callback, Progress) else ():
-            callback.message(f"warning: {warning}")
-    trainer = Trainer(cut, sizes, watching, unit_types=unit_types, config=config)
-    model: Forecaster
-    if seeds > 1:
-        model, records = train_members(trainer, settings, seeds, folder, resume=before is not None, callbacks=watching)
+        _check_folder(folder, config, before, overwrite=overwrite)
+    with held(folder) if folder is not None else contextlib.nullcontext():
         if folder is not None:
-            write_json(folder / CONFIG, config)  # where nothing was left to train, what was accepted is kept here
-        return Run(folder, config, model, records, cut.recordings)
-    if folder is None:
-        model, history = trainer.train(settings)
-    else:
-        place = folder / MODEL
-        keep = functools.partial(_save, folder=place, finished=False)
-        model, history = trainer.train(settings, keep, checkpoint=folder / RESUME, resume=before is not None)
-        _save(model, history.best_step, folder=place, finished=True)
-    return Run(folder, config, model, history.records, cut.recordings)
+            _prepare_folder(folder, config, before)
+            for warning in cut.warnings:
+                log(folder, f"warning: {warning}")
+        for callback in watching:
+            for warning in cut.warnings if isinstance(callback, Progress) else ():
+                callback.message(f"warning: {warning}")
+        trainer = Trainer(cut, sizes, watching, unit_types=unit_types, config=config)
+        model: Forecaster
+        if seeds > 1:
+            again = before is not None
+            model, records = train_members(trainer, settings, seeds, folder, resume=again, callbacks=watching)
+            if folder is not None:
+                write_json(folder / CONFIG, config)  # where nothing was left to train, what was accepted is kept here
+        elif folder is None:
+            model, history = trainer.train(settings)
+            records = history.records
+        else:
+            place = folder / MODEL
+            keep = functools.partial(_save, folder=place, finished=False)
+            model, history = trainer.train(settings, keep, checkpoint=folder / RESUME, resume=before is not None)
+            _save(model, history.best_step, folder=place, finished=True)
+            records = history.records
+    return Run(folder, config, model, records, cut.recordings)
 
 
 def _save(model: Member, step: int, *, folder: Path, finished: bool) -> None:
@@ -184,10 +191,10 @@ def _with_full_path(source: Mapping[str, Any]) -> dict[str, Any]:
     return {**source, "path": full}
 
 
-def _prepare_folder(
+def _check_folder(
     folder: Path, config: Mapping[str, Any], before: Mapping[str, Any] | None, *, overwrite: bool
 ) -> None:
-    """Make the folder ready for a new run, or for the one in it, whose settings are ``before``, to go on."""
+    """Whether the folder can take a new run, or the one in it, whose settings are ``before``, can go on."""
     if before is not None:
         now = TrainConfig.from_json(config["training"])
         changes = _changes(before, config) + config_changes(TrainConfig.from_json(before["training"]), now)
@@ -198,24 +205,23 @@ def _prepare_folder(
                 f"the run in {folder} is finished, and {RESUME}, which it would go on from, is missing: "
                 "restore it from a copy, or train anew (--overwrite)"
             )
-        _remove_leftovers(folder)
-        return
-    exists = (folder / CONFIG).exists()
-    if exists and not overwrite:
-        raise ConfigError(
-            f"there is a run in {folder} already: resume it (--resume), overwrite it (--overwrite), "
-            "or choose another folder"
-        )
-    if not exists and folder.is_dir() and any(not is_leftover(path) for path in folder.iterdir()):
+    elif (folder / CONFIG).exists():
+        if not overwrite:
+            raise ConfigError(
+                f"there is a run in {folder} already: resume it (--resume), overwrite it (--overwrite), "
+                "or choose another folder"
+            )
+    elif folder.is_dir() and any(path.name != LOCK and not is_leftover(path) for path in folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and not a run: choose another folder")
-    if exists:
+
+
+def _prepare_folder(folder: Path, config: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
+    """Make a folder that was checked ready for its run."""
+    if before is None and (folder / CONFIG).exists():
         _clear(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot make the run folder {folder}: {error.strerror or error}") from error
     _remove_leftovers(folder)
-    write_json(folder / CONFIG, config)
+    if before is None:
+        write_json(folder / CONFIG, config)
 
 
 def _has_finished(model: Path) -> bool:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 import poco
 from poco.nn.fused import film_parameters, latent_parameters
 from poco.ops import film_forecast, latent_pool
-from poco.ops.model_reference import latents_read, latents_write
+from poco.ops.model_reference import Turns, latents_read, latents_write
 from poco.ops.parameters import LatentParameters
 
 
@@ -29,15 +29,19 @@ class TwoPasses(nn.Module):
         queries = model.latent_queries(model.latents[None])
         token = (model.token.weight, model.token.bias, norm.weight, norm.bias)
         pooled, _ = latent_pool(*_rows(x), model.unit_table([0]), *token, queries, norm.eps)
-        return latents_read(pooled.to(x.dtype), self._between(), model.rotary.frequencies, model.config.context)
+        return latents_read(pooled.to(x.dtype), self._between(), self._turns(x.dtype))
 
     def decode(self, x: Tensor, z: Tensor) -> Tensor:
         """Forecasts ``[B, N, H]`` by ``film_forecast`` from latents ``[B, Q, d]``."""
         model, config = self.model, self.model.config
         eps = model.decoder.context_norm.eps
-        keys, values = latents_write(z, self._between(), model.rotary.frequencies, config.context, eps)
+        keys, values = latents_write(z, self._between(), self._turns(z.dtype), eps)
         forecast = film_forecast(*_rows(x), model.unit_table([0]), keys, values, film_parameters(model))
         return forecast.view(*x.shape[:2], config.horizon)
+
+    def _turns(self, dtype: torch.dtype) -> Turns:
+        config = self.model.config
+        return Turns.of(config.latents, config.segments, config.context, self.model.rotary.frequencies, dtype)
 
     def _between(self) -> LatentParameters:
         return LatentParameters.of(latent_parameters(self.model))

@@ -62,7 +62,7 @@ def latent_transformer(
 
     Returns:
         ``keys`` and ``values``, each ``[W, Q, d]`` in the dtype of ``initial``. Under autocast, to whichever type,
-        ``initial`` and the parameters are taken, and the results given, in bfloat16.
+        ``initial`` is taken, and the results are given, in bfloat16; the CPU kernels take the parameters so too.
 
     Raises:
         ShapeError: if shapes, dtypes or devices do not fit together, or a seed is missing.
@@ -83,7 +83,7 @@ def latent_transformer(
             )
         return keys, values
     if low:
-        initial, parameters = initial.bfloat16(), [parameter.bfloat16() for parameter in parameters]
+        initial = initial.bfloat16()  # the parameters stay: products are of float32, and casts of them take longer
     rest = (heads, context, eps, ffn_dropout, dropout, seed, attention_dropout)
     with torch.autocast(device, enabled=False):
         return reference(pooled, initial, parameters, frequencies, *rest)

@@ -7,6 +7,7 @@ windows, ``S`` segments, ``Q`` latents, ``d`` width, ``dh`` head width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,17 +24,59 @@ def angles(time: Tensor, frequencies: Tensor) -> Tensor:
     return torch.cat([angle, torch.zeros_like(angle)], -1)
 
 
-def rotate(x: Tensor, time: Tensor, frequencies: Tensor) -> Tensor:
-    """``x [..., dh]`` rotated by ``time`` (frames), which broadcasts against ``x`` less its last axis.
+class Turn(NamedTuple):
+    """What vectors ``[..., dh]`` turn by, in the shape of the times that it is made of.
+
+    Attributes:
+        along: ``[..., dh]``, what multiplies a vector.
+        across: ``[..., dh]``, what multiplies it with its pairs swapped.
+    """
+
+    along: Tensor
+    across: Tensor
+
+
+class Turns(NamedTuple):
+    """The turns between the passes: of all times at once, as each by itself is a dozen small kernels on a GPU.
+
+    Attributes:
+        reading: ``[S, Q]`` from a latent's time to a segment's.
+        own: ``[Q]`` of a latent's time.
+        writing: ``[Q]`` from the time of the forecast to a latent's.
+    """
+
+    reading: Turn
+    own: Turn
+    writing: Turn
+
+    @classmethod
+    def of(cls, latents: int, segments: int, context: int, frequencies: Tensor, dtype: torch.dtype) -> Turns:
+        """Those of latents and segments spread over ``context`` frames."""
+        latent, segment = times(latents, segments, context, frequencies.device)
+        time = torch.cat([(segment[:, None] - latent).flatten(), latent, latent - context])
+        reading, own, writing = zip(
+            *(table.split([segments * latents, latents, latents]) for table in turn_of(time, frequencies, dtype)),
+            strict=True,
+        )
+        shape = (segments, latents)
+        return cls(Turn(*(table.unflatten(0, shape) for table in reading)), Turn(*own), Turn(*writing))
+
+
+def turn_of(time: Tensor, frequencies: Tensor, dtype: torch.dtype) -> Turn:
+    """The turn by ``time [...]`` (frames).
 
     Interleaved pairs of the first half turn by ``time`` times their frequency, the second half stays.
     """
     angle = angles(time, frequencies)[..., None]
     cos, sin = angle.cos(), angle.sin()
-    along = torch.cat([cos, cos], -1).flatten(-2).to(x.dtype)  # [..., dh]
-    across = torch.cat([-sin, sin], -1).flatten(-2).to(x.dtype)
+    along, across = torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
+    return Turn(along.flatten(-2).to(dtype), across.flatten(-2).to(dtype))
+
+
+def rotate(x: Tensor, turn: Turn, *, back: bool = False) -> Tensor:
+    """``x [..., dh]`` turned, or turned back; the turn broadcasts against it."""
     swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-    return torch.addcmul(x * along, swapped, across)
+    return torch.addcmul(x * turn.along, swapped, turn.across, value=-1 if back else 1)
 
 
 def times(latents: int, segments: int, context: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -41,8 +84,8 @@ def times(latents: int, segments: int, context: int, device: torch.device) -> tu
 
     Those of the latents (``m * C / Q``, not always whole) are rounded to float32, as published.
     """
-    latent = torch.arange(latents, device=device).double() * (context / latents)
-    segment = torch.arange(segments, device=device).double() * (context // segments)
+    latent = torch.arange(latents, dtype=torch.float64, device=device) * (context / latents)
+    segment = torch.arange(segments, dtype=torch.float64, device=device) * (context // segments)
     return latent.float().double(), segment
 
 
@@ -67,7 +110,7 @@ def latent_queries(
     latent_time, segment_time = times(initial.shape[1], segments, context, initial.device)
     normed = F.layer_norm(initial.to(wide), initial.shape[-1:], norm_weight.to(wide), norm_bias.to(wide), eps)
     query = F.linear(normed, query_weight.to(wide))[:, None]
-    turned = rotate(query, latent_time - segment_time[:, None], frequencies)  # [1 or W, S, Q, dh]
+    turned = rotate(query, turn_of(latent_time - segment_time[:, None], frequencies, wide))  # [1 or W, S, Q, dh]
     return ((turned @ key_weight.to(wide)) * key_weight.shape[0] ** -0.5).to(initial.dtype)
 
 
@@ -96,32 +139,26 @@ def _feed_forward(x: Tensor, p: FeedForwardParameters, eps: float, drop: _Dropou
     return F.linear(drop(value * F.gelu(gate), dropout), p.out_weight, p.out_bias)
 
 
-def _attention(
-    z: Tensor, p: LayerParameters, heads: int, time: Tensor, frequencies: Tensor, eps: float, dropout: float
-) -> Tensor:
+def _attention(z: Tensor, p: LayerParameters, heads: int, turn: Turn, eps: float, dropout: float) -> Tensor:
     normed = F.layer_norm(z, z.shape[-1:], p.norm_weight, p.norm_bias, eps)
     parts = F.linear(normed, p.query_key_value_weight).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-    query, key, value = rotate(parts, time, frequencies)  # each [W, heads, Q, dh]
+    query, key, value = rotate(parts, turn)  # each [W, heads, Q, dh]
     weights = torch.softmax(query @ key.mT * query.shape[-1] ** -0.5, -1)
     attended = (F.dropout(weights, dropout) if dropout else weights) @ value
-    back = rotate(attended, -time, frequencies)
+    back = rotate(attended, turn, back=True)
     return F.linear(back.transpose(1, 2).flatten(2), p.output_weight, p.output_bias)
 
 
-def latents_read(pooled: Tensor, p: LatentParameters, frequencies: Tensor, context: int) -> Tensor:
+def latents_read(pooled: Tensor, p: LatentParameters, turns: Turns) -> Tensor:
     """The branch ``[W, Q, d]`` (without the residual) that the latents get from what pass 1 pooled."""
-    latent_time, segment_time = times(pooled.shape[2], pooled.shape[1], context, pooled.device)
-    read = rotate(F.linear(pooled, p.read_value_weight), segment_time[:, None] - latent_time, frequencies)
+    read = rotate(F.linear(pooled, p.read_value_weight), turns.reading)
     return F.linear(read.sum(1), p.read_output_weight, p.read_output_bias)
 
 
-def latents_write(
-    z: Tensor, p: LatentParameters, frequencies: Tensor, context: int, eps: float
-) -> tuple[Tensor, Tensor]:
+def latents_write(z: Tensor, p: LatentParameters, turns: Turns, eps: float) -> tuple[Tensor, Tensor]:
     """The keys and values ``[W, Q, d]`` of pass 2; the units ask at time ``C``."""
-    latent_time, _ = times(z.shape[1], 1, context, z.device)
     normed = F.layer_norm(z, z.shape[-1:], p.write_norm_weight, p.write_norm_bias, eps)
-    turned = rotate(F.linear(normed, p.write_key_weight), latent_time - context, frequencies)
+    turned = rotate(F.linear(normed, p.write_key_weight), turns.writing)
     keys = (turned @ p.write_query_weight) * p.write_key_weight.shape[0] ** -0.5
     return keys, F.linear(F.linear(normed, p.write_value_weight), p.write_output_weight)
 
@@ -148,13 +185,13 @@ def latent_transformer(
     """
     wide, drop = accumulation_dtype(initial), _Dropout(seed)
     p = LatentParameters.of([t.to(wide) for t in parameters])
-    latent_time, _ = times(initial.shape[1], pooled.shape[1], context, initial.device)
-    z = initial.to(wide) + latents_read(pooled.to(wide), p, frequencies, context)
+    turns = Turns.of(initial.shape[1], pooled.shape[1], context, frequencies, wide)
+    z = initial.to(wide) + latents_read(pooled.to(wide), p, turns)
     z = z + _feed_forward(z, p.read_ffn, eps, drop, ffn_dropout)
     for layer in p.layers:
-        z = z + drop(_attention(z, layer, heads, latent_time, frequencies, eps, attention_dropout), dropout)
+        z = z + drop(_attention(z, layer, heads, turns.own, eps, attention_dropout), dropout)
         z = z + drop(_feed_forward(z, layer.ffn, eps, drop, ffn_dropout), dropout)
-    keys, values = latents_write(z, p, frequencies, context, eps)
+    keys, values = latents_write(z, p, turns, eps)
     return keys.to(initial.dtype), values.to(initial.dtype)
 
 

@@ -89,7 +89,8 @@ def _forward(*inputs: Any) -> Tensor:
 @torch.library.impl("poco::film_forecast_backward", "CompositeExplicitAutograd")
 def _backward(grad: Tensor, *inputs: Any) -> list[Tensor]:
     x = inputs[0]
-    return checks.all_tensors(choose(x.device, x.dtype).film_forecast_backward(grad, *_bundle(inputs)), x)
+    backend = choose(x.device, x.dtype)
+    return checks.all_tensors(backend.film_forecast_backward(grad, *_bundle(inputs)), x, inputs[-1])
 
 
 @torch.library.register_fake("poco::film_forecast")

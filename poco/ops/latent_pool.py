@@ -82,7 +82,7 @@ def _forward(*inputs: Any) -> tuple[Tensor, Tensor]:
 @torch.library.impl("poco::latent_pool_backward", "CompositeExplicitAutograd")
 def _backward(*inputs: Any) -> list[Tensor]:
     x = inputs[4]
-    return checks.all_tensors(choose(x.device, x.dtype).latent_pool_backward(*inputs), x)
+    return checks.all_tensors(choose(x.device, x.dtype).latent_pool_backward(*inputs), x, inputs[-1])
 
 
 @torch.library.register_fake("poco::latent_pool")

@@ -204,22 +204,7 @@ def run_case(
     results: dict[str, dict[str, Any]] = {}
     entries: dict[str, Entry] = {}
     for c in (c for c in every if c.takes(case)):
-        results[c.name] = {"contestant": c.name, **asdict(c), "status": "ok", "reason": ""}
-        try:
-            entry = Entry(c, case, inputs)
-            verdict = judge(entry.answer(), right, BFLOAT16 if c.precision == TF32 else c.dtype)
-            if case.gradients:
-                entry.ready()
-            results[c.name]["error"] = {"output": verdict.output, "gradients": verdict.gradients}
-            if verdict.wrong:
-                results[c.name].update(status="wrong", reason=verdict.wrong)
-                continue
-            results[c.name]["memory_bytes"] = _growth(entry)
-            entries[c.name] = entry
-        except Exception as error:  # noqa: BLE001 - whatever a peer dies of is its result, and ends no other's
-            words = " ".join(str(error).split())[:300]
-            results[c.name].update(status="failed", reason=f"{type(error).__name__}: {words}")
-            del entry
+        results[c.name] = _prepare(c, case, inputs, right, entries)
         gc.collect()
         torch.cuda.empty_cache()
     calls = {name: entry.call for name, entry in entries.items()}
@@ -231,6 +216,27 @@ def run_case(
         results[name]["latency_seconds"] = asdict(latency(entries[name].call))
         results[name]["roofline"] = ceiling.least_seconds(w.flops, w.bytes, contestant.dtype) / taken.median
     return {**result, "results": list(results.values())}
+
+
+def _prepare(
+    contestant: Contestant, case: Case, inputs: Inputs, right: Answer, entries: dict[str, Entry]
+) -> dict[str, Any]:
+    """Makes the contestant ready, judges its answer and measures its memory; it is entered if the answer is right."""
+    result: dict[str, Any] = {"contestant": contestant.name, **asdict(contestant), "status": "ok", "reason": ""}
+    try:
+        entry = Entry(contestant, case, inputs)
+        verdict = judge(entry.answer(), right, BFLOAT16 if contestant.precision == TF32 else contestant.dtype)
+        if case.gradients:
+            entry.ready()
+        result["error"] = {"output": verdict.output, "gradients": verdict.gradients}
+        if verdict.wrong:
+            return {**result, "status": "wrong", "reason": verdict.wrong}
+        result["memory_bytes"] = _growth(entry)
+    except Exception as error:  # noqa: BLE001 - whatever a peer dies of is its result, and ends no other's
+        words = " ".join(str(error).split())[:300]
+        return {**result, "status": "failed", "reason": f"{type(error).__name__}: {words}"}
+    entries[contestant.name] = entry
+    return result
 
 
 def _growth(entry: Entry) -> int:

@@ -41,9 +41,9 @@ def on(x: Tensor, sizes: Mapping[str, Any]) -> Iterator[None]:
 def products(dtype: torch.dtype, width: int, latents: int) -> dict[str, object]:
     """How products are made of inputs of this type: the type of their factors, and of float32 the precision.
 
-    float32 is cut into parts and products of those (:data:`EXACT`), which keeps its precision, unless
-    ``torch.backends.cuda.matmul.allow_tf32`` asks for one TF32 product. The parts of tokens much wider than the
-    default ones, or of many latents, do not fit on the chip: those are multiplied as they are, without matrix units.
+    float32 is cut into parts and products of those (:data:`EXACT`), which keeps its precision, unless torch is asked
+    for TF32 (:func:`matrix_precision`). The parts of tokens much wider than the default ones, or of many latents, do
+    not fit on the chip: those are multiplied as they are, without matrix units.
     """
     low = dtype is torch.bfloat16 and not INTERPRETED
     plain = INTERPRETED or width > 128 or latents > 16
@@ -51,8 +51,12 @@ def products(dtype: torch.dtype, width: int, latents: int) -> dict[str, object]:
 
 
 def matrix_precision() -> str:
-    """How matrix units make products of float32."""
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else EXACT
+    """How matrix units make products of float32: as one of TF32 where torch's own products are that.
+
+    That is asked for by ``torch.backends.cuda.matmul.fp32_precision``, and by the older ``allow_tf32``, which must not
+    be read where the newer one was set.
+    """
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else EXACT
 
 
 def wide(dtype: torch.dtype, width: int, latents: int) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.models import randomise
+from torch._subclasses import FakeTensorMode
 
 import poco
 
@@ -261,6 +262,52 @@ def test_a_training_step_as_a_graph_is_judged_by_a_graph(factor: float, wrong: b
     answer = entry.answer()
     assert made == [False]
     assert ("gradients are off" in judge(answer, right_answer(case, inputs), "float32").wrong) == wrong
+
+
+def test_a_contestant_on_a_gpu_that_cannot_be_made_ready_ends_no_others(monkeypatch) -> None:
+    def none(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(gpu, "Entry", none)
+    case = Case("model", FORWARD, 1, 21)
+    right = torch.zeros(1), {}
+    entries: dict[str, gpu.Entry] = {}
+    for contestant in gpu.contestants()[:2]:
+        result = gpu._prepare(contestant, case, Inputs.of(case), right, entries)
+        assert (result["status"], result["reason"]) == ("failed", "RuntimeError: out of memory")
+    assert not entries
+
+
+@pytest.mark.parametrize(
+    ("printed", "failed"),
+    [
+        ("ERROR SUMMARY: 0 errors", False),
+        ("ERROR SUMMARY: 10 errors", True),
+        ("RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)", False),
+        ("RACECHECK SUMMARY: 3 hazards displayed (3 errors, 0 warnings)", True),
+        ("no such line", True),
+    ],
+)
+def test_what_a_memory_checker_finds_is_a_failure(printed: str, failed: bool) -> None:
+    command = [sys.executable, "-c", f"print('========= {printed}')"]
+    assert gpu_command.check(command, r"SUMMARY: (.*)")[1] == failed
+
+
+@pytest.mark.parametrize(
+    ("dtype", "taken"), [("bfloat16", torch.bfloat16), ("float32", torch.float32), ("tf32", torch.float32)]
+)
+@pytest.mark.parametrize("kernel", ["latent_pool", "film_forecast"])
+def test_every_precision_is_tuned_in_its_own(kernel: str, dtype: str, taken: torch.dtype, monkeypatch) -> None:
+    tune = pytest.importorskip("benchmarks.tune", exc_type=ImportError)
+    module = pytest.importorskip(f"poco.kernels.{kernel}", exc_type=ImportError)
+    matmul, called = torch.backends.cuda.matmul, []
+    monkeypatch.setattr(module, kernel, lambda *inputs: called.append((inputs[0].dtype, matmul.allow_tf32)))
+    try:
+        with FakeTensorMode():  # without a GPU
+            tune._op(kernel, dtype, 512)()
+    finally:
+        matmul.allow_tf32 = False
+    assert called == [(taken, dtype == "tf32")]
 
 
 @pytest.mark.parametrize("command", ["benchmarks gpu", "benchmarks.tune"])

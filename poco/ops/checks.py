@@ -412,9 +412,13 @@ def not_again(op: str) -> None:
 # A backward op returns one tensor for every differentiable input, empty where none is wanted.
 
 
-def all_tensors(gradients: Sequence[Tensor | None], like: Tensor) -> list[Tensor]:
-    """The gradients with an empty tensor in place of None, as an op's schema wants it."""
-    return [like.new_empty(0) if g is None else g for g in gradients]
+def all_tensors(gradients: Sequence[Tensor | None], x: Tensor, needs: Sequence[bool]) -> list[Tensor]:
+    """The gradients with an empty tensor in place of those that are not wanted, as the op's schema says."""
+    wide = accumulation_dtype(x)
+    return [
+        g if g is not None and needed else x.new_empty(0, dtype=wide)
+        for g, needed in zip(gradients, needs, strict=True)
+    ]
 
 
 def fake_gradients(inputs: Sequence[Tensor], differentiable: Sequence[int], needs: Sequence[bool]) -> list[Tensor]:

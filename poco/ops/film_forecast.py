@@ -10,6 +10,7 @@ from torch import Tensor
 from poco.ops import checks, reference
 from poco.ops.backends import choose, forced, use_backend
 from poco.ops.parameters import FilmParameters
+from poco.ops.precision import as_given
 from poco.ops.second_derivatives import second_derivatives
 
 _INPUTS = ", ".join(
@@ -89,7 +90,9 @@ def _forward(*inputs: Any) -> Tensor:
 @torch.library.impl("poco::film_forecast_backward", "CompositeExplicitAutograd")
 def _backward(grad: Tensor, *inputs: Any) -> list[Tensor]:
     x = inputs[0]
-    return checks.all_tensors(choose(x.device, x.dtype).film_forecast_backward(grad, *_bundle(inputs)), x)
+    with as_given(x.device):
+        gradients = choose(x.device, x.dtype).film_forecast_backward(grad, *_bundle(inputs))
+    return checks.all_tensors(gradients, x, inputs[-1])
 
 
 @torch.library.register_fake("poco::film_forecast")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from poco.ops import checks, reference
 from poco.ops.backends import choose, forced, use_backend
+from poco.ops.precision import as_given
 from poco.ops.reference import accumulation_dtype
 from poco.ops.second_derivatives import second_derivatives
 
@@ -82,7 +83,9 @@ def _forward(*inputs: Any) -> tuple[Tensor, Tensor]:
 @torch.library.impl("poco::latent_pool_backward", "CompositeExplicitAutograd")
 def _backward(*inputs: Any) -> list[Tensor]:
     x = inputs[4]
-    return checks.all_tensors(choose(x.device, x.dtype).latent_pool_backward(*inputs), x)
+    with as_given(x.device):
+        gradients = choose(x.device, x.dtype).latent_pool_backward(*inputs)
+    return checks.all_tensors(gradients, x, inputs[-1])
 
 
 @torch.library.register_fake("poco::latent_pool")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -26,6 +27,14 @@ def common_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
 def autocasts(device: torch.device) -> bool:
     """Whether autocast is on there. The ops then take bfloat16, whichever type it is set to."""
     return torch.is_autocast_enabled(device.type)
+
+
+def as_given(device: torch.device) -> AbstractContextManager[object]:
+    """Around what is computed from inputs that autocast was asked about already: it has no say in what is made of them.
+
+    Around the forward of an op torch does this by itself, but not around a backward that is called under autocast.
+    """
+    return torch.autocast(device.type, enabled=False) if autocasts(device) else nullcontext()
 
 
 def low(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from poco.ops.precision import as_given
+
 
 def second_derivatives(
     reference: Callable[..., Any],
@@ -33,7 +35,7 @@ def second_derivatives(
     again = torch.is_grad_enabled()  # whether a third derivative may be wanted
     wanted = [i for i, needed in zip(differentiable, needs, strict=True) if needed]
     outer = [grad for grad, needed in zip(outer, needs, strict=True) if needed]
-    with torch.enable_grad():
+    with torch.enable_grad(), as_given(grads[0].device):
         # Views, so that what one input owes to another is not counted here.
         fresh = {i: _leaf(inputs[i]) for i in wanted}
         given = [_leaf(grad) for grad in grads]

@@ -2,7 +2,7 @@
 
 Same functions as :mod:`poco.ops.reference`. The kernels take float32 or bfloat16 and add up in float32: bfloat16 where
 all but the activity is that, which is then rounded to it too, else float32. Products of float32 keep its precision
-unless ``torch.backends.cuda.matmul.allow_tf32`` is set.
+unless torch's own are of TF32 there (``torch.backends.cuda.matmul.fp32_precision`` or ``allow_tf32``).
 """
 
 from __future__ import annotations

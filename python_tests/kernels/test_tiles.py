@@ -78,6 +78,21 @@ def test_sizes_beyond_those_that_were_tuned_for_get_a_smaller_one(hopper: torch.
         assert set(large.blocks.values()) == {16}
 
 
+@pytest.mark.parametrize("setting", ["allow_tf32", "fp32_precision"])
+def test_products_of_tf32_are_asked_for_in_either_way(setting: str, hopper: torch.Tensor) -> None:
+    matmul = torch.backends.cuda.matmul
+    exact = tiles.tile("film_forecast", hopper.float(), rows=512, sizes=SIZES)
+    try:
+        setattr(matmul, setting, True if setting == "allow_tf32" else "tf32")
+        assert launch.matrix_precision() == "tf32"
+        quick = tiles.tile("film_forecast", hopper.float(), rows=512, sizes=SIZES)
+    finally:
+        matmul.allow_tf32 = False  # of both
+    assert launch.matrix_precision() == launch.EXACT
+    assert exact == tiles.choose("film_forecast", 90, "float32", 128, 512)
+    assert quick == tiles.choose("film_forecast", 90, "tf32", 128, 512)
+
+
 def test_what_does_not_fit_on_the_chip_is_said_with_its_sizes(hopper: torch.Tensor) -> None:
     says = r"for C 4096, Q 8, d 128: shared memory of 300000 where there is 232448"
     with pytest.raises(BackendError, match=says), launch.on(hopper, {"C": 4096, "d": 128, "Q": 8, "eps": 1e-5}):

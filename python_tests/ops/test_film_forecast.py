@@ -13,7 +13,7 @@ from torch import Tensor
 
 from poco import core
 from poco.errors import ShapeError
-from poco.ops import FilmParameters, checks, film_forecast, reference
+from poco.ops import FilmParameters, checks, film_forecast, reference, use_backend
 
 op = torch.ops.poco.film_forecast
 
@@ -73,6 +73,20 @@ def test_no_rows() -> None:
 def test_opcheck() -> None:
     for shape in SHAPES[:3]:
         torch.library.opcheck(op.default, film_forecast_inputs(**shape))
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("counts", [(3, 0, 5), (0, 0)])
+def test_gradients_that_are_not_wanted_are_empty(counts: tuple[int, ...], backend: str | None) -> None:
+    for dtype in (torch.float64, torch.bfloat16):
+        inputs = [t.detach() if isinstance(t, Tensor) else t for t in film_forecast_inputs(counts, dtype=dtype)]
+        for wanted in (1, 2, 8):
+            needs = [i == wanted for i in range(20)]
+            with use_backend(backend):
+                arguments = (op(*inputs), *inputs, needs)
+                torch.library.opcheck(
+                    torch.ops.poco.film_forecast_backward.default, arguments, test_utils="test_faketensor"
+                )
 
 
 def test_gradcheck() -> None:

@@ -11,7 +11,7 @@ from helpers.passes import differentiable, latent_pool_inputs, replaced
 from torch import Tensor
 
 from poco.errors import ShapeError
-from poco.ops import checks, latent_pool
+from poco.ops import checks, latent_pool, use_backend
 
 op = torch.ops.poco.latent_pool
 
@@ -64,6 +64,21 @@ def test_forward_and_backward(shape: dict[str, Any]) -> None:
 def test_opcheck() -> None:
     for shape in SHAPES[:3]:
         torch.library.opcheck(op.default, latent_pool_inputs(**shape))
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("counts", [(3, 0, 5), (0, 0)])
+def test_gradients_that_are_not_wanted_are_empty(counts: tuple[int, ...], backend: str | None) -> None:
+    for dtype in (torch.float64, torch.bfloat16):
+        inputs = [t.detach() if isinstance(t, Tensor) else t for t in latent_pool_inputs(counts, dtype=dtype)]
+        outputs = op(*inputs)
+        for wanted in (1, 2, 6):
+            needs = [i == wanted for i in range(7)]
+            with use_backend(backend):
+                arguments = (*outputs, *outputs, *inputs, needs)
+                torch.library.opcheck(
+                    torch.ops.poco.latent_pool_backward.default, arguments, test_utils="test_faketensor"
+                )
 
 
 def test_gradcheck() -> None:

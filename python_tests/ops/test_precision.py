@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import inference as helper
 from helpers import latents, parity
-from helpers.passes import film_forecast_inputs, latent_pool_inputs
+from helpers.passes import differentiable, film_forecast_inputs, latent_pool_inputs
 from torch import Tensor
 
 from poco.ops import FilmParameters, film_loss, inference, latent_transformer, use_backend
@@ -29,6 +29,27 @@ def outputs() -> list[Tensor]:
         inference(*helper.inputs(**SMALL)),
         latent_transformer(*latents.inputs(**SMALL, windows=3))[0],
     ]
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("op", ["latent_pool", "film_forecast"])
+def test_a_backward_under_autocast_is_that_outside_of_it(op: str, backend: str | None) -> None:
+    make = {"latent_pool": latent_pool_inputs, "film_forecast": film_forecast_inputs}[op]
+    inputs = make(dtype=torch.float32)
+    leaves = differentiable(inputs)
+
+    def derivatives(autocast: bool) -> tuple[Tensor, ...]:
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = getattr(torch.ops.poco, op)(*inputs)
+        output = outputs[0] if isinstance(outputs, tuple) else outputs
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            first = torch.autograd.grad(output.float().square().sum(), leaves, create_graph=True)
+            second = torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
+        return (*first, *second)
+
+    with use_backend(backend):
+        for under, outside in zip(derivatives(True), derivatives(False), strict=True):
+            assert torch.equal(under, outside)
 
 
 @pytest.mark.parametrize("backend", [None, "reference"])

@@ -144,8 +144,8 @@ class GradientGraph:
     Batches of any sessions are padded to a fixed number of rows and windows; the padding has no part in the loss or
     in any gradient.
 
-    The graph adds to the tensors that were ``.grad`` when it was recorded, and keeps them. Where a call finds another
-    tensor, or None, as ``zero_grad()`` leaves it, it copies that into its own and makes its own ``.grad`` again;
+    The graph adds to tensors of its own and makes them ``.grad``. Where a call finds another tensor there, or None, as
+    ``zero_grad()`` leaves it, it copies that into its own and makes its own ``.grad`` again;
     ``zero_grad(set_to_none=False)`` spares it that.
 
     Args:
@@ -224,19 +224,16 @@ class GradientGraph:
         with torch.autocast("cuda", torch.bfloat16, enabled=self.precision == "bf16"):
             forecast = self.model.forward_packed(batch)
         loss = ((forecast.float() - self._target).square() * self._weight).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        # Added at once: what autograd adds to .grad by itself is a kernel for each parameter.
+        gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
+        there = [(mine, g) for mine, g in zip(self._gradients, gradients, strict=True) if g is not None]
+        torch._foreach_add_([mine for mine, _ in there], [g for _, g in there])
         return loss.detach()
 
     def _warmup(self) -> None:
         """Records the graph; what gradients there are stay as they are."""
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        before = [p.grad for p in parameters]
-        gradients = [torch.zeros_like(p) for p in parameters]
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self._gradients = [torch.zeros_like(p) for p in self._parameters]
         state = torch.cuda.get_rng_state(self._x.device)
         self._graph, self._loss = record(self._backward)
         torch.cuda.set_rng_state(state, self._x.device)
-        self._parameters, self._gradients = parameters, gradients
-        for parameter, earlier in zip(parameters, before, strict=True):
-            parameter.grad = earlier  # None or not, the replay takes it over

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import pytest
@@ -43,27 +44,62 @@ def test_nothing_of_an_earlier_batch_stays_in_the_padding(monkeypatch: pytest.Mo
 
 
 class Replays:
-    """Adds 1 to what the gradients were when it was made, as a recorded backward would."""
+    """Adds 1 to the gradients, as a recorded backward would."""
 
-    def __init__(self, parameters: list[torch.nn.Parameter]) -> None:
-        self.recorded = [p.grad for p in parameters]
+    def __init__(self, gradients: list[torch.Tensor]) -> None:
+        self.recorded = [*gradients]
 
     def replay(self) -> None:
         for gradient in self.recorded:
-            assert gradient is not None
             gradient.add_(1)
 
 
+class Recorded:
+    """Calls again what was recorded."""
+
+    def __init__(self, call: Callable[[], torch.Tensor]) -> None:
+        self.replay = call
+
+
+@pytest.fixture
+def without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs of a model on the processor."""
+    monkeypatch.setattr(graphs, "_expect_triton", lambda model: None)
+    monkeypatch.setattr(graphs, "record", lambda call: (Recorded(call), call()))
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: None)
+
+
+@pytest.mark.usefixtures("without_cuda")
+def test_what_is_recorded_is_a_backward() -> None:
+    config = poco.POCOConfig(ffn_dropout=0.0, latent_dropout=0.0, attention_dropout=0.0)
+    model = poco.POCO(config, [poco.SessionSpec("a", 3), poco.SessionSpec("b", 2)]).train()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    model.latents.requires_grad_(False)
+    index, offsets = torch.tensor([0, 1, 2, 3, 4]).int(), torch.tensor([0, 3, 5]).int()
+    batch = PackedBatch(torch.randn(5, 48), index, offsets, torch.tensor([0, 1]), torch.randn(5, 16))
+    model.loss_packed(batch).backward()
+    expected = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    graph = GradientGraph(model, rows=7, windows=3)
+    for times in (1, 2):
+        graph.loss(batch)
+        for parameter, gradient in zip(model.parameters(), expected, strict=True):
+            if gradient is not None:
+                torch.testing.assert_close(parameter.grad, times * gradient, rtol=1e-4, atol=1e-6)
+    assert model.latents.grad is None
+
+
 @pytest.mark.parametrize("first", [None, 3.0])
+@pytest.mark.usefixtures("without_cuda")
 def test_gradients_are_where_the_graph_adds_to(first: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     model = poco.POCO(poco.POCOConfig(), [poco.SessionSpec("a", 3)]).train()
     model.latents.requires_grad_(False)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    monkeypatch.setattr(graphs, "_expect_triton", lambda model: None)
-    monkeypatch.setattr(graphs, "record", lambda call: (Replays(parameters), torch.zeros(())))
-    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
-    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: None)
-    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: None)
+    monkeypatch.setattr(graphs, "record", lambda call: (Replays(graph._gradients), torch.zeros(())))
     graph = GradientGraph(model, rows=3, windows=1)
     offsets, session = torch.tensor([0, 3], dtype=torch.int32), torch.zeros(1, dtype=torch.int64)
     batch = PackedBatch(torch.ones(3, 48), torch.arange(3).int(), offsets, session, torch.ones(3, 16))

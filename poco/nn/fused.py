@@ -20,6 +20,7 @@ from poco.ops import (
     train,
     trains_at_once,
 )
+from poco.ops.precision import as_given
 from poco.ops.reference import accumulation_dtype, mean_squared_error, unit_states
 
 if TYPE_CHECKING:
@@ -115,11 +116,13 @@ def _second_pass(model: POCO, rows: Rows) -> tuple[Any, ...]:
     z, norm = model.initial_latents(rows.window_session), model.encoder.context_norm
     token = (model.token.weight, model.token.bias, norm.weight, norm.bias)
     population = _population(model, x, *of_rows)
-    pooled, _ = latent_pool(*population, table, *token, model.latent_queries(z), norm.eps)
+    with as_given(x.device):  # autocast would cast every factor of these small products
+        queries, film = model.latent_queries(z), film_parameters(model)
+    pooled, _ = latent_pool(*population, table, *token, queries, norm.eps)
     keys, values = _between(model, pooled, z)
     dropout, *_ = _dropouts(model)
     seed = _seed(dropout, x.device)
-    return x, *of_rows, table, keys, values, film_parameters(model), dropout, seed, norm.eps
+    return x, *of_rows, table, keys, values, film, dropout, seed, norm.eps
 
 
 def _between(model: POCO, pooled: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from poco.ops.parameters import (
     LatentParameters,
     ModelParameters,
 )
+from poco.ops.precision import cast, transforms_active
 from poco.ops.reference import accumulation_dtype
 
 
@@ -361,11 +362,6 @@ def autograd_alone(op: str, tensors: Iterable[Tensor]) -> None:
     _no_transforms(op, tensors)
 
 
-def transforms_active() -> bool:
-    """Whether a compiler or a transform of ``torch.func`` looks on, and so no node of autograd may stand for ops."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-
-
 def _no_transforms(op: str, tensors: Iterable[Tensor]) -> None:
     """Raises NotImplementedError if a transform of ``torch.func`` would take gradients of the op.
 
@@ -440,8 +436,6 @@ def place_gradients(
     arguments: int,
 ) -> tuple[Tensor | None, ...]:
     """The gradients at their arguments' positions, in their inputs' dtypes, None elsewhere."""
-    placed: list[Tensor | None] = [None] * arguments
-    for i, gradient, needed in zip(differentiable, gradients, needs, strict=True):
-        if needed:
-            placed[i] = gradient.to(inputs[i].dtype)
-    return tuple(placed)
+    wanted = {i: g for i, g, needed in zip(differentiable, gradients, needs, strict=True) if needed}
+    placed = dict(zip(wanted, cast([*wanted.values()], [inputs[i].dtype for i in wanted]), strict=True))
+    return tuple(placed.get(i) for i in range(arguments))

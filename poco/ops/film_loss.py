@@ -11,7 +11,7 @@ from poco.ops import checks, cpu
 from poco.ops.backends import by_cpu_kernels
 from poco.ops.film_forecast import DIFFERENTIABLE, TENSORS, film_forecast
 from poco.ops.parameters import FilmParameters
-from poco.ops.precision import autocasts, low
+from poco.ops.precision import autocasts, low, transforms_active
 from poco.ops.reference import accumulation_dtype, mean_squared_error
 
 
@@ -64,7 +64,7 @@ def film_loss(
     checks.film_loss(*inputs, target)
     target = target.detach()
     wanted = torch.is_grad_enabled() and any(t.requires_grad for t in flat)
-    if wanted and not checks.transforms_active() and by_cpu_kernels(x.device, x.dtype):
+    if wanted and not transforms_active() and by_cpu_kernels(x.device, x.dtype):
         return _FilmLoss.apply(target, dropout, seed, eps, *flat)  # type: ignore[no-any-return, no-untyped-call]
     return mean_squared_error(film_forecast(*inputs), target, accumulation_dtype(x))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,5 +39,48 @@ def as_given(device: torch.device) -> AbstractContextManager[object]:
 
 
 def low(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The inputs of an op as it takes them under autocast; indices stay."""
-    return [t.to(torch.bfloat16) if t.is_floating_point() else t for t in tensors]
+    """The inputs of an op as it takes them under autocast; indices stay, and float64 as ever under autocast."""
+    return cast(
+        tensors,
+        [torch.bfloat16 if t.is_floating_point() and t.dtype is not torch.float64 else t.dtype for t in tensors],
+    )
+
+
+def cast(tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype]) -> list[Tensor]:
+    """Tensors in these dtypes; autograd casts their gradients back.
+
+    Float32 tensors on a GPU that are to be bfloat16, or the other way round, are cast by one kernel: each by itself
+    takes as long to launch as all of them take.
+    """
+    found = [*tensors]
+    for given, wanted in ((torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)):
+        places = [i for i, t in enumerate(tensors) if t.is_cuda and t.dtype is given and dtypes[i] is wanted]
+        if len(places) > 1 and not transforms_active():
+            for i, t in zip(places, _Cast.apply(wanted, *(tensors[i] for i in places)), strict=True):  # type: ignore[no-untyped-call]
+                found[i] = t
+    return [t.to(dtype) for t, dtype in zip(found, dtypes, strict=True)]
+
+
+class _Cast(torch.autograd.Function):
+    """All of these to another dtype at once, and their gradients back."""
+
+    @staticmethod
+    def forward(ctx: Any, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.dtype = tensors[0].dtype
+        made = [torch.empty_like(t, dtype=dtype) for t in tensors]
+        torch._foreach_copy_(made, list(tensors))
+        needed = ctx.needs_input_grad[1:]
+        ctx.mark_non_differentiable(*(t for t, needed_by in zip(made, needed, strict=True) if not needed_by))
+        return tuple(made)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        there = [g for g in gradients if g is not None]
+        made = iter(cast(there, [ctx.dtype] * len(there)))
+        return (None, *(None if g is None else next(made) for g in gradients))
+
+
+def transforms_active() -> bool:
+    """Whether a compiler or a transform of ``torch.func`` looks on, and so no node of autograd may stand for ops."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()

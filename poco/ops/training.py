@@ -18,7 +18,7 @@ from poco.ops import checks, cpu
 from poco.ops.backends import by_cpu_kernels
 from poco.ops.latent_transformer import latents_by_kernels
 from poco.ops.parameters import FilmParameters, ModelParameters
-from poco.ops.precision import autocasts, common_dtype, dense
+from poco.ops.precision import autocasts, common_dtype, dense, transforms_active
 
 _FIXED = 4  # arguments of the node before the table: call, target, x, shift of the units
 
@@ -67,7 +67,7 @@ def trains_at_once(x: Tensor, initial: Tensor) -> bool:
     Raises:
         BackendError: if a forced backend does not run on their device or with their dtype.
     """
-    if checks.transforms_active() or x.requires_grad:
+    if transforms_active() or x.requires_grad:
         return False
     # Latents too, as a float64 model may be given float32 rows.
     return by_cpu_kernels(x.device, x.dtype) and latents_by_kernels(initial)

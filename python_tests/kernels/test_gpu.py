@@ -16,6 +16,7 @@ from poco.errors import BackendError, ShapeError
 from poco.graphs import GradientGraph, InferenceGraph
 from poco.ops import backends, use_backend
 from poco.ops.dropout import dropout_mask
+from poco.ops.precision import cast
 from poco.training import fit
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -179,6 +180,18 @@ def test_a_mask_is_that_of_the_core() -> None:
     for shape in ((40, 96), (33, 70), (1, 3), (0, 4)):
         found = dropout_mask(torch.tensor(-7, device="cuda"), *shape, 0.2, torch.float32)
         assert torch.equal(found.cpu(), dropout_mask(torch.tensor(-7), *shape, 0.2, torch.float32))
+
+
+def test_casts_at_once() -> None:
+    tensors = [torch.randn(5, 4, device="cuda").mT.requires_grad_(), torch.randn(3, device="cuda"), torch.arange(3)]
+    found = cast(tensors, [torch.bfloat16, torch.bfloat16, torch.int64])
+    assert found[0].grad_fn is not None
+    assert "_Cast" in found[0].grad_fn.name()
+    for one, other in zip(found[:2], tensors[:2], strict=True):
+        assert torch.equal(one, other.to(torch.bfloat16))
+    assert found[2] is tensors[2]
+    found[0].sum().backward()
+    assert torch.equal(tensors[0].grad, torch.ones_like(tensors[0]))  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

@@ -32,12 +32,14 @@ SMALL: dict[str, Any] = {
 def test_rotation_written_out() -> None:
     frequencies = torch.tensor([0.3, 2.0])
     x = torch.arange(1.0, 9.0, dtype=torch.float64)
-    turned = model_reference.rotate(x, torch.tensor(5.0), frequencies)
+    turn = model_reference.turn_of(torch.tensor(5.0), frequencies, x.dtype)
+    turned = model_reference.rotate(x, turn)
     for pair, frequency in enumerate(frequencies.double().tolist()):
         z = complex(x[2 * pair], x[2 * pair + 1]) * complex(math.cos(5 * frequency), math.sin(5 * frequency))
         assert turned[2 * pair].item() == pytest.approx(z.real, abs=1e-12)
         assert turned[2 * pair + 1].item() == pytest.approx(z.imag, abs=1e-12)
     assert torch.equal(turned[4:], x[4:])
+    torch.testing.assert_close(model_reference.rotate(turned, turn, back=True), x)
 
 
 @needs_kernels

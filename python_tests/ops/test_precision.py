@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from helpers.passes import differentiable, film_forecast_inputs, latent_pool_inp
 from torch import Tensor
 
 from poco.ops import FilmParameters, film_loss, inference, latent_transformer, use_backend
+from poco.ops.precision import _Cast, cast
 
 SMALL: dict[str, Any] = {"width": 8, "head_width": 4, "heads": 2, "hidden": 6, "latents": 3}
 
@@ -63,3 +66,40 @@ def test_autocast_to_any_type_takes_bfloat16(backend: str | None) -> None:
             assert one.dtype == other.dtype != torch.float16
             assert torch.equal(one, other)
             assert not torch.equal(one.float(), plain.float())
+
+
+def test_casts_at_once_are_casts_one_by_one() -> None:
+    """As those on a GPU are made; what a row that is cast by itself has, its gradients of both orders too."""
+    made = torch.randn(5, 4).mT, torch.randn(3), torch.randn(0, 2), torch.randn(2, 2, 2)
+    wanted = (True, False, True, True)
+
+    def casts(low_of: Callable[..., tuple[Tensor, ...]]) -> tuple[tuple[Tensor, ...], list[Tensor | None], Tensor]:
+        leaves = [t.clone().requires_grad_(need) for t, need in zip(made, wanted, strict=True)]
+        low = low_of(*leaves)
+        # The last one is in no loss, and so has no gradient.
+        loss = sum((t.float() ** 3).sum() for t in low[:3])
+        trained = [t for t, need in zip(leaves, wanted, strict=True) if need]
+        first = torch.autograd.grad(loss, trained, create_graph=True, allow_unused=True)
+        (second,) = torch.autograd.grad(first[0].square().sum(), leaves[0])
+        return low, [*first], second
+
+    low, first, second = casts(functools.partial(_Cast.apply, torch.bfloat16))
+    expected_low, expected_first, expected_second = casts(lambda *leaves: tuple(t.to(torch.bfloat16) for t in leaves))
+    for one, other in zip(low, expected_low, strict=True):
+        assert one.dtype == torch.bfloat16
+        assert one.requires_grad == other.requires_grad
+        assert torch.equal(one, other)
+    assert first[-1] is None
+    assert expected_first[-1] is None
+    for found, expected in zip([*first[:-1], second], [*expected_first[:-1], expected_second], strict=True):
+        assert found is not None
+        assert expected is not None
+        assert found.dtype == torch.float32
+        assert torch.equal(found, expected)
+
+
+def test_casts_leave_what_is_so_already() -> None:
+    wide, low, index = torch.randn(2), torch.randn(2).bfloat16(), torch.arange(2)
+    found = cast([wide, low, index], [torch.float32, torch.bfloat16, torch.int64])
+    assert [a is b for a, b in zip(found, (wide, low, index), strict=True)] == [True] * 3
+    assert cast([], []) == []

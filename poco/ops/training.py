@@ -114,7 +114,7 @@ class _Training(torch.autograd.Function):
     def forward(
         ctx: Any, call: TrainingCall, target: Tensor | None, x: Tensor, shift: Tensor | None, *given: Tensor
     ) -> Tensor:
-        casts = autocasts(x.device)
+        casts = autocasts(x)
         dtype = torch.bfloat16 if casts else common_dtype(given)
         x = x.to(torch.bfloat16) if casts else x
         shifted = given[0] if shift is None else _plus(given[0], shift)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -188,7 +189,7 @@ class _Training(torch.autograd.Function):
         ]
         shift = None
         if needs.shift and table is not None:
-            shift = torch.from_numpy(table.numpy().sum(0)).to(ctx.shift)
+            shift = torch.from_numpy(table.numpy().sum(0, dtype=np.float64)).to(ctx.shift)  # it adds row after row
         return (*(None,) * (_FIXED - 1), shift, *placed)
 
 

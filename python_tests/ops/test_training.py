@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from helpers import inference as helper
-from helpers import parity
+from helpers import parity, relative_error
 from helpers.models import randomise
 from helpers.needs import needs_kernels
 from torch import Tensor
@@ -121,6 +122,18 @@ def test_what_all_units_share(dtype: torch.dtype) -> None:
     exact = gradients(table.double(), shift.double(), 0, 1, by=exactly, x=x.double())
     parity.check(gradients(table, shift, 0, 1, by=one_node), exact, 2 * helper.TOLERANCES[dtype])
     parity.check(gradients(table, shift, 1, by=one_node), exact[1:], 2 * helper.TOLERANCES[dtype])
+
+
+def test_the_gradient_of_what_all_units_share_is_exact_for_many_units() -> None:
+    units = 200_000
+    call, x, _, *rest, target = inputs(**{**SMALL, "counts": (units,), "table": units})
+    rows = torch.arange(units, dtype=torch.int32)
+    call = dataclasses.replace(call, unit_index=rows, population=(x, rows, call.window_offsets))
+    table, shift = torch.randn(units, SMALL["width"]).requires_grad_(), torch.randn(SMALL["width"]).requires_grad_()
+    train(call, x, table, *rest, target, shift).backward()
+    assert table.grad is not None
+    assert shift.grad is not None
+    assert relative_error(shift.grad, table.grad.double().sum(0)) < 1e-7
 
 
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2, 3), (7,), (8,), (30,), (-1,), (0, 1)])

@@ -220,6 +220,24 @@ def test_a_model_goes_this_way_and_is_the_same(options: dict[str, Any], monkeypa
         assert (one - other).norm() <= 1e-5 * other.norm()
 
 
+def test_the_kernels_write_to_memory_that_is_theirs_whatever_the_default_device_is(run_python) -> None:
+    run_python(
+        """
+import torch, poco
+from poco.data.packed import PackedBatch
+
+model = poco.POCO(poco.POCOConfig(width=8, heads=1, head_width=4, film_width=8), [poco.SessionSpec("a", 4)])
+x, target = torch.randn(3, 4, 48), torch.randn(12, 16)
+index, offsets = torch.arange(4).int().repeat(3), torch.arange(4).int() * 4
+batch = PackedBatch(x.flatten(0, 1), index, offsets, torch.zeros(3, dtype=torch.int64), target)
+torch.set_default_device("meta")
+model(x).sum().backward()
+model.loss_packed(batch).backward()
+assert all(p.grad.device.type == "cpu" for p in model.parameters())
+"""
+    )
+
+
 def test_where_it_is_used() -> None:
     x, initial = torch.ones(1, 4), torch.ones(1, 8, 4)
     assert trains_at_once(x, initial)

@@ -94,14 +94,14 @@ def _expect_windows(op: str, name: str, tensor: Tensor, windows: int) -> None:
         raise ShapeError(f"{op}: {name} must be for 1 or {windows} windows, got {tensor.shape[0]}")
 
 
-def _expect_latents(op: str, initial: Tensor, windows: int) -> None:
-    _expect_windows(op, "initial", initial, windows)
-    if initial.shape[1] < 1:
-        raise ShapeError(f"{op}: there must be at least one latent, initial is {list(initial.shape)}")
+def _expect_latents(op: str, name: str, tensor: Tensor) -> None:
+    """Raises if there are no latents in ``tensor [..., Q, d]``."""
+    if tensor.shape[-2] < 1:
+        raise ShapeError(f"{op}: there must be at least one latent, {name} is {list(tensor.shape)}")
 
 
 def _expect_segments(op: str, context: int, length: int) -> None:
-    if length < 1 or context % length:
+    if length < 1 or context < 1 or context % length:
         raise ShapeError(f"{op}: the context {context} must be a multiple of the segment length {length}")
 
 
@@ -140,6 +140,7 @@ def latent_pool(
         _expect(op, name, tensor, (width,))
     _expect(op, "queries", queries, ("1 or W", context // length, "Q", width))
     _expect_windows(op, "queries", queries, window_offsets.shape[0] - 1)
+    _expect_latents(op, "queries", queries)
 
 
 @functools.cache
@@ -184,6 +185,7 @@ def film_forecast(
     width, context, windows = unit_table.shape[1], x.shape[1], window_offsets.shape[0] - 1
     _expect(op, "keys", keys, (windows, "Q", width))
     _expect(op, "values", values, (windows, keys.shape[1], width))
+    _expect_latents(op, "keys", keys)
     _expect(op, "ffn_out_weight", p.ffn_out_weight, (width, "F"))
     _expect(op, "scale_weight", p.scale_weight, ("K", width))
     _expect(op, "shift_weight", p.shift_weight, ("H", width))
@@ -254,7 +256,8 @@ def latent_transformer(
     _expect(op, "initial", initial, ("1 or W", "Q", "d"))
     latents, width = initial.shape[1:]
     _expect(op, "pooled", pooled, ("W", "S", latents, width))
-    _expect_latents(op, initial, pooled.shape[0])
+    _expect_windows(op, "initial", initial, pooled.shape[0])
+    _expect_latents(op, "initial", initial)
     _expect(op, "frequencies", frequencies, ("dh / 4",))
     if pooled.shape[1] < 1 or context % pooled.shape[1]:
         raise ShapeError(f"{op}: the context {context} must be a multiple of the {pooled.shape[1]} segments")
@@ -310,7 +313,8 @@ def inference(
     _expect_indices(op, x.shape[0], unit_index, window_offsets, unit_table.shape[0])
     width, windows, context = unit_table.shape[1], window_offsets.shape[0] - 1, x.shape[1]
     _expect(op, "initial", initial, ("1 or W", "Q", width))
-    _expect_latents(op, initial, windows)
+    _expect_windows(op, "initial", initial, windows)
+    _expect_latents(op, "initial", initial)
     _expect(op, "frequencies", frequencies, ("dh / 4",))
     p = ModelParameters.of(parameters)
     out_of_hidden = LatentParameters.of(p.latents).read_ffn.out_weight

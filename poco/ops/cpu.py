@@ -7,6 +7,7 @@ which is then rounded to it too; else all is widened to float32 first. Results d
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from poco.ops.parameters import FilmParameters, LatentParameters, ModelParameter
 from poco.ops.precision import common_dtype, dense
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_empty = functools.partial(torch.empty, device=torch.device("cpu"))  # whatever torch.set_default_device says
 _POOL_INPUTS = ("x", "unit_table", "token_weight", "token_bias", "norm_weight", "norm_bias", "queries")
 _QUERY_INPUTS = ("initial", "norm_weight", "norm_bias", "query_weight", "key_weight")
 _FILM_INPUTS = ("x", "unit_table", "keys", "values", *FilmParameters._fields)
@@ -74,7 +76,7 @@ def latent_pool(*inputs: Any) -> tuple[Tensor, Tensor]:
     """Pass 1 forward; see :func:`poco.ops.latent_pool`."""
     tensors, sizes = _pool_arguments(*inputs)
     windows, (_, segments, latents, width) = int(sizes["windows"]), inputs[8].shape
-    pooled = torch.empty(windows, segments, latents, width, dtype=torch.float32)
+    pooled = _empty(windows, segments, latents, width, dtype=torch.float32)
     logsumexp = pooled.new_empty(windows, latents)
     _call("latent_pool", tensors["x"].dtype, {**tensors, "pooled": pooled, "logsumexp": logsumexp}, sizes)
     return pooled, logsumexp
@@ -144,7 +146,7 @@ def film_loss(target: Tensor, *inputs: Any) -> tuple[Tensor, list[Tensor | None]
     tensors, sizes = _film_arguments(*forward)
     gradients = _gradients(tensors, _FILM_INPUTS, needs)
     elements = max(1, target.numel())
-    loss = torch.empty((), dtype=torch.float64)
+    loss = _empty((), dtype=torch.float64)
     tensors |= {"target": dense(target), "loss": loss}
     _call("film_forecast_backward", tensors["x"].dtype, {**tensors, **gradients}, {**sizes, "grad_scale": 2 / elements})
     return (loss / elements).float(), [gradients.get(f"grad_{name}") for name in _FILM_INPUTS]
@@ -227,10 +229,10 @@ def latent_transformer(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Keys, values and what the backward needs; see :func:`poco.ops.latent_transformer`."""
     pooled, initial, frequencies, parameters, heads, *_, low = inputs
     dtype, tensors, numbers, _alive = _latent_arguments(*inputs)
-    keys = torch.empty(pooled.shape[0], *initial.shape[1:], dtype=dtype)
+    keys = _empty(pooled.shape[0], *initial.shape[1:], dtype=dtype)
     values = torch.empty_like(keys)
     size = latent_kept_bytes(pooled.shape[0], pooled.shape[1], initial, frequencies, parameters, heads, low)
-    kept = torch.empty(size, dtype=torch.uint8)
+    kept = _empty(size, dtype=torch.uint8)
     _call("latent_training", dtype, {**tensors, "keys": keys, "values": values, "kept": kept}, numbers)
     given = torch.bfloat16 if low else initial.dtype
     return keys.to(given), values.to(given), kept
@@ -243,7 +245,7 @@ def latent_transformer_backward(grad_keys: Tensor, grad_values: Tensor, kept: Te
     pooled, initial, _, parameters = forward[:4]
     wanted = [needs[0], needs[1], *[needs[2]] * len(parameters)]
     gradients = [
-        torch.empty(t.shape if needed else 0, dtype=torch.float32)
+        _empty(t.shape if needed else 0, dtype=torch.float32)
         for t, needed in zip((pooled, initial, *parameters), wanted, strict=True)
     ]
     tensors |= {"kept": kept, "grad_keys": dense(grad_keys), "grad_values": dense(grad_values)}
@@ -281,7 +283,7 @@ def latent_queries(*inputs: Any) -> Tensor:
     """The queries of pass 1; see :func:`poco.ops.model_reference.latent_queries`."""
     dtype, tensors, numbers = _query_arguments(*inputs)
     windows, latents, width = inputs[0].shape
-    queries = torch.empty(windows, inputs[6], latents, width, dtype=dtype)
+    queries = _empty(windows, inputs[6], latents, width, dtype=dtype)
     _call("latent_queries", dtype, {**tensors, "queries": queries}, numbers)
     return queries
 
@@ -304,7 +306,7 @@ def film_shift(
     tensors = {name: dense(t, dtype) for name, t in zip(names, inputs, strict=True)}
     horizon, film_width = output_weight.shape
     width = shift_weight.shape[1]
-    weight, bias = torch.empty(horizon, width, dtype=dtype), torch.empty(horizon, dtype=dtype)
+    weight, bias = _empty(horizon, width, dtype=dtype), _empty(horizon, dtype=dtype)
     sizes = {"horizon": horizon, "film_width": film_width, "width": width}
     _call("film_shift", dtype, {**tensors, "weight": weight, "bias": bias}, sizes)
     return weight, bias
@@ -330,7 +332,7 @@ def inference(
     alive = [dense(parameter, dtype) for parameter in parameters]
     p = ModelParameters.of(parameters)
     between = LatentParameters.of(p.latents)
-    forecast = torch.empty(x.shape[0], p.out_bias.shape[0], dtype=dtype)
+    forecast = _empty(x.shape[0], p.out_bias.shape[0], dtype=dtype)
     tensors = {
         "x": dense(x, dtype),
         "unit_index": unit_index.contiguous(),

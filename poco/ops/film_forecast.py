@@ -71,7 +71,7 @@ def film_forecast(
     seed = checks.given_seed("film_forecast", seed, dropout, x)
     tensors = (x, unit_index, window_offsets, unit_table, keys, values, *parameters)
     checks.autograd_alone("film_forecast", tensors)
-    taken = low(tensors) if autocasts(x.device) else tensors
+    taken = low(tensors) if autocasts(x) else tensors
     return torch.ops.poco.film_forecast(*taken, dropout, seed, eps)  # type: ignore[no-any-return]
 
 

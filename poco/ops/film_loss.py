@@ -75,7 +75,7 @@ class _FilmLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, target: Tensor, dropout: float, seed: Tensor, eps: float, *inputs: Tensor) -> Tensor:
         needs = [ctx.needs_input_grad[4 + i] for i in DIFFERENTIABLE]
-        taken = low(inputs) if autocasts(inputs[0].device) else inputs
+        taken = low(inputs) if autocasts(inputs[0]) else inputs
         bundled = (*taken[:6], FilmParameters(*taken[6:]), dropout, seed, eps)
         loss, gradients = cpu.film_loss(target, *bundled, needs)
         ctx.needs, ctx.dtypes = needs, [t.dtype for t in inputs]

@@ -14,7 +14,7 @@ from torch import Tensor
 from poco.ops import checks
 from poco.ops.backends import choose
 from poco.ops.parameters import ModelParameters
-from poco.ops.precision import autocasts, low
+from poco.ops.precision import as_given, autocasts, low
 
 torch.library.define(
     "poco::inference",
@@ -64,14 +64,11 @@ def inference(
     """
     shift = () if unit_shift is None else (unit_shift,)
     checks.autograd_alone("inference", (x, unit_table, initial, *parameters, *shift))
-    if not autocasts(x.device):
+    if autocasts(x):
+        x, unit_table, initial, *parameters = low((x, unit_table, initial, *parameters))
+        unit_shift = low(shift)[0] if shift else None
+    with as_given(x.device):
         return torch.ops.poco.inference(  # type: ignore[no-any-return]
-            x, unit_index, window_offsets, unit_table, initial, frequencies, parameters, heads, eps, unit_shift
-        )
-    x, unit_table, initial, *parameters = low((x, unit_table, initial, *parameters))
-    unit_shift = low(shift)[0] if shift else None
-    with torch.autocast(x.device.type, enabled=False):
-        return inference(
             x, unit_index, window_offsets, unit_table, initial, frequencies, parameters, heads, eps, unit_shift
         )
 

@@ -71,7 +71,7 @@ def latent_pool(
     """
     inputs = (x, unit_index, window_offsets, unit_table, token_weight, token_bias, norm_weight, norm_bias, queries)
     checks.autograd_alone("latent_pool", inputs)
-    taken = low(inputs) if autocasts(x.device) else inputs
+    taken = low(inputs) if autocasts(x) else inputs
     return torch.ops.poco.latent_pool(*taken, eps)  # type: ignore[no-any-return]
 
 

@@ -73,7 +73,7 @@ def latent_transformer(
     seed = checks.given_seed("latent_transformer", seed, max(ffn_dropout, dropout), pooled)
     drops = (ffn_dropout, dropout, attention_dropout)
     checks.latent_transformer(pooled, initial, parameters, frequencies, heads, context, drops, seed)
-    device, low = initial.device.type, autocasts(initial.device)
+    device, low = initial.device.type, autocasts(initial)
     numbers = (heads, context, ffn_dropout, dropout, seed, eps)
     if latents_by_kernels(initial) and not attention_dropout:
         checks.autograd_alone("latent_transformer", (pooled, initial, *parameters))

@@ -25,9 +25,9 @@ def common_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
     return torch.bfloat16
 
 
-def autocasts(device: torch.device) -> bool:
-    """Whether autocast is on there. The ops then take bfloat16, whichever type it is set to."""
-    return torch.is_autocast_enabled(device.type)
+def autocasts(like: Tensor) -> bool:
+    """Whether autocast has an op take such a tensor in bfloat16, whichever type it is set to; float64 it leaves."""
+    return torch.is_autocast_enabled(like.device.type) and like.dtype is not torch.float64
 
 
 def as_given(device: torch.device) -> AbstractContextManager[object]:
@@ -35,15 +35,14 @@ def as_given(device: torch.device) -> AbstractContextManager[object]:
 
     Around the forward of an op torch does this by itself, but not around a backward that is called under autocast.
     """
-    return torch.autocast(device.type, enabled=False) if autocasts(device) else nullcontext()
+    on = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if on else nullcontext()
 
 
 def low(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The inputs of an op as it takes them under autocast; indices stay, and float64 as ever under autocast."""
-    return cast(
-        tensors,
-        [torch.bfloat16 if t.is_floating_point() and t.dtype is not torch.float64 else t.dtype for t in tensors],
-    )
+    """The inputs of an op as it takes them under autocast; indices and float64 stay."""
+    casts = (t.is_floating_point() and t.dtype is not torch.float64 for t in tensors)
+    return cast(tensors, [torch.bfloat16 if one else t.dtype for t, one in zip(tensors, casts, strict=True)])
 
 
 def cast(tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype]) -> list[Tensor]:

@@ -41,6 +41,8 @@ def second_derivatives(
         given = [_leaf(grad) for grad in grads]
         outputs = reference(*(fresh.get(i, value) for i, value in enumerate(inputs)))
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        if not any(output.requires_grad for output in outputs):  # there are no rows
+            return [None] * len(grads), [None] * len(differentiable)
         leaves = list(fresh.values())
         first = torch.autograd.grad(
             outputs, leaves, [g.to(o.dtype) for g, o in zip(given, outputs, strict=True)], create_graph=True

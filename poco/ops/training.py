@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -114,7 +115,7 @@ class _Training(torch.autograd.Function):
     def forward(
         ctx: Any, call: TrainingCall, target: Tensor | None, x: Tensor, shift: Tensor | None, *given: Tensor
     ) -> Tensor:
-        casts = autocasts(x.device)
+        casts = autocasts(x)
         dtype = torch.bfloat16 if casts else common_dtype(given)
         x = x.to(torch.bfloat16) if casts else x
         shifted = given[0] if shift is None else _plus(given[0], shift)
@@ -188,7 +189,7 @@ class _Training(torch.autograd.Function):
         ]
         shift = None
         if needs.shift and table is not None:
-            shift = torch.from_numpy(table.numpy().sum(0)).to(ctx.shift)
+            shift = torch.from_numpy(table.numpy().sum(0, dtype=np.float64)).to(ctx.shift)  # it adds row after row
         return (*(None,) * (_FIXED - 1), shift, *placed)
 
 

@@ -159,6 +159,11 @@ def test_says_what_does_not_fit(position: int, value: Any, says: str) -> None:
         op(*replaced(inputs, position % len(inputs), value))
 
 
+def test_there_are_latents_to_read() -> None:
+    with pytest.raises(ShapeError, match=r"there must be at least one latent, keys is \[3, 0, 8\]"):
+        op(*film_forecast_inputs(latents=0))
+
+
 def test_dropout_needs_a_seed() -> None:
     inputs = film_forecast_inputs()
     with pytest.raises(ShapeError, match="needs a seed"):

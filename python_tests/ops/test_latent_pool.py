@@ -145,6 +145,8 @@ def test_compiles_whole() -> None:
         (2, torch.tensor([0, 3, 3, 7], dtype=torch.int32), "must rise from 0 to the 8 rows"),
         (3, torch.randn(7, 9), "token_weight must be \\[9, L\\]"),
         (8, torch.randn(2, 2, 3, 8), "for 1 or 3 windows"),
+        (8, torch.randn(3, 2, 0, 8), r"at least one latent, queries is \[3, 2, 0, 8\]"),
+        (0, torch.randn(8, 0), "context 0 must be a multiple of the segment length 4"),
     ],
 )
 def test_says_what_does_not_fit(position: int, value: Tensor, says: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import inference as helper
-from helpers import latents, parity
+from helpers import latents
 from helpers.passes import differentiable, film_forecast_inputs, latent_pool_inputs
 from torch import Tensor
 
@@ -19,18 +19,19 @@ from poco.ops.precision import _Cast, cast
 SMALL: dict[str, Any] = {"width": 8, "head_width": 4, "heads": 2, "hidden": 6, "latents": 3}
 
 
-def outputs() -> list[Tensor]:
-    """What every op gives for inputs in float32."""
-    film = parity.film_inputs()
+def outputs(dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """What every op gives for inputs of this type."""
+    flat = film_forecast_inputs(dtype=dtype)
+    film = (*(t.detach() for t in flat[:6]), FilmParameters(*flat[6:-3]))
     target = torch.zeros(8, 2)
     trained = film[3].clone().requires_grad_()
     return [
-        torch.ops.poco.latent_pool(*latent_pool_inputs(dtype=torch.float32))[0],
-        torch.ops.poco.film_forecast(*film_forecast_inputs(dtype=torch.float32)),
-        film_loss(*film[:3], trained, *film[4:6], FilmParameters(*film[6]), target, *film[7:]),
-        film_loss(*film[:6], FilmParameters(*film[6]), target, *film[7:]),
-        inference(*helper.inputs(**SMALL)),
-        latent_transformer(*latents.inputs(**SMALL, windows=3))[0],
+        torch.ops.poco.latent_pool(*latent_pool_inputs(dtype=dtype))[0],
+        torch.ops.poco.film_forecast(*flat),
+        film_loss(*film[:3], trained, *film[4:], target, *flat[-3:]),
+        film_loss(*film, target, *flat[-3:]),
+        inference(*helper.inputs(**SMALL, dtype=dtype)),
+        latent_transformer(*latents.inputs(**SMALL, windows=3, dtype=dtype))[0],
     ]
 
 
@@ -66,6 +67,14 @@ def test_autocast_to_any_type_takes_bfloat16(backend: str | None) -> None:
             assert one.dtype == other.dtype != torch.float16
             assert torch.equal(one, other)
             assert not torch.equal(one.float(), plain.float())
+
+
+def test_autocast_leaves_float64_alone() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        results = outputs(torch.float64)
+    for under, outside in zip(results, outputs(torch.float64), strict=True):
+        assert under.dtype == torch.float64
+        assert torch.equal(under, outside)
 
 
 def test_casts_at_once_are_casts_one_by_one() -> None:

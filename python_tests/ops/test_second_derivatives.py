@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import inference as model_helper
 from helpers import latents, relative_error
-from helpers.passes import film_forecast_inputs, latent_pool_inputs
+from helpers.passes import differentiable, film_forecast_inputs, latent_pool_inputs
 from torch import Tensor
 from torch.autograd import forward_ad
 
@@ -60,6 +60,19 @@ def test_second_and_third_are_those_of_the_reference(name: str) -> None:
     for one, other in zip(derivatives(torch.float32, name), derivatives(torch.float64, name), strict=True):
         assert other.abs().max() > 1e-4
         assert relative_error(one, other) < 1e-3
+
+
+@pytest.mark.parametrize("counts", [(0, 0), ()])
+@pytest.mark.parametrize(("call", "make"), [(latent_pool, latent_pool_inputs), (film, film_forecast_inputs)])
+def test_without_rows_they_are_nothing(call: Callable[..., Any], make: Callable[..., Any], counts: tuple[int]) -> None:
+    inputs = make(counts)
+    output = call(*inputs)
+    total = output.sum() if isinstance(output, Tensor) else output[0].sum()
+    first = torch.autograd.grad(total, differentiable(inputs), create_graph=True)
+    second = torch.autograd.grad(
+        sum(g.square().sum() for g in first), differentiable(inputs), allow_unused=True, materialize_grads=True
+    )
+    assert all((g == 0).all() for g in second)
 
 
 def model() -> tuple[POCO, Tensor]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from helpers import inference as helper
-from helpers import parity
+from helpers import parity, relative_error
 from helpers.models import randomise
 from helpers.needs import needs_kernels
 from torch import Tensor
@@ -123,6 +124,18 @@ def test_what_all_units_share(dtype: torch.dtype) -> None:
     parity.check(gradients(table, shift, 1, by=one_node), exact[1:], 2 * helper.TOLERANCES[dtype])
 
 
+def test_the_gradient_of_what_all_units_share_is_exact_for_many_units() -> None:
+    units = 200_000
+    call, x, _, *rest, target = inputs(**{**SMALL, "counts": (units,), "table": units})
+    rows = torch.arange(units, dtype=torch.int32)
+    call = dataclasses.replace(call, unit_index=rows, population=(x, rows, call.window_offsets))
+    table, shift = torch.randn(units, SMALL["width"]).requires_grad_(), torch.randn(SMALL["width"]).requires_grad_()
+    train(call, x, table, *rest, target, shift).backward()
+    assert table.grad is not None
+    assert shift.grad is not None
+    assert relative_error(shift.grad, table.grad.double().sum(0)) < 1e-7
+
+
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2, 3), (7,), (8,), (30,), (-1,), (0, 1)])
 def test_only_wanted_gradients(wanted: tuple[int, ...]) -> None:
     arguments = inputs(**SMALL)
@@ -205,6 +218,24 @@ def test_a_model_goes_this_way_and_is_the_same(options: dict[str, Any], monkeypa
     monkeypatch.setattr("poco.nn.fused.trains_at_once", lambda *_: False)
     for one, other in zip(found, gradients(), strict=True):
         assert (one - other).norm() <= 1e-5 * other.norm()
+
+
+def test_the_kernels_write_to_memory_that_is_theirs_whatever_the_default_device_is(run_python) -> None:
+    run_python(
+        """
+import torch, poco
+from poco.data.packed import PackedBatch
+
+model = poco.POCO(poco.POCOConfig(width=8, heads=1, head_width=4, film_width=8), [poco.SessionSpec("a", 4)])
+x, target = torch.randn(3, 4, 48), torch.randn(12, 16)
+index, offsets = torch.arange(4).int().repeat(3), torch.arange(4).int() * 4
+batch = PackedBatch(x.flatten(0, 1), index, offsets, torch.zeros(3, dtype=torch.int64), target)
+torch.set_default_device("meta")
+model(x).sum().backward()
+model.loss_packed(batch).backward()
+assert all(p.grad.device.type == "cpu" for p in model.parameters())
+"""
+    )
 
 
 def test_where_it_is_used() -> None:

@@ -429,7 +429,7 @@ def film_backward_latents_kernel(
         share = tl.where(present[:, None], share, 0.0)
         where = grad_state + row[:, None] * d + feature[None, :]
         mask = present[:, None] & (feature[None, :] < d)
-        back = tl.load(where, mask=mask, other=0.0)
+        back = tl.load(where, mask=mask, other=0.0).to(tl.float32)
         grad_share = tl.dot(back.to(FACTOR), tl.trans(value), input_precision=PRECISION)
         grad_score = share * (grad_share - tl.sum(share * grad_share, 1)[:, None])
         sum_value = tl.dot(tl.trans(share.to(FACTOR)), back.to(FACTOR), sum_value, input_precision=PRECISION)

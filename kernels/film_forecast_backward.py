@@ -51,7 +51,7 @@ class _Backward:
         x = self.x = tensors["x"]
         self.grad = dense(grad, x.dtype)
         rows, width = x.shape[0], sizes["d"]
-        self.grad_state = self.empty(rows, width)
+        self.grad_state = x.new_empty(rows, width)
         self.wide = launch.wide(x.dtype, width, sizes["Q"])
         if needs_weights or self.wide:
             self.normed, self.e, self.grad_e = (x.new_empty(rows, width) for _ in range(3))

@@ -33,15 +33,16 @@ def unit_sums_kernel(
             place = begin + tl.arange(0, BLOCK_R)
             row = tl.load(order + place, mask=place < stop, other=0)
             inside = (place[:, None] < stop) & (feature[None, :] < d)
-            total += tl.sum(tl.load(rows + row[:, None] * d + feature[None, :], mask=inside, other=0.0), 0)
+            own = tl.load(rows + row[:, None] * d + feature[None, :], mask=inside, other=0.0)
+            total += tl.sum(own.to(tl.float32), 0)
         place = tl.zeros([BLOCK_D], tl.int64) + unit
         tl.store(sums + place * d + feature, total, mask=feature < d)
 
 
 def unit_sums(rows: Tensor, unit_index: Tensor, units: int) -> Tensor:
-    """``[units, d]``: sums of the rows ``[R, d]``, float32, that belong to each unit; the same every time."""
+    """``[units, d]`` float32: sums of the rows ``[R, d]`` that belong to each unit; the same every time."""
     width = rows.shape[1]
-    sums = rows.new_empty(units, width)
+    sums = rows.new_empty(units, width, dtype=torch.float32)
     if not units:
         return sums
     sorted_units, order = torch.sort(unit_index, stable=True)

@@ -128,8 +128,7 @@ class _Dropout:
         self.column += -(-columns // 4) * 4
         if p == 0 or self.seed is None:
             return x
-        mask = dropout_mask(self.seed, x.shape[0] * x.shape[1], first + columns, p, x.dtype)
-        return x * mask[:, first:].view_as(x)
+        return x * dropout_mask(self.seed, x.shape[0] * x.shape[1], columns, p, x.dtype, first).view_as(x)
 
 
 def _feed_forward(x: Tensor, p: FeedForwardParameters, eps: float, drop: _Dropout, dropout: float) -> Tensor:

@@ -31,7 +31,7 @@ def _widen(dtype: torch.dtype, *tensors: Tensor) -> Iterator[Tensor]:
 
 def mean_squared_error(forecast: Tensor, target: Tensor, dtype: torch.dtype) -> Tensor:
     """The mean of ``(forecast - target) ** 2``, added up in ``dtype``; 0 where there is nothing."""
-    return (forecast.to(dtype) - target.to(dtype)).square().sum() / max(1, target.numel())
+    return F.mse_loss(forecast.to(dtype), target.to(dtype), reduction="sum") / max(1, target.numel())
 
 
 # --- packed rows to one padded block per window and back --------------------------------------------------------------

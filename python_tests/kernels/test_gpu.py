@@ -180,6 +180,10 @@ def test_a_mask_is_that_of_the_core() -> None:
     for shape in ((40, 96), (33, 70), (1, 3), (0, 4)):
         found = dropout_mask(torch.tensor(-7, device="cuda"), *shape, 0.2, torch.float32)
         assert torch.equal(found.cpu(), dropout_mask(torch.tensor(-7), *shape, 0.2, torch.float32))
+        later = dropout_mask(torch.tensor(-7, device="cuda"), shape[0], shape[1] + 3, 0.2, torch.float32, first=12)
+        assert torch.equal(
+            later.cpu(), dropout_mask(torch.tensor(-7), shape[0], shape[1] + 3, 0.2, torch.float32, first=12)
+        )
 
 
 def test_casts_at_once() -> None:

@@ -204,5 +204,7 @@ for seed in (0, 7, -3, 2**63 - 1):
     for shape in ((40, 96), (33, 70), (1, 3), (0, 4)):
         keep = torch.from_numpy(core.dropout_keep(seed, *shape, 0.2))
         assert torch.equal(dropout_keep(torch.tensor(seed), *shape, 0.2), keep.float())
+        later = dropout_keep(torch.tensor(seed), shape[0], max(0, shape[1] - 8), 0.2, first=8)
+        assert torch.equal(later, keep[:, 8:].float())
 """,
     )

@@ -16,10 +16,14 @@ def test_is_what_the_core_keeps(dtype: torch.dtype) -> None:
     assert mask.dtype == dtype
     keep = torch.from_numpy(core.dropout_keep(-7, 13, 9, 0.3))
     assert torch.equal(mask, keep.to(dtype).div(1 - 0.3))
+    later = dropout_mask(torch.tensor(-7), 13, 5, 0.3, dtype, first=4)
+    assert torch.equal(later, mask[:, 4:])
+    assert later.is_contiguous()
 
 
-def test_opcheck() -> None:
-    torch.library.opcheck(torch.ops.poco.dropout_mask.default, (torch.tensor(3), 13, 9, 0.3, torch.float32))
+@pytest.mark.parametrize("first", [0, 8])
+def test_opcheck(first: int) -> None:
+    torch.library.opcheck(torch.ops.poco.dropout_mask.default, (torch.tensor(3), 13, 9, 0.3, torch.float32, first))
 
 
 def test_compiles_whole() -> None:

@@ -29,16 +29,13 @@ def describe(settings: str, tried: dict[str, float]) -> dict[str, Any]:
     """
     info = poco.info()
     return {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "commit": _git("rev-parse", "HEAD") or "unknown",
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        **_when_and_what(info),
         "processor": _processor(),
         "processors": info["threads"]["processors"],
         "memory_bytes": memory_bytes("MemTotal"),
         "instruction_sets": info["core"]["cpu_features"],
         "kernels": info["core"]["isa"],
         "core": info["core"]["reason"],
-        "backends": {name: found["reason"] for name, found in info["backends"].items()},
         "versions": {
             **info["versions"],
             **{name: _version(name) for name in ("onnx", "onnxscript", "onnxruntime")},
@@ -58,10 +55,7 @@ def describe_gpu() -> dict[str, Any]:
     found = torch.cuda.get_device_properties(torch.cuda.current_device())
     info = poco.info()
     return {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "commit": _git("rev-parse", "HEAD") or "unknown",
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "backends": {name: found["reason"] for name, found in info["backends"].items()},
+        **_when_and_what(info),
         "versions": info["versions"],
         "gpu": {
             "name": found.name,
@@ -72,6 +66,15 @@ def describe_gpu() -> dict[str, Any]:
             "triton": _version("triton"),
             "cuda": torch.version.cuda,
         },
+    }
+
+
+def _when_and_what(info: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "commit": _git("rev-parse", "HEAD") or "unknown",
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "backends": {name: found["reason"] for name, found in info["backends"].items()},
     }
 
 

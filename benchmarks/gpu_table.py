@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.table import aligned, in_bytes, milliseconds, times
+from benchmarks.table import aligned, in_bytes, milliseconds, published_eager, times
 
 _COLUMNS = ("", "ms", ".2 to .8", "latency", "published", "best alike", "best", "roofline", "memory", "error")
 _LEGEND = (
@@ -54,10 +54,7 @@ def case_table(case: dict[str, Any]) -> str:
     w = case["work"]["float32"]
     rows: list[tuple[str, ...]] = [_COLUMNS]
     notes = []
-    eager = next(
-        (r["seconds"]["median"] for r in case["results"] if r["contestant"] == "published float32" and "seconds" in r),
-        None,
-    )
+    eager = published_eager(case)
     for r in case["results"]:
         if "seconds" not in r:
             notes.append(f"  {r['contestant']}: {r['status']}: {r['reason']}")

@@ -19,8 +19,6 @@ from poco.kernels.common import gelu, load_matrix, load_vector, standardise, sto
 from poco.ops.model_reference import angles, times
 from poco.ops.parameters import LatentParameters, LayerParameters
 
-_HIDDEN_AT_ONCE = {True: 32, False: 16}  # for tokens of the default width, and for wider ones
-
 
 @triton.jit
 def rotate(x, table, latent, back, Q: tl.constexpr, DH: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_H: tl.constexpr):
@@ -339,7 +337,7 @@ def latent_transformer(
 
     def feed_forward(weights: Any, first: bool) -> None:
         hidden = weights.out_weight.shape[1]
-        at_once = _HIDDEN_AT_ONCE[width <= 128]
+        at_once = 32 if width <= 128 else 16  # hidden units of a program
         count = triton.cdiv(hidden, at_once)
         base, parts = z.fresh(count)
         before = {"base": base, "parts": base, "count": 0, "branch_bias": p.read_output_bias} if first else z.state()

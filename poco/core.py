@@ -111,11 +111,11 @@ def kernels_missing() -> str | None:
 
 
 def run_kernel(op: str, arguments: Mapping[str, int | float]) -> None:
-    """Runs a kernel of the two passes; the interpreter lock is released meanwhile.
+    """Runs a kernel of the passes or of what lies around them; the interpreter lock is released meanwhile.
 
     Args:
-        op: ``latent_pool``, ``film_forecast`` or ``latent_training``, each also with ``_backward``, or ``inference``,
-            followed by ``_float32`` or ``_bfloat16``, the type of its inputs.
+        op: ``latent_queries``, ``latent_pool``, ``latent_training`` or ``film_forecast``, each also with ``_backward``,
+            or ``film_shift`` or ``inference``, followed by ``_float32`` or ``_bfloat16``, the type of its inputs.
         arguments: sizes, numbers and the addresses of arrays by the names in ``csrc/cpu/kernels.h``. Nothing is
             checked: :mod:`poco.ops.cpu` does that, and keeps the arrays alive.
 

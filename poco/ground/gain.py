@@ -25,7 +25,7 @@ from poco.ground.selection import choose, products_of
 from poco.ground.stretches import forward_chained
 from poco.training.config import TrainConfig
 from poco.training.loop import fit as train
-from poco.training.seeds import stream
+from poco.training.seeds import drawing
 
 #: Weight of the residual of the shape that the stretches have no say in.
 INSURANCE = 0.2
@@ -61,8 +61,7 @@ def trust(split: Split) -> float:
 
 def start(fitted: Fitted, split: Split, config: GroundedConfig, seed: int) -> Grounded:
     """A forecaster on a fitted ground with the residual that a seed starts from."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream(seed, "weights"))
+    with drawing(seed, "weights"):
         return Grounded.of(fitted, split, config)
 
 

@@ -52,7 +52,7 @@ class Fitted:
     Attributes:
         ground: the ground, fitted to the whole training part, both forms mixed in equal shares.
         penalties: those of each form.
-        cross: for each session of the split, or None for one that is too short to be cut into folds.
+        cross: for each session of the split; None for one that is too short to be cut into folds, or if not asked for.
     """
 
     ground: Ground

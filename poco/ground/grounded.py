@@ -107,7 +107,7 @@ class Grounded(nn.Module):
         """A forecaster on a fitted ground, its residuals zero.
 
         Args:
-            fitted: the ground; with ``cross``, or training sees what the ground has memorised.
+            fitted: the ground; without ``cross`` training knows no terms of the units.
             split: what it was fitted to.
             config: sizes.
         """

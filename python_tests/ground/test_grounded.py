@@ -108,7 +108,7 @@ def test_a_residual_that_was_never_better_is_not_used(cut: Split) -> None:
     assert finish(model, fitted, cut, SETTINGS, {"level": 0, "shape": 0})["gains"] == [0, 0]
     with torch.no_grad():
         model.residuals["shape"].output.weight.normal_(std=10)  # never better, and far off
-    reasons = finish(model, fitted, cut, SETTINGS, {"level": 0, "shape": 10})
+    reasons = finish(model, fitted, cut, SETTINGS, {"shape": 10})
     assert reasons["gains"][0] == 0
     assert reasons["gains"][1] == pytest.approx(0.2 * reasons["trust"])  # what is insured, and no more
 

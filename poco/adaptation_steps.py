@@ -20,7 +20,7 @@ from poco.scoring import ahead, score_forecasters, warnings_of
 from poco.training.callbacks import Callback
 from poco.training.config import BATCH_SIZE, PRECISIONS, Precision, TrainConfig
 from poco.training.loop import fit
-from poco.training.seeds import stream
+from poco.training.seeds import drawing
 
 if TYPE_CHECKING:
     from poco.models import Forecaster, Member
@@ -146,8 +146,7 @@ def _prepare(model: POCO, recording: Recording, cut: Split, unit_types: tuple[st
     from poco.nn import POCO, SessionSpec
 
     spec = SessionSpec.of(recording, unit_types)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream(seed, "weights"))
+    with drawing(seed, "weights"):
         if mode == "scratch":
             adapted = POCO(model.config, [spec])
         else:

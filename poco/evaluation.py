@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,13 +91,13 @@ def evaluate(
     config = getattr(run, "train_config", None) or TrainConfig()
     if folder is None and run is not None and run.folder is not None:
         folder = run.folder / BASELINES
-    fitted = functools.partial(
-        fit_baseline, split=split, seed=config.seed, device=_device(config), folder=folder, callbacks=callbacks
-    )
+    device = _device(config)
     forecasters: dict[str, nn.Module] = {"": model}
     for other in dict.fromkeys(baselines):
         ground = _own_ground(model, split) if other == "ground" else None
-        forecasters[other] = ground or fitted(other)
+        forecasters[other] = ground or fit_baseline(
+            other, split, seed=config.seed, device=device, folder=folder, callbacks=callbacks
+        )
     scores = score_forecasters(forecasters, split, part, stride=stride, precision={"": precision})
     found = warnings_of(scores[""], split, part)
     for line in found:

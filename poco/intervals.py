@@ -169,7 +169,10 @@ def resampled_scores(
     where that is less than ``block`` the variance is taken to grow with the length up to there. And the variance itself
     is only known as well as from ``1.5 W / block`` degrees of freedom, added up over sessions (its own variance is in
     Künsch 1989) and never less than one, for which Student's t is wider than the normal distribution. With 5 blocks
-    that is 30% in all, with 50 it is 3%; with a single one it is a factor of 10.
+    that is 30% in all, with 50 it is 3%; with a single one it is a factor of 10. Among sessions of different lengths
+    short ones scatter most, and what is known of long ones helps little: the degrees of freedom are then at most those
+    of Satterthwaite 1946, "An approximate distribution of estimates of variance components" (Biometrics Bulletin 2,
+    110-114).
 
     Args:
         errors: ``[F, W]`` float64, squared error of each forecaster on each window, session after session, in order of
@@ -188,7 +191,9 @@ def resampled_scores(
     blocks = np.clip(counts // 2, 1, block)
     if counts.min() < 2:
         return np.full((len(errors), resamples), np.nan)
-    wider = t_quantile(max(1.0, 1.5 * float(counts.sum()) / block)) / NormalDist().inv_cdf((1 + LEVEL) / 2)
+    scatter = 1.0 / counts  # of each session's score, as a variance
+    known = min(counts.sum() / block, scatter.sum() ** 2 / (scatter**2 * blocks / counts).sum())
+    wider = t_quantile(max(1.0, 1.5 * float(known))) / NormalDist().inv_cdf((1 + LEVEL) / 2)
     stretch = np.sqrt(counts / (counts - blocks) * block / blocks) * wider
     bounds = np.concatenate([[0], np.cumsum(counts)])
     total = np.zeros((len(errors), resamples))

@@ -131,7 +131,7 @@ def _ahead(one: Scores, other: Scores, least: int) -> Ahead:
 
 
 def with_intervals(scores: Mapping[str, Scores], least: int) -> dict[str, Scores]:
-    """The scores with their intervals and how far the forecaster ``""`` is ahead of each; errors are left behind.
+    """The scores with their intervals and how far the forecaster ``""`` is ahead of the others; errors are left behind.
 
     Args:
         scores: of forecasters over the same windows, with the errors of these.
@@ -141,7 +141,7 @@ def with_intervals(scores: Mapping[str, Scores], least: int) -> dict[str, Scores
         name: replace(
             one,
             interval=score_interval(one, least)[0],
-            ahead=_ahead(scores[""], one, least),
+            ahead=_ahead(scores[""], one, least) if name else None,
             window_error=None,
             copy_window_error=None,
             unit_error=None,

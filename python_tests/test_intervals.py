@@ -164,9 +164,11 @@ def test_a_block_lasts_as_long_as_errors_do() -> None:
     assert lasting_block(slow[:300], np.zeros(300), [300], 64) == 64
 
 
-@pytest.mark.parametrize(("phi", "windows"), [(0.97, [2937]), (0.9, [97] * 6), (0.95, [9, 337]), (0.97, [37])])
+@pytest.mark.parametrize(
+    ("phi", "windows"), [(0.97, [2937]), (0.9, [97] * 6), (0.95, [9, 337]), (0.95, [3000, 200]), (0.97, [37])]
+)
 def test_how_often_an_interval_holds_the_true_score_of_slow_activity(phi: float, windows: list[int]) -> None:
-    """The mean as a forecast of an autoregressive process: in long blocks, in short parts and in very short ones."""
+    """The mean as a forecast of an autoregressive process: in long blocks, in short, very short and uneven parts."""
     rng = np.random.default_rng(11)
     context, horizon, held, trials = 48, 16, 0, 150
     steps = np.arange(1, horizon + 1)

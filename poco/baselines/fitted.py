@@ -19,7 +19,7 @@ from poco.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoin
 from poco.training.config import BATCH_SIZE, TrainConfig
 from poco.training.loop import fit
 from poco.training.recipes import bounded
-from poco.training.seeds import stream
+from poco.training.seeds import drawing
 
 #: Gradient steps of those that are trained; everything else is as published.
 BASELINE_STEPS = 1000
@@ -66,8 +66,7 @@ def fit_baseline(
         )
     config = bounded(config, split, most=BATCH_SIZE)
     sessions = [SessionSpec.of(recording) for recording in split.recordings]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream(config.seed, "weights"))
+    with drawing(config.seed, "weights"):
         model = build(name, split.context, split.horizon, sessions)
     if name not in TRAINED + FITTED:
         return model

@@ -154,7 +154,7 @@ class Split:
             digest.update(np.ascontiguousarray(values).data)
         return digest.hexdigest()
 
-    @property
+    @functools.cached_property
     def inverse_std(self) -> tuple[np.ndarray, ...]:
         """Per session ``[N]`` float32, ``1 / std``."""
         return tuple((1.0 / std.astype(np.float64)).astype(np.float32) for std in self.std)

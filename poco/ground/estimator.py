@@ -52,7 +52,7 @@ class Fitted:
     Attributes:
         ground: the ground, fitted to the whole training part, both forms mixed in equal shares.
         penalties: those of each form.
-        cross: for each session of the split, or None for one that is too short to be cut into folds.
+        cross: for each session of the split; None for one that is too short to be cut into folds, or if not asked for.
     """
 
     ground: Ground
@@ -96,7 +96,9 @@ def fit(
     for place, (plan, of_form) in enumerate(zip(plans, penalties, strict=True)):
         ground.form(place).load_state_dict(plan.form.state_dict())
         populations = [population.first(latents, plan.form) for population in plan.population]
-        found.append([_solve(split, s, p, plan, of_form) for s, p in zip(sessions, populations, strict=True)])
+        found.append(
+            [_solve(split, s, p, plan, of_form, cross=cross) for s, p in zip(sessions, populations, strict=True)]
+        )
     for index, session in enumerate(sessions):
         own = ground.terms(index)
         _describe(own, split, session)
@@ -136,7 +138,7 @@ def add_session(ground: Ground, split: Split, penalties: Sequence[Penalties], se
         population = _population(form, prepared)
         plan = _Plan(form, form.weight[None].double(), given, (population,))
         own.form(place).scale.copy_(population.scale)
-        own.form(place).coefficients.copy_(_solve(split, prepared, population, plan, given)[0])
+        own.form(place).coefficients.copy_(_solve(split, prepared, population, plan, given, cross=False)[0])
     return index
 
 
@@ -196,13 +198,15 @@ def _choose(
         held = []
         for session in folded:
             assert session.folds is not None
-            shared, groups = plan.population[session.index], session.groups
-            some = slice(0, None, -(-len(session.loadings) // max(1, _SAMPLE // len(folded))))
-            sums = unit_sums(split, session.index, some, session.start, groups, plan.form, shared.features)
+            shared, groups, units = plan.population[session.index], session.groups, len(session.loadings)
             count = session.folds.count
             maps = plan.maps[1 : 1 + count]
-            seen, inside = sums.combined(session.fits[1:]), sums.combined(torch.eye(2 * count)[:count])
-            held.append(Held(seen.left_by(maps), inside.left_by(maps), shared.scale))
+            every = -(-units // max(1, _SAMPLE // len(folded)))
+            for first in range(0, units, _BLOCK * every):
+                some = slice(first, first + _BLOCK * every, every)
+                sums = unit_sums(split, session.index, some, session.start, groups, plan.form, shared.features)
+                seen, inside = sums.combined(session.fits[1:]), sums.combined(torch.eye(2 * count)[:count])
+                held.append(Held(seen.left_by(maps), inside.left_by(maps), shared.scale))
         searches.append(Search(held, plan.form.population_map.shape[1]))
     latents = choose_latents(searches, candidates)
     windows = sum(len(session.start) for session in folded) / len(folded)
@@ -219,15 +223,16 @@ def _population(form: Form, session: Session) -> _Population:
     return _Population((raw / scale).clamp(-form.clip, form.clip), scale)
 
 
-def _solve(split: Split, session: Session, population: _Population, plan: _Plan, penalties: Penalties) -> Tensor:
-    """Coefficients ``[1 + K, N, F, H]`` float32 of all units: on all windows, and without each fold."""
-    units = split.recordings[session.index].units
+def _solve(
+    split: Split, session: Session, population: _Population, plan: _Plan, penalties: Penalties, *, cross: bool
+) -> Tensor:
+    """Coefficients ``[1 + K, N, F, H]`` float32 of all units: on all windows and, with ``cross``, without each fold."""
+    units, fits = split.recordings[session.index].units, session.fits if cross else session.fits[:1]
     found = []
     for first in range(0, units, _BLOCK):
-        block = slice(first, min(first + _BLOCK, units))
+        block = slice(first, first + _BLOCK)
         sums = unit_sums(split, session.index, block, session.start, session.groups, plan.form, population.features)
-        seen = sums.combined(session.fits)
-        seen = seen.left_by(plan.maps[: len(seen.windows)])
+        seen = sums.combined(fits).left_by(plan.maps[: len(fits)])
         both = coefficients(seen, penalties.own, penalties.population, population.scale)
         found.append(torch.cat(both, 2).float())
     return torch.cat(found, 1)

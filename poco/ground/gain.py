@@ -22,10 +22,10 @@ from poco.data.splits import Split
 from poco.ground.estimator import Fitted, fit
 from poco.ground.grounded import Grounded, GroundedConfig
 from poco.ground.selection import choose, products_of
-from poco.ground.stretches import forward_chained
+from poco.ground.stretches import CHAIN, forward_chained
 from poco.training.config import TrainConfig
 from poco.training.loop import fit as train
-from poco.training.seeds import stream
+from poco.training.seeds import drawing
 
 #: Weight of the residual of the shape that the stretches have no say in.
 INSURANCE = 0.2
@@ -61,8 +61,7 @@ def trust(split: Split) -> float:
 
 def start(fitted: Fitted, split: Split, config: GroundedConfig, seed: int) -> Grounded:
     """A forecaster on a fitted ground with the residual that a seed starts from."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream(seed, "weights"))
+    with drawing(seed, "weights"):
         return Grounded.of(fitted, split, config)
 
 
@@ -82,11 +81,11 @@ def rehearse(
     Returns:
         Products of errors, see :func:`products`; None where the training part is too short.
     """
-    found = list(forward_chained(split))
-    if not found or found[-1][0][0] < 0.7:
+    found = next(forward_chained(split, CHAIN[-1:]), None)
+    if found is None:
         return None
     assert settings.steps is not None
-    shares, part = found[-1]
+    shares, part = found
     shorter = fit(part, config.ground, penalties=[p.for_share(shares[0]) for p in fitted.penalties])
     shorter.ground.shares.copy_(fitted.ground.shares)
     shorter.ground.gains.copy_(fitted.ground.gains)

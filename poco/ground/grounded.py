@@ -74,7 +74,8 @@ class Grounded(nn.Module):
     (:mod:`poco.ground.gain`).
 
     While they train, windows of the training part are forecast with the coefficients of :class:`CrossFit`, which have
-    not seen them; the residuals then learn what they will meet later. Elsewhere the ground's own coefficients are used.
+    not seen them; the residuals then learn what they will meet later. Elsewhere, and once that training is over, the
+    ground's own coefficients are used.
 
     Args:
         config: sizes.
@@ -106,7 +107,7 @@ class Grounded(nn.Module):
         """A forecaster on a fitted ground, its residuals zero.
 
         Args:
-            fitted: the ground; with ``cross``, or training sees what the ground has memorised.
+            fitted: the ground; without ``cross`` training knows no terms of the units.
             split: what it was fitted to.
             config: sizes.
         """
@@ -260,8 +261,8 @@ class Grounded(nn.Module):
         self._remembered = tuple(remembered)
 
     def forget(self) -> None:
-        """Lets go of the kept forecasts once training is over; what is asked for later is computed again."""
-        self._remembered = ()
+        """Lets go of what only training needs; windows of the training part are then forecast as all others are."""
+        self._cross, self._remembered = (), ()
 
     def save_pretrained(self, folder: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
         """Writes ``config.json`` and ``model.safetensors``."""

@@ -70,13 +70,14 @@ def finish(
         The gains and the reasons, which are also kept in the model's metadata.
     """
     trust = gain.trust(split)
+    steps = {name: best_steps.get(name, 0) for name in model.residuals}
     stretches = {}
-    if any(best_steps.values()):
-        rehearsal = gain.rehearse(fitted, split, model.config, settings, best_steps)
+    if any(steps.values()):
+        rehearsal = gain.rehearse(fitted, split, model.config, settings, steps)
         if rehearsal is not None:
             stretches["rehearsal on the last quarter of training"] = rehearsal
     stretches["validation"] = gain.products(model, split, "val")
-    learnt = {name: best_steps.get(name, 0) > 0 for name in model.residuals}
+    learnt = {name: taken > 0 for name, taken in steps.items()}
     gains = trust * gain.weigh(list(stretches.values()), learnt)
     model.gains.copy_(torch.from_numpy(gains))
     model.forget()

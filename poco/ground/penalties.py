@@ -113,7 +113,7 @@ class Search:
     """The penalties of one form with the lowest squared error out of fold, one number of latents after another.
 
     Args:
-        held: of each session that has folds.
+        held: of each session that has folds, some units at a time.
         means: features of the population that one latent gives.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -25,7 +25,9 @@ _LEAST_APART = 1.5
 _LEAST_STD = 0.1  # of the whole training part's: a unit that is still for a while must not be blown up
 
 
-def forward_chained(split: Split) -> Iterator[tuple[tuple[float, float, float], Split]]:
+def forward_chained(
+    split: Split, chain: Sequence[tuple[float, float, float]] = CHAIN
+) -> Iterator[tuple[tuple[float, float, float], Split]]:
     """Splits whose training part is a first share of the given one's, and whose validation part follows it.
 
     Some follow at once and some later, as a test part does. In the leak-free protocol the statistics that normalise are
@@ -36,11 +38,12 @@ def forward_chained(split: Split) -> Iterator[tuple[tuple[float, float, float], 
 
     Args:
         split: recordings and parts; its validation and test parts are not looked at.
+        chain: the shares.
 
     Yields:
         The shares, and the split.
     """
-    for shares in CHAIN:
+    for shares in chain:
         kept, parts = [], []
         for index, segments in enumerate(split.segments["train"]):
             frames = frames_of(segments)

@@ -29,7 +29,7 @@ from poco.training.checkpoint import (
 from poco.training.config import TrainConfig
 from poco.training.interrupt import Interrupted, SignalWatch
 from poco.training.schedule import learning_rate
-from poco.training.seeds import stream
+from poco.training.seeds import drawing
 from poco.training.validation import check_forecaster, errors_of, trained_apart, training_loss
 
 
@@ -111,8 +111,7 @@ def fit(
     check_forecaster(model, "what is trained")
     config = config.for_sessions(len(split.recordings))
     device = config.torch_device()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(stream(config.seed, "dropout"))
+    with drawing(config.seed, "dropout", device):
         loop = _Loop(model, split, config, device, callbacks, labels or {})
         if resume and checkpoint is not None and checkpoint.exists():
             loop.restore(checkpoint)

@@ -13,7 +13,7 @@ from poco.errors import ConfigError, DataError
 from poco.training.callbacks import Callback
 from poco.training.config import TrainConfig
 from poco.training.loop import History, fit
-from poco.training.seeds import stream
+from poco.training.seeds import drawing
 
 if TYPE_CHECKING:
     from poco.ground.estimator import Fitted
@@ -108,8 +108,7 @@ def build_poco(cut: Split, sizes: POCOConfig, seed: int, unit_types: str | None 
 
     label = unit_types if sizes.unit_type_embedding else None
     specs = [SessionSpec.of(one, () if label is None else one.labels[label]) for one in cut.recordings]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream(seed, "weights"))
+    with drawing(seed, "weights"):
         model = POCO(sizes, specs)
     for index, recording in enumerate(cut.recordings):
         mean, std = (torch.from_numpy(values.copy()) for values in (cut.mean[index], cut.std[index]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from poco.data.splits import Split, split
 from poco.data.windows import Packer
 from poco.errors import VocabularyError
 from poco.ground import GroundConfig, Penalties, add_session, fit
+from poco.ground.sums import UnitSums
 from poco.scoring import score_forecasters
 
 CONTEXT, HORIZON = 12, 4
@@ -110,6 +112,32 @@ def test_solves_the_normal_equations(cut: Split, form: int, monkeypatch: pytest.
             _, without = by_hand(cut, session, form == 1, PENALTIES[form], fold)
             np.testing.assert_allclose(cross.coefficients[form][fold].numpy(), without, rtol=1e-3, atol=1e-5)
             assert not np.allclose(without, coefficients, rtol=1e-3)
+
+
+def test_sums_of_few_units_are_held_at_once(cut: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual, units, fits = fit(cut), [], []
+
+    def summed(*args: Any) -> UnitSums:
+        sums = poco.ground.sums.unit_sums(*args)
+        units.append(len(sums.own[0]))
+        return sums
+
+    def solved(sums: UnitSums, *args: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        fits.append(len(sums.windows))
+        return poco.ground.penalties.coefficients(sums, *args)
+
+    monkeypatch.setattr(poco.ground.estimator, "_BLOCK", 2)
+    monkeypatch.setattr(poco.ground.estimator, "unit_sums", summed)
+    monkeypatch.setattr(poco.ground.estimator, "coefficients", solved)
+    fitted = fit(cut)
+    assert max(units) == 2
+    assert set(fits) == {5}
+    assert fitted.penalties == usual.penalties
+    fits.clear()
+    other = fit(cut, cross=False)  # nothing is solved for without a fold then
+    assert set(fits) == {1}
+    for name, value in fitted.ground.state_dict().items():
+        torch.testing.assert_close(value, other.ground.state_dict()[name])
 
 
 def test_only_the_training_part_is_read(cut: Split) -> None:

@@ -21,7 +21,7 @@ from poco.data.splits import Split, shorten, split
 from poco.data.windows import Packer
 from poco.errors import CheckpointError, ShapeError, VocabularyError
 from poco.evaluation import evaluate
-from poco.ground import gain
+from poco.ground import add_session, gain
 from poco.ground.grounded import Grounded, GroundedConfig
 from poco.ground.job import finish, prepare
 from poco.ground.residual import ShapeResidual
@@ -108,7 +108,7 @@ def test_a_residual_that_was_never_better_is_not_used(cut: Split) -> None:
     assert finish(model, fitted, cut, SETTINGS, {"level": 0, "shape": 0})["gains"] == [0, 0]
     with torch.no_grad():
         model.residuals["shape"].output.weight.normal_(std=10)  # never better, and far off
-    reasons = finish(model, fitted, cut, SETTINGS, {"level": 0, "shape": 10})
+    reasons = finish(model, fitted, cut, SETTINGS, {"shape": 10})
     assert reasons["gains"][0] == 0
     assert reasons["gains"][1] == pytest.approx(0.2 * reasons["trust"])  # what is insured, and no more
 
@@ -217,6 +217,17 @@ def test_forecasts_of_training_windows_are_remembered(cut: Split, monkeypatch: p
     assert remembered._remembered
     assert not anew._remembered
     torch.testing.assert_close(remembered.forward_packed(batch), anew.forward_packed(batch))
+
+
+def test_once_training_is_over_a_session_may_join_and_train_as_after_a_file(cut: Split, tmp_path: Path) -> None:
+    model, fitted = prepare(cut, CONFIG, SETTINGS)
+    finish(model, fitted, cut, SETTINGS, train(model, cut, SETTINGS).best_steps)
+    new = split([waves("new", frames=450)], context=12, horizon=4)
+    add_session(model.ground, new, fitted.penalties)
+    model.save_pretrained(tmp_path)
+    batch = Packer(new, model.sessions).pack(new.windows("train"))
+    forecasts = [one.train().forward_packed(batch) for one in (model, Grounded.from_pretrained(tmp_path))]
+    assert torch.equal(*forecasts)
 
 
 def test_a_residual_for_the_population_where_there_are_windows_for_it(

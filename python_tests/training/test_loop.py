@@ -16,6 +16,7 @@ from torch import nn
 
 import poco
 from poco.baselines import MLP, NLinear
+from poco.baselines.fitted import fit_baseline
 from poco.data.packed import PackedBatch
 from poco.data.splits import Split, split
 from poco.data.windows import Packer, ShuffledWindows
@@ -237,6 +238,13 @@ def test_same_seed_same_weights_and_the_callers_random_state_is_kept(cut: Split)
         assert torch.equal(torch.rand(3), expected)
     assert same(models[0], models[1])
     assert not same(models[0], models[2])
+
+
+def test_gpus_that_nothing_is_trained_on_are_not_seeded(cut: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    fit_baseline("mlp", cut, config=dataclasses.replace(SMALL, steps=1))
+    assert not seeded
 
 
 def test_ema_is_what_is_validated_and_kept(cut: Split) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 import poco
 from poco.nn.fused import film_parameters, latent_parameters
 from poco.ops import film_forecast, latent_pool
-from poco.ops.model_reference import Turns, latents_read, latents_write
+from poco.ops.model_reference import Turns, latents_read, latents_write, turns_of
 from poco.ops.parameters import LatentParameters
 
 
@@ -41,7 +41,7 @@ class TwoPasses(nn.Module):
 
     def _turns(self, dtype: torch.dtype) -> Turns:
         config = self.model.config
-        return Turns.of(config.latents, config.segments, config.context, self.model.rotary.frequencies, dtype)
+        return turns_of(config.latents, config.segments, config.context, self.model.rotary.frequencies, dtype)
 
     def _between(self) -> LatentParameters:
         return LatentParameters.of(latent_parameters(self.model))

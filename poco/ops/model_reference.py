@@ -7,14 +7,16 @@ windows, ``S`` segments, ``Q`` latents, ``d`` width, ``dh`` head width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from poco.ops.dropout import dropout_mask
 from poco.ops.parameters import FeedForwardParameters, LatentParameters, LayerParameters, ModelParameters
+from poco.ops.precision import transforms_active
 from poco.ops.reference import accumulation_dtype, film_forecast, film_shift, latent_pool
 
 
@@ -37,7 +39,7 @@ class Turn(NamedTuple):
 
 
 class Turns(NamedTuple):
-    """The turns between the passes: of all times at once, as each by itself is a dozen small kernels on a GPU.
+    """The turns before and between the passes.
 
     Attributes:
         reading: ``[S, Q]`` from a latent's time to a segment's.
@@ -53,13 +55,34 @@ class Turns(NamedTuple):
     def of(cls, latents: int, segments: int, context: int, frequencies: Tensor, dtype: torch.dtype) -> Turns:
         """Those of latents and segments spread over ``context`` frames."""
         latent, segment = times(latents, segments, context, frequencies.device)
-        time = torch.cat([(segment[:, None] - latent).flatten(), latent, latent - context])
-        reading, own, writing = zip(
-            *(table.split([segments * latents, latents, latents]) for table in turn_of(time, frequencies, dtype)),
-            strict=True,
-        )
-        shape = (segments, latents)
-        return cls(Turn(*(table.unflatten(0, shape) for table in reading)), Turn(*own), Turn(*writing))
+        own_times = (segment[:, None] - latent, latent, latent - context)
+        return cls(*(turn_of(time, frequencies, dtype) for time in own_times))
+
+
+#: Of each tensor of frequencies the turns that were made of it.
+_KEPT: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def turns_of(latents: int, segments: int, context: int, frequencies: Tensor, dtype: torch.dtype) -> Turns:
+    """:meth:`Turns.of`, made once and kept as long as the frequencies: on a GPU it is dozens of small kernels."""
+    if (
+        transforms_active()
+        or type(frequencies) is not Tensor
+        or frequencies.is_inference()
+        or (frequencies.is_cuda and torch.cuda.is_current_stream_capturing())
+    ):
+        return Turns.of(latents, segments, context, frequencies, dtype)
+    kept: dict[tuple[Any, ...], Turns] = _KEPT.setdefault(frequencies, {})
+    what = (latents, segments, context, dtype, frequencies._version)
+    if what not in kept:
+        with torch.inference_mode(False), torch.no_grad():
+            made = Turns.of(latents, segments, context, frequencies, dtype)
+        if type(made.own.along) is not Tensor:  # under a mode that computes nothing
+            return made
+        if frequencies.is_cuda:  # whichever stream they are used on next
+            torch.cuda.current_stream(frequencies.device).synchronize()
+        kept[what] = made
+    return kept[what]
 
 
 def turn_of(time: Tensor, frequencies: Tensor, dtype: torch.dtype) -> Turn:
@@ -107,10 +130,10 @@ def latent_queries(
         queries[s, m] = key_weight^T R(time of m - time of s) query_weight LayerNorm(initial[m]) / sqrt(dh)
     """
     wide = accumulation_dtype(initial)
-    latent_time, segment_time = times(initial.shape[1], segments, context, initial.device)
+    turns = turns_of(initial.shape[1], segments, context, frequencies, wide)
     normed = F.layer_norm(initial.to(wide), initial.shape[-1:], norm_weight.to(wide), norm_bias.to(wide), eps)
     query = F.linear(normed, query_weight.to(wide))[:, None]
-    turned = rotate(query, turn_of(latent_time - segment_time[:, None], frequencies, wide))  # [1 or W, S, Q, dh]
+    turned = rotate(query, turns.reading, back=True)  # [1 or W, S, Q, dh]
     return ((turned @ key_weight.to(wide)) * key_weight.shape[0] ** -0.5).to(initial.dtype)
 
 
@@ -184,7 +207,7 @@ def latent_transformer(
     """
     wide, drop = accumulation_dtype(initial), _Dropout(seed)
     p = LatentParameters.of([t.to(wide) for t in parameters])
-    turns = Turns.of(initial.shape[1], pooled.shape[1], context, frequencies, wide)
+    turns = turns_of(initial.shape[1], pooled.shape[1], context, frequencies, wide)
     z = initial.to(wide) + latents_read(pooled.to(wide), p, turns)
     z = z + _feed_forward(z, p.read_ffn, eps, drop, ffn_dropout)
     for layer in p.layers:

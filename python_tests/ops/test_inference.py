@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from typing import Any
 
@@ -40,6 +41,27 @@ def test_rotation_written_out() -> None:
         assert turned[2 * pair + 1].item() == pytest.approx(z.imag, abs=1e-12)
     assert torch.equal(turned[4:], x[4:])
     torch.testing.assert_close(model_reference.rotate(turned, turn, back=True), x)
+
+
+def test_turns_are_kept_as_long_as_their_frequencies() -> None:
+    def turns(frequencies: torch.Tensor) -> model_reference.Turns:
+        return model_reference.turns_of(3, 2, 12, frequencies, torch.float32)
+
+    frequencies = torch.tensor([0.3, 2.0])
+    with torch.inference_mode():
+        first = turns(frequencies)
+    assert turns(frequencies) is first
+    assert not first.own.along.is_inference()  # a gradient may be taken through it
+    torch.testing.assert_close(first.reading.along[1, 2, 2].item(), math.cos((6 - 8) * 2.0), rtol=0, atol=1e-6)
+    before = len(model_reference._KEPT)
+    frequencies.mul_(2)
+    torch.testing.assert_close(turns(frequencies), turns(torch.tensor([0.6, 4.0])))
+    frequencies = torch.tensor([1.0, 2.0])
+    gc.collect()
+    assert len(model_reference._KEPT) < before
+    with torch.inference_mode():
+        passing = torch.tensor([0.6, 4.0])
+        assert turns(passing) is not turns(passing)
 
 
 @needs_kernels

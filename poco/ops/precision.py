@@ -52,10 +52,11 @@ def cast(tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype]) -> list[Tenso
     takes as long to launch as all of them take.
     """
     found = [*tensors]
-    for given, wanted in ((torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)):
-        places = [i for i, t in enumerate(tensors) if t.is_cuda and t.dtype is given and dtypes[i] is wanted]
-        if len(places) > 1 and not transforms_active():
-            for i, t in zip(places, _Cast.apply(wanted, *(tensors[i] for i in places)), strict=True):  # type: ignore[no-untyped-call]
+    if found and found[0].is_cuda and not transforms_active():
+        for given, wanted in ((torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)):
+            places = [i for i, t in enumerate(found) if t.dtype is given and dtypes[i] is wanted]
+            made = _Cast.apply(wanted, *(found[i] for i in places)) if len(places) > 1 else ()  # type: ignore[no-untyped-call]
+            for i, t in zip(places, made, strict=False):
                 found[i] = t
     return [t.to(dtype) for t, dtype in zip(found, dtypes, strict=True)]
 

@@ -169,18 +169,22 @@ class Stream:
             time: seconds at which it was taken; None: not known, one interval after the frame before it.
 
         Raises:
-            DataError: if the frame has not one number for each unit, or its time does not come after the last one's, or
-                frames are missing and gaps are refused (GapError); the stream is as it was, but that it may have gone
-                on with an adapted model.
+            DataError: if the frame has not one number for each unit, or its time is no number or does not come after
+                the last one's, or frames are missing and gaps are refused (GapError); the stream is as it was, but that
+                it may have gone on with an adapted model.
             BackendError: if the GPU failed: the frame was taken and has no forecast.
         """
         given = np.asanyarray(frame)
         if given.dtype.kind not in "fiub":
             raise DataError(f"a frame is one number for each unit, got values of type {given.dtype}")
         values = float32_of(given)
+        try:
+            seconds = math.nan if time is None else float(time)
+        except (TypeError, ValueError):
+            raise DataError(f"the time of a frame is a number of seconds, or None, got {time!r}") from None
         swap_ms = self._take_adapted()
         with _errors(DataError):
-            found = self._stream.push(values, math.nan if time is None else float(time))
+            found = self._stream.push(values, seconds)
         marks, number, missing, latency, forecast, valid = found
         named = {name for bit, name in MARKS.items() if marks & bit}
         if forecast is not None:

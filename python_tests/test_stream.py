@@ -359,6 +359,8 @@ def test_frames_that_cannot_be_leave_the_stream_as_it_was() -> None:
     ):
         with pytest.raises(DataError, match=says):
             stream.push(wrong)
+    with pytest.raises(DataError, match="the time of a frame is a number of seconds, or None, got 'now'"):
+        stream.push(frames[12], "now")  # type: ignore[arg-type]
     found = stream.push(frames[12])
     expected = batch_forecast(model, frames[1:13], "b")
     assert relative_error(torch.from_numpy(found.values), torch.from_numpy(expected)) < 1e-5

@@ -42,10 +42,13 @@ def on_recordings(
     """The study with the values that these recordings have or allow; what they do not allow is told of.
 
     Raises:
-        ConfigError: if nothing is left, an animal left out leaves none to learn from, or it is not clear which label
-            of the units is to be embedded.
+        ConfigError: if it has values of its own where options or recordings say which, nothing is left, an animal left
+            out leaves none to learn from, or it is not clear which label of the units is to be embedded.
         DataError: if the label asked for is not there.
     """
+    if study.vary in ("animal", "model") and study.values != (None,):
+        every = "animal of the recordings" if study.vary == "animal" else "one of its options"
+        raise ConfigError(f"the study '{study.name}' varies over every {every}: leave out values")
     if study.vary == "model":
         study = dataclasses.replace(study, values=tuple(option["name"] for option in study.options))
     if study.form == zapbench.PROTOCOL:

@@ -380,6 +380,19 @@ def test_unknown_study_and_missing_recordings(tmp_path: Path) -> None:
         studies.run(studies.load("context"), tmp_path)
 
 
+def test_what_a_study_has_no_use_for_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'context' simulates nothing: leave out simulation \(--simulation\)"):
+        studies.run(studies.load("context"), tmp_path, RECORDINGS, simulation={"animals": 3})
+    for name, value, every in (
+        ("adaptation", "animal-2", "animal of the rec"),
+        ("embedding-modes", "none", "one of its"),
+    ):
+        study = dataclasses.replace(studies.load(name), values=(value,))
+        with pytest.raises(ConfigError, match=f"'{name}' varies over every {every}.*: leave out values"):
+            studies.run(study, tmp_path, RECORDINGS)
+    assert not list(tmp_path.iterdir())
+
+
 def test_table_and_figure(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="figures need the extra 'plots'")
     base = {"study": "s", "forecaster": "poco", "training": "multi"}

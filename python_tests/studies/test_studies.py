@@ -406,6 +406,17 @@ def test_table_and_figure(tmp_path: Path) -> None:
     assert (tmp_path / "s.png").stat().st_size > 1000
 
 
+def test_studies_of_adaptation_and_of_zapbench_are_not_averaged() -> None:
+    curve = {"session": "a", "history": [[0, 0.0, 0.1]]}
+    same = {"forecaster": "poco", "value": "a", "seed": 0, "training": "full", "frames": None}
+    adapted = [{**same, "study": s, "curves": [{**curve, "after": after}]} for s, after in (("x", 0.1), ("y", 0.5))]
+    errors = [{**same, "study": s, "mae_per_step": [mae]} for s, mae in (("v", 0.01), ("w", 0.03))]
+    for cells in (adapted, errors):
+        each = [f"{cell['study']}\n\n{studies.table([cell])}" for cell in cells]
+        assert studies.table(cells) == "\n\n".join(each)
+    assert "| all | full | 0.500 |" in studies.table(adapted)
+
+
 def test_the_table_says_what_training_together_gains() -> None:
     base = {"study": "s", "forecaster": "poco", "value": 0.5, "score": 0.0}
     scores = {"single": ({"a": 0.1, "b": 0.2}, {"a": 0.3}), "multi": ({"a": 0.2, "b": 0.1}, {"a": 0.6, "b": 0.0})}

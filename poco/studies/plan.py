@@ -14,6 +14,7 @@ from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.data.splits import shorten, split
 from poco.errors import ConfigError
+from poco.sizes import CONTEXT
 from poco.studies import zapbench
 from poco.studies.adaptation import animals, learnt_from
 from poco.studies.definition import Study
@@ -108,6 +109,15 @@ def long_enough(study: Study, recordings: Sequence[Recording], protocol: str, re
     if study.vary != "sessions" and any(found):
         shorten(cut, min(value for value in found if value is not None))  # or an error, before anything is trained
     return dataclasses.replace(study, frames=found) if field == "frames" else dataclasses.replace(study, values=found)
+
+
+def check_windows(study: Study, recordings: Sequence[Recording], protocol: str) -> None:
+    """Raise a DataError if a recording that the study takes has no window in a part, before anything is trained."""
+    if study.form:  # of which contexts that do not fit are left out
+        return
+    context = max(study.values) if study.vary == "context" else CONTEXT
+    for recording in recordings[: max(study.values)] if study.vary == "sessions" else recordings:
+        split(recording, protocol=protocol, context=context)
 
 
 def jobs(

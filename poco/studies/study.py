@@ -57,6 +57,7 @@ def run(
         ConfigError: if it needs recordings and none are given or too short ones, its values, the windows of a step or
             sizes of a simulation are not its to choose, or cells in ``out``, or models beside them, were made of other
             recordings or with other settings.
+        DataError: if a recording cannot be used, or has no window in one of its parts.
         PocoError: if one of several processes is killed.
     """
     cells_of.at_least_one(steps=steps, batch=batch, seeds=seeds)
@@ -78,6 +79,7 @@ def run(
         study = dataclasses.replace(study, simulate=small, values=study.values[:2], base_steps=base_steps)
         seeds = 1
     study = plan.long_enough(study, recordings, protocol, report)
+    plan.check_windows(study, recordings, protocol)
     if steps is None:
         steps = REDUCED_STEPS if reduced else study.steps if study.epochs is None else None
     out.mkdir(parents=True, exist_ok=True)

@@ -252,6 +252,16 @@ def test_recordings_that_are_too_short(tmp_path: Path) -> None:
             studies.run(dataclasses.replace(study, **{field: (20, 128)}), tmp_path, short, seeds=1)
         with pytest.raises(DataError, match="200 frames leave no window"):
             studies.run(study, tmp_path, simulate(2, units=4, frames=200), seeds=1)
+    shorter = [*short, *simulate(3, units=4, frames=200)[2:]]
+    animal = studies.Study("some", "", ("poco",), ("zero-shot",), vary="animal", base_steps=1)
+    of_single = studies.Study("some", "", ("nlinear",), ("single",))
+    sessions = studies.Study("some", "", ("ridge",), vary="sessions", values=(1, 3))
+    for study in (of_single, sessions, animal):
+        with pytest.raises(DataError, match="session 'animal-3': 200 frames leave no window"):
+            studies.run(study, tmp_path, shorter, seeds=1, steps=1)
+    assert not list(tmp_path.iterdir())  # before anything is trained
+    study = dataclasses.replace(sessions, values=(1, 2))
+    assert len(studies.run(study, tmp_path, shorter, seeds=1, steps=1)) == 2
     study = studies.Study("some", "", ("ridge",), vary="sessions", values=(5, 3))
     with pytest.raises(ConfigError, match="'some' needs 3 sessions, there are 2: give more"):
         studies.run(study, tmp_path, short, seeds=1)

@@ -69,17 +69,22 @@ def is_trained(job: Job) -> bool:
 def train_base(job: Job) -> str:
     """Train and keep that model."""
     folder = _folder(job)
-    _others(job).train(folder)
+    with cells_of.naming(folder.name):
+        _others(job).train(folder)
     return f"{folder.name}: trained"
 
 
 def make(job: Job) -> str:
     """One cell: fit, score, write."""
+    with cells_of.naming(job.file.stem):
+        if job.cell["base_steps"]:
+            return _left_out(job)
+        return _zapbench(job) if job.study.form == zapbench.PROTOCOL else _usual(job)
+
+
+def _usual(job: Job) -> str:
+    """One cell of models that are trained on all there is, or on sessions or data sets alone."""
     study, cell, recordings, file = job
-    if cell["base_steps"]:
-        return _left_out(job)
-    if study.form == zapbench.PROTOCOL:
-        return _zapbench(job)
     value, seed, vary = cell["value"], cell["seed"], study.vary
     if study.simulate is not None:
         varied = {vary.removeprefix("simulate."): value} if vary.startswith("simulate.") else {}

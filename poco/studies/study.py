@@ -58,6 +58,7 @@ def run(
             sizes of a simulation are not its to choose, or cells in ``out``, or models beside them, were made of other
             recordings or with other settings.
         DataError: if a recording cannot be used, or has no window in one of its parts.
+        DivergedError: if a training loss is no longer finite; the message names the cell.
         PocoError: if one of several processes is killed.
     """
     cells_of.at_least_one(steps=steps, batch=batch, seeds=seeds)

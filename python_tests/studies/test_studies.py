@@ -24,7 +24,7 @@ from poco.data.splits import Split, same_targets, split
 from poco.errors import CheckpointError, ConfigError, DataError
 from poco.intervals import mean_text
 from poco.scoring import score_forecasters
-from poco.training import recipe, train
+from poco.training import DivergedError, recipe, train
 
 RECORDINGS = simulate(2, units=4, frames=400)
 TWO_DATA_SETS = [
@@ -239,6 +239,14 @@ def test_scores_that_are_not_finite_end_no_study(
     pytest.importorskip("matplotlib", reason="figures need the extra 'plots'")
     studies.plot(cells, tmp_path / "figure.png")
     studies.plot(cells, tmp_path / "steps.png", per_step=True)
+
+
+def test_a_cell_that_diverges_is_named(tmp_path: Path) -> None:
+    study = studies.Study("some", "", ("poco",), vary="training.learning_rate", values=(1e12,))
+    with pytest.raises(
+        DivergedError, match=r"^some--1000000000000\.0--multi--poco--0: the validation error is not fin"
+    ):
+        studies.run(study, tmp_path, RECORDINGS, seeds=1, steps=20, batch=4)
 
 
 def test_recordings_that_are_too_short(tmp_path: Path) -> None:

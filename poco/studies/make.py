@@ -22,7 +22,7 @@ from poco.files import write_json
 from poco.intervals import block_length
 from poco.scores import Scores
 from poco.scoring import score_forecasters, score_interval
-from poco.sizes import CONTEXT
+from poco.sizes import CONTEXT, longest_segment
 from poco.studies import zapbench
 from poco.studies.adaptation import Others, curve, learnt_from
 from poco.studies.definition import FILTERS, Study
@@ -173,14 +173,12 @@ def _groups(recordings: Sequence[Recording], training: str) -> list[list[Recordi
 
 
 def _poco(study: Study, data: Split, value: Any, settings: TrainConfig, label: str | None) -> nn.Module:
-    """The published POCO, with what the study varies."""
+    """The published POCO, with what the study varies; any context is cut into three segments, as published, or more."""
     from poco.nn import POCOConfig
 
     group, _, name = study.vary.partition(".")
-    sizes: dict[str, Any] = {"context": data.context}
-    if data.context != CONTEXT:
-        sizes["segment_length"] = max(1, data.context // 3)
-    sizes |= study.sizes(value)
+    segment = longest_segment(data.context, max(1, data.context // 3))
+    sizes: dict[str, Any] = {"context": data.context, "segment_length": segment, **study.sizes(value)}
     if group == "training":
         settings = dataclasses.replace(settings, **{name: value})
     config = POCOConfig(**sizes)

@@ -23,8 +23,10 @@ from poco.data.simulate import simulate
 from poco.data.splits import Split, same_targets, split
 from poco.errors import CheckpointError, ConfigError, DataError
 from poco.intervals import mean_text
+from poco.nn import POCOConfig
 from poco.scoring import score_forecasters
 from poco.training import DivergedError, recipe, train
+from poco.training.trainer import Trainer
 
 RECORDINGS = simulate(2, units=4, frames=400)
 TWO_DATA_SETS = [
@@ -174,6 +176,21 @@ def test_scores_of_contexts_are_of_the_same_frames(tmp_path: Path, monkeypatch: 
     assert [row.split(" | ")[1] for row in rows] == ["1", "3", "12", "24", "48"]
     with pytest.raises(ConfigError, match="was made with longest_context 48, now 24"):
         studies.run(dataclasses.replace(study, values=(12, 24)), tmp_path, RECORDINGS, seeds=1, steps=1)
+
+
+def test_any_context_is_cut_into_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Seen(Trainer):
+        def __init__(self, cut: Split, sizes: POCOConfig, **options: Any) -> None:
+            seen.append((sizes.context, sizes.segment_length))
+            super().__init__(cut, sizes, **options)
+
+    monkeypatch.setattr("poco.studies.make.Trainer", Seen)
+    values = (1, 2, 3, 7, 10, 12, 24, 48)
+    study = studies.Study("some", "", ("poco",), vary="context", values=values)
+    studies.run(study, tmp_path, RECORDINGS, seeds=1, steps=1, batch=2)
+    assert seen == list(zip(values, (1, 1, 1, 1, 2, 4, 8, 16), strict=True))
 
 
 def test_names_of_any_kind_are_those_of_files(tmp_path: Path) -> None:

@@ -134,9 +134,8 @@ def run(
                     if is_made(file, steps, batch, of, precision):
                         continue
                     began = time.process_time()
-                    settings = (steps, batch, precision)
                     with cells_of.naming(f"{', '.join(where)}, {name}, seed {seed}"):
-                        model = own[name](data, seed) if name in own else fit(name, data, seed, *settings)
+                        model = own[name](data, seed) if name in own else fit(name, data, seed, steps, batch, precision)
                     seconds = time.process_time() - began
                     made_with: dict[str, Any] = {}
                     if name not in (*SEEDLESS, *own):

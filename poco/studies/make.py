@@ -40,20 +40,20 @@ LEAST_VALIDATIONS = 20
 
 def bases(left: Sequence[Job]) -> list[Job]:
     """A job for each model of the animals that are not left out."""
-    return list({_folder(job): job for job in left if job[1]["base_steps"]}.values())
+    return list({_folder(job): job for job in left if job.cell["base_steps"]}.values())
 
 
 def _folder(job: Job) -> Path:
     """The folder of that model, beside the cells."""
-    _, cell, _, file = job
+    cell = job.cell
     source = "" if cell["source"] is None else f"-{cell['source']}"
-    return file.parent / "models" / f"without-{cells_of.safe(cell['value'])}-{cell['seed']}{source}"
+    return job.file.parent / "models" / f"without-{cells_of.safe(cell['value'])}-{cell['seed']}{source}"
 
 
 def _others(job: Job) -> Others:
     """What that model learns from, and how."""
-    _, cell, recordings, _ = job
-    some = learnt_from(recordings, cell["value"], cell["source"])
+    cell = job.cell
+    some = learnt_from(job.recordings, cell["value"], cell["source"])
     return Others(some, cell["seed"], cell["base_steps"], cell["protocol"])
 
 

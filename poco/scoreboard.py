@@ -105,6 +105,7 @@ def run(
             a number below 1, no such precision, or recordings, steps, windows or a precision other than those of the
             cells that are there.
         DataError: if none of the data sets can be used.
+        DivergedError: if a training loss is no longer finite; the message names the cell.
     """
     unknown = [name for name in forecasters if name not in FORECASTERS]
     if unknown:
@@ -133,8 +134,8 @@ def run(
                     if is_made(file, steps, batch, of, precision):
                         continue
                     began = time.process_time()
-                    settings = (steps, batch, precision)
-                    model = own[name](data, seed) if name in own else fit(name, data, seed, *settings)
+                    with cells_of.naming(f"{', '.join(where)}, {name}, seed {seed}"):
+                        model = own[name](data, seed) if name in own else fit(name, data, seed, steps, batch, precision)
                     seconds = time.process_time() - began
                     made_with: dict[str, Any] = {}
                     if name not in (*SEEDLESS, *own):

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from poco.data.packed import PackedBatch
 from poco.nn import POCO, POCOConfig, SessionSpec
 from poco.nn.film import Film
+from poco.sizes import longest_segment
 
 
 def sizes(context: int, horizon: int, **options: Any) -> POCOConfig:
     """The published sizes, with the longest segment up to 16 frames that divides the context."""
-    segment = next(length for length in range(min(16, context), 0, -1) if context % length == 0)
-    return POCOConfig(context=context, horizon=horizon, segment_length=segment, **options)
+    return POCOConfig(context=context, horizon=horizon, segment_length=longest_segment(context, 16), **options)
 
 
 class POYO(POCO):

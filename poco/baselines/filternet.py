@@ -41,7 +41,7 @@ class TexFilter(nn.Module):
     """A filter made from the window's own spectrum by a small complex network, after a linear embedding.
 
     After Yi et al., "FilterNet", NeurIPS 2024. The spectrum is taken along the embedded context of each unit, so that
-    sessions with any number of units share all parameters.
+    units are independent; published code takes it along the units.
 
     Args:
         context: frames of the context.

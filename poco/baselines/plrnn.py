@@ -13,11 +13,12 @@ from poco.nn.vocabulary import SessionSpec
 
 
 class PLRNN(OfSessions):
-    """``z' = a z + W relu(z) + h``, activity ``B_s z``; every fourth frame of the context replaces the state.
+    """``z' = a z + W relu(z) + h``, activity ``B_s z``; in training every fourth frame replaces the state.
 
     After Brenner et al., "Tractable dendritic RNNs for reconstructing nonlinear dynamical systems", ICML 2022 (latent
-    PLRNN, sparse teacher forcing). A frame's state is the one of least norm that ``B_s`` maps to it; the last frame of
-    the context is always one that forces. Sessions share the dynamics and have an observation each.
+    PLRNN, sparse teacher forcing). A frame's state is the one of least norm that ``B_s`` maps to it; frames that force
+    are of context and target, the last one of the context always among them. Sessions share the dynamics and have an
+    observation each.
 
     Args:
         context: frames of the context.

@@ -14,8 +14,9 @@ from poco.nn.vocabulary import SessionSpec
 class TSMixer(OfSessions):
     """Residual blocks: ``relu(linear)`` along time, an MLP ``N -> 64 -> N`` along units; then ``C -> H``.
 
-    After Chen et al., "TSMixer: an all-MLP architecture for time series forecasting", TMLR 2023. Layers along time are
-    shared by all sessions, those along units belong to one.
+    After Chen et al., "TSMixer: an all-MLP architecture for time series forecasting", TMLR 2023. What a layer takes is
+    normalised along time or along units, not over the batch. Layers along time are shared by all sessions, those along
+    units belong to one.
 
     Args:
         context: frames of the context.

@@ -14,10 +14,15 @@ def frames_of(segments: Segments) -> int:
     return sum(stop - start for start, stop in segments)
 
 
+def least_frames(context: int, horizon: int, protocol: str) -> int:
+    """Frames of the shortest segment that has a window; the published protocol drops the last one of each."""
+    return context + horizon + (protocol == "published")
+
+
 def window_count(segments: Segments, context: int, horizon: int, protocol: str) -> int:
-    """Windows of stride 1 in the segments; the published protocol drops the last one of each."""
-    dropped = 0 if protocol == "published" else 1
-    return sum(max(0, stop - start - (context + horizon) + dropped) for start, stop in segments)
+    """Windows of stride 1 in the segments."""
+    least = least_frames(context, horizon, protocol)
+    return sum(max(0, stop - start - least + 1) for start, stop in segments)
 
 
 def within(segments: Segments, first: int, stop: int) -> Segments:

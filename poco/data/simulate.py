@@ -12,7 +12,9 @@ does next depends on the whole population.
 
 from __future__ import annotations
 
+import inspect
 import math
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +72,7 @@ def simulate(
     Raises:
         ConfigError: if a value is out of its range.
     """
-    steps_per_frame = _check(
+    steps_per_frame = check_simulation(
         animals=animals,
         units=units,
         frames=frames,
@@ -122,35 +124,30 @@ def simulate(
     return recordings
 
 
-def _check(
-    *,
-    animals: int,
-    units: int,
-    frames: int,
-    rate_hz: float,
-    individuality: float,
-    time_constant: float,
-    step: float,
-    noise: float,
-    regions: int,
-    coupling: float,
-    calcium_decay: float | None,
-    measurement_noise: float,
-    warm_up: float,
-) -> int:
-    """Raise for a value out of range; return the number of simulation steps in a frame."""
-    for name, value in {"animals": animals, "units": units, "frames": frames, "regions": regions}.items():
-        if value < 1:
-            raise ConfigError(f"simulate: {name} must be at least 1, got {value}")
-    for name, number in {"rate_hz": rate_hz, "time_constant": time_constant, "step": step}.items():
-        if not (math.isfinite(number) and number > 0):
-            raise ConfigError(f"simulate: {name} must be a positive number, got {number}")
-    for name, number in {"individuality": individuality, "coupling": coupling}.items():
-        if not 0 <= number <= 1:
-            raise ConfigError(f"simulate: {name} must lie between 0 and 1, got {number}")
-    for name, number in {"noise": noise, "measurement_noise": measurement_noise, "warm_up": warm_up}.items():
-        if not (math.isfinite(number) and number >= 0):
-            raise ConfigError(f"simulate: {name} must not be negative, got {number}")
+def check_simulation(**options: Any) -> int:
+    """The number of simulation steps in a frame.
+
+    Args:
+        **options: of :func:`simulate`; those left out have its defaults.
+
+    Raises:
+        ConfigError: if a value is out of its range.
+    """
+    given = {name: parameter.default for name, parameter in inspect.signature(simulate).parameters.items()} | options
+    for name in ("animals", "units", "frames", "regions"):
+        if given[name] < 1:
+            raise ConfigError(f"simulate: {name} must be at least 1, got {given[name]}")
+    for name in ("rate_hz", "time_constant", "step"):
+        if not (math.isfinite(given[name]) and given[name] > 0):
+            raise ConfigError(f"simulate: {name} must be a positive number, got {given[name]}")
+    for name in ("individuality", "coupling"):
+        if not 0 <= given[name] <= 1:
+            raise ConfigError(f"simulate: {name} must lie between 0 and 1, got {given[name]}")
+    for name in ("noise", "measurement_noise", "warm_up"):
+        if not (math.isfinite(given[name]) and given[name] >= 0):
+            raise ConfigError(f"simulate: {name} must not be negative, got {given[name]}")
+    regions, units, calcium_decay = given["regions"], given["units"], given["calcium_decay"]
+    rate_hz, step, time_constant = given["rate_hz"], given["step"], given["time_constant"]
     if calcium_decay is not None and not calcium_decay > 0:
         raise ConfigError(f"simulate: calcium_decay must be a positive number of seconds, got {calcium_decay}")
     if regions > units:

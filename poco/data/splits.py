@@ -17,7 +17,7 @@ import numpy as np
 
 from poco.data.checks import as_recordings, check
 from poco.data.recording import Recording, fingerprint
-from poco.data.segments import Segments, between, frames_of, joined, window_count, within
+from poco.data.segments import Segments, between, frames_of, joined, least_frames, window_count, within
 from poco.data.statistics import check_deviation, statistics
 from poco.errors import ConfigError, DataError
 from poco.fields import check_kind
@@ -225,16 +225,17 @@ def shorten(cut: Split, frames: int) -> Split:
 
     Args:
         cut: a split.
-        frames: frames of each session, at least ``context + horizon``.
+        frames: frames of each session, at least ``context + horizon``, under the published protocol one more.
 
     Raises:
         ConfigError: if they are too few for a window.
         DataError: if no window lies within those of a session, or a unit is constant in them (leak-free).
     """
-    length = cut.context + cut.horizon
-    if frames < length:
+    length, least = cut.context + cut.horizon, least_frames(cut.context, cut.horizon, cut.protocol)
+    if frames < least:
         raise ConfigError(
-            f"{frames} frames hold no window of {length} (context {cut.context} + horizon {cut.horizon}): give more"
+            f"{frames} frames hold no window of {length} (context {cut.context} + horizon {cut.horizon}) of the "
+            f"{cut.protocol} split: give {least} or more"
         )
     per_session: list[dict[str, Segments]] = []
     means, stds = list(cut.mean), list(cut.std)
@@ -331,6 +332,6 @@ def _check_windows(
             raise DataError(
                 f"session '{recording.session}': {recording.frames} frames leave no window of {context + horizon} "
                 f"(context {context} + horizon {horizon}) in the {_PART_NAMES[part]} part of the {protocol} split: "
-                f"{5 * (context + horizon)} frames without a gap are enough; or use a shorter context or horizon, or "
-                "leave the session out"
+                f"{5 * least_frames(context, horizon, protocol)} frames without a gap are enough; or use a shorter "
+                "context or horizon, or leave the session out"
             )

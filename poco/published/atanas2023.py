@@ -49,7 +49,7 @@ def sessions(path: Path) -> list[Recording]:
     if not isinstance(labeled, dict):
         raise DataError(f"{path}: 'labeled' is no object of named units")
     for place, entry in labeled.items():
-        number = int(place) if str(place).isdigit() else 0
+        number = int(place) if str(place).isdecimal() else 0
         if not 1 <= number <= units or not isinstance(entry, dict) or "label" not in entry:
             raise DataError(f"{path}: 'labeled' has an entry '{place}' that is no unit from 1 to {units} with a label")
         names[number - 1] = str(entry["label"])

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 from poco import baselines, toml
 from poco.cells import at_least_one
-from poco.data.simulate import simulate
+from poco.data.simulate import check_simulation, simulate
 from poco.errors import ConfigError
 from poco.fields import check_kind
 from poco.nn import POCOConfig
@@ -139,6 +139,8 @@ class Study:
             POCOConfig(**given, **sizes)
         for key, value in (self.simulate or {}).items():
             _check_option("simulate", key, value)
+        if self.simulate and not self.vary.startswith("simulate."):  # else with each value of what is varied
+            check_simulation(**self.simulate)
 
     def _check_values(self) -> None:
         """What is varied, and each of its values."""
@@ -150,7 +152,9 @@ class Study:
             _require(group != "simulate" or self.simulate is not None, f'vary = "{self.vary}" needs simulate')
             for value in self.values:
                 _check_option(group, name, value)
-                if group != "simulate":
+                if group == "simulate":
+                    check_simulation(**{**(self.simulate or {}), name: value})
+                else:
                     _GROUPS[group][0](**{name: value})
         elif self.vary in ("context", "sessions", "frames"):
             for value in self.values:

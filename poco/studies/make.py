@@ -22,7 +22,7 @@ from poco.files import write_json
 from poco.intervals import block_length
 from poco.scores import Scores
 from poco.scoring import score_forecasters, score_interval
-from poco.sizes import CONTEXT
+from poco.sizes import CONTEXT, longest_segment
 from poco.studies import zapbench
 from poco.studies.adaptation import Others, curve, learnt_from
 from poco.studies.definition import FILTERS, Study
@@ -40,20 +40,20 @@ LEAST_VALIDATIONS = 20
 
 def bases(left: Sequence[Job]) -> list[Job]:
     """A job for each model of the animals that are not left out."""
-    return list({_folder(job): job for job in left if job[1]["base_steps"]}.values())
+    return list({_folder(job): job for job in left if job.cell["base_steps"]}.values())
 
 
 def _folder(job: Job) -> Path:
     """The folder of that model, beside the cells."""
-    _, cell, _, file = job
+    cell = job.cell
     source = "" if cell["source"] is None else f"-{cell['source']}"
-    return file.parent / "models" / f"without-{cells_of.safe(cell['value'])}-{cell['seed']}{source}"
+    return job.file.parent / "models" / f"without-{cells_of.safe(cell['value'])}-{cell['seed']}{source}"
 
 
 def _others(job: Job) -> Others:
     """What that model learns from, and how."""
-    _, cell, recordings, _ = job
-    some = learnt_from(recordings, cell["value"], cell["source"])
+    cell = job.cell
+    some = learnt_from(job.recordings, cell["value"], cell["source"])
     return Others(some, cell["seed"], cell["base_steps"], cell["protocol"])
 
 
@@ -69,17 +69,22 @@ def is_trained(job: Job) -> bool:
 def train_base(job: Job) -> str:
     """Train and keep that model."""
     folder = _folder(job)
-    _others(job).train(folder)
+    with cells_of.naming(folder.name):
+        _others(job).train(folder)
     return f"{folder.name}: trained"
 
 
 def make(job: Job) -> str:
     """One cell: fit, score, write."""
+    with cells_of.naming(job.file.stem):
+        if job.cell["base_steps"]:
+            return _left_out(job)
+        return _zapbench(job) if job.study.form == zapbench.PROTOCOL else _usual(job)
+
+
+def _usual(job: Job) -> str:
+    """One cell of models that are trained on all there is, or on sessions or data sets alone."""
     study, cell, recordings, file = job
-    if cell["base_steps"]:
-        return _left_out(job)
-    if study.form == zapbench.PROTOCOL:
-        return _zapbench(job)
     value, seed, vary = cell["value"], cell["seed"], study.vary
     if study.simulate is not None:
         varied = {vary.removeprefix("simulate."): value} if vary.startswith("simulate.") else {}
@@ -168,14 +173,12 @@ def _groups(recordings: Sequence[Recording], training: str) -> list[list[Recordi
 
 
 def _poco(study: Study, data: Split, value: Any, settings: TrainConfig, label: str | None) -> nn.Module:
-    """The published POCO, with what the study varies."""
+    """The published POCO, with what the study varies; any context is cut into three segments, as published, or more."""
     from poco.nn import POCOConfig
 
     group, _, name = study.vary.partition(".")
-    sizes: dict[str, Any] = {"context": data.context}
-    if data.context != CONTEXT:
-        sizes["segment_length"] = max(1, data.context // 3)
-    sizes |= study.sizes(value)
+    segment = longest_segment(data.context, max(1, data.context // 3))
+    sizes: dict[str, Any] = {"context": data.context, "segment_length": segment, **study.sizes(value)}
     if group == "training":
         settings = dataclasses.replace(settings, **{name: value})
     config = POCOConfig(**sizes)

@@ -14,6 +14,7 @@ from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.data.splits import shorten, split
 from poco.errors import ConfigError
+from poco.sizes import CONTEXT
 from poco.studies import zapbench
 from poco.studies.adaptation import animals, learnt_from
 from poco.studies.definition import Study
@@ -42,10 +43,13 @@ def on_recordings(
     """The study with the values that these recordings have or allow; what they do not allow is told of.
 
     Raises:
-        ConfigError: if nothing is left, an animal left out leaves none to learn from, or it is not clear which label
-            of the units is to be embedded.
+        ConfigError: if it has values of its own where options or recordings say which, nothing is left, an animal left
+            out leaves none to learn from, or it is not clear which label of the units is to be embedded.
         DataError: if the label asked for is not there.
     """
+    if study.vary in ("animal", "model") and study.values != (None,):
+        every = "animal of the recordings" if study.vary == "animal" else "one of its options"
+        raise ConfigError(f"the study '{study.name}' varies over every {every}: leave out values")
     if study.vary == "model":
         study = dataclasses.replace(study, values=tuple(option["name"] for option in study.options))
     if study.form == zapbench.PROTOCOL:
@@ -105,6 +109,15 @@ def long_enough(study: Study, recordings: Sequence[Recording], protocol: str, re
     if study.vary != "sessions" and any(found):
         shorten(cut, min(value for value in found if value is not None))  # or an error, before anything is trained
     return dataclasses.replace(study, frames=found) if field == "frames" else dataclasses.replace(study, values=found)
+
+
+def check_windows(study: Study, recordings: Sequence[Recording], protocol: str) -> None:
+    """Raise a DataError if a recording that the study takes has no window in a part, before anything is trained."""
+    if study.form:  # of which contexts that do not fit are left out
+        return
+    context = max(study.values) if study.vary == "context" else CONTEXT
+    for recording in recordings[: max(study.values)] if study.vary == "sessions" else recordings:
+        split(recording, protocol=protocol, context=context)
 
 
 def jobs(

@@ -54,8 +54,11 @@ def run(
         report: called with a line for each cell.
 
     Raises:
-        ConfigError: if it needs recordings and none are given or too short ones, the windows of a step are not its to
-            choose, or cells in ``out``, or models beside them, were made of other recordings or with other settings.
+        ConfigError: if it needs recordings and none are given or too short ones, its values, the windows of a step or
+            sizes of a simulation are not its to choose, or cells in ``out``, or models beside them, were made of other
+            recordings or with other settings.
+        DataError: if a recording cannot be used, or has no window in one of its parts.
+        DivergedError: if a training loss is no longer finite; the message names the cell.
         PocoError: if one of several processes is killed.
     """
     cells_of.at_least_one(steps=steps, batch=batch, seeds=seeds)
@@ -63,19 +66,21 @@ def run(
         raise ConfigError(f"the study '{study.name}' has steps of its own: leave out batch (--batch)")
     if study.simulate is not None:
         recordings = ()
+        study = dataclasses.replace(study, simulate={**study.simulate, **(simulation or {})})
+    elif simulation:
+        raise ConfigError(f"the study '{study.name}' simulates nothing: leave out simulation (--simulation)")
     elif not recordings:
         raise ConfigError(f"the study '{study.name}' needs recordings: give some (recordings, --data)")
     if study.form == zapbench.PROTOCOL:
         protocol = zapbench.PROTOCOL
     study = plan.on_recordings(study, recordings, label, report)
-    if study.simulate is not None and simulation:
-        study = dataclasses.replace(study, simulate={**study.simulate, **simulation})
     if reduced:
         small = None if study.simulate is None else {**study.simulate, **REDUCED}
         base_steps = None if study.base_steps is None else REDUCED_STEPS
         study = dataclasses.replace(study, simulate=small, values=study.values[:2], base_steps=base_steps)
         seeds = 1
     study = plan.long_enough(study, recordings, protocol, report)
+    plan.check_windows(study, recordings, protocol)
     if steps is None:
         steps = REDUCED_STEPS if reduced else study.steps if study.epochs is None else None
     out.mkdir(parents=True, exist_ok=True)

@@ -13,15 +13,17 @@ from poco.studies import adaptation, zapbench
 def table(cells: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: a row for each forecaster, training and value; mean over seeds and half the 95% t-interval.
 
-    Cells of adaptation and of ZAPBench have tables of their own, below one another; where sessions were trained on
-    alone and together, another table says what each gained.
+    Studies of adaptation and of ZAPBench have a table each, below one another; where sessions were trained on alone and
+    together, another table says what each gained.
     """
-    kinds: dict[Callable[[Sequence[Mapping[str, Any]]], str], list[Mapping[str, Any]]] = {}
+    kinds: dict[tuple[Callable[[Sequence[Mapping[str, Any]]], str], str], list[Mapping[str, Any]]] = {}
     for cell in cells:
         kind = adaptation.table if "curves" in cell else zapbench.table if "mae_per_step" in cell else _scores
-        kinds.setdefault(kind, []).append(cell)
-    kinds[_gains] = kinds.get(_scores, [])
-    return "\n\n".join(text for kind, some in kinds.items() if (text := kind(some)))
+        kinds.setdefault((kind, "" if kind is _scores else cell["study"]), []).append(cell)
+    kinds[_gains, ""] = kinds.get((_scores, ""), [])
+    several = sum(bool(study) for _, study in kinds) > 1  # which their tables do not name
+    texts = [(study, kind(some)) for (kind, study), some in kinds.items()]
+    return "\n\n".join(f"{study}\n\n{text}" if study and several else text for study, text in texts if text)
 
 
 def _texts(cell: Mapping[str, Any], *names: str) -> tuple[str, ...]:

@@ -106,6 +106,13 @@ def test_a_session_without_a_window_in_a_part_is_refused() -> None:
         split([waves("a"), waves("b", frames=250)])
 
 
+@pytest.mark.parametrize(("protocol", "frames"), [("leak-free", 320), ("published", 325)])
+def test_the_frames_that_an_error_asks_for_are_enough(protocol: str, frames: int) -> None:
+    with pytest.raises(DataError, match=f"of the {protocol} split: {frames} frames without a gap are enough"):
+        split([waves(frames=250)], protocol=protocol)
+    split([waves(frames=frames)], protocol=protocol)
+
+
 def test_a_unit_constant_in_the_training_part_is_refused() -> None:
     activity = waves(frames=500).activity.copy()
     activity[2, :300] = 0
@@ -140,6 +147,10 @@ def test_shortened_by_hand() -> None:
     assert shorten(cut, 1000).segments["train"] == (((0, 120),),)  # all 160 there are
     with pytest.raises(ConfigError, match="7 frames hold no window of 8"):
         shorten(cut, 7)
+    published = split([recording], protocol="published", context=6, horizon=2)
+    with pytest.raises(ConfigError, match=r"8 frames hold no window of 8 .* of the published split: give 9 or more"):
+        shorten(published, 8)
+    assert len(shorten(published, 9).windows("train")) == 1
 
 
 def test_shortened_across_stretches_and_blocks() -> None:

@@ -22,7 +22,7 @@ RNG = np.random.default_rng(0)
 # --- zebrafish, Chen 2018 ---------------------------------------------------------------------------------------------
 
 
-def write_chen(folder: Path, units: int = 5, frames: int = 40) -> np.ndarray:
+def write_chen(folder: Path, units: int = 5, frames: int = 40, **fields: object) -> np.ndarray:
     folder.mkdir(parents=True)
     activity = RNG.standard_normal((units, frames)).astype(np.float32)
     with h5py.File(folder / "TimeSeries.h5", "w") as file:
@@ -34,6 +34,7 @@ def write_chen(folder: Path, units: int = 5, frames: int = 40) -> np.ndarray:
         "CellXYZ": np.arange(units * 3).reshape(units, 3),
         "Behavior_full_motorseed": RNG.standard_normal((2, frames)),
         "BehaviorAvr_motorseed": RNG.standard_normal((2, 10)),
+        **fields,
     }
     scipy_io.savemat(folder / "data_full.mat", {"data": data})
     return activity
@@ -56,6 +57,32 @@ def test_chen(tmp_path: Path) -> None:
     bare = read_published("chen2018", tmp_path / "subject_1" / "TimeSeries.h5")[0]
     assert (bare.rate_hz, bare.coordinates) == (None, None)
     assert "there is no data_full.mat" in bare.warnings[0]
+
+
+def test_what_is_not_as_chen_published_it(tmp_path: Path) -> None:
+    for number, (key, value, message) in enumerate(
+        (
+            ("fpsec", [1.0, 2.0], r"'data/fpsec' has shape \(2,\), it is to be one number"),
+            ("fpsec", "fast", "'data/fpsec' is <U4 of shape .*, not numbers"),
+            ("Behavior_full_motorseed", "none", "'data/Behavior_full_motorseed' is <U4 of shape .*, not numbers"),
+        )
+    ):
+        write_chen(tmp_path / str(number), **{key: value})
+        with pytest.raises(DataError, match=rf"data_full\.mat: {message}"):
+            read_published("chen2018", tmp_path / str(number))
+    for first in (0.0, 9.0):  # cells are counted from 1, and there are 5
+        folder = tmp_path / f"from {first}"
+        write_chen(folder)
+        with h5py.File(folder / "TimeSeries.h5", "a") as file:
+            file["absIX"] = np.array([[first, 2.0, 3.0, 4.0, 5.0]])
+        (found,) = read_published("chen2018", folder)
+        assert found.coordinates is None
+        assert found.warnings == ("'absIX' of TimeSeries.h5 counts cells that data_full.mat has no places of",)
+    with h5py.File(folder / "TimeSeries.h5", "a") as file:
+        del file["absIX"]
+        file["absIX"] = "all"
+    with pytest.raises(DataError, match=r"TimeSeries\.h5: 'absIX' is .*, not numbers"):
+        read_published("chen2018", folder)
 
 
 # --- zebrafish, Andalman 2019 -----------------------------------------------------------------------------------------
@@ -226,6 +253,7 @@ def test_atanas(tmp_path: Path) -> None:
     packed.unlink()
     for key, value, message in (
         ("labeled", {"4": {"label": "X"}}, "no unit from 1 to 3"),
+        ("labeled", {"²": {"label": "X"}}, "no unit from 1 to 3"),
         ("labeled", ["AVAL"], "'labeled' is no object"),
         ("timestamp_confocal", [1.0], "a number for each of 20 frames"),
         ("trace_array", [[1.0], [1.0, 2.0]], "traces of one length"),

@@ -68,6 +68,16 @@ def test_the_study_of_the_documentation_runs(tmp_path: Path, capfd: pytest.Captu
         ),
         ({"vary": "simulate.gain", "values": (2.0,)}, 'vary = "simulate.gain" needs simulate'),
         ({"simulate": {"animal": 3}}, "there is no option 'animal' of simulate to set: there are animals"),
+        ({"simulate": {"animals": 0}}, "simulate: animals must be at least 1, got 0"),
+        ({"simulate": {"regions": 9, "units": 8}}, "simulate: 9 regions need at least 9 units, got 8"),
+        (
+            {"simulate": {"animals": 3}, "vary": "simulate.individuality", "values": (0.0, 2.0)},
+            "simulate: individuality must lie between 0 and 1, got 2.0",
+        ),
+        (
+            {"simulate": {"rate_hz": 20.0}, "vary": "simulate.step", "values": (0.01, 0.03)},
+            "simulate: a frame at 20.0 Hz must be a whole number of 0.03 s steps",
+        ),
         ({"vary": "context", "values": ("long",)}, "a value of context must be a whole number, got 'long'"),
         ({"vary": "frames", "values": (0,)}, "a value of frames must be at least 1, got 0"),
         ({"vary": "filter", "values": ("high",)}, "there is no filter 'high': choose from none, low, band"),

@@ -20,6 +20,7 @@ from poco.data.simulate import simulate
 from poco.data.splits import Split
 from poco.errors import CheckpointError, ConfigError, DataError
 from poco.intervals import interval
+from poco.training import DivergedError
 
 RECORDINGS = simulate(2, units=4, frames=1000)
 
@@ -118,6 +119,12 @@ def test_forecasters_of_ones_own(tmp_path: Path) -> None:
     assert figure.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ConfigError, match="there is a forecaster 'ridge' already"):
         scoreboard.run([folder], out, own={"ridge": mine})
+
+    def diverging(cut: Split, seed: int) -> Copy:
+        raise DivergedError("the training loss is not finite")
+
+    with pytest.raises(DivergedError, match=r"^some, leak-free, wild, seed 0: the training loss is not finite"):
+        scoreboard.run([folder], out, forecasters=(), own={"wild": diverging})
     with pytest.raises(ConfigError, match=r"got a function"):
         scoreboard.run([folder], out, forecasters=(), own={"none": lambda cut, seed: lambda batch: batch.x})
 

@@ -23,8 +23,10 @@ from poco.data.simulate import simulate
 from poco.data.splits import Split, same_targets, split
 from poco.errors import CheckpointError, ConfigError, DataError
 from poco.intervals import mean_text
+from poco.nn import POCOConfig
 from poco.scoring import score_forecasters
-from poco.training import recipe, train
+from poco.training import DivergedError, recipe, train
+from poco.training.trainer import Trainer
 
 RECORDINGS = simulate(2, units=4, frames=400)
 TWO_DATA_SETS = [
@@ -176,6 +178,21 @@ def test_scores_of_contexts_are_of_the_same_frames(tmp_path: Path, monkeypatch: 
         studies.run(dataclasses.replace(study, values=(12, 24)), tmp_path, RECORDINGS, seeds=1, steps=1)
 
 
+def test_any_context_is_cut_into_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Seen(Trainer):
+        def __init__(self, cut: Split, sizes: POCOConfig, **options: Any) -> None:
+            seen.append((sizes.context, sizes.segment_length))
+            super().__init__(cut, sizes, **options)
+
+    monkeypatch.setattr("poco.studies.make.Trainer", Seen)
+    values = (1, 2, 3, 7, 10, 12, 24, 48)
+    study = studies.Study("some", "", ("poco",), vary="context", values=values)
+    studies.run(study, tmp_path, RECORDINGS, seeds=1, steps=1, batch=2)
+    assert seen == list(zip(values, (1, 1, 1, 1, 2, 4, 8, 16), strict=True))
+
+
 def test_names_of_any_kind_are_those_of_files(tmp_path: Path) -> None:
     subjects = ("lab/animal-1", "a--b", "-")
     some = [dataclasses.replace(r, subject=s) for r, s in zip(simulate(3, 4, 400), subjects, strict=True)]
@@ -241,6 +258,14 @@ def test_scores_that_are_not_finite_end_no_study(
     studies.plot(cells, tmp_path / "steps.png", per_step=True)
 
 
+def test_a_cell_that_diverges_is_named(tmp_path: Path) -> None:
+    study = studies.Study("some", "", ("poco",), vary="training.learning_rate", values=(1e12,))
+    with pytest.raises(
+        DivergedError, match=r"^some--1000000000000\.0--multi--poco--0: the validation error is not fin"
+    ):
+        studies.run(study, tmp_path, RECORDINGS, seeds=1, steps=20, batch=4)
+
+
 def test_recordings_that_are_too_short(tmp_path: Path) -> None:
     short = simulate(2, units=4, frames=400)
     for name in ("recording-length", "adaptation-length"):
@@ -252,6 +277,16 @@ def test_recordings_that_are_too_short(tmp_path: Path) -> None:
             studies.run(dataclasses.replace(study, **{field: (20, 128)}), tmp_path, short, seeds=1)
         with pytest.raises(DataError, match="200 frames leave no window"):
             studies.run(study, tmp_path, simulate(2, units=4, frames=200), seeds=1)
+    shorter = [*short, *simulate(3, units=4, frames=200)[2:]]
+    animal = studies.Study("some", "", ("poco",), ("zero-shot",), vary="animal", base_steps=1)
+    of_single = studies.Study("some", "", ("nlinear",), ("single",))
+    sessions = studies.Study("some", "", ("ridge",), vary="sessions", values=(1, 3))
+    for study in (of_single, sessions, animal):
+        with pytest.raises(DataError, match="session 'animal-3': 200 frames leave no window"):
+            studies.run(study, tmp_path, shorter, seeds=1, steps=1)
+    assert not list(tmp_path.iterdir())  # before anything is trained
+    study = dataclasses.replace(sessions, values=(1, 2))
+    assert len(studies.run(study, tmp_path, shorter, seeds=1, steps=1)) == 2
     study = studies.Study("some", "", ("ridge",), vary="sessions", values=(5, 3))
     with pytest.raises(ConfigError, match="'some' needs 3 sessions, there are 2: give more"):
         studies.run(study, tmp_path, short, seeds=1)
@@ -380,6 +415,19 @@ def test_unknown_study_and_missing_recordings(tmp_path: Path) -> None:
         studies.run(studies.load("context"), tmp_path)
 
 
+def test_what_a_study_has_no_use_for_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'context' simulates nothing: leave out simulation \(--simulation\)"):
+        studies.run(studies.load("context"), tmp_path, RECORDINGS, simulation={"animals": 3})
+    for name, value, every in (
+        ("adaptation", "animal-2", "animal of the rec"),
+        ("embedding-modes", "none", "one of its"),
+    ):
+        study = dataclasses.replace(studies.load(name), values=(value,))
+        with pytest.raises(ConfigError, match=f"'{name}' varies over every {every}.*: leave out values"):
+            studies.run(study, tmp_path, RECORDINGS)
+    assert not list(tmp_path.iterdir())
+
+
 def test_table_and_figure(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="figures need the extra 'plots'")
     base = {"study": "s", "forecaster": "poco", "training": "multi"}
@@ -391,6 +439,17 @@ def test_table_and_figure(tmp_path: Path) -> None:
     assert "| v | poco | 0.0100 | 0.0100 | 1 |" in both
     studies.plot(cells, tmp_path / "s.png")
     assert (tmp_path / "s.png").stat().st_size > 1000
+
+
+def test_studies_of_adaptation_and_of_zapbench_are_not_averaged() -> None:
+    curve = {"session": "a", "history": [[0, 0.0, 0.1]]}
+    same = {"forecaster": "poco", "value": "a", "seed": 0, "training": "full", "frames": None}
+    adapted = [{**same, "study": s, "curves": [{**curve, "after": after}]} for s, after in (("x", 0.1), ("y", 0.5))]
+    errors = [{**same, "study": s, "mae_per_step": [mae]} for s, mae in (("v", 0.01), ("w", 0.03))]
+    for cells in (adapted, errors):
+        each = [f"{cell['study']}\n\n{studies.table([cell])}" for cell in cells]
+        assert studies.table(cells) == "\n\n".join(each)
+    assert "| all | full | 0.500 |" in studies.table(adapted)
 
 
 def test_the_table_says_what_training_together_gains() -> None:

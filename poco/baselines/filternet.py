@@ -38,31 +38,45 @@ class PaiFilter(nn.Module):
 
 
 class TexFilter(nn.Module):
-    """A filter made from the window's own spectrum by a small complex network, after a linear embedding.
+    """A filter made by a small complex network from the spectrum along the units of their embedded contexts.
 
-    After Yi et al., "FilterNet", NeurIPS 2024. The spectrum is taken along the embedded context of each unit, so that
-    units are independent; published code takes it along the units.
+    After Yi et al., "FilterNet", NeurIPS 2024, and its code. Sessions with any number of units share all parameters;
+    windows are normalised without parameters of units.
 
     Args:
         context: frames of the context.
         horizon: frames that are forecast.
         width: width of the embedding.
+        hidden: hidden units of the read-out.
+        dropout: dropout of what is read out.
         shrink: threshold under which a filter's values are zero.
     """
 
-    def __init__(self, context: int, horizon: int, width: int = 128, shrink: float = 0.01) -> None:
+    def __init__(
+        self,
+        context: int,
+        horizon: int,
+        width: int = 128,
+        hidden: int = 512,
+        dropout: float = 0.3,
+        shrink: float = 0.01,
+    ) -> None:
         super().__init__()
-        self.context, self.horizon, self.width, self.shrink = context, horizon, width, shrink
-        bins = width // 2 + 1
+        self.context, self.horizon, self.shrink = context, horizon, shrink
         self.embedding, self.norm = nn.Linear(context, width), nn.LayerNorm(width)
-        self.weights = nn.Parameter(0.02 * torch.randn(2, 2, bins))
-        self.biases = nn.Parameter(0.02 * torch.randn(2, 2, bins))
+        self.weights = nn.Parameter(0.02 * torch.randn(2, 2, width))
+        self.biases = nn.Parameter(0.02 * torch.randn(2, 2, width))
         self.read_out = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 256), nn.LeakyReLU(), nn.Linear(256, horizon)
+            nn.LayerNorm(width),
+            nn.Dropout(dropout),
+            nn.Linear(width, hidden),
+            nn.LeakyReLU(),
+            nn.Linear(hidden, width),
+            nn.Linear(width, horizon),
         )
 
     def filter_of(self, spectrum: Tensor) -> Tensor:
-        """The filter ``[R, bins]`` that two complex layers make of a spectrum; both act on each bin alone."""
+        """The filter ``[B, bins, width]`` that two complex layers make of a spectrum; both act on each column alone."""
         weight, bias = torch.complex(*self.weights.unbind(1)), torch.complex(*self.biases.unbind(1))
         first = spectrum * weight[0] + bias[0]
         second = torch.complex(F.relu(first.real), F.relu(first.imag)) * weight[1] + bias[1]
@@ -70,9 +84,14 @@ class TexFilter(nn.Module):
 
     def forward_packed(self, batch: PackedBatch) -> Tensor:
         """``[R, C]`` -> ``[R, H]``."""
-        return instance_normalised(batch.x, self._forecast)
+        return instance_normalised(batch.x, lambda x: self.read_out(self._filtered(x, batch)))
 
-    def _forecast(self, x: Tensor) -> Tensor:
-        spectrum = torch.fft.rfft(self.norm(self.embedding(x)), norm="ortho")
-        out: Tensor = self.read_out(torch.fft.irfft(spectrum * self.filter_of(spectrum), n=self.width, norm="ortho"))
-        return out
+    def _filtered(self, x: Tensor, batch: PackedBatch) -> Tensor:
+        """Embeddings ``[R, width]`` of normalised contexts, those of each window filtered together."""
+        embedded = self.norm(self.embedding(x)).float()
+        filtered = torch.empty_like(embedded)
+        for _, _, rows in batch.by_session():
+            spectrum = torch.fft.rfft(embedded[rows], dim=1, norm="ortho")
+            found = torch.fft.irfft(spectrum * self.filter_of(spectrum), n=rows.shape[1], dim=1, norm="ortho")
+            filtered[rows.flatten()] = found.flatten(0, 1)
+        return filtered

@@ -13,11 +13,11 @@ from poco.nn.vocabulary import SessionSpec
 
 
 class PLRNN(OfSessions):
-    """``z' = a z + W relu(z) + h``, activity ``B_s z``; in training every fourth frame replaces the state.
+    """``z' = a z + W relu(z) + h``, activity ``B_s z``; in training every fourth frame of the context forces the state.
 
     After Brenner et al., "Tractable dendritic RNNs for reconstructing nonlinear dynamical systems", ICML 2022 (latent
-    PLRNN, sparse teacher forcing). A frame's state is the one of least norm that ``B_s`` maps to it; frames that force
-    are of context and target, the last one of the context always among them. Sessions share the dynamics and have an
+    PLRNN, sparse teacher forcing). A frame's state is the one of least norm that ``B_s`` maps to it; the last frame of
+    the context always replaces it, and the target runs free from there. Sessions share the dynamics and have an
     observation each.
 
     Args:
@@ -25,7 +25,7 @@ class PLRNN(OfSessions):
         horizon: frames that are forecast.
         sessions: the sessions that it knows.
         latents: size of the state.
-        forcing: frames from one that forces to the next; at most the horizon.
+        forcing: frames from one that forces to the next.
     """
 
     def __init__(
@@ -68,14 +68,15 @@ class PLRNN(OfSessions):
     def loss_packed(self, batch: PackedBatch) -> Tensor:
         """Squared error over context and target, each stretch of frames started from a forced one."""
         assert batch.target is not None
-        forcing = min(self.forcing, self.horizon)
+        starts = range((self.context - 1) % self.forcing, self.context - 1, self.forcing)
         total, count = batch.x.new_zeros(()), 0
         for session, _, rows in batch.by_session():
-            whole = torch.cat([batch.x[rows], batch.target[rows]], -1)  # [B, N, C + H]
-            first = (self.context - 1) % forcing
-            starts = range(first, whole.shape[-1] - forcing, forcing)
-            given = torch.cat([whole[:, :, t] for t in starts])
-            wanted = torch.cat([whole[:, :, t + 1 : t + 1 + forcing] for t in starts])
-            total = total + (self.roll(given, session, forcing) - wanted).square().sum()
-            count += wanted.numel()
+            context, target = batch.x[rows], batch.target[rows]
+            stretches = [(context[:, :, -1], target)]
+            if starts:
+                wanted = torch.cat([context[:, :, t + 1 : t + 1 + self.forcing] for t in starts])
+                stretches.append((torch.cat([context[:, :, t] for t in starts]), wanted))
+            for given, wanted in stretches:
+                total = total + (self.roll(given, session, wanted.shape[-1]) - wanted).square().sum()
+                count += wanted.numel()
         return total / count

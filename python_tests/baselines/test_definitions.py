@@ -85,7 +85,33 @@ def test_pai_filter_is_a_circular_convolution() -> None:
     np.testing.assert_allclose(out.detach().numpy(), by_hand, rtol=1e-5)
 
 
-def test_tex_filter_is_two_complex_layers_on_each_bin() -> None:
+def test_tex_filter_filters_along_the_units_of_a_window() -> None:
+    torch.manual_seed(0)
+    model = baselines.TexFilter(6, 2, width=3, hidden=4).eval()
+    with torch.no_grad():
+        model.weights.mul_(50)  # so that little is shrunk away
+    short, long = torch.randn(2, 3, 6), torch.randn(1, 5, 6)
+    embedded = model.norm(model.embedding(short))
+    spectrum = torch.fft.fft(embedded, dim=1) / 3**0.5
+    # The filter of conjugate bins is not conjugate, so that only the first half of the spectrum is made use of.
+    half = (spectrum * model.filter_of(spectrum))[:, :2]
+    whole = torch.cat([half, half[:, 1:].conj()], 1)
+    whole[:, 0] = whole[:, 0].real.to(whole.dtype)
+    filtered = torch.fft.ifft(whole, dim=1).real * 3**0.5
+    batch = one_session(short)
+    torch.testing.assert_close(model._filtered(batch.x, batch).view(2, 3, 3), filtered)
+    # Windows are filtered each for itself, whatever the number of units.
+    both = PackedBatch(
+        torch.cat([short.flatten(0, 1), long[0]]),
+        torch.arange(11, dtype=torch.int32),
+        torch.tensor([0, 3, 6, 11], dtype=torch.int32),
+        torch.tensor([0, 0, 1]),
+    )
+    apart = [model.forward_packed(one_session(x)) for x in (short, long)]
+    torch.testing.assert_close(model.forward_packed(both), torch.cat(apart))
+
+
+def test_tex_filter_is_two_complex_layers_on_each_column() -> None:
     model = baselines.TexFilter(4, 1, width=2, shrink=0.5)
     with torch.no_grad():
         model.weights.zero_()
@@ -117,12 +143,22 @@ def test_plrnn_step_and_inference() -> None:
     x = torch.tensor([[[9.0, 9.0, 9.0, 4.0]]])
     # least norm state (4, 0) -> (2, 1) -> (1 + 1, 0.5 + 1)
     torch.testing.assert_close(model.forward_packed(one_session(x)), torch.tensor([[2.0, 2.0]]), rtol=1e-4, atol=1e-4)
-    # context and target: frames 3 forced, two frames of target are shorter than a stretch of four after it
+    # the last frame of the context is forced, and the target runs free
     whole = baselines.PLRNN(4, 4, [SessionSpec("a", 1)], latents=2)
     whole.load_state_dict(model.state_dict())
     target = torch.tensor([[[2.0, 2.0, 2.5, 5.0]]])  # the roll-out: 2, 2, 2.5, 3
     loss = whole.loss_packed(one_session(x, target))
     assert loss.item() == pytest.approx((5.0 - (1.25 + 1.75)) ** 2 / 4, rel=1e-3)
+
+
+def test_plrnn_is_forced_in_the_context_alone() -> None:
+    torch.manual_seed(0)
+    model = baselines.PLRNN(6, 5, [SessionSpec("a", 3)], latents=4, forcing=2)
+    x, target = torch.randn(1, 3, 6), torch.randn(1, 3, 5)
+    forced = [(x[..., 1], x[..., 2:4]), (x[..., 3], x[..., 4:6]), (x[..., 5], target)]
+    errors = [(model.roll(given, 0, wanted.shape[-1]) - wanted).square().flatten() for given, wanted in forced]
+    loss = model.loss_packed(one_session(x, target))
+    torch.testing.assert_close(loss, torch.cat(errors).mean())
 
 
 @pytest.mark.parametrize(("context", "horizon"), [(1, 1), (1, 3), (2, 1), (5, 2), (48, 16)])

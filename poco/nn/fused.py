@@ -20,7 +20,7 @@ from poco.ops import (
     train,
     trains_at_once,
 )
-from poco.ops.precision import as_given, autocasts
+from poco.ops.precision import as_given, low
 from poco.ops.reference import accumulation_dtype, mean_squared_error, unit_states
 
 if TYPE_CHECKING:
@@ -115,8 +115,7 @@ def _second_pass(model: POCO, rows: Rows) -> tuple[Any, ...]:
     table = rows.table if rows.shift is None else rows.table + rows.shift
     z, norm = model.initial_latents(rows.window_session), model.encoder.context_norm
     token = (model.token.weight, model.token.bias, norm.weight, norm.bias)
-    if autocasts(x):
-        x = x.to(torch.bfloat16)  # once, and not for each pass
+    (x,) = low([x])  # once, and not for each pass
     population = _population(model, x, *of_rows)
     with as_given(x.device):  # autocast would cast every factor of these small products
         queries, film = model.latent_queries(z), film_parameters(model)

@@ -10,7 +10,7 @@ from torch import Tensor
 from poco.ops import checks, reference
 from poco.ops.backends import choose, forced, use_backend
 from poco.ops.parameters import FilmParameters
-from poco.ops.precision import as_given, autocasts, low
+from poco.ops.precision import as_given, low
 from poco.ops.second_derivatives import second_derivatives
 
 _INPUTS = ", ".join(
@@ -71,8 +71,7 @@ def film_forecast(
     seed = checks.given_seed("film_forecast", seed, dropout, x)
     tensors = (x, unit_index, window_offsets, unit_table, keys, values, *parameters)
     checks.autograd_alone("film_forecast", tensors)
-    taken = low(tensors) if autocasts(x) else tensors
-    return torch.ops.poco.film_forecast(*taken, dropout, seed, eps)  # type: ignore[no-any-return]
+    return torch.ops.poco.film_forecast(*low(tensors), dropout, seed, eps)  # type: ignore[no-any-return]
 
 
 def _bundle(inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ from poco.ops import checks, cpu
 from poco.ops.backends import by_cpu_kernels
 from poco.ops.film_forecast import DIFFERENTIABLE, TENSORS, film_forecast
 from poco.ops.parameters import FilmParameters
-from poco.ops.precision import autocasts, low, transforms_active
+from poco.ops.precision import low, transforms_active
 from poco.ops.reference import accumulation_dtype, mean_squared_error
 
 
@@ -75,7 +75,7 @@ class _FilmLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, target: Tensor, dropout: float, seed: Tensor, eps: float, *inputs: Tensor) -> Tensor:
         needs = [ctx.needs_input_grad[4 + i] for i in DIFFERENTIABLE]
-        taken = low(inputs) if autocasts(inputs[0]) else inputs
+        taken = low(inputs)
         bundled = (*taken[:6], FilmParameters(*taken[6:]), dropout, seed, eps)
         loss, gradients = cpu.film_loss(target, *bundled, needs)
         ctx.needs, ctx.dtypes = needs, [t.dtype for t in inputs]

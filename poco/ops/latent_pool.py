@@ -9,7 +9,7 @@ from torch import Tensor
 
 from poco.ops import checks, reference
 from poco.ops.backends import choose, forced, use_backend
-from poco.ops.precision import as_given, autocasts, low
+from poco.ops.precision import as_given, low
 from poco.ops.reference import accumulation_dtype
 from poco.ops.second_derivatives import second_derivatives
 
@@ -71,8 +71,7 @@ def latent_pool(
     """
     inputs = (x, unit_index, window_offsets, unit_table, token_weight, token_bias, norm_weight, norm_bias, queries)
     checks.autograd_alone("latent_pool", inputs)
-    taken = low(inputs) if autocasts(x) else inputs
-    return torch.ops.poco.latent_pool(*taken, eps)  # type: ignore[no-any-return]
+    return torch.ops.poco.latent_pool(*low(inputs), eps)  # type: ignore[no-any-return]
 
 
 @torch.library.impl("poco::latent_pool", "CompositeExplicitAutograd")

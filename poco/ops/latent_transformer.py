@@ -12,7 +12,7 @@ from poco.errors import BackendError
 from poco.ops import checks, cpu
 from poco.ops.backends import by_cpu_kernels, forced
 from poco.ops.model_reference import latent_transformer as reference
-from poco.ops.precision import autocasts
+from poco.ops.precision import as_given, autocasts
 from poco.ops.second_derivatives import second_derivatives
 
 _INPUTS = (
@@ -73,11 +73,11 @@ def latent_transformer(
     seed = checks.given_seed("latent_transformer", seed, max(ffn_dropout, dropout), pooled)
     drops = (ffn_dropout, dropout, attention_dropout)
     checks.latent_transformer(pooled, initial, parameters, frequencies, heads, context, drops, seed)
-    device, low = initial.device.type, autocasts(initial)
+    low = autocasts(initial)
     numbers = (heads, context, ffn_dropout, dropout, seed, eps)
     if latents_by_kernels(initial) and not attention_dropout:
         checks.autograd_alone("latent_transformer", (pooled, initial, *parameters))
-        with torch.autocast(device, enabled=False):
+        with as_given(initial.device):
             keys, values, _ = torch.ops.poco.latent_transformer(
                 pooled, initial, frequencies, list(parameters), *numbers, low
             )
@@ -85,7 +85,7 @@ def latent_transformer(
     if low:
         initial = initial.bfloat16()  # the parameters stay: products are of float32, and casts of them take longer
     rest = (heads, context, eps, ffn_dropout, dropout, seed, attention_dropout)
-    with torch.autocast(device, enabled=False):
+    with as_given(initial.device):
         return reference(pooled, initial, parameters, frequencies, *rest)
 
 

@@ -39,8 +39,10 @@ def as_given(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, enabled=False) if on else nullcontext()
 
 
-def low(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The inputs of an op as it takes them under autocast; indices and float64 stay."""
+def low(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The inputs of an op, activity first, as it takes them: under autocast in bfloat16; indices and float64 stay."""
+    if not autocasts(tensors[0]):
+        return tensors
     casts = (t.is_floating_point() and t.dtype is not torch.float64 for t in tensors)
     return cast(tensors, [torch.bfloat16 if one else t.dtype for t, one in zip(tensors, casts, strict=True)])
 

@@ -17,10 +17,10 @@ Seen = tuple[Tensor, Tensor]
 
 
 class CausalLayer(nn.Module):
-    """Attention to this and earlier frames, then a feed-forward layer, each on normalised tokens and added.
+    """Attention to this and earlier frames, then a feed-forward layer, each added and then normalised.
 
     Args:
-        width: width of the tokens.
+        width: width of the tokens; the hidden layer is twice as wide.
         heads: attention heads.
         dropout: dropout of attention, of hidden units and of what is added.
     """
@@ -28,37 +28,40 @@ class CausalLayer(nn.Module):
     def __init__(self, width: int, heads: int = 8, dropout: float = 0.1) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
-        self.attention_norm, self.attention = nn.LayerNorm(width), nn.Linear(width, 3 * width)
-        self.mix = nn.Linear(width, width)
+        self.attention, self.mix = nn.Linear(width, 3 * width), nn.Linear(width, width)
         nn.init.xavier_uniform_(self.attention.weight)  # as nn.MultiheadAttention begins
         nn.init.zeros_(self.attention.bias)
         nn.init.zeros_(self.mix.bias)
+        self.attention_norm = nn.LayerNorm(width)
         self.feed_forward = nn.Sequential(
-            nn.LayerNorm(width),
-            nn.Linear(width, 4 * width),
+            nn.Linear(width, 2 * width),
             nn.ReLU(),
             nn.Dropout(dropout),
-            nn.Linear(4 * width, width),
+            nn.Linear(2 * width, width),
             nn.Dropout(dropout),
         )
+        self.norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor, seen: Seen | None = None) -> tuple[Tensor, Seen]:
         """All frames ``[B, T, width]`` at once, or the one frame ``[B, 1, width]`` that follows what was ``seen``."""
-        qkv = self.attention(self.attention_norm(tokens)).unflatten(-1, (3, self.heads, -1))
+        qkv = self.attention(tokens).unflatten(-1, (3, self.heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         if seen is not None:
             key, value = torch.cat([seen[0], key], -2), torch.cat([seen[1], value], -2)
         dropout = self.dropout if self.training else 0.0
         found = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=seen is None)
-        tokens = tokens + F.dropout(self.mix(found.transpose(1, 2).flatten(2)), self.dropout, self.training)
-        return tokens + self.feed_forward(tokens), (key, value)
+        mixed = F.dropout(self.mix(found.transpose(1, 2).flatten(2)), self.dropout, self.training)
+        tokens = self.attention_norm(tokens + mixed)
+        return self.norm(tokens + self.feed_forward(tokens)), (key, value)
 
 
 class ARTransformer(OfSessions):
     """A token is a frame; the last token of each pass is the next frame, which is put behind the others.
 
-    After Vaswani et al., "Attention is all you need", NeurIPS 2017, four causal layers as in the POCO paper (2025). It
-    is trained to forecast each frame from those before it. Each session has projections ``N -> width -> N`` of its own.
+    After Vaswani et al., "Attention is all you need", NeurIPS 2017, four causal layers as in the POCO paper (2025) and
+    its code: without positions, and trained on the frames of the context, each forecast from those before it, and on
+    those of the target, each forecast from the context and its own forecasts. Each session has projections
+    ``N -> width -> N`` of its own.
 
     Args:
         context: frames of the context.
@@ -74,7 +77,6 @@ class ARTransformer(OfSessions):
         super().__init__(context, horizon, sessions)
         self.input = nn.ModuleList(nn.Linear(len(spec.units), width) for spec in self.sessions)
         self.output = nn.ModuleList(nn.Linear(width, len(spec.units)) for spec in self.sessions)
-        self.position = nn.Parameter(0.02 * torch.randn(context + horizon, width))
         self.layers = nn.ModuleList(CausalLayer(width) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
@@ -85,9 +87,7 @@ class ARTransformer(OfSessions):
 
         With what was ``seen`` of earlier frames, ``frames`` is the one that follows them.
         """
-        first = 0 if seen is None else seen[0][0].shape[-2]
         tokens = torch.cat([self.input[session](own) for session, own in frames.items()])
-        tokens = tokens + self.position[first : first + tokens.shape[1]]
         now = []
         for number, layer in enumerate(self.layers):
             tokens, new = layer(tokens, None if seen is None else seen[number])
@@ -95,25 +95,28 @@ class ARTransformer(OfSessions):
         parts = self.norm(tokens).split([len(own) for own in frames.values()])
         return {session: self.output[session](own) for session, own in zip(frames, parts, strict=True)}, now
 
+    def roll_out(self, frames: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """Frames ``[B, C, N]`` by session -> the second and all later ones as forecast, ``[B, C + H - 1, N]``."""
+        found, seen = self.next_frames(frames)
+        steps = [found]
+        for _ in range(self.horizon - 1):
+            found, seen = self.next_frames({session: own[:, -1:] for session, own in found.items()}, seen)
+            steps.append(found)
+        return {session: torch.cat([step[session] for step in steps], 1) for session in frames}
+
     def forward_packed(self, batch: PackedBatch) -> Tensor:
         """``[R, C]`` -> ``[R, H]``."""
         out = batch.x.new_empty(batch.x.shape[0], self.horizon)
         rows = dict(self.windows_of(batch))
-        if not rows:
-            return out
-        frames, seen = self.next_frames({session: batch.x[own].mT for session, own in rows.items()})
-        for step in range(self.horizon):
-            if step:
-                frames, seen = self.next_frames(frames, seen)
-            frames = {session: own[:, -1:] for session, own in frames.items()}
-            for session, own in rows.items():
-                out[own, step] = frames[session][:, 0].to(out.dtype)
+        if rows:
+            for session, found in self.roll_out({s: batch.x[own].mT for s, own in rows.items()}).items():
+                out[rows[session]] = found[:, -self.horizon :].mT.to(out.dtype)
         return out
 
     def loss_packed(self, batch: PackedBatch) -> Tensor:
-        """Squared error of each frame forecast from those before it, over context and target."""
+        """Mean squared error of all frames but the first, of context and target."""
         assert batch.target is not None
         both = torch.cat([batch.x, batch.target], -1)
-        frames = {session: both[rows].mT for session, rows in self.windows_of(batch)}
-        found, _ = self.next_frames({session: own[:, :-1] for session, own in frames.items()})
-        return torch.cat([(found[session] - own[:, 1:]).flatten() for session, own in frames.items()]).square().mean()
+        true = {session: both[rows].mT for session, rows in self.windows_of(batch)}
+        found = self.roll_out({session: own[:, : self.context] for session, own in true.items()})
+        return torch.cat([(found[session] - own[:, 1:]).flatten() for session, own in true.items()]).square().mean()

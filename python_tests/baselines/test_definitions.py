@@ -204,6 +204,15 @@ def test_ar_transformer_rolls_out_as_if_it_saw_all_frames_again() -> None:
         torch.testing.assert_close(forecast[:, step], frames[:, -1])
 
 
+def test_ar_transformer_learns_from_the_context_and_from_its_own_roll_out() -> None:
+    model = baselines.ARTransformer(4, 3, [SessionSpec("a", 2)], width=16, layers=2).eval()
+    frames, target = torch.randn(2, 4, 2), torch.randn(2, 3, 2)
+    within = model.next_frames({0: frames})[0][0][:, :-1] - frames[:, 1:]
+    ahead = model.forward_packed(one_session(frames.mT)).unflatten(0, (2, 2)).mT - target
+    expected = torch.cat([within.flatten(), ahead.flatten()]).square().mean()
+    torch.testing.assert_close(model.loss_packed(one_session(frames.mT, target.mT)), expected)
+
+
 def test_ar_transformer_takes_sessions_together_as_it_would_one_by_one() -> None:
     model = baselines.ARTransformer(4, 3, [SessionSpec("a", 2), SessionSpec("b", 3)], width=16, layers=2).eval()
     frames = {0: torch.randn(2, 4, 2), 1: torch.randn(1, 4, 3)}
@@ -213,10 +222,10 @@ def test_ar_transformer_takes_sessions_together_as_it_would_one_by_one() -> None
 
 def test_ar_transformer_layer_is_that_of_a_transformer_encoder() -> None:
     layer = CausalLayer(16).eval()
-    known = nn.TransformerEncoderLayer(16, 8, 64, 0.1, batch_first=True, norm_first=True).eval()
+    known = nn.TransformerEncoderLayer(16, 8, 32, 0.1, batch_first=True).eval()
     ours, theirs = layer.state_dict(), known.state_dict()
     names = {"norm1": "attention_norm", "self_attn.in_proj_": "attention.", "self_attn.out_proj": "mix"}
-    names |= {"norm2": "feed_forward.0", "linear1": "feed_forward.1", "linear2": "feed_forward.4"}
+    names |= {"norm2": "norm", "linear1": "feed_forward.0", "linear2": "feed_forward.3"}
     for name in theirs:
         own = next(name.replace(old, new) for old, new in names.items() if name.startswith(old))
         theirs[name] = ours[own]

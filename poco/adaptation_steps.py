@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch import Tensor, nn
 
 from poco.adapted import Adapted, Point
 from poco.data.recording import Recording
@@ -19,11 +20,11 @@ from poco.scores import Scores
 from poco.scoring import ahead, score_forecasters, warnings_of
 from poco.training.callbacks import Callback
 from poco.training.config import BATCH_SIZE, PRECISIONS, Precision, TrainConfig
-from poco.training.loop import fit
+from poco.training.loop import History, fit
 from poco.training.seeds import drawing
 
 if TYPE_CHECKING:
-    from poco.models import Forecaster, Member
+    from poco.models import Member
     from poco.nn import POCO
 
 #: Learning rate of what is more than embeddings.
@@ -85,7 +86,12 @@ def usual_rate(model: POCO, mode: str) -> float:
     if mode != "embeddings" or not model.sessions:
         return LEARNING_RATE
     units = torch.cat([model.session_parameters(spec.name)[0].detach().flatten() for spec in model.sessions])
-    return EMBEDDING_STEP * max(float(units.square().mean().sqrt()), model.config.embedding_std)
+    return embedding_rate(units, model.config.embedding_std)
+
+
+def embedding_rate(known: Tensor, start: float) -> float:
+    """The learning rate of embeddings alone, from those that a model knows and the deviation that they began with."""
+    return EMBEDDING_STEP * max(float(known.square().mean().sqrt()), start)
 
 
 def fit_session(
@@ -106,8 +112,7 @@ def fit_session(
     required = [parameter.requires_grad for parameter in adapted.parameters()]
     fitted = _choose_parameters(adapted, recording.session, mode)
     before = scores_of(adapted, cut)
-    scorer = _Scorer(adapted, cut, callbacks)
-    history = fit(adapted, cut, config, callbacks=[scorer, *callbacks])
+    points, history = fit_with_curve(adapted, cut, config, callbacks)
     for parameter, flag in zip(adapted.parameters(), required, strict=True):
         parameter.requires_grad_(flag)
     after = scores_of(adapted, cut, warn=True)
@@ -115,16 +120,25 @@ def fit_session(
         model=adapted,
         session=recording.session,
         mode=mode,
-        history=tuple(scorer.points),
+        history=points,
         before=before.score,
         after=after.score,
         gain=ahead(after, before, cut),
-        seconds=scorer.points[-1].seconds,  # there is always a validation after the last step
+        seconds=points[-1].seconds,  # there is always a validation after the last step
         parameters=fitted,
         split=cut,
         kept_step=history.best_step,
     )
     return result, start
+
+
+def fit_with_curve(
+    model: nn.Module, cut: Split, config: TrainConfig, callbacks: Sequence[Callback] = ()
+) -> tuple[tuple[Point, ...], History]:
+    """Train a model in place; the test score of the weights as they are at each validation, and how training went."""
+    scorer = _Scorer(model, cut, callbacks)
+    history = fit(model, cut, config, callbacks=[scorer, *callbacks])
+    return tuple(scorer.points), history
 
 
 def join(
@@ -177,7 +191,7 @@ def _stride(cut: Split, part: str) -> int:
     return max(1, len(cut.windows(part)) // CURVE_WINDOWS)
 
 
-def scores_of(model: Forecaster, cut: Split, stride: int = 1, *, warn: bool = False) -> Scores:
+def scores_of(model: nn.Module, cut: Split, stride: int = 1, *, warn: bool = False) -> Scores:
     """Scores over the test part, with warnings of what makes them say little; the model's mode is left as it was."""
     was_training = model.training
     scores = score_forecasters({"": model}, cut, stride=stride)[""]
@@ -190,7 +204,7 @@ def scores_of(model: Forecaster, cut: Split, stride: int = 1, *, warn: bool = Fa
 class _Scorer(Callback):
     """Scores the test part at every validation and keeps the time that takes off the clock."""
 
-    def __init__(self, model: POCO, cut: Split, callbacks: Sequence[Callback]) -> None:
+    def __init__(self, model: nn.Module, cut: Split, callbacks: Sequence[Callback]) -> None:
         self.model, self.cut, self.callbacks = model, cut, callbacks
         self._stride = _stride(cut, "test")
         self.points = [Point(0, 0.0, scores_of(model, cut, self._stride).score)]

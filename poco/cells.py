@@ -5,15 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from poco.data.recording import Recording, fingerprint
 from poco.errors import CheckpointError, ConfigError
 from poco.files import read_json, write_atomically
-from poco.training.loop import DivergedError
 
 #: What else a cell was made of, where it is another than now; of all the rest the values are shown.
 _OTHERS = {
@@ -79,13 +77,10 @@ def check(file: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None
             raise ConfigError(f"{file} was made {how}: take another folder (out, --out)")
 
 
-@contextmanager
-def naming(what: str) -> Iterator[None]:
-    """A DivergedError from within says what was being trained."""
-    try:
-        yield
-    except DivergedError as error:
-        raise DivergedError(f"{what}: {error}") from None
+def of_several(errors: Sequence[Exception]) -> str:
+    """One message of cells that could not be made."""
+    first = str(errors[0])
+    return first if len(errors) == 1 else f"{len(errors)} cells could not be made: {'; '.join(map(str, errors))}"
 
 
 def at_least_one(**numbers: int | None) -> None:

@@ -29,6 +29,7 @@ from poco.intervals import block_length, lasting_block, mean_interval, mean_text
 from poco.parameters import count_solved
 from poco.scoring import score_forecasters, score_interval
 from poco.training.config import BATCH_SIZE, Precision, TrainConfig, check_precision
+from poco.training.loop import DivergedError
 from poco.training.recipes import complete, recipe
 from poco.training.trainer import Trainer
 
@@ -105,7 +106,7 @@ def run(
             a number below 1, no such precision, or recordings, steps, windows or a precision other than those of the
             cells that are there.
         DataError: if none of the data sets can be used.
-        DivergedError: if a training loss is no longer finite; the message names the cell.
+        DivergedError: when all the others are made, if training losses were no longer finite; names those cells.
     """
     unknown = [name for name in forecasters if name not in FORECASTERS]
     if unknown:
@@ -118,7 +119,7 @@ def run(
     cells_of.at_least_one(seeds=seeds, steps=steps, batch=batch)
     _check_names(places)
     out.mkdir(parents=True, exist_ok=True)
-    used, left_out = 0, list[str]()
+    used, left_out, diverged = 0, list[str](), list[DivergedError]()
 
     def leave_out(line: str) -> None:
         left_out.append(line)
@@ -134,8 +135,13 @@ def run(
                     if is_made(file, steps, batch, of, precision):
                         continue
                     began = time.process_time()
-                    with cells_of.naming(f"{', '.join(where)}, {name}, seed {seed}"):
+                    which = f"{', '.join(where)}, {name}, seed {seed}"
+                    try:
                         model = own[name](data, seed) if name in own else fit(name, data, seed, steps, batch, precision)
+                    except DivergedError as error:
+                        diverged.append(DivergedError(f"{which}: {error}"))
+                        report(str(diverged[-1]))
+                        continue
                     seconds = time.process_time() - began
                     made_with: dict[str, Any] = {}
                     if name not in (*SEEDLESS, *own):
@@ -144,9 +150,11 @@ def run(
                             made_with |= {"steps": steps, "batch": batch}
                     cell = score_cell(model, data, folder.name, name, seed, seconds, **made_with)
                     write_json(file, cell)
-                    report(f"{', '.join(where)}, {name}, seed {seed}: {cell['score']:.4f} in {seconds:.1f} s")
+                    report(f"{which}: {cell['score']:.4f} in {seconds:.1f} s")
     if left_out and not used:
         raise DataError(f"none of the data sets could be used; {left_out[0]}")
+    if diverged:
+        raise DivergedError(cells_of.of_several(diverged))
     return load(out)
 
 

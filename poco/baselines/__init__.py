@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from poco.baselines.ablations import POYO, TACO, UICO
+from poco.baselines.ablations import POYO, TACO, UICO, UICOLarge
 from poco.baselines.ar_transformer import ARTransformer
 from poco.baselines.copy import Copy
 from poco.baselines.dlinear import DLinear
@@ -50,6 +50,7 @@ _ALIKE: dict[str, Callable[[int, int], nn.Module]] = {
 _BY_SESSION: dict[str, Callable[[int, int, Sequence[SessionSpec]], nn.Module]] = {
     "unit-ridge": UnitRidge,
     "uico": UICO,
+    "uico-large": UICOLarge,
     "tsmixer": TSMixer,
     "plrnn": PLRNN,
     "netformer": NetFormer,
@@ -112,6 +113,7 @@ __all__ = [
     "Ridge",
     "TSMixer",
     "TexFilter",
+    "UICOLarge",
     "UnitRidge",
     "build",
 ]

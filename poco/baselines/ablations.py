@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -69,9 +69,12 @@ class UICO(nn.Module):
         sessions: the sessions that it knows.
     """
 
+    #: Sizes that are not POCO's.
+    own: ClassVar[Mapping[str, Any]] = {}
+
     def __init__(self, context: int, horizon: int, sessions: Sequence[SessionSpec]) -> None:
         super().__init__()
-        config = sizes(context, horizon)
+        config = sizes(context, horizon, **self.own)
         self.context, self.horizon, self.sessions = context, horizon, tuple(sessions)
         units = sum(len(spec.units) for spec in self.sessions)
         self.units = nn.Parameter(config.embedding_std * torch.randn(units, config.width))
@@ -81,3 +84,9 @@ class UICO(nn.Module):
         """``[R, C]`` -> ``[R, H]``."""
         out: Tensor = self.film(batch.x, self.units[batch.unit_index.long()])
         return out
+
+
+class UICOLarge(UICO):
+    """UICO-L: a UICO whose MLP is that of MLP-L, two hidden layers of 2048."""
+
+    own: ClassVar[Mapping[str, Any]] = {"film_width": 2048, "film_depth": 2}

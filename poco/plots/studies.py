@@ -11,7 +11,7 @@ from poco.errors import ConfigError
 from poco.intervals import mean_interval
 from poco.plots.figures import matplotlib_figure
 from poco.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE, SKY, VERMILION, is_own, label
-from poco.studies.adaptation import MODES, by_animal, points, sources
+from poco.studies.adaptation import MODES, by_animal, forecasters, points, sources
 from poco.studies.steps import MEASURES, measures
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ _MODE_COLOURS = dict(zip(MODES, (GREY, BLUE, GREEN, VERMILION, PURPLE), strict=T
 _OTHERS = (VERMILION, GREEN, ORANGE, PURPLE, SKY, GREY)
 #: How a model that learnt from all sessions, those of a data set, or one alone is drawn.
 _DASHES = {"multi": "-", "dataset": "-.", "single": "--"}
+#: Panels of a figure beside one another.
+_PANELS = 4
 #: Numbers that are so many times apart are drawn on a logarithmic axis.
 _WIDE = 8
 
@@ -152,38 +154,58 @@ def _line(axes: Axes, x: Sequence[float], found: Intervals, colour: str, name: s
 def _adaptation(cells: Cells, figure: Figure) -> None:
     """Test score against steps and against seconds, or, with several numbers of frames, against these.
 
-    Where models learnt from several sources, against steps alone, a panel for each source. Lines are means over
-    animals, shades 95% t-intervals.
+    Where there are several forecasters or sources that models learnt from, a panel for each, against steps alone. Lines
+    are means over animals, shades 95% t-intervals.
     """
+    panels = {
+        _of_a_panel(source, forecaster if len(forecasters(cells)) > 1 else ""): some
+        for source, forecaster in itertools.product(sources(cells), forecasters(cells))
+        if (some := [c for c in cells if (c.get("source"), c["forecaster"]) == (source, forecaster)])
+    }
+    columns = min(len(panels), _PANELS)
+    rows = -(-len(panels) // columns)
     every = sorted({c["frames"] for c in cells if c["frames"] is not None})
-    if len(every) > 1:
-        axes = figure.subplots()
-        for mode in MODES:
-            own = {n: by_animal([c for c in cells if c["frames"] == n], mode, lambda c: c["after"]) for n in every}
-            values = {n: mean_interval(list(animals.values())) for n, animals in own.items() if animals}
-            if values:
-                _line(axes, list(values), list(values.values()), _MODE_COLOURS[mode], mode)
-        axes.set(xscale="log", xlabel="frames learnt from", ylabel="test score", title=cells[0]["study"])
-        axes.set_xticks(every, [str(n) for n in every])
-        axes.minorticks_off()
-        axes.legend()
-        return
-    learnt = sources(cells)
-    if learnt == [None]:
+    if len(panels) == 1 and len(every) <= 1:
         left, right = figure.subplots(1, 2, sharey=True)
         _curves(cells, left, right)
-        left.set_title(cells[0]["study"])
         right.set(xlabel="seconds")
+        drawn = [left]
     else:
-        left, *more = figure.subplots(1, len(learnt), sharey=True)
-        for axes, source in zip([left, *more], learnt, strict=True):
-            _curves([cell for cell in cells if cell.get("source") == source], axes)
-            axes.set_title(f"learnt from {source}")
-            axes.set(xlabel="steps")
-        figure.suptitle(cells[0]["study"])
-    left.set_ylim(bottom=-0.3)  # an untrained model begins far below
-    left.set(xlabel="steps", ylabel="test score")
-    left.legend()
+        figure.set_size_inches(8, 3.5 if rows == 1 else 2.6 * rows)
+        drawn = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
+        for axes in drawn[len(panels) :]:
+            axes.remove()
+        for axes, (title, some) in zip(drawn, panels.items(), strict=False):
+            if len(every) > 1:
+                _against_frames(some, every, axes)
+            else:
+                _curves(some, axes)
+            axes.set_title(title)
+    figure.suptitle(cells[0]["study"])
+    for axes in drawn[: len(panels)]:
+        axes.set_xlabel("steps" if len(every) <= 1 else "frames learnt from")
+    for axes in drawn[: len(panels) : columns]:
+        axes.set_ylabel("test score")
+    if len(every) <= 1:
+        drawn[0].set_ylim(bottom=-0.3)  # an untrained model begins far below
+    drawn[0].legend()
+
+
+def _of_a_panel(source: str | None, forecaster: str) -> str:
+    """The title of one of several panels."""
+    return ", ".join([*([label(forecaster)] if forecaster else []), *([f"learnt from {source}"] if source else [])])
+
+
+def _against_frames(cells: Cells, every: Sequence[int], axes: Axes) -> None:
+    """A line for each mode against the frames that were learnt from."""
+    for mode in MODES:
+        own = {n: by_animal([c for c in cells if c["frames"] == n], mode, lambda c: c["after"]) for n in every}
+        values = {n: mean_interval(list(animals.values())) for n, animals in own.items() if animals}
+        if values:
+            _line(axes, list(values), list(values.values()), _MODE_COLOURS[mode], mode)
+    axes.set_xscale("log")
+    axes.set_xticks(every, [str(n) for n in every])
+    axes.minorticks_off()
 
 
 def _curves(cells: Cells, by_steps: Axes, by_seconds: Axes | None = None) -> None:

@@ -15,7 +15,7 @@ from poco.fields import check_kind
 from poco.nn import POCOConfig
 from poco.published import zapbench as benchmark
 from poco.studies import zapbench
-from poco.studies.adaptation import MODES, SOURCES
+from poco.studies.adaptation import FORECASTERS, MODES, SOURCES, modes
 from poco.training import TrainConfig
 
 FOLDER = Path(__file__).parent
@@ -45,7 +45,8 @@ class Study:
         title: what it asks.
         forecasters: names of baselines, or ``"poco"``, the published POCO.
         training: ``"multi"``, one model of all sessions, ``"dataset"``, one for each data set, and ``"single"``, one
-            for each session; where an animal is left out, modes of :func:`poco.adapt`.
+            for each session; where an animal is left out, modes of :func:`poco.adapt`, of which each forecaster takes
+            those that it has.
         steps: gradient steps of each model; where an animal is left out, of adaptation.
         vary: what is varied: ``"context"``, ``"sessions"`` (how many, the first ones), ``"frames"`` (how many of each
             session are learnt from, see :func:`poco.data.splits.shorten`), ``"animal"`` (which is left out and then
@@ -88,6 +89,11 @@ class Study:
         except ConfigError as error:
             raise ConfigError(f"the study '{self.name}': {error}") from None
 
+    def of(self, forecaster: str) -> tuple[str, ...]:
+        """The kinds of training that a forecaster takes."""
+        own = modes(forecaster) if self.vary == "animal" else self.training
+        return tuple(kind for kind in self.training if kind in own)
+
     def option(self, name: Any) -> Mapping[str, Any]:
         """The options of POCO by their name."""
         return next(option for option in self.options if option["name"] == name)
@@ -111,8 +117,10 @@ class Study:
         at_least_one(steps=self.steps, base_steps=self.base_steps, epochs=self.epochs, frames=frames)
         animal = self.vary == "animal"
         _require(animal == (self.base_steps is not None), 'base_steps belong to vary = "animal", and it to them')
-        _check_names("forecaster", self.forecasters, ("poco",) if animal else ("poco", *baselines.ALL))
+        _check_names("forecaster", self.forecasters, FORECASTERS if animal else ("poco", *baselines.ALL))
         _check_names("training", self.training, MODES if animal else TRAINING)
+        for name in self.forecasters:
+            _require(bool(self.of(name)), f"the forecaster '{name}' has no training '{', '.join(self.training)}'")
         _check_names("source", self.sources, SOURCES)
         _require(
             animal or (*self.frames, *self.sources) == (None, None), 'frames and sources belong to vary = "animal"'

@@ -6,13 +6,12 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import numpy as np
 from torch import nn
 
 from poco import cells as cells_of
-from poco import models
 from poco.baselines.fitted import BASELINE_PATIENCE, fit_baseline
 from poco.data.preprocess import butterworth
 from poco.data.recording import Recording
@@ -27,12 +26,9 @@ from poco.studies import zapbench
 from poco.studies.adaptation import Others, curve, learnt_from
 from poco.studies.definition import FILTERS, Study
 from poco.studies.plan import Job
-from poco.training import TrainConfig, recipe
+from poco.training import DivergedError, TrainConfig, recipe
 from poco.training.config import BATCH_SIZE
 from poco.training.trainer import Trainer, choose_label
-
-if TYPE_CHECKING:
-    from poco.nn import POCO
 
 #: A POCO is validated at least so many times, however few steps it is trained for.
 LEAST_VALIDATIONS = 20
@@ -47,14 +43,20 @@ def _folder(job: Job) -> Path:
     """The folder of that model, beside the cells."""
     cell = job.cell
     source = "" if cell["source"] is None else f"-{cell['source']}"
-    return job.file.parent / "models" / f"without-{cells_of.safe(cell['value'])}-{cell['seed']}{source}"
+    whose = "" if cell["forecaster"] == "poco" else f"-{cell['forecaster']}"
+    return job.file.parent / "models" / f"without-{cells_of.safe(cell['value'])}-{cell['seed']}{source}{whose}"
 
 
 def _others(job: Job) -> Others:
     """What that model learns from, and how."""
     cell = job.cell
     some = learnt_from(job.recordings, cell["value"], cell["source"])
-    return Others(some, cell["seed"], cell["base_steps"], cell["protocol"])
+    return Others(cell["forecaster"], some, cell["seed"], cell["base_steps"], cell["protocol"])
+
+
+def begins(job: Job) -> bool:
+    """Whether what a cell begins with is there."""
+    return not job.cell["base_steps"] or _folder(job).exists()
 
 
 def is_trained(job: Job) -> bool:
@@ -66,20 +68,24 @@ def is_trained(job: Job) -> bool:
     return True
 
 
-def train_base(job: Job) -> str:
+def train_base(job: Job) -> str | DivergedError:
     """Train and keep that model."""
     folder = _folder(job)
-    with cells_of.naming(folder.name):
+    try:
         _others(job).train(folder)
+    except DivergedError as error:
+        return DivergedError(f"{folder.name}: {error}")
     return f"{folder.name}: trained"
 
 
-def make(job: Job) -> str:
+def make(job: Job) -> str | DivergedError:
     """One cell: fit, score, write."""
-    with cells_of.naming(job.file.stem):
+    try:
         if job.cell["base_steps"]:
             return _left_out(job)
         return _zapbench(job) if job.study.form == zapbench.PROTOCOL else _usual(job)
+    except DivergedError as error:
+        return DivergedError(f"{job.file.stem}: {error}")
 
 
 def _usual(job: Job) -> str:
@@ -123,8 +129,8 @@ def _left_out(job: Job) -> str:
     """One cell of an animal left out: adapt to each of its recordings."""
     _, cell, recordings, file = job
     options = (cell["training"], cell["seed"], cell["steps"], cell["protocol"], cell["frames"])
-    model = cast("POCO", models.load(_folder(job)))
-    curves = [curve(model, recording, *options) for recording in recordings if recording.subject == cell["value"]]
+    model = _others(job).load(_folder(job))
+    curves = [curve(cell["forecaster"], model, r, *options) for r in recordings if r.subject == cell["value"]]
     score = sum(c["after"] for c in curves) / len(curves)
     seconds = sum(c["history"][-1][1] for c in curves)
     write_json(file, {**cell, "score": score, "seconds": round(seconds, 2), "curves": curves})

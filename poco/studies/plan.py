@@ -151,6 +151,8 @@ def jobs(
     }
     own = (study.training, study.forecasters, study.frames, study.sources)
     for seed, value, training, forecaster, frames, source in itertools.product(range(seeds), study.values, *own):
+        if training not in study.of(forecaster):
+            continue
         which = {"study": study.name, "forecaster": forecaster, "training": training, "value": value, "seed": seed}
         cell = {**which, "frames": frames, "source": source, **same, **of_value[value]}
         shown = " ".join(str(what) for what in (training, frames, source) if what is not None)

@@ -9,12 +9,13 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
+from typing import Any
 
 from poco.cells import at_least_one
 from poco.errors import PocoError
 
 #: Applies a function to each of several things and gives back what it returned, in order.
-Each = Callable[..., Iterable[str]]
+Each = Callable[..., Iterable[Any]]
 
 
 @contextmanager

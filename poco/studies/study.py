@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from poco.data.recording import Recording
 from poco.errors import ConfigError
 from poco.studies import plan, zapbench
 from poco.studies.definition import Study
-from poco.studies.make import bases, is_trained, make, train_base
+from poco.studies.make import bases, begins, is_trained, make, train_base
 from poco.studies.processes import in_processes
+from poco.training.loop import DivergedError
 
 #: Sizes of a study made small, to see that it runs: of its simulation, and of the rest.
 REDUCED = {"animals": 2, "units": 8, "frames": 400}
@@ -58,7 +59,7 @@ def run(
             sizes of a simulation are not its to choose, or cells in ``out``, or models beside them, were made of other
             recordings or with other settings.
         DataError: if a recording cannot be used, or has no window in one of its parts.
-        DivergedError: if a training loss is no longer finite; the message names the cell.
+        DivergedError: when all the others are made, if training losses were no longer finite; names those cells.
         PocoError: if one of several processes is killed.
     """
     cells_of.at_least_one(steps=steps, batch=batch, seeds=seeds)
@@ -96,11 +97,21 @@ def run(
         report(f"{study.name}: scores are of {names or 'the first'}, which all values learn from")
     untrained = [job for job in bases(left) if not is_trained(job)]
     with in_processes(processes, threads) as each:
-        for made in each(train_base, untrained):  # all before any cell: a pool takes up what it is given at once
-            report(made)
-        for made in each(make, left):
-            report(made)
+        told = _told(each(train_base, untrained), report)  # all before any cell: a pool takes all it is given at once
+        told += _told(each(make, [job for job in left if begins(job)]), report)
+    if told:
+        raise DivergedError(cells_of.of_several(told))
     return [cell for cell in cells(out) if cell["study"] == study.name]
+
+
+def _told(each: Iterable[str | DivergedError], report: Callable[[str], None]) -> list[DivergedError]:
+    """Report what is made as it comes; returns what could not be."""
+    diverged = []
+    for made in each:
+        report(str(made))
+        if isinstance(made, DivergedError):
+            diverged.append(made)
+    return diverged
 
 
 def cells(out: Path) -> list[dict[str, Any]]:

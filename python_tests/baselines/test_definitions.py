@@ -275,11 +275,17 @@ def test_ablations_start_from_a_constant_as_published(name: str) -> None:
 
 def test_uico_knows_the_unit_and_taco_its_past() -> None:
     x = torch.ones(1, 2, 12)
-    for name, differs in (("uico", True), ("taco", False)):
+    for name, differs in (("uico", True), ("uico-large", True), ("taco", False)):
         model = baselines.build(name, 12, 3, [SessionSpec("a", 2)]).eval()
         nn.init.normal_(model.film.scale.weight)  # type: ignore[union-attr,arg-type]
         one, other = model.forward_packed(one_session(x))  # type: ignore[operator]
         assert torch.allclose(one, other) is not differs
+
+
+def test_uico_large_has_the_mlp_of_mlp_large() -> None:
+    film, layers = baselines.UICOLarge(12, 3, [SessionSpec("a", 2)]).film, baselines.MLPLarge(12, 3).layers
+    own = [film.input, *film.deeper, film.output]
+    assert [layer.weight.shape for layer in own] == [layer.weight.shape for layer in layers if hasattr(layer, "weight")]
 
 
 def test_poyo_reads_the_forecast_off_the_state() -> None:

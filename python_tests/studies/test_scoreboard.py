@@ -123,8 +123,10 @@ def test_forecasters_of_ones_own(tmp_path: Path) -> None:
     def diverging(cut: Split, seed: int) -> Copy:
         raise DivergedError("the training loss is not finite")
 
-    with pytest.raises(DivergedError, match=r"^some, leak-free, wild, seed 0: the training loss is not finite"):
-        scoreboard.run([folder], out, forecasters=(), own={"wild": diverging})
+    both = r"^2 cells could not be made: some, leak-free, wild, seed 0: the training loss is not fin.*; some, published"
+    with pytest.raises(DivergedError, match=both):
+        scoreboard.run([folder], out / "two", forecasters=("copy",), seeds=1, own={"wild": diverging, "mine": mine})
+    assert [cell["forecaster"] for cell in scoreboard.load(out / "two")] == ["copy", "mine"] * 2
     with pytest.raises(ConfigError, match=r"got a function"):
         scoreboard.run([folder], out, forecasters=(), own={"none": lambda cut, seed: lambda batch: batch.x})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import functools
+import importlib.util
 import math
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from poco.errors import CheckpointError, ConfigError, DataError
 from poco.intervals import mean_text
 from poco.nn import POCOConfig
 from poco.scoring import score_forecasters
+from poco.studies.adaptation import Others
 from poco.training import DivergedError, recipe, train
 from poco.training.trainer import Trainer
 
@@ -62,7 +64,7 @@ ON_REAL = ("multi-dataset", "multi-species", "embedding-modes", "zero-shot")
 def test_every_study_runs_at_reduced_size(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     study = studies.load(name)
     # the big ones of the study's own sizes are tested with their definitions
-    cheap = tuple(f for f in study.forecasters if f not in ("ar-transformer", "mlp-large"))
+    cheap = tuple(f for f in study.forecasters if f not in ("ar-transformer", "mlp-large", "uico-large"))
     study = dataclasses.replace(study, forecasters=cheap)
     of_its_own = {"zapbench": simulate(2, units=4, frames=900), "pretraining-source": TWO_DATA_SETS}
     recordings = of_its_own.get(name, RECORDINGS) if name not in ON_REAL else request.getfixturevalue("real")
@@ -70,7 +72,7 @@ def test_every_study_runs_at_reduced_size(name: str, tmp_path: Path, request: py
     # two animals; recordings of 400 frames, 320 of which are learnt from, have a single one of the lengths
     values = {"animal": 2, "frames": 1, "model": 2}.get(study.vary, min(2, len(study.values)))
     frames = sum(n is None or n <= 320 for n in study.frames)
-    assert len(cells) == len(cheap) * len(study.training) * values * frames * len(study.sources)
+    assert len(cells) == sum(len(study.of(f)) for f in cheap) * values * frames * len(study.sources)
     assert studies.table(cells).count("\n") > 1
     assert all(math.isfinite(cell["score"]) for cell in cells)
 
@@ -196,7 +198,7 @@ def test_any_context_is_cut_into_segments(tmp_path: Path, monkeypatch: pytest.Mo
 def test_names_of_any_kind_are_those_of_files(tmp_path: Path) -> None:
     subjects = ("lab/animal-1", "a--b", "-")
     some = [dataclasses.replace(r, subject=s) for r, s in zip(simulate(3, 4, 400), subjects, strict=True)]
-    study = dataclasses.replace(studies.load("adaptation"), training=("zero-shot",))
+    study = dataclasses.replace(studies.load("adaptation"), forecasters=("poco",), training=("zero-shot",))
     cells = studies.run(study, tmp_path, some, seeds=1, steps=1, reduced=True)
     assert {cell["value"] for cell in cells} == set(subjects[:2])
     assert studies.cells(tmp_path) == cells
@@ -209,7 +211,9 @@ def test_names_of_any_kind_are_those_of_files(tmp_path: Path) -> None:
 
 
 def test_models_of_the_other_animals_are_those_of_these_settings(tmp_path: Path) -> None:
-    study = dataclasses.replace(studies.load("adaptation"), training=("zero-shot",), base_steps=2)
+    study = dataclasses.replace(
+        studies.load("adaptation"), forecasters=("poco", "nlinear"), training=("zero-shot",), base_steps=2
+    )
 
     def run(study: studies.Study, recordings: list[Recording] = RECORDINGS, **options: str) -> list[str]:
         lines: list[str] = []
@@ -218,7 +222,8 @@ def test_models_of_the_other_animals_are_those_of_these_settings(tmp_path: Path)
         studies.run(study, tmp_path, recordings, seeds=1, steps=1, report=lines.append, **options)
         return [line for line in lines if line.endswith(": trained")]
 
-    assert run(study) == ["without-animal-1-0: trained", "without-animal-2-0: trained"]
+    models_of = [f"without-animal-{animal}-0{name}: trained" for animal in (1, 2) for name in ("", "-nlinear")]
+    assert run(study) == models_of
     assert run(study) == []
     with pytest.raises(ConfigError, match=r"without-animal-1-0 was made with base_steps 2, now 3: take another folder"):
         run(dataclasses.replace(study, base_steps=3))
@@ -266,6 +271,33 @@ def test_a_cell_that_diverges_is_named(tmp_path: Path) -> None:
         studies.run(study, tmp_path, RECORDINGS, seeds=1, steps=20, batch=4)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_all_other_cells_are_made_when_some_diverge(processes: int, tmp_path: Path) -> None:
+    values = (1e12, 1e-3, 1e13)
+    study = studies.Study("some", "", ("poco",), vary="training.learning_rate", values=values)
+    lines: list[str] = []
+    with pytest.raises(
+        DivergedError, match=r"^2 cells could not be made: some--1000000000000\.0--.*; some--10000000000000\.0"
+    ):
+        studies.run(study, tmp_path, RECORDINGS, seeds=1, steps=20, batch=4, processes=processes, report=lines.append)
+    assert [cell["value"] for cell in studies.cells(tmp_path)] == [1e-3]
+    assert len(lines) == 3
+
+
+def test_cells_without_the_model_they_begin_with_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverge(others: Others, folder: Path) -> None:
+        if others.recordings[0].subject == "animal-1":
+            raise DivergedError("no")
+        of_others(others, folder)
+
+    of_others = Others.train
+    monkeypatch.setattr(Others, "train", diverge)
+    study = studies.Study("some", "", ("nlinear",), ("full", "scratch"), vary="animal", base_steps=1)
+    with pytest.raises(DivergedError, match=r"^without-animal-2-0-nlinear: no$"):
+        studies.run(study, tmp_path, RECORDINGS, seeds=1, steps=1)
+    assert [cell["value"] for cell in studies.cells(tmp_path)] == ["animal-1"] * 2
+
+
 def test_recordings_that_are_too_short(tmp_path: Path) -> None:
     short = simulate(2, units=4, frames=400)
     for name in ("recording-length", "adaptation-length"):
@@ -300,9 +332,10 @@ def test_single_training_is_the_mean_over_models_of_each_session(tmp_path: Path)
 
 
 def test_an_animal_is_left_out_and_adapted_to(tmp_path: Path) -> None:
-    study = studies.load("adaptation")
+    study = dataclasses.replace(studies.load("adaptation"), forecasters=("poco", "uico", "nlinear"))
     cells = studies.run(study, tmp_path, RECORDINGS, reduced=True, steps=40, processes=2)
-    by = {(cell["value"], cell["training"]): cell["curves"][0] for cell in cells}
+    every = {(cell["forecaster"], cell["value"], cell["training"]): cell["curves"][0] for cell in cells}
+    by = {(value, mode): curve for (forecaster, value, mode), curve in every.items() if forecaster == "poco"}
     known_animals = ("animal-1", "animal-2")
     for animal in known_animals:
         known = models.load(tmp_path / "models" / f"without-{animal}-0")
@@ -316,10 +349,23 @@ def test_an_animal_is_left_out_and_adapted_to(tmp_path: Path) -> None:
         assert (
             by[animal, "embeddings"]["parameters"] < by[animal, "mlp"]["parameters"] < by[animal, "full"]["parameters"]
         )
-    rows = {row.split(" | ")[1]: row.split(" | ") for row in studies.table(cells).splitlines()[2:]}
+    for name in ("uico", "nlinear"):
+        own = {mode: every[name, "animal-1", mode] for mode in study.of(name)}
+        assert list(own) == ["zero-shot", *(["embeddings"] if name == "uico" else []), "full", "scratch"]
+        same = own["zero-shot"]["after"]
+        assert all((curve["history"][0][2] == same) == (mode != "scratch") for mode, curve in own.items())
+        assert all(curve["history"][-1][0] == 40 for mode, curve in own.items() if mode != "zero-shot")
+    units, width = 4, 128
+    assert every["uico", "animal-1", "embeddings"]["parameters"] == units * width
+    assert every["nlinear", "animal-1", "full"]["parameters"] == 48 * 16 + 16
+    rows = {tuple(row.split(" | ")[1:3]): row.split(" | ") for row in studies.table(cells).splitlines()[2:]}
+    assert list(rows)[:1] == [("poco", "zero-shot")]
+    assert ("uico", "embeddings") in rows
     gains = [by[animal, "embeddings"]["after"] - by[animal, "zero-shot"]["after"] for animal in known_animals]
-    assert rows["embeddings"][3].startswith(f"{np.mean(gains):.3f} ±")
-    assert rows["embeddings"][-2:] == ["2", "1 |"]
+    assert rows["poco", "embeddings"][4].startswith(f"{np.mean(gains):.3f} ±")
+    assert rows["poco", "embeddings"][-2:] == ["2", "1 |"]
+    if importlib.util.find_spec("matplotlib"):
+        studies.plot(cells, tmp_path / "figure.png")
     with pytest.raises(ConfigError, match="needs recordings of two"):
         studies.run(study, tmp_path, RECORDINGS[:1], reduced=True)
 
@@ -337,8 +383,8 @@ def test_models_of_one_data_set_the_other_and_both(tmp_path: Path) -> None:
         "both": ["animal-2", "other-animal-1", "other-animal-2"],
     }
     table = studies.table(cells).splitlines()
-    assert table[0].startswith("| frames | learnt from | mode | kept | gain |")
-    assert [row.split(" | ")[1:3] for row in table[2:]] == [[s, m] for s in study.sources for m in study.training]
+    assert table[0].startswith("| frames | learnt from | forecaster | mode | kept | gain |")
+    assert [row.split(" | ")[1:4:2] for row in table[2:]] == [[s, m] for s in study.sources for m in study.training]
     of_same = [c["score"] for c in cells if (c["source"], c["training"]) == ("same", "embeddings")]
     assert f" {np.mean(of_same):.3f} ±" in table[3]
     studies.write_csv(cells, tmp_path / "cells.csv")
@@ -449,7 +495,7 @@ def test_studies_of_adaptation_and_of_zapbench_are_not_averaged() -> None:
     for cells in (adapted, errors):
         each = [f"{cell['study']}\n\n{studies.table([cell])}" for cell in cells]
         assert studies.table(cells) == "\n\n".join(each)
-    assert "| all | full | 0.500 |" in studies.table(adapted)
+    assert "| all | poco | full | 0.500 |" in studies.table(adapted)
 
 
 def test_the_table_says_what_training_together_gains() -> None:

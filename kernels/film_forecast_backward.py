@@ -75,10 +75,13 @@ class _Backward:
         of_units = unit_sums(self.grad_state, self.tensors["unit_index"], units) if self.needs_units else None
         if not self.needs_weights:
             return [grad_x, of_units, keys, values, *[None] * len(FilmParameters._fields)]
-        ffn_in_weight, ffn_in_bias, ffn_out_weight = self.ffn()
+        # What is as large as all states is given up before partial sums are made that do not need it.
+        del self.grad_state
         scale_weight, scale_bias, in_weight, in_bias, out_weight = self.film()
-        attention_bias, query_norm_weight, query_norm_bias, ffn_out_bias = vectors.sum((0, 1))
-        ffn_norm_weight, ffn_norm_bias = norm.sum(0)
+        del self.e
+        ffn_in_weight, ffn_in_bias, ffn_out_weight = self.ffn()
+        attention_bias, query_norm_weight, query_norm_bias, ffn_out_bias = vectors
+        ffn_norm_weight, ffn_norm_bias = norm
         sums = FilmParameters(
             attention_bias,
             query_norm_weight,
@@ -91,8 +94,8 @@ class _Backward:
             ffn_out_bias,
             scale_weight,
             scale_bias,
-            shift_weight.sum((0, 1)),
-            shift_bias.sum((0, 1)),
+            shift_weight,
+            shift_bias,
             in_weight,
             in_bias,
             out_weight,
@@ -117,7 +120,7 @@ class _Backward:
                 blocks = {**self.sizes, **chosen.blocks}
                 needs = {"NEEDS_X": self.needs_x, "NEEDS_WEIGHTS": self.needs_weights}
                 film_backward_rows_kernel[(tiles,)](**given, **blocks, **needs, **chosen.options)
-        return grad_x, norm
+        return grad_x, norm.sum(0)
 
     def latents(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         windows, latents, width = self.tensors["keys"].shape
@@ -140,7 +143,7 @@ class _Backward:
                 wide_film_latents_kernel[(windows * parts,)](**for_wide(given), kept_query=query, **chosen.options)
             else:
                 film_backward_latents_kernel[(windows * parts,)](**given, **chosen.options)
-        return keys.sum(1), values.sum(1), vectors, shift_weight, shift_bias
+        return keys.sum(1), values.sum(1), vectors.sum((0, 1)), shift_weight.sum((0, 1)), shift_bias.sum((0, 1))
 
     def parts_of(self, columns: int, block_rows: int) -> int:
         """Into how many parts to cut the rows where so many programs take the columns."""

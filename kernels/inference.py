@@ -11,8 +11,8 @@ from torch import Tensor
 
 from poco.kernels.film_forecast import film_forecast
 from poco.kernels.latent_pool import latent_pool
-from poco.kernels.latents import RotaryTables, fits, latent_transformer
-from poco.ops.model_reference import latent_queries
+from poco.kernels.latents import fits, latent_transformer
+from poco.ops.model_reference import Turns, latent_queries
 from poco.ops.model_reference import latent_transformer as by_torch
 from poco.ops.parameters import FilmParameters, LatentParameters, ModelParameters
 from poco.ops.precision import common_dtype, dense
@@ -31,7 +31,7 @@ class Prepared:
         token: weight and bias of the tokens, weight and bias of their norm.
         latents: parameters of the latent transformer, and ``flat`` the same as the op takes them.
         frequencies: that its rotations go by.
-        tables: angles that the latents turn by.
+        turns: what the latents turn by, float32.
         film: parameters of pass 2, the shift folded through the output.
         heads: of the latents' self-attention.
         eps: added to the variance in all layer normalisations.
@@ -46,7 +46,7 @@ class Prepared:
     latents: LatentParameters
     flat: Sequence[Tensor]
     frequencies: Tensor
-    tables: RotaryTables
+    turns: Turns
     film: FilmParameters
     heads: int
     eps: float
@@ -79,7 +79,7 @@ def prepare(
         LatentParameters.of(p.latents),
         p.latents,
         frequencies,
-        RotaryTables.of(frequencies, initial.shape[1], segments, context),
+        Turns.of(initial.shape[1], segments, context, frequencies, torch.float32),
         p.film(*film_shift(p.out_weight, p.out_bias, p.shift_weight, p.shift_bias)),
         heads,
         eps,
@@ -91,11 +91,12 @@ def run(model: Prepared, x: Tensor, unit_index: Tensor, window_offsets: Tensor) 
     """``[R, H]`` forecasts, in the dtype of ``x``, of packed rows ``x [R, C]``."""
     rows = (dense(x, model.dtype), unit_index, window_offsets, model.unit_table)
     pooled, _ = latent_pool(*rows, *model.token, model.queries, model.eps)
-    if fits(model.initial):
-        keys, values = latent_transformer(pooled, model.initial, model.latents, model.tables, model.heads, model.eps)
+    if fits(model.initial.dtype, *model.initial.shape[1:]):
+        between = (model.initial, model.latents, model.turns, model.heads, model.eps)
+        keys, values, _ = latent_transformer(pooled, *between)
     else:
-        between = (model.flat, model.frequencies, model.heads, x.shape[1], model.eps)
-        keys, values = by_torch(pooled, model.initial, *between)
+        rest = (model.flat, model.frequencies, model.heads, x.shape[1], model.eps)
+        keys, values = by_torch(pooled, model.initial, *rest)
     return film_forecast(*rows, keys, values, model.film, 0.0, model.seed, model.eps).to(x.dtype)
 
 

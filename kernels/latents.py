@@ -1,7 +1,8 @@
-"""Between the passes, for inference: the latents read, attend to each other, and write, in a few small launches.
+"""Between the passes: the latents read, attend to each other, and write, in a few small launches.
 
 One window's latents are too little work for one program to wait for all the weights, so each step is cut: programs
-take some hidden units or a head, and leave a part of the branch, which the next step's programs add up.
+take some hidden units or a head, and leave a part of the branch, which the next step's programs add up. In training
+the latents before each branch are kept; ``latents_backward.py`` makes all else again.
 """
 
 from __future__ import annotations
@@ -15,20 +16,20 @@ import triton.language as tl
 from torch import Tensor
 
 from poco.kernels import launch
-from poco.kernels.common import gelu, load_matrix, load_vector, standardise, store_matrix
-from poco.ops.model_reference import angles, times
-from poco.ops.parameters import LatentParameters, LayerParameters
+from poco.kernels.common import dropout_factor, gelu, load_matrix, load_vector, standardise, store_matrix
+from poco.ops.model_reference import Turn, Turns
+from poco.ops.parameters import FeedForwardParameters, LatentParameters, LayerParameters
 
 
 @triton.jit
-def rotate(x, table, latent, back, Q: tl.constexpr, DH: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_H: tl.constexpr):
-    """Interleaved pairs of ``x [BLOCK_Q, BLOCK_H]`` turned by a table ``[2, Q, DH / 2]`` of cosines and sines.
+def rotate(x, turn, latent, back, Q: tl.constexpr, DH: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_H: tl.constexpr):
+    """Interleaved pairs of ``x [BLOCK_Q, BLOCK_H]`` turned by ``turn``, the tensors ``[Q, DH]`` of a ``Turn``.
 
     ``back`` is 1, or -1 to turn the other way.
     """
-    pair = tl.arange(0, BLOCK_H // 2)
-    cos = load_matrix(table, latent, pair, Q, DH // 2, DH // 2, False)
-    sin = load_matrix(table + Q * (DH // 2), latent, pair, Q, DH // 2, DH // 2, False) * back
+    pair = 2 * tl.arange(0, BLOCK_H // 2)
+    cos = load_matrix(turn[0], latent, pair, Q, DH, DH, False)
+    sin = load_matrix(turn[1], latent, pair + 1, Q, DH, DH, False) * back
     first, second = tl.split(tl.reshape(x, [BLOCK_Q, BLOCK_H // 2, 2]))
     turned = tl.join(first * cos - second * sin, second * cos + first * sin)
     return tl.reshape(turned, [BLOCK_Q, BLOCK_H])
@@ -41,7 +42,7 @@ def read(
     value_weight,
     output_weight,
     output_bias,
-    table,  # [S, 2, Q, DH / 2]
+    turn,  # [S, Q, DH] each
     latent,
     feature,
     S: tl.constexpr,
@@ -60,7 +61,8 @@ def read(
     for segment in range(S):
         p = load_matrix(pooled + segment * Q * d, latent, feature, Q, d, d, False).to(FACTOR)
         value = tl.dot(p, tl.trans(weight), input_precision=PRECISION)
-        total += rotate(value, table + segment * Q * DH, latent, 1.0, Q, DH, BLOCK_Q, BLOCK_H)
+        own = (turn[0] + segment * Q * DH, turn[1] + segment * Q * DH)
+        total += rotate(value, own, latent, 1.0, Q, DH, BLOCK_Q, BLOCK_H)
     out = load_matrix(output_weight, feature, head, d, DH, DH, False).to(FACTOR)
     z = load_matrix(initial, latent, feature, Q, d, d, False).to(tl.float32)
     z += load_vector(output_bias, feature, d)[None, :]
@@ -68,12 +70,31 @@ def read(
 
 
 @triton.jit
-def gather(base, parts, count, bias, latent, feature, Q: tl.constexpr, d: tl.constexpr):
-    """The latents ``base`` plus a branch that was left in ``count`` parts, and its bias."""
-    z = load_matrix(base, latent, feature, Q, d, d, False) + load_vector(bias, feature, d)[None, :]
+def gather(
+    base,
+    parts,
+    count,
+    bias,
+    drop,
+    window,
+    latent,
+    feature,
+    Q: tl.constexpr,
+    d: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    DROPS: tl.constexpr,
+):
+    """The latents ``base`` of a window plus a branch that was left in ``count`` parts, and its bias.
+
+    ``drop``: the seed of dropout, the first of the branch's random words, the threshold and the scale.
+    """
+    branch = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32) + load_vector(bias, feature, d)[None, :]
     for part in range(count):
-        z += load_matrix(parts + part * Q * d, latent, feature, Q, d, d, False)
-    return z
+        branch += load_matrix(parts + (window * count + part) * Q * d, latent, feature, Q, d, d, False)
+    if DROPS:
+        branch *= dropout_factor(drop[0], window * Q + latent, drop[1], drop[2], drop[3], BLOCK_Q, BLOCK_D)
+    return load_matrix(base + window * Q * d, latent, feature, Q, d, d, False) + branch
 
 
 @triton.jit
@@ -83,18 +104,23 @@ def normalise(z, weight, bias, feature, eps, d: tl.constexpr):
     return standard * load_vector(weight, feature, d)[None, :] + load_vector(bias, feature, d)[None, :]
 
 
-@triton.jit(do_not_specialize=["count"])
+@triton.jit(do_not_specialize=["count", "column", "threshold", "ffn_column", "ffn_threshold"])
 def latent_ffn_kernel(
     pooled,
     initial,
     value_weight,
     output_weight,
     output_bias,
-    table,
+    along,  # [S, Q, DH]
+    across,
     base,
     parts,
     count,
     branch_bias,
+    seed,
+    column,
+    threshold,
+    dropout_scale,
     norm_weight,
     norm_bias,
     in_weight,
@@ -103,6 +129,9 @@ def latent_ffn_kernel(
     new_base,
     new_parts,
     initial_stride,
+    ffn_column,
+    ffn_threshold,
+    ffn_scale,
     eps,
     S: tl.constexpr,
     Q: tl.constexpr,
@@ -114,6 +143,8 @@ def latent_ffn_kernel(
     BLOCK_H: tl.constexpr,
     BLOCK_F: tl.constexpr,
     FIRST: tl.constexpr,
+    DROPS: tl.constexpr,
+    FFN_DROPS: tl.constexpr,
     FACTOR: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -131,7 +162,7 @@ def latent_ffn_kernel(
             value_weight,
             output_weight,
             output_bias,
-            table,
+            (along, across),
             latent,
             feature,
             S,
@@ -144,7 +175,8 @@ def latent_ffn_kernel(
             PRECISION,
         )
     else:
-        z = gather(base + window * Q * d, parts + window * count * Q * d, count, branch_bias, latent, feature, Q, d)
+        drop = (tl.load(seed) if DROPS else 0, column, threshold, dropout_scale)
+        z = gather(base, parts, count, branch_bias, drop, window, latent, feature, Q, d, BLOCK_Q, BLOCK_D, DROPS)
     if block == 0:
         store_matrix(new_base + window * Q * d, z, latent, feature, Q, d, d)
     normed = normalise(z, norm_weight, norm_bias, feature, eps, d).to(FACTOR)
@@ -153,21 +185,30 @@ def latent_ffn_kernel(
     value = tl.dot(normed, tl.trans(value_in), input_precision=PRECISION) + load_vector(in_bias, hidden, F)[None, :]
     gate = tl.dot(normed, tl.trans(gate_in), input_precision=PRECISION) + load_vector(in_bias + F, hidden, F)[None, :]
     out = load_matrix(out_weight, feature, hidden, d, F, F, False).to(FACTOR)
-    part = tl.dot((value * gelu(gate)).to(FACTOR), tl.trans(out), input_precision=PRECISION)
+    gated = value * gelu(gate)
+    if FFN_DROPS:
+        first = ffn_column + block * BLOCK_F
+        gated *= dropout_factor(tl.load(seed), window * Q + latent, first, ffn_threshold, ffn_scale, BLOCK_Q, BLOCK_F)
+    part = tl.dot(gated.to(FACTOR), tl.trans(out), input_precision=PRECISION)
     store_matrix(new_parts + (window * COUNT + block) * Q * d, part, latent, feature, Q, d, d)
 
 
-@triton.jit(do_not_specialize=["count"])
+@triton.jit(do_not_specialize=["count", "column", "threshold"])
 def latent_attention_kernel(
     base,
     parts,
     count,
     branch_bias,
+    seed,
+    column,
+    threshold,
+    dropout_scale,
     norm_weight,
     norm_bias,
     query_key_value_weight,
     output_weight,
-    table,  # [2, Q, DH / 2]
+    along,  # [Q, DH]
+    across,
     new_base,
     new_parts,
     eps,
@@ -179,6 +220,7 @@ def latent_attention_kernel(
     BLOCK_Q: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_H: tl.constexpr,
+    DROPS: tl.constexpr,
     FACTOR: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -188,7 +230,8 @@ def latent_attention_kernel(
     latent = tl.arange(0, BLOCK_Q)
     feature = tl.arange(0, BLOCK_D)
     channel = tl.arange(0, BLOCK_H)
-    z = gather(base + window * Q * d, parts + window * count * Q * d, count, branch_bias, latent, feature, Q, d)
+    drop = (tl.load(seed) if DROPS else 0, column, threshold, dropout_scale)
+    z = gather(base, parts, count, branch_bias, drop, window, latent, feature, Q, d, BLOCK_Q, BLOCK_D, DROPS)
     if head == 0:
         store_matrix(new_base + window * Q * d, z, latent, feature, Q, d, d)
     normed = normalise(z, norm_weight, norm_bias, feature, eps, d).to(FACTOR)
@@ -199,33 +242,39 @@ def latent_attention_kernel(
     query = tl.dot(normed, tl.trans(query_weight), input_precision=PRECISION)
     key = tl.dot(normed, tl.trans(key_weight), input_precision=PRECISION)
     value = tl.dot(normed, tl.trans(value_weight), input_precision=PRECISION)
-    query = rotate(query, table, latent, 1.0, Q, DH, BLOCK_Q, BLOCK_H).to(FACTOR)
-    key = rotate(key, table, latent, 1.0, Q, DH, BLOCK_Q, BLOCK_H).to(FACTOR)
-    value = rotate(value, table, latent, 1.0, Q, DH, BLOCK_Q, BLOCK_H).to(FACTOR)
+    query = rotate(query, (along, across), latent, 1.0, Q, DH, BLOCK_Q, BLOCK_H).to(FACTOR)
+    key = rotate(key, (along, across), latent, 1.0, Q, DH, BLOCK_Q, BLOCK_H).to(FACTOR)
+    value = rotate(value, (along, across), latent, 1.0, Q, DH, BLOCK_Q, BLOCK_H).to(FACTOR)
     score = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
     score = tl.where(latent[None, :] < Q, score, float("-inf"))
     share = tl.exp(score - tl.max(score, 1)[:, None])
     share = (share / tl.sum(share, 1)[:, None]).to(FACTOR)
     attended = tl.dot(share, value, input_precision=PRECISION)
-    attended = rotate(attended, table, latent, -1.0, Q, DH, BLOCK_Q, BLOCK_H).to(FACTOR)
+    attended = rotate(attended, (along, across), latent, -1.0, Q, DH, BLOCK_Q, BLOCK_H).to(FACTOR)
     out = load_matrix(output_weight + head * DH, feature, channel, d, DH, HEADS * DH, False).to(FACTOR)
     part = tl.dot(attended, tl.trans(out), input_precision=PRECISION)
     store_matrix(new_parts + (window * HEADS + head) * Q * d, part, latent, feature, Q, d, d)
 
 
-@triton.jit(do_not_specialize=["count"])
+@triton.jit(do_not_specialize=["count", "column", "threshold"])
 def latent_write_kernel(
     base,
     parts,
     count,
     branch_bias,
+    seed,
+    column,
+    threshold,
+    dropout_scale,
     norm_weight,
     norm_bias,
     key_weight,
     value_weight,
     query_weight,
     output_weight,
-    table,  # [2, Q, DH / 2]
+    along,  # [Q, DH]
+    across,
+    new_base,
     keys,
     values,
     eps,
@@ -236,6 +285,7 @@ def latent_write_kernel(
     BLOCK_Q: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_H: tl.constexpr,
+    DROPS: tl.constexpr,
     FACTOR: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -244,12 +294,14 @@ def latent_write_kernel(
     latent = tl.arange(0, BLOCK_Q)
     feature = tl.arange(0, BLOCK_D)
     channel = tl.arange(0, BLOCK_H)
-    z = gather(base + window * Q * d, parts + window * count * Q * d, count, branch_bias, latent, feature, Q, d)
+    drop = (tl.load(seed) if DROPS else 0, column, threshold, dropout_scale)
+    z = gather(base, parts, count, branch_bias, drop, window, latent, feature, Q, d, BLOCK_Q, BLOCK_D, DROPS)
     normed = normalise(z, norm_weight, norm_bias, feature, eps, d).to(FACTOR)
     if tl.program_id(0) % 2 == 0:
+        store_matrix(new_base + window * Q * d, z, latent, feature, Q, d, d)
         into_key = load_matrix(key_weight, channel, feature, DH, d, d, False).to(FACTOR)
         turned = tl.dot(normed, tl.trans(into_key), input_precision=PRECISION)
-        turned = rotate(turned, table, latent, 1.0, Q, DH, BLOCK_Q, BLOCK_H).to(FACTOR)
+        turned = rotate(turned, (along, across), latent, 1.0, Q, DH, BLOCK_Q, BLOCK_H).to(FACTOR)
         out_of_query = load_matrix(query_weight, channel, feature, DH, d, d, False).to(FACTOR)
         key = tl.dot(turned, out_of_query, input_precision=PRECISION) * scale
         store_matrix(keys + window * Q * d, key, latent, feature, Q, d, d)
@@ -262,66 +314,79 @@ def latent_write_kernel(
 
 
 @dataclass(frozen=True)
-class RotaryTables:
-    """Cosines and sines, float32, of the angles that the latents turn by.
+class Drops:
+    """What is dropped in training.
 
     Attributes:
-        reading: ``[S, 2, Q, dh / 2]`` from a segment's time to a latent's.
-        own: ``[2, Q, dh / 2]`` of a latent's time.
-        writing: ``[2, Q, dh / 2]`` from the time of the forecast to a latent's.
+        seed: one int64.
+        ffn: probability inside the feed-forward layers.
+        branch: probability on both branches of a layer.
     """
 
-    reading: Tensor
-    own: Tensor
-    writing: Tensor
+    seed: Tensor
+    ffn: float
+    branch: float
 
-    @classmethod
-    def of(cls, frequencies: Tensor, latents: int, segments: int, context: int) -> RotaryTables:
-        """The tables of latents and segments spread over ``context`` frames."""
-        latent, segment = times(latents, segments, context, frequencies.device)
+    def branch_at(self, column: int) -> dict[str, Any]:
+        """What kernels are told of a branch whose random words begin at a column."""
+        return {
+            "seed": self.seed,
+            "column": column,
+            "threshold": round(self.branch * 2**32),
+            "dropout_scale": 1 / (1 - self.branch),
+            "DROPS": self.branch > 0,
+        }
 
-        def table(time: Tensor) -> Tensor:
-            angle = angles(time, frequencies)
-            return torch.stack([angle.cos(), angle.sin()], -3).float().contiguous()
-
-        return cls(table(segment[:, None] - latent), table(latent), table(latent - context))
-
-
-class _Latents:
-    """The latents of all windows between two steps: a base, and a branch in parts that is still to be added."""
-
-    def __init__(self, like: Tensor, windows: int, latents: int, width: int) -> None:
-        self.like, self.shape = like, (windows, latents, width)
-        self.base = self.parts = like.new_empty(0, dtype=torch.float32)
-        self.count, self.bias = 0, like
-
-    def fresh(self, count: int) -> tuple[Tensor, Tensor]:
-        windows, latents, width = self.shape
-        base = self.like.new_empty(windows * latents * width, dtype=torch.float32)
-        return base, self.like.new_empty(windows * count * latents * width, dtype=torch.float32)
-
-    def step(self, base: Tensor, parts: Tensor, count: int, bias: Tensor) -> None:
-        self.base, self.parts, self.count, self.bias = base, parts, count, bias
-
-    def state(self) -> dict[str, Any]:
-        return {"base": self.base, "parts": self.parts, "count": self.count, "branch_bias": self.bias}
+    def ffn_at(self, column: int) -> dict[str, Any]:
+        """What kernels are told of hidden units whose random words begin at a column."""
+        return {
+            "ffn_column": column,
+            "ffn_threshold": round(self.ffn * 2**32),
+            "ffn_scale": 1 / (1 - self.ffn),
+            "FFN_DROPS": self.ffn > 0,
+        }
 
 
-def fits(initial: Tensor) -> bool:
-    """Whether the kernels hold the latents of a window ``[1 or W, Q, d]`` on every chip, beside a head's weights."""
-    latents, width = initial.shape[1:]
-    if initial.dtype is torch.float32:
+@dataclass(frozen=True)
+class Branch:
+    """A branch of the latents: its parameters and where its random words begin.
+
+    Attributes:
+        weights: of a feed-forward layer, or of a layer whose attention it is.
+        ffn_column: of the words of its hidden units; None for attention.
+        column: of the words of what it gives; None if nothing of that is dropped.
+    """
+
+    weights: FeedForwardParameters | LayerParameters
+    ffn_column: int | None
+    column: int | None
+
+
+def branches_of(p: LatentParameters) -> list[Branch]:
+    """All branches in order; the random words are those of ``model_reference.latent_transformer``."""
+
+    def words(tensor: Tensor, dim: int) -> int:
+        return -(-tensor.shape[dim] // 4) * 4
+
+    found, column = [Branch(p.read_ffn, 0, None)], words(p.read_ffn.out_weight, 1)
+    for layer in p.layers:
+        width, hidden = words(layer.norm_weight, 0), words(layer.ffn.out_weight, 1)
+        found.append(Branch(layer, None, column))
+        found.append(Branch(layer.ffn, column + width, column + width + hidden))
+        column += 2 * width + hidden
+    return found
+
+
+def fits(dtype: torch.dtype, latents: int, width: int) -> bool:
+    """Whether the kernels hold the latents of a window on every chip, beside a head's weights."""
+    if dtype is torch.float32:
         return width <= 128 and latents <= 16
     return launch.block_of(latents) * launch.block_of(width) <= 16_384
 
 
-def latent_transformer(
-    pooled: Tensor, initial: Tensor, p: LatentParameters, tables: RotaryTables, heads: int, eps: float
-) -> tuple[Tensor, Tensor]:
-    """Keys and values ``[W, Q, d]`` of pass 2, in the dtype of the latents; parameters are dense and of that dtype."""
-    windows, segments, latents, width = pooled.shape
-    head_width = p.read_value_weight.shape[0]
-    shared = {
+def shared_sizes(like: Tensor, latents: int, width: int, head_width: int, eps: float) -> dict[str, Any]:
+    """What all kernels of the latents take, given one of the tensors that products are made of."""
+    return {
         "eps": eps,
         "Q": latents,
         "d": width,
@@ -329,33 +394,77 @@ def latent_transformer(
         "BLOCK_Q": launch.block_of(latents),
         "BLOCK_D": launch.block_of(width),
         "BLOCK_H": launch.block_of(head_width),
-        "num_warps": 4 if width <= 128 and initial.dtype is not torch.float32 else 8,
+        "num_warps": 4 if width <= 128 and like.dtype is not torch.float32 else 8,
         "num_stages": 1,
-        **launch.products(initial.dtype, width, latents),
+        **launch.products(like.dtype, width, latents),
     }
-    z = _Latents(initial, windows, latents, width)
 
-    def feed_forward(weights: Any, first: bool) -> None:
-        hidden = weights.out_weight.shape[1]
-        at_once = 32 if width <= 128 else 16  # hidden units of a program
-        count = triton.cdiv(hidden, at_once)
-        base, parts = z.fresh(count)
-        before = {"base": base, "parts": base, "count": 0, "branch_bias": p.read_output_bias} if first else z.state()
+
+def turn(by: Turn) -> dict[str, Tensor]:
+    """The two tensors of a turn as kernels take them."""
+    return {"along": by.along, "across": by.across}
+
+
+def hidden_at_once(width: int) -> int:
+    """Hidden units of a program."""
+    return 32 if width <= 128 else 16
+
+
+def latent_transformer(
+    pooled: Tensor,
+    initial: Tensor,
+    p: LatentParameters,
+    turns: Turns,
+    heads: int,
+    eps: float,
+    drops: Drops | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys and values ``[W, Q, d]`` of pass 2, in the dtype of the latents, and the latents before each branch.
+
+    Args:
+        pooled: ``[W, S, Q, d]``, contiguous.
+        initial: ``[1 or W, Q, d]``, contiguous.
+        p: dense parameters of the dtype of ``initial``.
+        turns: float32.
+        heads: heads of the self-attention.
+        eps: added to the variance in all layer normalisations.
+        drops: what is dropped; None for inference.
+
+    Returns:
+        Keys, values, and ``[2 + 2 layers, W, Q, d]`` float32: the latents before each branch, and behind the last.
+    """
+    windows, segments, latents, width = pooled.shape
+    head_width = p.read_value_weight.shape[0]
+    shared = shared_sizes(initial, latents, width, head_width, eps)
+    branches = branches_of(p)
+    states = initial.new_empty(len(branches) + 1, windows, latents, width, dtype=torch.float32)
+    keys, values = initial.new_empty(windows, latents, width), initial.new_empty(windows, latents, width)
+    if not windows:
+        return keys, values, states
+    drops = drops or Drops(states, 0.0, 0.0)  # a seed that is not read
+    before: dict[str, Any] = {"base": states, "parts": states, "count": 0, "branch_bias": p.read_output_bias}
+    before |= {**drops.branch_at(0), "DROPS": False}
+
+    def feed_forward(w: FeedForwardParameters, branch: Branch, state: Tensor) -> tuple[Tensor, int]:
+        hidden, at_once = w.out_weight.shape[1], hidden_at_once(width)
+        count, first = triton.cdiv(hidden, at_once), branch is branches[0]
+        parts = states.new_empty(windows, count, latents, width)
         latent_ffn_kernel[(windows * count,)](
             **before,
             **shared,
+            **drops.ffn_at(branch.ffn_column or 0),
+            **turn(turns.reading),
             pooled=pooled,
             initial=initial,
             value_weight=p.read_value_weight,
             output_weight=p.read_output_weight,
             output_bias=p.read_output_bias,
-            table=tables.reading,
-            norm_weight=weights.norm_weight,
-            norm_bias=weights.norm_bias,
-            in_weight=weights.in_weight,
-            in_bias=weights.in_bias,
-            out_weight=weights.out_weight,
-            new_base=base,
+            norm_weight=w.norm_weight,
+            norm_bias=w.norm_bias,
+            in_weight=w.in_weight,
+            in_bias=w.in_bias,
+            out_weight=w.out_weight,
+            new_base=state,
             new_parts=parts,
             initial_stride=0 if initial.shape[0] == 1 else latents * width,
             S=segments,
@@ -363,45 +472,47 @@ def latent_transformer(
             BLOCK_F=at_once,
             FIRST=first,
         )
-        z.step(base, parts, count, weights.out_bias)
+        return parts, count
 
-    def attention(layer: LayerParameters) -> None:
-        base, parts = z.fresh(heads)
+    def attention(w: LayerParameters, state: Tensor) -> tuple[Tensor, int]:
+        parts = states.new_empty(windows, heads, latents, width)
         latent_attention_kernel[(windows * heads,)](
-            **z.state(),
+            **before,
             **shared,
-            norm_weight=layer.norm_weight,
-            norm_bias=layer.norm_bias,
-            query_key_value_weight=layer.query_key_value_weight,
-            output_weight=layer.output_weight,
-            table=tables.own,
-            new_base=base,
+            **turn(turns.own),
+            norm_weight=w.norm_weight,
+            norm_bias=w.norm_bias,
+            query_key_value_weight=w.query_key_value_weight,
+            output_weight=w.output_weight,
+            new_base=state,
             new_parts=parts,
             scale=head_width**-0.5,
             HEADS=heads,
         )
-        z.step(base, parts, heads, layer.output_bias)
+        return parts, heads
 
-    keys, values = initial.new_empty(windows, latents, width), initial.new_empty(windows, latents, width)
-    if not windows:
-        return keys, values
     with launch.on(initial, shared):
-        feed_forward(p.read_ffn, first=True)
-        for layer in p.layers:
-            attention(layer)
-            feed_forward(layer.ffn, first=False)
+        for branch, state in zip(branches, states, strict=False):
+            w = branch.weights
+            if isinstance(w, LayerParameters):
+                (parts, count), bias = attention(w, state), w.output_bias
+            else:
+                (parts, count), bias = feed_forward(w, branch, state), w.out_bias
+            before = {"base": state, "parts": parts, "count": count, "branch_bias": bias}
+            before |= drops.branch_at(branch.column or 0) | ({"DROPS": False} if branch.column is None else {})
         latent_write_kernel[(2 * windows,)](
-            **z.state(),
+            **before,
             **shared,
+            **turn(turns.writing),
             norm_weight=p.write_norm_weight,
             norm_bias=p.write_norm_bias,
             key_weight=p.write_key_weight,
             value_weight=p.write_value_weight,
             query_weight=p.write_query_weight,
             output_weight=p.write_output_weight,
-            table=tables.writing,
+            new_base=states[-1],
             keys=keys,
             values=values,
             scale=head_width**-0.5,
         )
-    return keys, values
+    return keys, values, states

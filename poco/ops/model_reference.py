@@ -64,17 +64,17 @@ _KEPT: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 def turns_of(latents: int, segments: int, context: int, frequencies: Tensor, dtype: torch.dtype) -> Turns:
-    """:meth:`Turns.of`, made once and kept as long as the frequencies: on a GPU it is dozens of small kernels."""
-    if (
-        transforms_active()
-        or type(frequencies) is not Tensor
-        or frequencies.is_inference()
-        or (frequencies.is_cuda and torch.cuda.is_current_stream_capturing())
-    ):
+    """:meth:`Turns.of`, made once and kept as long as the frequencies: on a GPU it is dozens of small kernels.
+
+    While a CUDA graph is recorded those that are kept serve; others are made within it, as their memory is its own.
+    """
+    if transforms_active() or type(frequencies) is not Tensor or frequencies.is_inference():
         return Turns.of(latents, segments, context, frequencies, dtype)
     kept: dict[tuple[Any, ...], Turns] = _KEPT.setdefault(frequencies, {})
     what = (latents, segments, context, dtype, frequencies._version)
     if what not in kept:
+        if frequencies.is_cuda and torch.cuda.is_current_stream_capturing():
+            return Turns.of(latents, segments, context, frequencies, dtype)
         with torch.inference_mode(False), torch.no_grad():
             made = Turns.of(latents, segments, context, frequencies, dtype)
         if type(made.own.along) is not Tensor:  # under a mode that computes nothing

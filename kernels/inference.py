@@ -11,7 +11,7 @@ from torch import Tensor
 
 from poco.kernels.film_forecast import film_forecast
 from poco.kernels.latent_pool import latent_pool
-from poco.kernels.latents import fits, latent_transformer
+from poco.kernels.latents import Call, fits, latent_transformer
 from poco.ops.model_reference import Turns, latent_queries
 from poco.ops.model_reference import latent_transformer as by_torch
 from poco.ops.parameters import FilmParameters, LatentParameters, ModelParameters
@@ -92,8 +92,8 @@ def run(model: Prepared, x: Tensor, unit_index: Tensor, window_offsets: Tensor) 
     rows = (dense(x, model.dtype), unit_index, window_offsets, model.unit_table)
     pooled, _ = latent_pool(*rows, *model.token, model.queries, model.eps)
     if fits(model.initial.dtype, *model.initial.shape[1:]):
-        between = (model.initial, model.latents, model.turns, model.heads, model.eps)
-        keys, values, _ = latent_transformer(pooled, *between)
+        call = Call(pooled, model.initial, model.latents, model.turns, model.heads, model.eps)
+        keys, values, _ = latent_transformer(call)
     else:
         rest = (model.flat, model.frequencies, model.heads, x.shape[1], model.eps)
         keys, values = by_torch(pooled, model.initial, *rest)

@@ -384,22 +384,6 @@ def fits(dtype: torch.dtype, latents: int, width: int) -> bool:
     return launch.block_of(latents) * launch.block_of(width) <= 16_384
 
 
-def shared_sizes(like: Tensor, latents: int, width: int, head_width: int, eps: float) -> dict[str, Any]:
-    """What all kernels of the latents take, given one of the tensors that products are made of."""
-    return {
-        "eps": eps,
-        "Q": latents,
-        "d": width,
-        "DH": head_width,
-        "BLOCK_Q": launch.block_of(latents),
-        "BLOCK_D": launch.block_of(width),
-        "BLOCK_H": launch.block_of(head_width),
-        "num_warps": 4 if width <= 128 and like.dtype is not torch.float32 else 8,
-        "num_stages": 1,
-        **launch.products(like.dtype, width, latents),
-    }
-
-
 def turn(by: Turn) -> dict[str, Tensor]:
     """The two tensors of a turn as kernels take them."""
     return {"along": by.along, "across": by.across}
@@ -410,38 +394,62 @@ def hidden_at_once(width: int) -> int:
     return 32 if width <= 128 else 16
 
 
-def latent_transformer(
-    pooled: Tensor,
-    initial: Tensor,
-    p: LatentParameters,
-    turns: Turns,
-    heads: int,
-    eps: float,
-    drops: Drops | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Keys and values ``[W, Q, d]`` of pass 2, in the dtype of the latents, and the latents before each branch.
+@dataclass(frozen=True)
+class Call:
+    """What the latents are made from.
 
-    Args:
+    Attributes:
         pooled: ``[W, S, Q, d]``, contiguous.
-        initial: ``[1 or W, Q, d]``, contiguous.
-        p: dense parameters of the dtype of ``initial``.
+        initial: ``[1 or W, Q, d]``, contiguous; of the dtype that products are made of.
+        p: dense parameters of that dtype.
         turns: float32.
         heads: heads of the self-attention.
         eps: added to the variance in all layer normalisations.
-        drops: what is dropped; None for inference.
-
-    Returns:
-        Keys, values, and ``[2 + 2 layers, W, Q, d]`` float32: the latents before each branch, and behind the last.
+        drops: what is dropped; None for nothing.
     """
+
+    pooled: Tensor
+    initial: Tensor
+    p: LatentParameters
+    turns: Turns
+    heads: int
+    eps: float
+    drops: Drops | None = None
+
+
+def shared_sizes(call: Call) -> dict[str, Any]:
+    """What all kernels of the latents take."""
+    latents, width = call.initial.shape[1:]
+    head_width, dtype = call.p.read_value_weight.shape[0], call.initial.dtype
+    return {
+        "eps": call.eps,
+        "Q": latents,
+        "d": width,
+        "DH": head_width,
+        "BLOCK_Q": launch.block_of(latents),
+        "BLOCK_D": launch.block_of(width),
+        "BLOCK_H": launch.block_of(head_width),
+        "num_warps": 4 if width <= 128 and dtype is not torch.float32 else 8,
+        "num_stages": 1,
+        **launch.products(dtype, width, latents),
+    }
+
+
+def latent_transformer(call: Call) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys and values ``[W, Q, d]`` of pass 2, in the dtype of the latents, and what the backward needs.
+
+    That is ``[2 + 2 layers, W, Q, d]`` float32, the latents before each branch, and behind the last.
+    """
+    pooled, initial, p, turns, heads = call.pooled, call.initial, call.p, call.turns, call.heads
     windows, segments, latents, width = pooled.shape
     head_width = p.read_value_weight.shape[0]
-    shared = shared_sizes(initial, latents, width, head_width, eps)
+    shared = shared_sizes(call)
     branches = branches_of(p)
     states = initial.new_empty(len(branches) + 1, windows, latents, width, dtype=torch.float32)
     keys, values = initial.new_empty(windows, latents, width), initial.new_empty(windows, latents, width)
     if not windows:
         return keys, values, states
-    drops = drops or Drops(states, 0.0, 0.0)  # a seed that is not read
+    drops = call.drops or Drops(states, 0.0, 0.0)  # a seed that is not read
     before: dict[str, Any] = {"base": states, "parts": states, "count": 0, "branch_bias": p.read_output_bias}
     before |= {**drops.branch_at(0), "DROPS": False}
 

@@ -26,8 +26,26 @@ def _nothing(device: torch.device) -> str:
 
 
 @dataclass(frozen=True)
+class Between:
+    """What happens between the passes in training, by kernels.
+
+    Attributes:
+        forward: keys, values and what the backward needs, of the inputs of ``torch.ops.poco.latent_transformer``.
+        backward: its gradients, of those of ``torch.ops.poco.latent_transformer_backward``.
+        kept_bytes: how many bytes the backward needs, of windows and the op's inputs behind ``pooled``, its
+            shape given.
+        fits: whether they take so many latents of such a width where products are of this dtype.
+    """
+
+    forward: Callable[..., Any]
+    backward: Callable[..., Any]
+    kept_bytes: Callable[..., Any]
+    fits: Callable[[torch.dtype, int, int], bool]
+
+
+@dataclass(frozen=True)
 class Backend:
-    """The two passes, forward and backward, and inference by the whole model.
+    """The two passes, forward and backward, what is between them, and inference by the whole model.
 
     Signatures are those of :mod:`poco.ops.reference` and :mod:`poco.ops.model_reference`.
 
@@ -40,6 +58,7 @@ class Backend:
         film_forecast: pass 2.
         film_forecast_backward: its gradients.
         inference: the whole model.
+        between: kernels of what is between the passes in training; None where autograd differentiates the reference.
         how: what else there is to say about it.
         lacking: what a device of those types lacks for it, in words; "" is nothing.
     """
@@ -52,6 +71,7 @@ class Backend:
     film_forecast: Callable[..., Any]
     film_forecast_backward: Callable[..., Any]
     inference: Callable[..., Any]
+    between: Between | None = None
     how: str = ""
     lacking: Callable[[torch.device], str] = _nothing
 
@@ -92,6 +112,12 @@ def _cpu() -> Backend:
         cpu.film_forecast,
         cpu.film_forecast_backward,
         cpu.inference,
+        Between(
+            cpu.latent_transformer,
+            cpu.latent_transformer_backward,
+            cpu.latent_kept_bytes,
+            lambda dtype, latents, width: latents <= cpu.most_latents(),
+        ),
         f"{core.build_info()['isa']} kernels, "
         + (
             "products in the precision of the input"
@@ -143,6 +169,7 @@ def _triton() -> Backend:
         triton.film_forecast,
         triton.film_forecast_backward,
         triton.inference,
+        Between(triton.latent_transformer, triton.latent_transformer_backward, triton.kept_bytes, triton.fits),
         "interpreted, slowly, as TRITON_INTERPRET asks" if interpreted else ", ".join(dict.fromkeys(names)),
         _nothing if interpreted else _lacking_for_triton,
     )
@@ -262,9 +289,30 @@ def by_cpu_kernels(device: torch.device, dtype: torch.dtype) -> bool:
     return choose(device, dtype).name == "cpu"
 
 
+def between(device: torch.device, dtype: torch.dtype, products: torch.dtype, latents: int, width: int) -> str:
+    """The backend whose kernels do what is between the passes, "" if none does.
+
+    Args:
+        device: of the latents.
+        dtype: theirs.
+        products: dtype that products are made of.
+        latents: how many.
+        width: of each.
+    """
+    backend = choose(device, dtype)
+    return backend.name if backend.between and backend.between.fits(products, latents, width) else ""
+
+
+def between_of(name: str) -> Between:
+    """The kernels of a backend that has such."""
+    found = _named(name).between
+    assert found is not None
+    return found
+
+
 # What torch.compiler.assume_constant_result does, without the second that importing the compiler takes. Compiled code
 # keeps the answer; it calls ops, which choose when they are called.
-_ANSWERS: tuple[Any, ...] = (by_kernels, by_cpu_kernels, cpu.most_latents)
+_ANSWERS: tuple[Any, ...] = (by_kernels, by_cpu_kernels, between)
 for _answer in _ANSWERS:
     _answer._dynamo_marked_constant = True
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from poco.errors import BackendError
-from poco.ops import checks, cpu
-from poco.ops.backends import by_cpu_kernels, forced
+from poco.ops import checks
+from poco.ops.backends import between, between_of, forced, use_backend
 from poco.ops.model_reference import latent_transformer as reference
-from poco.ops.precision import as_given, autocasts
+from poco.ops.precision import as_given, autocasts, common_dtype
 from poco.ops.second_derivatives import second_derivatives
 
 _INPUTS = (
@@ -43,7 +43,7 @@ def latent_transformer(
 
     They read what was pooled, go through a gated feed-forward layer and through layers of rotary self-attention and
     feed-forward, each residual; :mod:`poco.ops.model_reference` writes it out. Where the CPU kernels run all of
-    it, forward or backward, is one call.
+    it, forward or backward, is one call; by those of a GPU it is a few launches.
 
     Args:
         pooled: ``[W, S, Q, d]`` what pass 1 pooled.
@@ -62,7 +62,7 @@ def latent_transformer(
 
     Returns:
         ``keys`` and ``values``, each ``[W, Q, d]`` in the dtype of ``initial``. Under autocast, to whichever type,
-        ``initial`` is taken, and the results are given, in bfloat16; the CPU kernels take the parameters so too.
+        ``initial`` is taken, and the results are given, in bfloat16; the kernels take the parameters so too.
 
     Raises:
         ShapeError: if shapes, dtypes or devices do not fit together, or a seed is missing.
@@ -75,7 +75,7 @@ def latent_transformer(
     checks.latent_transformer(pooled, initial, parameters, frequencies, heads, context, drops, seed)
     low = autocasts(initial)
     numbers = (heads, context, ffn_dropout, dropout, seed, eps)
-    if latents_by_kernels(initial) and not attention_dropout:
+    if latents_by_kernels(initial, parameters) and not attention_dropout:
         checks.autograd_alone("latent_transformer", (pooled, initial, *parameters))
         with as_given(initial.device):
             keys, values, _ = torch.ops.poco.latent_transformer(
@@ -89,24 +89,32 @@ def latent_transformer(
         return reference(pooled, initial, parameters, frequencies, *rest)
 
 
-def latents_by_kernels(initial: Tensor) -> bool:
-    """Whether the CPU kernels would do all of it for these initial latents."""
-    return by_cpu_kernels(initial.device, initial.dtype) and initial.shape[1] <= cpu.most_latents()
+def latents_by_kernels(initial: Tensor, parameters: Sequence[Tensor] = ()) -> bool:
+    """Whether kernels would do all of it for these initial latents and parameters."""
+    return _by(initial, parameters, autocasts(initial)) != ""
+
+
+def _by(initial: Tensor, parameters: Sequence[Tensor], low: bool) -> str:
+    """The backend whose kernels would do it, "" for the reference."""
+    products = torch.bfloat16 if low else common_dtype([initial, *parameters])
+    return between(initial.device, initial.dtype, products, int(initial.shape[1]), int(initial.shape[2]))
 
 
 @torch.library.impl("poco::latent_transformer", "CompositeExplicitAutograd")
 def _forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-    if not latents_by_kernels(inputs[1]):
+    name = _by(inputs[1], inputs[3], inputs[-1])
+    if not name:
         raise BackendError(
-            f"this code was compiled for the CPU kernels, and backend '{forced()}' is forced now: compile it under "
-            "use_backend too (torch.compiler.reset() forgets what was compiled)"
+            f"this code was compiled for kernels, and backend '{forced()}' is forced now: compile it under use_backend "
+            "too (torch.compiler.reset() forgets what was compiled)"
         )
-    return cpu.latent_transformer(*inputs)
+    return between_of(name).forward(*inputs)  # type: ignore[no-any-return]
 
 
 @torch.library.impl("poco::latent_transformer_backward", "CompositeExplicitAutograd")
 def _backward(*inputs: Any) -> list[Tensor]:
-    return cpu.latent_transformer_backward(*inputs)
+    forward = inputs[3:-1]
+    return between_of(_by(forward[1], forward[3], forward[-1])).backward(*inputs)  # type: ignore[no-any-return]
 
 
 @torch.library.register_fake("poco::latent_transformer")
@@ -115,7 +123,8 @@ def _fake(pooled: Tensor, initial: Tensor, *rest: Any) -> tuple[Tensor, Tensor, 
     dtype = torch.bfloat16 if rest[-1] else initial.dtype
     keys = initial.new_empty((windows, *initial.shape[1:]), dtype=dtype)
     frequencies, parameters, heads = rest[:3]
-    size = cpu.latent_kept_bytes(windows, segments, initial, frequencies, parameters, heads, rest[-1])
+    kernels = between_of(_by(initial, parameters, rest[-1]))
+    size = kernels.kept_bytes(windows, segments, initial, frequencies, parameters, heads, rest[-1])
     return keys, torch.empty_like(keys), keys.new_empty(size, dtype=torch.uint8)
 
 
@@ -138,6 +147,7 @@ def _each(needs: Sequence[bool], parameters: int) -> list[bool]:
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     pooled, initial, frequencies, parameters, heads, context, ffn_dropout, dropout, seed, ctx.eps, ctx.low = inputs
     ctx.numbers = (heads, context, ffn_dropout, dropout)
+    ctx.backend = _by(initial, parameters, ctx.low)
     ctx.save_for_backward(output[2], pooled, initial, frequencies, seed, *parameters)
 
 
@@ -145,20 +155,21 @@ def _differentiate(ctx: Any, grad_keys: Tensor, grad_values: Tensor, _: Tensor) 
     checks.not_batched("latent_transformer", grad_keys, grad_values)
     kept, pooled, initial, frequencies, seed, *parameters = ctx.saved_tensors
     needs = [*ctx.needs_input_grad[:2], any(ctx.needs_input_grad[3])]
-    gradients = torch.ops.poco.latent_transformer_backward(
-        grad_keys,
-        grad_values,
-        kept,
-        pooled,
-        initial,
-        frequencies,
-        parameters,
-        *ctx.numbers,
-        seed,
-        ctx.eps,
-        ctx.low,
-        needs,
-    )
+    with use_backend(ctx.backend):  # as what it kept is read
+        gradients = torch.ops.poco.latent_transformer_backward(
+            grad_keys,
+            grad_values,
+            kept,
+            pooled,
+            initial,
+            frequencies,
+            parameters,
+            *ctx.numbers,
+            seed,
+            ctx.eps,
+            ctx.low,
+            needs,
+        )
     placed = [
         gradient.to(t.dtype) if needed else None
         for t, gradient, needed in zip(

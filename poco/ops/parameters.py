@@ -88,6 +88,10 @@ class LatentParameters(NamedTuple):
         named: list[Any] = [*flat[:_READ], FeedForwardParameters(*flat[_READ:first]), layers, *flat[last:]]
         return cls(*named)
 
+    def flat(self) -> list[Any]:
+        """The list that :meth:`of` takes."""
+        return [*self[:_READ], *self.read_ffn, *(t for layer in self.layers for t in layer), *self[-_WRITE:]]
+
 
 class ModelParameters(NamedTuple):
     """All parameters of a model but embeddings and initial latents."""

@@ -11,6 +11,7 @@ if not importlib.util.find_spec("triton"):
     pytest.skip("needs Triton (Linux): the extra 'test'", allow_module_level=True)
 
 from helpers import ahead_of_time, inference, parity
+from helpers import latents as between_passes
 
 from poco.kernels import (
     dropout,
@@ -18,7 +19,9 @@ from poco.kernels import (
     film_forecast_backward,
     latent_pool,
     latent_pool_backward,
+    latent_transformer,
     latents,
+    latents_backward,
     unit_sums,
 )
 from poco.kernels import inference as whole
@@ -134,6 +137,37 @@ def test_the_widest_float32_fits_on_the_chip(arch: int, record_property) -> None
         record_property(compiled.name, f"{compiled.shared} bytes of shared memory, {compiled.spills} of spills")
         assert compiled.shared <= SHARED[smallest], compiled.name
         assert compiled.spills < 3000, compiled.name
+
+
+def between(arch: int, dtype: torch.dtype, **shape: int) -> list[ahead_of_time.Compiled]:
+    """What training launches between the passes, there and back, each kernel once."""
+    pooled, initial, parameters, frequencies, *numbers = between_passes.inputs(windows=64, dtype=dtype, **shape)
+    inputs = (pooled, initial, frequencies, parameters, *numbers, False)
+    with ahead_of_time.recorded([latents, latents_backward], arch) as recorded:
+        keys, values, kept = latent_transformer.latent_transformer(*inputs)
+        latent_transformer.latent_transformer_backward(keys, values, kept, *inputs, [True] * 3)
+    return [launch.compile(arch) for launch in {launch.name: launch for launch in recorded}.values()]
+
+
+@pytest.mark.parametrize("arch", [80, 90, 100])
+def test_between_the_passes_in_training(arch: int, record_property) -> None:
+    found = between(arch, torch.bfloat16, hidden=512)
+    assert len(found) == 7
+    for compiled in found:
+        record_property(compiled.name, f"{compiled.registers} registers, {compiled.spills} bytes of spills")
+        assert compiled.products()
+        assert not compiled.spills
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "count"),
+    [(torch.bfloat16, 128, 32), (torch.bfloat16, 256, 16), (torch.bfloat16, 64, 64), (torch.float32, 128, 16)],
+)
+def test_what_is_taken_between_the_passes_fits_on_the_chip(dtype: torch.dtype, width: int, count: int) -> None:
+    assert latent_transformer.fits(dtype, count, width)
+    assert not latent_transformer.fits(dtype, 2 * count, width)
+    for compiled in between(86, dtype, width=width, latents=count, hidden=64):
+        assert compiled.shared <= SHARED[86], compiled.name
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,64 @@ for dtype in inference.TOLERANCES:
     )
 
 
+def test_what_is_between_the_passes_in_training(run_python) -> None:
+    """There and back, with dropout; under autocast; wanted gradients alone; a NaN stays in its window."""
+    _interpret(
+        run_python,
+        """
+from helpers import latents, parity, relative_error
+from helpers.latents import exact, inputs, results
+from helpers.passes import replaced
+from poco.ops import latent_transformer, latents_by_kernels, use_backend
+SHAPES = [
+    {"windows": 2, "layers": 2, "hidden": 130, "heads": 3},
+    {"windows": 2, "own": True, "segments": 2, "latents": 3, "width": 33, "head_width": 4, "heads": 3},
+    {"windows": 1, "latents": 1, "segments": 1, "width": 32, "head_width": 8, "heads": 1, "layers": 0},
+    {"windows": 0},
+    {"windows": 0, "own": True},
+    {"windows": 3, "own": True, "latents": 16, "width": 101, "head_width": 20, "heads": 2, "hidden": 6},
+]
+SMALL = {"windows": 3, "width": 16, "head_width": 4, "heads": 2, "hidden": 5, "latents": 3, "own": True}
+with use_backend("triton"):
+    for dtype in parity.TOLERANCES:
+        for shape in SHAPES:
+            assert latents_by_kernels(inputs(**shape, dtype=dtype)[1])
+            latents.check(shape, dtype)
+    many = inputs(**{**SMALL, "latents": 17})
+    assert not latents_by_kernels(many[1])
+    parity.check(results(many), exact(many), 1e-5)
+
+    arguments = inputs(**SMALL)
+    everything = results(arguments)
+    leaves = [t.clone().requires_grad_() for t in arguments[:2]]
+    outputs = latent_transformer(*leaves, *arguments[2:])
+    generator = torch.Generator().manual_seed(2)
+    grads = [torch.randn(o.shape, generator=generator).to(torch.bfloat16).float() for o in outputs]
+    for one, other in zip(torch.autograd.grad(outputs, leaves, grads), everything[2:4], strict=True):
+        assert torch.equal(one, other)
+
+    broken = replaced(arguments, 0, arguments[0].clone())
+    broken[0][1, 1, 2, 7] = float("nan")
+    window = torch.arange(3) == 1
+    for one, other in zip(results(broken)[:4], everything[:4], strict=True):
+        assert one[window].isnan().any()
+        assert torch.equal(one[~window], other[~window])
+
+    rounded = (arguments[0], arguments[1].bfloat16(), [p.bfloat16() for p in arguments[2]], *arguments[3:])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = results(arguments)
+    assert [t.dtype for t in found[:2]] == [torch.bfloat16] * 2
+    assert all(t.dtype == torch.float32 for t in found[2:])
+    parity.check(found, exact(rounded), 2e-2)
+outputs = None
+with use_backend("triton"):
+    outputs = latent_transformer(*leaves, *arguments[2:])
+for one, other in zip(torch.autograd.grad(outputs, leaves, grads), everything[2:4], strict=True):
+    assert torch.equal(one, other)  # by the kernels that kept what they read, whatever runs now
+""",
+    )
+
+
 def test_ops_run_them_where_they_are_asked_for(run_python) -> None:
     """The backend on the CPU under the interpreter: registered, with autograd, chosen by name alone."""
     said = _interpret(

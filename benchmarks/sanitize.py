@@ -12,7 +12,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "python_tests"))
 
 def main() -> None:
     """Run the Triton kernels, forward and backward, inference and streams, in both precisions; raises on a fault."""
-    from helpers import inference, parity  # type: ignore[import-not-found]
+    from helpers import inference, latents, parity  # type: ignore[import-not-found]
 
     import poco
     from poco.ops import triton
@@ -23,6 +23,7 @@ def main() -> None:
         parity.check_pool({**sizes, "segments": 3, "length": 16}, dtype, by=triton, device="cuda")
         parity.check_film({**sizes, **film}, dtype, by=triton, device="cuda")
         inference.check({"counts": (37, 5)}, dtype, by=triton, device="cuda")
+        latents.check({"windows": 5}, dtype, device="cuda")
     model = poco.POCO(poco.POCOConfig(), [poco.SessionSpec("a", tuple(map(str, range(70))))]).eval()
     model.set_normalisation("a", torch.zeros(70), torch.ones(70))
     for precision in ("float32", "bf16"):  # a stream compares what the GPU computes when it is opened

@@ -8,17 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from poco.kernels import latents, latents_backward, launch
+from poco.kernels import latents, latents_backward
 from poco.ops.model_reference import turns_of
 from poco.ops.parameters import LatentParameters
 from poco.ops.precision import cast, common_dtype
 
 
-def fits(dtype: torch.dtype, count: int, width: int) -> bool:
-    """Whether the kernels hold so many latents of a window on every chip where products are of this dtype."""
-    if dtype is torch.float32:
-        return width <= 128 and count <= 16
-    return width <= 256 and launch.block_of(count) * launch.block_of(width) <= 4096
+def most_latents(dtype: torch.dtype) -> tuple[tuple[int, int], ...]:
+    """Pairs of a width and the most latents up to it that fit on every chip where products are of this dtype."""
+    return ((128, 16),) if dtype is torch.float32 else ((64, 64), (128, 32), (256, 16))
 
 
 def kept_bytes(

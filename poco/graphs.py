@@ -236,4 +236,7 @@ class GradientGraph:
         self._gradients = [torch.zeros_like(p) for p in self._parameters]
         state = torch.cuda.get_rng_state(self._x.device)
         self._graph, self._loss = record(self._backward)
+        self._frequencies = (
+            self.model.rotary.frequencies
+        )  # as long as they are there, so is what the graph reads of them
         torch.cuda.set_rng_state(state, self._x.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ def _nothing(device: torch.device) -> str:
     return ""
 
 
+#: Pairs of a width and the most latents up to it.
+Sizes = tuple[tuple[int, int], ...]
+
+
 @dataclass(frozen=True)
 class Between:
     """What happens between the passes in training, by kernels.
@@ -34,13 +39,13 @@ class Between:
         backward: its gradients, of those of ``torch.ops.poco.latent_transformer_backward``.
         kept_bytes: how many bytes the backward needs, of windows and the op's inputs behind ``pooled``, its
             shape given.
-        fits: whether they take so many latents of such a width where products are of this dtype.
+        most: of a dtype that products are made of, pairs of a width and the most latents that are taken up to it.
     """
 
     forward: Callable[..., Any]
     backward: Callable[..., Any]
     kept_bytes: Callable[..., Any]
-    fits: Callable[[torch.dtype, int, int], bool]
+    most: Callable[[torch.dtype], Sizes]
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ def _cpu() -> Backend:
             cpu.latent_transformer,
             cpu.latent_transformer_backward,
             cpu.latent_kept_bytes,
-            lambda dtype, latents, width: latents <= cpu.most_latents(),
+            lambda dtype: ((sys.maxsize, cpu.most_latents()),),
         ),
         f"{core.build_info()['isa']} kernels, "
         + (
@@ -169,7 +174,7 @@ def _triton() -> Backend:
         triton.film_forecast,
         triton.film_forecast_backward,
         triton.inference,
-        Between(triton.latent_transformer, triton.latent_transformer_backward, triton.kept_bytes, triton.fits),
+        Between(triton.latent_transformer, triton.latent_transformer_backward, triton.kept_bytes, triton.most_latents),
         "interpreted, slowly, as TRITON_INTERPRET asks" if interpreted else ", ".join(dict.fromkeys(names)),
         _nothing if interpreted else _lacking_for_triton,
     )
@@ -289,18 +294,16 @@ def by_cpu_kernels(device: torch.device, dtype: torch.dtype) -> bool:
     return choose(device, dtype).name == "cpu"
 
 
-def between(device: torch.device, dtype: torch.dtype, products: torch.dtype, latents: int, width: int) -> str:
-    """The backend whose kernels do what is between the passes, "" if none does.
+def between(device: torch.device, dtype: torch.dtype, products: torch.dtype) -> tuple[str, Sizes]:
+    """The backend whose kernels do what is between the passes, and for which sizes; "" and none if none does.
 
     Args:
         device: of the latents.
         dtype: theirs.
         products: dtype that products are made of.
-        latents: how many.
-        width: of each.
     """
     backend = choose(device, dtype)
-    return backend.name if backend.between and backend.between.fits(products, latents, width) else ""
+    return (backend.name, backend.between.most(products)) if backend.between else ("", ())
 
 
 def between_of(name: str) -> Between:

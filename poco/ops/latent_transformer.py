@@ -97,7 +97,9 @@ def latents_by_kernels(initial: Tensor, parameters: Sequence[Tensor] = ()) -> bo
 def _by(initial: Tensor, parameters: Sequence[Tensor], low: bool) -> str:
     """The backend whose kernels would do it, "" for the reference."""
     products = torch.bfloat16 if low else common_dtype([initial, *parameters])
-    return between(initial.device, initial.dtype, products, int(initial.shape[1]), int(initial.shape[2]))
+    name, sizes = between(initial.device, initial.dtype, products)
+    latents, width = initial.shape[1:]
+    return name if any(width <= wide and latents <= most for wide, most in sizes) else ""
 
 
 @torch.library.impl("poco::latent_transformer", "CompositeExplicitAutograd")

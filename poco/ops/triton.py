@@ -14,7 +14,7 @@ from poco.kernels.film_forecast_backward import film_forecast_backward
 from poco.kernels.inference import inference
 from poco.kernels.latent_pool import latent_pool
 from poco.kernels.latent_pool_backward import latent_pool_backward
-from poco.kernels.latent_transformer import fits, kept_bytes, latent_transformer, latent_transformer_backward
+from poco.kernels.latent_transformer import kept_bytes, latent_transformer, latent_transformer_backward, most_latents
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -22,11 +22,11 @@ __all__ = [
     "DTYPES",
     "film_forecast",
     "film_forecast_backward",
-    "fits",
     "inference",
     "kept_bytes",
     "latent_pool",
     "latent_pool_backward",
     "latent_transformer",
     "latent_transformer_backward",
+    "most_latents",
 ]

@@ -63,7 +63,7 @@ def results(arguments: tuple[Any, ...], by: Any = latent_transformer) -> list[Te
     ]
     outputs = by(pooled, initial, parameters, *rest)
     generator = torch.Generator().manual_seed(2)
-    grads = [torch.randn(o.shape, generator=generator).to(torch.bfloat16).to(o.dtype) for o in outputs]
+    grads = [torch.randn(o.shape, generator=generator).to(torch.bfloat16).to(o) for o in outputs]
     gradients = torch.autograd.grad(outputs, leaves, grads)
     return [*(o.detach() for o in outputs), *gradients]
 
@@ -78,10 +78,11 @@ def exact(arguments: tuple[Any, ...]) -> list[Tensor | None]:
     return results(tuple(most), reference)
 
 
-def check(shape: dict[str, Any], dtype: torch.dtype) -> None:
+def check(shape: dict[str, Any], dtype: torch.dtype, device: str = "cpu") -> None:
     """Raises AssertionError unless the kernels agree with the reference."""
     arguments = inputs(**shape, dtype=dtype)
-    parity.check(results(arguments), exact(arguments), TOLERANCES[dtype])
+    found = parity.on(results(parity.on(arguments, device)), "cpu")
+    parity.check(found, exact(arguments), TOLERANCES[dtype])
 
 
 def check_all() -> None:

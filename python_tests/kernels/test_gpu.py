@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import inference, parity, relative_error
+from helpers import inference, latents, parity, relative_error
 from helpers.passes import differentiable, film_forecast_inputs, latent_pool_inputs
 
 import poco
@@ -59,6 +59,13 @@ def test_inference(by, shape: dict[str, Any], dtype: torch.dtype) -> None:
     inference.check(shape, dtype, by=by, device="cuda")
 
 
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("dtype", latents.TOLERANCES, ids=str)
+@pytest.mark.parametrize("shape", latents.SHAPES, ids=lambda s: str(s)[:60])
+def test_between_the_passes_in_training(shape: dict[str, Any], dtype: torch.dtype) -> None:
+    latents.check(shape, dtype, device="cuda")
+
+
 def test_one_tf32_product_where_torch_is_asked_for_it(by) -> None:
     shape = {"counts": (300,), "width": 128, "latents": 8, "context": 48, "hidden": 512, "film": 256, "horizon": 16}
     inputs = parity.film_inputs(**shape)
@@ -78,9 +85,10 @@ def test_the_same_gradients_every_time(by) -> None:
     shape: dict[str, Any] = {"counts": (700, 3, 900), "table": 80, "width": 33, "latents": 5}
     pool = parity.on(parity.pool_inputs(**shape), "cuda")
     film = parity.on(parity.film_inputs(**shape, hidden=40, film=50, horizon=5), "cuda")
-    first = [*parity.pool_results(pool, by=by), *parity.film_results(film, by=by)]
+    between = parity.on(latents.inputs(windows=70), "cuda")
+    first = [*parity.pool_results(pool, by=by), *parity.film_results(film, by=by), *latents.results(between)]
     for _ in range(3):
-        again = [*parity.pool_results(pool, by=by), *parity.film_results(film, by=by)]
+        again = [*parity.pool_results(pool, by=by), *parity.film_results(film, by=by), *latents.results(between)]
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 

@@ -119,7 +119,7 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 def _numbers(text: str) -> list[int]:
     """``"2,3"`` as numbers; a ConfigError if they are none."""
     words = listed(text)
-    if not all(word.isdigit() for word in words):
+    if not all(word.isascii() and word.isdigit() for word in words):
         raise ConfigError(f"--cpus takes numbers separated by commas, such as 2,3; got '{text}'")
     return [int(word) for word in words]
 

@@ -72,9 +72,9 @@ Stream::Stream(std::shared_ptr<const Model> model, int64_t session, const Stream
     const auto count = static_cast<int64_t>(model_->sessions().size());
     if (session < 0 || session >= count) fail("there is no session ", session, "; the model knows ", count);
     if (!(options.interval >= 0) || std::isinf(options.interval))
-        fail("the interval between frames must not be negative");
-    if (!(options.tolerance > 0)) fail("the tolerance of intervals must be positive");
-    if (!(options.deadline_ms >= 0)) fail("the deadline must not be negative");
+        fail("the interval between frames must be finite and not negative, and is ", options.interval, " s");
+    if (!(options.tolerance > 0)) fail("the tolerance of intervals must be positive, and is ", options.tolerance);
+    if (!(options.deadline_ms >= 0)) fail("the deadline must not be negative, and is ", options.deadline_ms, " ms");
     if (options.arithmetic.threads < 1) fail("there must be at least one thread");
     if (options.arithmetic.threads > kMostThreads) fail("there can be no more than ", kMostThreads, " threads");
     units_ = this->session().units;

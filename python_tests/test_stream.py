@@ -396,6 +396,25 @@ def test_another_model_between_two_frames() -> None:
         stream.swap(randomised(poco.POCO(poco.POCOConfig(**SMALL), specs)).float())
 
 
+def test_what_stands_in_for_a_unit_before_it_came_is_its_mean_by_the_new_model_too() -> None:
+    generator, frames = np.random.default_rng(3), activity(frames=30)
+    frames[:, 6] = np.nan  # was never there
+    frames[:16, 2] = np.nan  # came late
+    frames[18, 3] = np.nan
+    models = [small_poco(), small_poco()]
+    for model, scale in zip(models, (1, 5), strict=True):
+        model.set_normalisation("b", generator.normal(2, 1, 7) * scale, generator.random(7) + 0.5)
+    stream, direct = (poco.Stream(model, "b", interval=0.5) for model in models)
+    for t, frame in enumerate(frames):
+        time = t * 0.5 + (t >= 17)  # two frames are missing, after the second unit came
+        found, expected = stream.push(frame, time), direct.push(frame, time)
+        if t == 19:
+            stream.swap(models[1])
+        if t > 19:
+            np.testing.assert_array_equal(found.valid, expected.valid)
+            assert relative_error(torch.from_numpy(found.values), torch.from_numpy(expected.values)) < 1e-5
+
+
 @pytest.mark.parametrize("slower", [0.5, 1.0, 1.45])
 def test_frames_of_another_rate_are_marked(slower: float) -> None:
     stream = poco.Stream(small_poco(), "b", interval=0.1)

@@ -175,7 +175,7 @@ class Stream:
             BackendError: if the GPU failed: the frame was taken and has no forecast.
         """
         values = float32_of(frame)
-        seconds = _seconds(time)
+        seconds = seconds_of(time)
         swap_ms = self._take_adapted()
         with _errors(DataError):
             found = self._stream.push(values, seconds)
@@ -355,8 +355,12 @@ def float32_of(frame: npt.ArrayLike) -> npt.NDArray[np.float32]:
     return np.ascontiguousarray(np.ma.filled(found, np.nan))
 
 
-def _seconds(time: Any) -> float:
-    """The time of a frame; NaN if it is None. NumPy's dates and durations count in units of their own: no seconds."""
+def seconds_of(time: Any) -> float:
+    """The time of a frame; NaN if it is None.
+
+    Raises:
+        DataError: if it is no number. NumPy's dates and durations count in units of their own, and not in seconds.
+    """
     try:
         if isinstance(time, str | bytes | np.datetime64 | np.timedelta64):
             raise TypeError

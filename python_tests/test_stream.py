@@ -526,6 +526,10 @@ def test_what_cannot_be_streamed_says_why(tmp_path: Path) -> None:
         (tmp_path / "model" / "config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(CheckpointError, match=says):
             poco.Stream(tmp_path / "model")
+    damaged = json.dumps(config).encode().replace(b"POCO", b"P\xf1CO")
+    (tmp_path / "model" / "config.json").write_bytes(damaged)
+    with pytest.raises(CheckpointError, match=r"config.json is not JSON: a string is not UTF-8 at byte \d+"):
+        poco.Stream(tmp_path / "model", "b")
     small_grounded(False).save_pretrained(tmp_path / "ground")
     of_ground = json.loads((tmp_path / "ground" / "config.json").read_text())
     of_ground["config"]["horizon"] = 1 << 51  # nothing is made so large before it is found not to fit

@@ -34,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 from poco.errors import DataError, WireError
-from poco.stream import MARKS, StreamForecast, float32_of
+from poco.stream import MARKS, StreamForecast, float32_of, seconds_of
 
 VERSION = 1
 HEADER = struct.Struct("<4sBBBBQdIIfIQ")
@@ -86,12 +86,12 @@ def encode_frame(number: int, time: float | None, values: npt.ArrayLike) -> byte
         WireError: if the message would be none that :func:`decode` takes.
     """
     try:
-        given = float32_of(values).astype("<f4", copy=False)
+        given, seconds = float32_of(values).astype("<f4", copy=False), seconds_of(time)
     except DataError as error:
         raise WireError(str(error)) from None
     if given.ndim != 1:
         raise WireError(f"a frame is one value for each unit, got {given.ndim} dimensions")
-    return _checked(_message(_FRAME, 0, 0, number, time, given.size, 1, 0.0, 0, given.tobytes()))
+    return _checked(_message(_FRAME, 0, 0, number, seconds, given.size, 1, 0.0, 0, given.tobytes()))
 
 
 def encode_forecast(number: int, found: StreamForecast, steps: int) -> bytes:

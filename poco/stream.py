@@ -132,7 +132,7 @@ class Stream:
             if not isinstance(number, Integral) or not 0 <= number < 2**31:
                 raise ConfigError(f"{name} must be a whole number, not negative, got {number!r}")
         for name, value in (("interval", interval), ("tolerance", tolerance), ("deadline_ms", deadline_ms)):
-            if value is not None and not isinstance(value, Real):
+            if not isinstance(value, Real) and (value is not None or name == "tolerance"):
                 raise ConfigError(f"{name} must be a number, got {value!r}")
         if keep:
             importlib.import_module("poco.adaptation")  # takes long, so not at the call of adapt_online
@@ -174,14 +174,8 @@ class Stream:
                 it may have gone on with an adapted model.
             BackendError: if the GPU failed: the frame was taken and has no forecast.
         """
-        given = np.asanyarray(frame)
-        if given.dtype.kind not in "fiub":
-            raise DataError(f"a frame is one number for each unit, got values of type {given.dtype}")
-        values = float32_of(given)
-        try:
-            seconds = math.nan if time is None else float(time)
-        except (TypeError, ValueError):
-            raise DataError(f"the time of a frame is a number of seconds, or None, got {time!r}") from None
+        values = float32_of(frame)
+        seconds = seconds_of(time)
         swap_ms = self._take_adapted()
         with _errors(DataError):
             found = self._stream.push(values, seconds)
@@ -215,7 +209,12 @@ class Stream:
         Args:
             source: frames ``[N]``, for example the columns of a recording: ``recording.activity.T``.
             rate_hz: gives frames their times; None: they have none.
+
+        Raises:
+            ConfigError: if the rate is not a positive number.
         """
+        if rate_hz is not None and not (isinstance(rate_hz, Real) and 0 < rate_hz < math.inf):
+            raise ConfigError(f"rate_hz must be a positive number, got {rate_hz!r}")
         for number, frame in enumerate(source):
             yield self.push(frame, None if rate_hz is None else number / rate_hz)
 
@@ -239,9 +238,9 @@ class Stream:
         opened, kept = _open(_of_run(model), keep=self._seen is not None)
         with _errors(ConfigError):
             self._stream.swap(opened)
-        _warn_unless_normalised(opened, [name for name, _ in opened.sessions].index(self.session))
         self._files, self._adapted = kept, False
         self._forget_adaptation()
+        _warn_unless_normalised(opened, [name for name, _ in opened.sessions].index(self.session))
 
     def adapt_online(self, **options: Any) -> OnlineAdaptation:
         """Adapt the model to the frames seen so far while the stream goes on, and then go on with what came of it.
@@ -259,8 +258,9 @@ class Stream:
             The adaptation: ``.done``, ``.result()``, ``.cancel()``.
 
         Raises:
-            ConfigError: if the stream keeps no frames (``keep=``) or has seen none yet, an adaptation is going on, the
-                model is an ensemble, or an option is none or has a value that cannot work.
+            ConfigError: if the stream keeps no frames (``keep=``) or has seen none yet, an adaptation is going on or no
+                frame was pushed since it was over, the model is an ensemble, or an option is none or has a value that
+                cannot work.
         """
         if self._seen is None:
             raise ConfigError("the stream keeps no frames to learn from: open it with keep=, for example keep=10_000")
@@ -268,6 +268,8 @@ class Stream:
             raise ConfigError("no frame was pushed yet: there is nothing to learn from")
         if self._online is not None and not self._online.done:
             raise ConfigError("an adaptation is going on: wait for its result, or cancel it")
+        if self._online is not None and self._online.opened is not None:
+            raise ConfigError("an adapted model waits for the next frame, which goes on with it: push that first")
         if self._files is None:
             raise ConfigError("a model that was opened for streaming is not adapted: give the stream its folder")
         check_adaptable(self._files, self.context + self.horizon, options)
@@ -336,11 +338,35 @@ class Stream:
                 raise
 
 
-def float32_of(values: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """Numbers as float32: NaN where they are masked, infinite where float32 cannot hold them; both count as missing."""
+def float32_of(frame: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """A frame as float32: NaN where it is masked, infinite where float32 cannot hold it; both count as missing.
+
+    Raises:
+        DataError: if it is not of numbers.
+    """
+    try:
+        given = np.asanyarray(frame)
+    except (TypeError, ValueError, RuntimeError) as error:  # lists in a list, a tensor that NumPy cannot take
+        raise DataError(f"a frame is one number for each unit: {error}") from None
+    if given.dtype.kind not in "fiub":
+        raise DataError(f"a frame is one number for each unit, got values of type {given.dtype}")
     with np.errstate(over="ignore"):
-        found = np.asanyarray(values).astype(np.float32, copy=False)
+        found = given.astype(np.float32, copy=False)
     return np.ascontiguousarray(np.ma.filled(found, np.nan))
+
+
+def seconds_of(time: Any) -> float:
+    """The time of a frame; NaN if it is None.
+
+    Raises:
+        DataError: if it is no number. NumPy's dates and durations count in units of their own, and not in seconds.
+    """
+    try:
+        if isinstance(time, str | bytes | np.datetime64 | np.timedelta64):
+            raise TypeError
+        return math.nan if time is None else float(time)
+    except (TypeError, ValueError, OverflowError):
+        raise DataError(f"the time of a frame is a number of seconds, or None, got {time!r}") from None
 
 
 def set_realtime(cpus: Sequence[int] = (), priority: int = 0, lock_memory: bool = False) -> None:
@@ -358,6 +384,9 @@ def set_realtime(cpus: Sequence[int] = (), priority: int = 0, lock_memory: bool 
     Raises:
         ConfigError: for what is not permitted or not there, and how to get it; then everything is as it was.
     """
+    for what, number in (*(("CPU", cpu) for cpu in cpus), ("real-time priority", priority)):
+        if not isinstance(number, Integral) or abs(number) >= 2**31:
+            raise ConfigError(f"there is no {what} {number!r}")
     engine = _engine()
     try:
         engine.set_realtime(list(cpus), priority, lock_memory)

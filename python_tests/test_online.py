@@ -234,6 +234,21 @@ def test_a_model_that_is_swapped_in_meanwhile_stays(small: Any) -> None:
     np.testing.assert_allclose(found.values, expected.values, rtol=1e-5)
 
 
+def test_an_adapted_model_that_waits_for_a_frame_is_not_lost(small: Any) -> None:
+    stream, _, frames = small
+    first = stream.adapt_online()
+    found = first.result()
+    with pytest.raises(ConfigError, match="an adapted model waits for the next frame"):
+        stream.adapt_online()
+    assert first.result() == found
+    assert "adapted" in stream.push(frames[15]).marks
+    again = stream.adapt_online()
+    again.result()
+    again.cancel()
+    stream.adapt_online().result()
+    assert "adapted" in stream.push(frames[16]).marks
+
+
 def test_what_cannot_be_opened_or_swapped_in_is_no_success(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     stream, _, frames = small
     fits = poco.Stream._load

@@ -53,6 +53,9 @@ def test_a_cpu_is_chosen() -> None:
     assert ask(f"cpus=[{FIRST}]") == f"[{FIRST}] False False"
     assert ask("cpus=[99999]").startswith("refused: there is no CPU 99999")
     assert ask("cpus=[-1]").startswith("refused: there is no CPU -1")
+    assert ask(f"cpus=[{10**12}]") == "refused: there is no CPU 1000000000000"
+    assert ask("cpus=['0']") == "refused: there is no CPU '0'"
+    assert ask("priority=1.5") == "refused: there is no real-time priority 1.5"
 
 
 def test_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,8 +63,9 @@ def test_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert command_line(["stream", "nowhere", "--replay", "nothing", "--cpus", "99999"]) == 2
     assert "there is no CPU 99999" in capsys.readouterr().err
-    assert command_line(["stream", "nowhere", "--replay", "nothing", "--cpus", "two"]) == 2
-    assert "numbers separated by commas" in capsys.readouterr().err
+    for words in ("two", "\N{SUPERSCRIPT TWO}"):
+        assert command_line(["stream", "nowhere", "--replay", "nothing", "--cpus", words]) == 2
+        assert "numbers separated by commas" in capsys.readouterr().err
 
 
 def test_priority_and_memory_where_they_are_permitted() -> None:

@@ -356,11 +356,16 @@ def test_frames_that_cannot_be_leave_the_stream_as_it_was() -> None:
         (frames[0][:6], "the frame has 6 units and session 'b' has 7"),
         (np.zeros((7, 1)), "a frame is one value for each unit"),
         (["x"] * 7, "a frame is one number for each unit"),
+        ([1, 2, [3], 4, 5, 6, 7], "a frame is one number for each unit"),
+        (torch.zeros(7, requires_grad=True), "a frame is one number for each unit: .* requires grad"),
+        (torch.zeros(7, dtype=torch.bfloat16), "a frame is one number for each unit: .*BFloat16"),
     ):
         with pytest.raises(DataError, match=says):
             stream.push(wrong)
-    with pytest.raises(DataError, match="the time of a frame is a number of seconds, or None, got 'now'"):
-        stream.push(frames[12], "now")  # type: ignore[arg-type]
+    for time in ("now", "1.5", 10**400, np.datetime64("2020-01-01", "ns"), np.timedelta64(5, "ns")):
+        says = f"the time of a frame is a number of seconds, or None, got {time!r}"
+        with pytest.raises(DataError, match=re.escape(says)):
+            stream.push(frames[12], time)  # type: ignore[arg-type]
     found = stream.push(frames[12])
     expected = batch_forecast(model, frames[1:13], "b")
     assert relative_error(torch.from_numpy(found.values), torch.from_numpy(expected)) < 1e-5
@@ -389,6 +394,25 @@ def test_another_model_between_two_frames() -> None:
     specs = [poco.SessionSpec("b", tuple("0213456"), dataset="y")]
     with pytest.raises(ConfigError, match="session 'b' has other units in the new model, or the same in another order"):
         stream.swap(randomised(poco.POCO(poco.POCOConfig(**SMALL), specs)).float())
+
+
+def test_what_stands_in_for_a_unit_before_it_came_is_its_mean_by_the_new_model_too() -> None:
+    generator, frames = np.random.default_rng(3), activity(frames=30)
+    frames[:, 6] = np.nan  # was never there
+    frames[:16, 2] = np.nan  # came late
+    frames[18, 3] = np.nan
+    models = [small_poco(), small_poco()]
+    for model, scale in zip(models, (1, 5), strict=True):
+        model.set_normalisation("b", generator.normal(2, 1, 7) * scale, generator.random(7) + 0.5)
+    stream, direct = (poco.Stream(model, "b", interval=0.5) for model in models)
+    for t, frame in enumerate(frames):
+        time = t * 0.5 + (t >= 17)  # two frames are missing, after the second unit came
+        found, expected = stream.push(frame, time), direct.push(frame, time)
+        if t == 19:
+            stream.swap(models[1])
+        if t > 19:
+            np.testing.assert_array_equal(found.valid, expected.valid)
+            assert relative_error(torch.from_numpy(found.values), torch.from_numpy(expected.values)) < 1e-5
 
 
 @pytest.mark.parametrize("slower", [0.5, 1.0, 1.45])
@@ -454,6 +478,12 @@ def test_masked_values_are_missing() -> None:
     assert list(np.flatnonzero(~stream.seen)) == [2, 6]
 
 
+@pytest.mark.parametrize("rate", [0, -5.0, float("nan"), float("inf"), "30"])
+def test_a_rate_of_frames_that_is_none(rate: Any) -> None:
+    with pytest.raises(ConfigError, match=f"rate_hz must be a positive number, got {rate!r}"):
+        next(poco.Stream(small_poco(), "b").over(activity(), rate))
+
+
 def test_a_deadline_is_counted() -> None:
     stream = poco.Stream(small_poco(), "b", deadline_ms=1e-6)
     marks = [found.marks for found in stream.over(activity(frames=14))]
@@ -470,7 +500,12 @@ def test_what_cannot_be_streamed_says_why(tmp_path: Path) -> None:
     for option, says in (
         ({"missing": "guess"}, "missing must be one of hold, drop"),
         ({"threads": 0}, "at least one thread"),
-        ({"tolerance": 0.0}, "tolerance of intervals must be positive"),
+        ({"tolerance": 0.0}, "tolerance of intervals must be positive, and is 0"),
+        ({"tolerance": None}, "tolerance must be a number, got None"),
+        ({"interval": -0.5}, "interval between frames must be finite and not negative, and is -0.5 s"),
+        ({"interval": float("inf")}, "interval between frames must be finite and not negative, and is inf s"),
+        ({"interval": float("nan")}, "interval between frames must be finite and not negative, and is nan s"),
+        ({"deadline_ms": -2}, "deadline must not be negative, and is -2 ms"),
         ({"threads": 10**12}, "threads must be a whole number"),
         ({"keep": 1.5}, "keep must be a whole number"),
         ({"deadline_ms": "a"}, "deadline_ms must be a number"),
@@ -491,6 +526,10 @@ def test_what_cannot_be_streamed_says_why(tmp_path: Path) -> None:
         (tmp_path / "model" / "config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(CheckpointError, match=says):
             poco.Stream(tmp_path / "model")
+    damaged = json.dumps(config).encode().replace(b"POCO", b"P\xf1CO")
+    (tmp_path / "model" / "config.json").write_bytes(damaged)
+    with pytest.raises(CheckpointError, match=r"config.json is not JSON: a string is not UTF-8 at byte \d+"):
+        poco.Stream(tmp_path / "model", "b")
     small_grounded(False).save_pretrained(tmp_path / "ground")
     of_ground = json.loads((tmp_path / "ground" / "config.json").read_text())
     of_ground["config"]["horizon"] = 1 << 51  # nothing is made so large before it is found not to fit

@@ -153,6 +153,10 @@ private:
             ++at_;
             if (c == '"') return found;
             if (static_cast<unsigned char>(c) < 0x20) bad("a control character in a string");
+            if (static_cast<unsigned char>(c) >= 0x80) {
+                character(static_cast<unsigned char>(c), found);
+                continue;
+            }
             if (c != '\\') {
                 found += c;
                 continue;
@@ -186,6 +190,20 @@ private:
                 default:
                     bad("an unknown escape");
             }
+        }
+    }
+
+    // A character whose first byte is not ASCII: UTF-8 has one form of each (RFC 3629).
+    void character(unsigned char first, std::string& to) {
+        const int more = first < 0xC2 ? 0 : first < 0xE0 ? 1 : first < 0xF0 ? 2 : first < 0xF5 ? 3 : 0;
+        if (more == 0) bad("a string is not UTF-8");
+        to += static_cast<char>(first);
+        for (int i = 0; i < more; ++i, ++at_) {
+            const auto byte = static_cast<unsigned char>(next());
+            const int least = i > 0 ? 0x80 : first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
+            const int most = i > 0 ? 0xBF : first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
+            if (byte < least || byte > most) bad("a string is not UTF-8");
+            to += static_cast<char>(byte);
         }
     }
 

@@ -14,8 +14,8 @@ class Json {
 public:
     enum class Kind { null, boolean, number, string, array, object };
 
-    // The value of a whole text. Throws Error, `where` in its message, for anything that is not JSON, a name that
-    // occurs twice in an object, nesting deeper than 32, or more than four million values.
+    // The value of a whole text. Throws Error, `where` in its message, for anything that is not JSON (UTF-8), a name
+    // that occurs twice in an object, nesting deeper than 32, or more than four million values.
     static Json parse(std::string_view text, const std::string& where);
 
     Kind kind() const { return kind_; }

@@ -72,9 +72,9 @@ Stream::Stream(std::shared_ptr<const Model> model, int64_t session, const Stream
     const auto count = static_cast<int64_t>(model_->sessions().size());
     if (session < 0 || session >= count) fail("there is no session ", session, "; the model knows ", count);
     if (!(options.interval >= 0) || std::isinf(options.interval))
-        fail("the interval between frames must not be negative");
-    if (!(options.tolerance > 0)) fail("the tolerance of intervals must be positive");
-    if (!(options.deadline_ms >= 0)) fail("the deadline must not be negative");
+        fail("the interval between frames must be finite and not negative, and is ", options.interval, " s");
+    if (!(options.tolerance > 0)) fail("the tolerance of intervals must be positive, and is ", options.tolerance);
+    if (!(options.deadline_ms >= 0)) fail("the deadline must not be negative, and is ", options.deadline_ms, " ms");
     if (options.arithmetic.threads < 1) fail("there must be at least one thread");
     if (options.arithmetic.threads > kMostThreads) fail("there can be no more than ", kMostThreads, " threads");
     units_ = this->session().units;
@@ -82,6 +82,7 @@ Stream::Stream(std::shared_ptr<const Model> model, int64_t session, const Stream
     const auto units = static_cast<size_t>(units_);
     x_.resize(units * static_cast<size_t>(context_));
     unseen_.resize(units);
+    known_.resize(units);
     valid_.resize(units);
     there_.assign(units, 1);
     times_.resize(static_cast<size_t>(context_));
@@ -95,6 +96,7 @@ Stream::Stream(std::shared_ptr<const Model> model, int64_t session, const Stream
 void Stream::restart() {
     std::fill(x_.begin(), x_.end(), 0.0f);
     std::fill(unseen_.begin(), unseen_.end(), 0);
+    std::fill(known_.begin(), known_.end(), 0);
     std::fill(times_.begin(), times_.end(), std::numeric_limits<double>::quiet_NaN());
     collected_ = 0;
     came_ = 0;
@@ -146,22 +148,25 @@ bool Stream::off_rate() const {
 void Stream::shift_in(const float* frame, double time) {
     const Session& own = session();
     const auto later = static_cast<size_t>(context_ - 1) * sizeof(float);
+    const auto most = static_cast<int32_t>(context_);
     for (int64_t u = 0; u < units_; ++u) {
         const auto i = static_cast<size_t>(u);
         float* const line = x_.data() + u * context_;
         const float last = line[context_ - 1];
         std::memmove(line, line + 1, later);
         line[context_ - 1] = last;
+        if (known_[i] > 0) known_[i] = std::min(known_[i] + 1, most);
         if (frame == nullptr) continue;  // of no unit is anything known that was not before
         const float value = (frame[u] - own.mean[i]) / own.std[i];
         const bool seen = std::abs(value) <= kLargest;  // NaN is not
         if (seen) line[context_ - 1] = value;
-        unseen_[i] = seen ? std::min(unseen_[i] + 1, static_cast<int32_t>(context_)) : 0;
+        if (seen && known_[i] == 0) known_[i] = 1;
+        unseen_[i] = seen ? std::min(unseen_[i] + 1, most) : 0;
         stats_.held_values += !seen;
     }
     times_[static_cast<size_t>(stats_.frames % context_)] = time;
     collected_ = std::min(collected_ + 1, context_);
-    if (frame != nullptr) came_ = std::min(came_ + 1, static_cast<int32_t>(context_));
+    if (frame != nullptr) came_ = std::min(came_ + 1, most);
     since_filled_ = frame == nullptr ? 0 : std::min(since_filled_ + 1, context_);
     ++stats_.frames;
 }
@@ -258,13 +263,14 @@ StreamForecast Stream::push(const float* frame, int64_t length, double time) {
     return result;
 }
 
-// The context by another normalisation. What is out of range by that is missing, as in a frame.
+// The context by another normalisation. What is out of range by that is missing, as in a frame. Before a unit was in
+// any its mean stands in, 0 by either.
 void Stream::normalise_anew(const Session& before, const Session& now) {
     for (int64_t u = 0; u < units_; ++u) {
         const auto i = static_cast<size_t>(u);
         if (before.mean[i] == now.mean[i] && before.std[i] == now.std[i]) continue;
         float last = 0;
-        for (int64_t t = context_ - collected_; t < context_; ++t) {
+        for (int64_t t = context_ - known_[i]; t < context_; ++t) {
             float& value = x_[static_cast<size_t>(u * context_ + t)];
             value = (value * before.std[i] + before.mean[i] - now.mean[i]) / now.std[i];
             if (std::abs(value) <= kLargest) {

@@ -27,8 +27,7 @@ struct StreamOptions {
     Arithmetic arithmetic;
     Missing missing = Missing::hold;
     Gap gap = Gap::fill;
-    double interval =
-        0;  // seconds from frame to frame; 0: by the session's rate, and if that is not known by the frames
+    double interval = 0;     // seconds from frame to frame; 0: by the session's rate, without which no gap is seen
     double tolerance = 0.5;  // a gap begins where an interval is longer by more than this share, and by half at least
     double deadline_ms = 0;  // 0: none
 };
@@ -113,6 +112,7 @@ private:
     std::unique_ptr<Forecaster> forecaster_;
     Floats x_;                // [N, C] normalised
     Buffer<int32_t> unseen_;  // [N] frames that came since the unit was last missing or the restart, at most C
+    Buffer<int32_t> known_;   // [N] frames since the first that a unit was in, after the restart, at most C
     Buffer<uint8_t> valid_;
     Buffer<uint8_t> there_;  // [N] of the units that tell the population something
     Buffer<double> times_;   // [C] of frame i at i % C; NaN: not known

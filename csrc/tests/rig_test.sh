@@ -21,10 +21,11 @@ done > frames.txt
 echo "no frame" >> frames.txt
 echo "t=soon 1 2 3 4 5 6 7" >> frames.txt
 echo "1 2 3" >> frames.txt
+printf '1 2 3 4 5 6 7%0400d\n' 0 >> frames.txt # longer than any frame: no part of it is one
 ./trigger "$model" fish -1000 0 2 < frames.txt > found.txt 2> said.txt
 cat found.txt said.txt
 [ "$(grep -c TRIGGER found.txt)" = 1 ] # always above: one crossing, at the first forecast
-[ "$(grep -c "a line that is no frame was left out" said.txt)" = 2 ]
+[ "$(grep -c "a line that is no frame was left out" said.txt)" = 3 ]
 grep -q "the frame has 3 units and session 'fish' has 7" said.txt
 grep -q "^30 frames, .* forecasts, median" said.txt
 ./trigger "$model" fish 1000 0 2 < frames.txt 2> /dev/null | { ! grep TRIGGER; }

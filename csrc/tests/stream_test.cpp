@@ -351,6 +351,15 @@ void strict_json() {
         CHECK(fails(bad));
     }
     CHECK(fails(std::string(1000, '[')));
+    for (const char* const bad : {"\x80", "\xc3", "\xc3(", "\xc0\xaf", "\xe0\x80\x80", "\xed\xa0\x80", "\xe2\x82",
+                                  "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xff"}) {
+        CHECK(fails("\"" + std::string(bad) + "\""));  // no UTF-8
+    }
+    for (const char* const good :
+         {"\xc3\xa9", "\xe0\xa0\x80", "\xed\x9f\xbf", "\xef\xbf\xbf", "\xf0\x90\x80\x80", "\xf4\x8f\xbf\xbf"}) {
+        const poco::Json text = poco::Json::parse("\"" + std::string(good) + "\"", "it");
+        CHECK(text.string() == good);
+    }
     const poco::Json value =
         poco::Json::parse(" {\"a\": [1, -2.5e1, true, null, \"\\u00e9\\ud83d\\ude00\\n\"]} ", "it");
     const std::vector<poco::Json>& items = value.at("a").array();

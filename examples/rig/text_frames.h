@@ -5,6 +5,7 @@
 
 #include <math.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,6 +21,16 @@ static inline int64_t read_unit(const char* word, int64_t units) {
     double unit;
     if (!read_number(word, &unit) || !(unit >= 0 && unit < (double)units)) return -1;
     return unit == (double)(int64_t)unit ? (int64_t)unit : -1;
+}
+
+/* Reads a line; returns whether there is one. Of one that has no room nothing is left but a word that is no number: a
+   part of it could be taken for a frame. */
+static inline int read_line(char* line, int room, FILE* from) {
+    if (fgets(line, room, from) == NULL) return 0;
+    if (strchr(line, '\n') != NULL || feof(from)) return 1;
+    for (int c = 0; c != '\n' && c != EOF;) c = getc(from);
+    strcpy(line, "?");
+    return 1;
 }
 
 /* Reads numbers of a line into frame, and the time that "t=" begins, NaN if there is none. Returns how many numbers

@@ -76,7 +76,7 @@ int main(int count, char** arguments) {
     frame = malloc((size_t)units * sizeof *frame);
     line = malloc(room);
     if (frame == NULL || line == NULL) return 1;
-    while (fgets(line, (int)room, stdin) != NULL) {
+    while (read_line(line, (int)room, stdin)) {
         const int64_t length = read_frame(line, frame, units, &time);
         if (length < 0) {
             fprintf(stderr, "a line that is no frame was left out\n");

@@ -72,7 +72,7 @@ static int ask(void* socket, char** units, int count) {
     uint8_t* const bytes = malloc(frame_bytes(MOST_UNITS));
     uint64_t number = 0;
     int good = line != NULL && frame != NULL && bytes != NULL;
-    while (good && fgets(line, LINE_BYTES, stdin) != NULL) {
+    while (good && read_line(line, LINE_BYTES, stdin)) {
         double time;
         const int64_t length = read_frame(line, frame, MOST_UNITS, &time);
         if (length < 1) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -136,8 +137,8 @@ def reading_options(given: Mapping[str, Any]) -> dict[str, Any]:
         found["description"] = str(found["description"].resolve())
     if "leave_out" in found:
         found["leave_out"] = listed(found["leave_out"])
-    if not found.get("rate_hz", 1.0) > 0:
-        raise ConfigError(f"rate_hz (--rate) must be above 0, got {found['rate_hz']:g}")
+    if not 0 < found.get("rate_hz", 1.0) < math.inf:
+        raise ConfigError(f"rate_hz (--rate) must be above 0 and finite, got {found['rate_hz']:g}")
     for name in ("nan", "constant", "time_unit"):
         known = CHOICES[name]
         if found.get(name, known[0]) not in known:

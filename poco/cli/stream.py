@@ -119,7 +119,7 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 def _numbers(text: str) -> list[int]:
     """``"2,3"`` as numbers; a ConfigError if they are none."""
     words = listed(text)
-    if not all(word.isdigit() for word in words):
+    if not all(word.isascii() and word.isdigit() for word in words):
         raise ConfigError(f"--cpus takes numbers separated by commas, such as 2,3; got '{text}'")
     return [int(word) for word in words]
 
@@ -255,13 +255,20 @@ def _serve(
 def _session_of(run: Path, as_session: str | None, rate: float | None) -> tuple[Any, str, float | None, Any]:
     """The model for streams, the session of it, seconds from frame to frame if known, deviations of the units."""
     from poco.cli.runs import open_forecaster
+    from poco.data.checks import rates_differ
     from poco.models import model_of
     from poco.nn.files import learnt_rate
     from poco.stream import open_model
 
     model = model_of(open_forecaster(run), "what is streamed")
     chosen = model.sessions[model.session_index(as_session)].name
-    rate = rate or learnt_rate(model, chosen)
+    learnt = learnt_rate(model, chosen)
+    if rates_differ(rate, learnt):
+        raise ConfigError(
+            f"the model learnt session '{chosen}' at {learnt:.4g} frames a second, and --rate says {rate:.4g}: have "
+            "frames sent at the rate that it was learnt at, and leave --rate out"
+        )
+    rate = rate or learnt
     return open_model(run), chosen, 1 / rate if rate else None, model.normalisation(chosen)[1].numpy()
 
 

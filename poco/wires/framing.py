@@ -33,13 +33,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from poco.errors import WireError
-from poco.stream import MARKS, StreamForecast, float32_of
+from poco.errors import DataError, WireError
+from poco.stream import MARKS, StreamForecast, float32_of, seconds_of
 
 VERSION = 1
 HEADER = struct.Struct("<4sBBBBQdIIfIQ")
 MAX_UNITS, MAX_STEPS, MAX_TEXT = 1 << 24, 1 << 16, 1 << 16
-_MAGIC = b"POCO"
+MAGIC = b"POCO"
 _FRAME, _FORECAST, _ERROR = 1, 2, 3
 WIRE_MARKS = {**MARKS, 64: "adapted"}
 
@@ -85,10 +85,13 @@ def encode_frame(number: int, time: float | None, values: npt.ArrayLike) -> byte
     Raises:
         WireError: if the message would be none that :func:`decode` takes.
     """
-    given = float32_of(values).astype("<f4", copy=False)
+    try:
+        given, seconds = float32_of(values).astype("<f4", copy=False), seconds_of(time)
+    except DataError as error:
+        raise WireError(str(error)) from None
     if given.ndim != 1:
         raise WireError(f"a frame is one value for each unit, got {given.ndim} dimensions")
-    return _checked(_message(_FRAME, 0, 0, number, time, given.size, 1, 0.0, 0, given.tobytes()))
+    return _checked(_message(_FRAME, 0, 0, number, seconds, given.size, 1, 0.0, 0, given.tobytes()))
 
 
 def encode_forecast(number: int, found: StreamForecast, steps: int) -> bytes:
@@ -134,8 +137,8 @@ def decode(message: bytes | bytearray | memoryview) -> WireFrame | StreamForecas
     if len(data) < HEADER.size:
         raise WireError(f"a message of {len(data)} bytes is too short: the header alone has {HEADER.size}")
     magic, version, kind, status, marks, number, time, units, steps, took, missing, total = HEADER.unpack_from(data)
-    if magic != _MAGIC:
-        raise WireError(f"the message begins with {magic!r} and not with {_MAGIC!r}: it is not from poco")
+    if magic != MAGIC:
+        raise WireError(f"the message begins with {magic!r} and not with {MAGIC!r}: it is not from poco")
     if version != VERSION:
         raise WireError(f"the message is of version {version} of the framing, and this program speaks {VERSION}")
     if kind not in (_FRAME, _FORECAST, _ERROR):
@@ -217,7 +220,7 @@ def _message(
 ) -> bytes:
     when, total = math.nan if time is None else time, HEADER.size + len(payload)
     try:
-        header = HEADER.pack(_MAGIC, VERSION, kind, status, marks, number, when, units, steps, took, missing, total)
+        header = HEADER.pack(MAGIC, VERSION, kind, status, marks, number, when, units, steps, took, missing, total)
     except (struct.error, OverflowError) as error:
         raise WireError(f"frame number {number} cannot be sent: {error}") from None
     return header + payload

@@ -122,7 +122,8 @@ class Feed:
 
     The clock of the sender says what is missing. Where the number of a frame falls and the clock goes on, the sender
     was started anew: that is a gap like any other. Where both fall, or the clock alone does for as many frames as a
-    context has, nothing is known of what lies between: the stream is reset. So it is where numbers have a gap that no
+    context has, or until it passes the last time without a gap for those that were refused, nothing is known of what
+    lies between: the stream is reset. So it is where numbers have a gap that no
     clock can tell the length of. A frame without a time among frames with times counts as one interval, until the next
     time says more. Where times stay away for a whole context, or were never there, numbers stand in for the clock if
     the stream was given its interval; if it was not, a number that comes again is that of a frame that does.
@@ -215,8 +216,13 @@ class Feed:
             return f"the sender began anew: frame {number} after {last}, at a time that is not known"
         if seconds is None:
             return None
-        if before is None or seconds > before:
+        if before is None:
             self.behind = 0
+            return None
+        if seconds > before:
+            interval, refused, self.behind = self._stream.interval, self.behind, 0
+            if refused and interval and number - last > (seconds - before) / interval + 0.5:
+                return f"the sender's clock was set back, and frames between {last} and {number} were refused for it"
             return None
         if number < last:
             return f"the sender began anew: frame {number} after {last}, and its clock too"

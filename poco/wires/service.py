@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from poco.errors import DataError, WireError
 from poco.stream import GapError, Stream
-from poco.wires.framing import WireFrame, decode, encode_failure, encode_forecast
+from poco.wires.framing import MAGIC, WireFrame, decode, encode_failure, encode_forecast
 from poco.wires.live import Feed, Log
 from poco.wires.zmq import library, open_socket
 
@@ -15,13 +15,13 @@ from poco.wires.zmq import library, open_socket
 class ZmqService:
     """Answers frames with forecasts, by one stream for each client.
 
-    A client is who has the same identity: by default each socket that connects. Of more than ``clients`` of them, the
-    one that was silent longest is forgotten; should it come back, its stream begins anew, which its forecasts say
-    (``warming``). A frame that cannot be used, or a message that is no frame, is answered with an error, and the
-    client's stream is as it was; a message that is no frame of the session makes nobody a client. Where frames are
-    missing and streams are such that refuse gaps, the frame after them is answered with an error, and with the next one
-    the client's stream begins anew. Answers carry the whole envelope that came, and never wait for anybody: where a
-    client does not take them, they are dropped and counted.
+    A client is who has the same identity: by default each socket that connects, and a proxy with all behind it. Of more
+    than ``clients`` of them, the one that was silent longest is forgotten; should it come back, its stream begins anew,
+    which its forecasts say (``warming``). A frame that cannot be used, or a message that is no frame, is answered with
+    an error, and the client's stream is as it was; a message that is no frame of the session makes nobody a client.
+    Where frames are missing and streams are such that refuse gaps, the frame after them is answered with an error, and
+    with the next one the client's stream begins anew. Answers carry the whole envelope that came, and never wait for
+    anybody: where a client does not take them, they are dropped and counted.
 
     Args:
         address: what comes after ``zmq:``; it binds where that does not say ``connect:``.
@@ -78,10 +78,13 @@ class ZmqService:
         """
         if not self._socket.poll(max(1, int(timeout * 1000))):
             return None
-        *envelope, message = self._socket.recv_multipart()
-        name = envelope[0] if envelope else b""
+        parts = self._socket.recv_multipart()  # who sent it, what else of an envelope there is, a message
+        begins = next((i for i, part in enumerate(parts) if i > 0 and part.startswith(MAGIC)), len(parts) - 1)
+        envelope, message = parts[:begins], parts[begins:]
         try:
-            frame = decode(message)
+            if len(message) != 1:  # all but the last would be lost without a word
+                raise WireError(f"a message has one part, and this one has {len(message)}")
+            frame = decode(message[0])
             if not isinstance(frame, WireFrame):
                 raise WireError("what can be answered is a frame, and this is a forecast or an error")
         except WireError as error:
@@ -92,12 +95,12 @@ class ZmqService:
             says = f"the frame has {frame.values.size} units and session '{session}' has {self.units}"
             self._refuse(envelope, frame.number, says)
             return None
-        stream, feed = self._client(name)
+        stream, feed = self._client(parts[0])
         try:
             found = feed.push(frame)
         except DataError as error:
             if isinstance(error, GapError):
-                self._log(f"client {name.hex()}: {error}: its stream begins anew")
+                self._log(f"client {parts[0].hex()}: {error}: its stream begins anew")
                 feed.begin_anew()  # no later frame would mend it
             self._refuse(envelope, frame.number, str(error))
             return None

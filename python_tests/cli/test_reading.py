@@ -124,11 +124,11 @@ def test_sessions_of_one_name(poco: Callable, tmp_path: Path) -> None:
     assert [path["sessions"][0]["session"] for path in seen["paths"]] == ["one-a", "two-a"]
 
 
-@pytest.mark.parametrize("rate", ["-3", "0", "nan"])
+@pytest.mark.parametrize("rate", ["-3", "0", "nan", "inf"])
 def test_a_rate_that_is_none(poco: Callable, folder: Path, rate: str) -> None:
     refused = poco("inspect", folder, "--rate", rate)
     assert refused.code == 2
-    assert f"rate_hz (--rate) must be above 0, got {rate}" in refused.err
+    assert f"rate_hz (--rate) must be above 0 and finite, got {rate}" in refused.err
 
 
 def test_time_in_a_table(poco: Callable, tmp_path: Path) -> None:

@@ -237,6 +237,8 @@ def test_wires_that_do_not_fit_say_so(poco, trained, recordings) -> None:
         (("--in", "zmq:5555", "--as", "nobody"), "unknown session 'nobody'"),
         (("--in", "serial:1", "--as", name), "'serial:1' is no wire"),
         (("--in", "zmq:tcp://rig", "--as", name), "is no ZeroMQ address"),
+        (("--in", "zmq:1", "--as", name, "--rate", 40), "at 20 frames a second, and --rate says 40"),
+        (("--serve", "zmq:1", "--as", name, "--rate", 1e-9), "at 20 frames a second, and --rate says 1e-09"),
     ):
         done = poco("stream", trained, *arguments)
         assert (done.code, says in done.err) == (2, True), done.err

@@ -223,6 +223,10 @@ def test_damaged_and_random_bytes_are_errors_or_messages() -> None:
         (0, np.inf, [1.0], "time of the message is infinite"),
         (0, 0.0, [], "has 0 units"),
         (0, 0.0, [[1.0]], "got 2 dimensions"),
+        (0, np.datetime64("2020-01-01", "ns"), [1.0], "the time of a frame is a number of seconds"),
+        (0, 0.0, [1 + 2j], "got values of type complex128"),
+        (0, 0.0, [1, None], "got values of type object"),
+        (0, 0.0, [[1], [2, 3]], "one number for each unit"),
     ],
 )
 def test_what_cannot_be_sent_says_so(number, time, values, says) -> None:

@@ -79,15 +79,38 @@ def test_a_clock_that_was_set_back_is_believed_after_a_context(model, frames) ->
     for i in range(20, 31):
         with pytest.raises(DataError, match="time stamps must rise"):
             feed.push(WireFrame(i, i * 0.5, frames[i]))
-    assert feed.push(WireFrame(31, 110.0, frames[31])).status == "ok"  # it was a hiccup
+    found = feed.push(WireFrame(31, 115.5, frames[31]))  # it was a hiccup
+    assert (found.status, found.marks) == ("ok", {"filled"})
     for i in range(32, 43):
         with pytest.raises(DataError, match="time stamps must rise"):
             feed.push(WireFrame(i, i * 0.5, frames[i]))
     found = feed.push(WireFrame(43, 21.5, frames[43]))
     assert (found.status, found.missing, found.marks) == ("warming", 11, {"restarted"})
     assert said == [
-        "the sender's clock was set back, to 21.5 s from 110 s (difference -88.5 s): the stream begins anew"
+        "the sender's clock was set back, to 21.5 s from 115.5 s (difference -94 s): the stream begins anew"
     ]
+
+
+@pytest.mark.parametrize("back", [0.5, 1.7, 5.0])
+def test_a_clock_that_was_set_back_for_less_than_a_context_hides_no_frame(model, frames, back) -> None:
+    stream, said = poco.Stream(model, "b", interval=0.5), []
+    feed, refused = Feed(stream, log=said.append), []
+    for i in range(20):
+        feed.push(WireFrame(i, 100 + i * 0.5, frames[i]))
+    with pytest.raises(DataError, match="time stamps must rise"):
+        feed.push(WireFrame(19, 109.5, frames[19]))  # one that comes twice is no such thing
+    assert feed.push(WireFrame(20, 110.0, frames[20])).marks == set()
+    for i in range(21, 50):
+        try:
+            found = feed.push(WireFrame(i, 100 + i * 0.5 - back, frames[i]))
+        except DataError:
+            refused.append(i)
+            continue
+        first = refused[-1] + 1
+        assert found.marks == ({"restarted"} if i == first else set())
+        assert found.status == ("ok" if i >= first + 11 else "warming")
+    why = f"the sender's clock was set back, and frames between 20 and {first} were refused for it"
+    assert said == [f"{why}: the stream begins anew"]
 
 
 def test_a_clock_that_counts_from_1970_is_told_to_the_microsecond(model, frames) -> None:

@@ -167,6 +167,16 @@ def test_the_whole_envelope_comes_back(serve, client, frames) -> None:
             assert decode(message).missing == 11
 
 
+@pytest.mark.parametrize("kind", [zmq.REQ, zmq.DEALER])
+def test_a_message_of_two_parts_is_refused(serve, client, frames, kind) -> None:
+    service = serve()
+    socket = client(service.where, kind)
+    socket.send_multipart([encode_frame(i, i * 0.5, frames[i]) for i in range(2)])
+    (message,) = socket.recv_multipart()
+    assert decode(message).text == "a message has one part, and this one has 2"
+    assert (service.clients, service.refused) == (0, 1)
+
+
 def test_the_client_that_was_silent_longest_is_forgotten(serve, client, frames) -> None:
     service = serve(clients=2)
     sockets = [client(service.where) for _ in range(3)]

@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
             typer.Option(help="The files of --data are those of this data set, as published; once for all or each."),
         ] = None,
         protocol: Annotated[str, typer.Option(help="'published' or 'leak-free'.")] = "published",
-        seeds: Annotated[int, typer.Option(help="Seeds.")] = 3,
+        seeds: Annotated[int | None, typer.Option(help="How many seeds (default 3).")] = None,
         steps: Annotated[int | None, typer.Option(help="Gradient steps (default: the study's).")] = None,
         batch: Annotated[int | None, typer.Option(help="Windows of a gradient step (default: as published).")] = None,
         simulation: Annotated[
@@ -116,7 +116,7 @@ def _recordings(data: list[Path], published: list[str]) -> list[Recording]:
     """All recordings, each path read as the published data set in its place, or as the only one."""
     from poco.data.read import read
 
-    if len(published) not in (0, 1, len(data)):
+    if len(published) not in (0, min(1, len(data)), len(data)):
         raise ConfigError(f"--published is given {len(published)} times for {len(data)} --data: once, or once for each")
     names = published if len(published) > 1 else [*published, None][:1] * len(data)
     return [one for path, name in zip(data, names, strict=True) for one in read(path, published=name)]

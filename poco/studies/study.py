@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from poco import cells as cells_of
-from poco.data.recording import Recording
+from poco.data.recording import Recording, warnings_of
 from poco.errors import ConfigError
 from poco.studies import plan, zapbench
 from poco.studies.definition import Study
@@ -26,7 +26,7 @@ def run(
     out: Path,
     recordings: Sequence[Recording] = (),
     *,
-    protocol: str = "published",
+    protocol: str | None = None,
     seeds: int | None = None,
     steps: int | None = None,
     batch: int | None = None,
@@ -43,7 +43,7 @@ def run(
         study: the experiment.
         out: folder of the cells.
         recordings: what it runs on; a study of simulated recordings takes none.
-        protocol: ``"published"`` or ``"leak-free"``.
+        protocol: ``"published"``, the default, or ``"leak-free"``; that of ZAPBench is its own.
         seeds: how many, 0, 1, ...; default 3; a simulation has other animals for each.
         steps: gradient steps of each model; default the study's.
         batch: windows of each step; default as published.
@@ -57,8 +57,8 @@ def run(
 
     Raises:
         ConfigError: if it needs recordings and none are given or too short ones, its values, the windows of a step,
-            sizes of a simulation, recordings or a label are not its to choose, or cells in ``out``, or models beside
-            them, were made of other recordings or with other settings.
+            sizes of a simulation, recordings, a protocol or a label are not its to choose, or cells in ``out``, or
+            models beside them, were made of other recordings or with other settings.
         DataError: if a recording cannot be used, or has no window in one of its parts.
         DivergedError: if a training loss is no longer finite; the message names the cell.
         PocoError: if one of several processes is killed.
@@ -79,7 +79,10 @@ def run(
     elif not recordings:
         raise ConfigError(f"the study '{study.name}' needs recordings: give some (recordings, --data)")
     if study.form == zapbench.PROTOCOL:
+        if protocol is not None:
+            raise ConfigError(f"the study '{study.name}' has a protocol of its own: leave out protocol (--protocol)")
         protocol = zapbench.PROTOCOL
+    protocol = protocol or "published"
     study = plan.on_recordings(study, recordings, label, report)
     if reduced:
         base_steps = None if study.base_steps is None else REDUCED_STEPS
@@ -88,6 +91,8 @@ def run(
     plan.check_windows(study, recordings, protocol)
     if steps is None:
         steps = REDUCED_STEPS if reduced else study.steps if study.epochs is None else None
+    for warning in warnings_of(recordings):
+        report(f"warning: {warning}")
     out.mkdir(parents=True, exist_ok=True)
     every = list(
         plan.jobs(study, out, recordings, protocol=protocol, seeds=seeds, steps=steps, batch=batch, label=label)

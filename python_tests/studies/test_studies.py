@@ -412,6 +412,22 @@ def test_windows_of_a_step(tmp_path: Path) -> None:
         studies.run(study, tmp_path / "none", RECORDINGS, batch=0)
 
 
+def test_a_study_says_what_its_numbers_are_and_what_recordings_warn_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("typer", reason="the command line needs the extra 'cli'")
+    from poco.__main__ import run
+
+    control = [dataclasses.replace(r, warnings=("no neural activity",)) for r in RECORDINGS]
+    lines: list[str] = []
+    studies.run(studies.Study("one", "", ("ridge",)), tmp_path, control, seeds=1, report=lines.append)
+    assert lines[0] == "warning: 2 sessions: no neural activity"
+    assert run(["study", "table", str(tmp_path)]) == 0
+    assert "copy on the test part, published protocol; behind ±" in capsys.readouterr().out
+    errors = {"study": "z", "forecaster": "poco", "value": "v", "seed": 0, "mae_per_step": [0.01] * 4}
+    assert studies.meaning([errors]).startswith("MAE is")
+
+
 def test_a_reduced_study_keeps_what_is_given(tmp_path: Path) -> None:
     given = {"seeds": 2, "steps": 2, "simulation": {"animals": 3}}
     cells = studies.run(studies.load("simulation"), tmp_path, reduced=True, **given)
@@ -431,6 +447,8 @@ def test_what_a_study_has_no_use_for_is_refused(tmp_path: Path) -> None:
         studies.run(studies.load("context"), tmp_path, RECORDINGS, simulation={"animals": 3})
     with pytest.raises(ConfigError, match=r"'simulation' simulates .*: leave out recordings \(recordings, --data\)"):
         studies.run(studies.load("simulation"), tmp_path, RECORDINGS, reduced=True)
+    with pytest.raises(ConfigError, match=r"'zapbench' has a protocol of its own: leave out protocol \(--protocol\)"):
+        studies.run(studies.load("zapbench"), tmp_path, RECORDINGS, protocol="leak-free")
     labelled = [dataclasses.replace(r, labels={"region": ("a", "b", "a", "b")}) for r in RECORDINGS]
     for name in ("sessions", "simulation", "adaptation"):
         of_its_own: tuple[Recording, ...] = () if name == "simulation" else tuple(labelled)

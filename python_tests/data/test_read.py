@@ -182,7 +182,7 @@ def test_labels_coordinates_and_channels(tmp_path: Path) -> None:
     assert any("'nothing' holds NaN only" in line for line in found.warnings)
 
     content["labels"] = {"region": {"file": "groups.csv", "column": 0}}
-    refused(tmp_path / "a.npz", "2 labels for 4 units", description=content)
+    refused(tmp_path / "a.npz", "session 'a': label 'region': 2 labels for 4 units", description=content)
     content["labels"] = {"side": {"file": "side.csv"}}
     refused(tmp_path / "a.npz", "say which column", description=content)
     content["labels"] = {"region": {"file": "nowhere.csv"}}

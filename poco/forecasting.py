@@ -179,7 +179,7 @@ def forecast(
     Raises:
         VocabularyError: if the model does not know the session, or its units are others.
         DataError: for NaN or infinite values, too few frames, or a rate other than the session's.
-        ConfigError: for a stride below 1, or what is no forecaster.
+        ConfigError: for a stride below 1, or above 1 with ``latest``, or what is no forecaster.
         CheckpointError: if the folder holds no model.
     """
     from poco.models import model_of
@@ -187,6 +187,8 @@ def forecast(
     model = model_of(run, "what forecasts a recording")
     if stride < 1:
         raise ConfigError(f"stride must be at least 1 frame, got {stride}")
+    if latest and stride != 1:
+        raise ConfigError(f"the latest forecast is a single one: leave out stride (--stride), got {stride}")
     if not isinstance(recording, Recording):
         raise DataError(f"one recording is wanted, not {type(recording).__name__}: read it with poco.read, choose one")
     index = model.session_index(session if session is not None else recording.session)

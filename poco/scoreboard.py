@@ -22,6 +22,7 @@ from torch import nn
 from poco import baselines
 from poco import cells as cells_of
 from poco.baselines.fitted import BASELINE_PATIENCE, BASELINE_STEPS, fit_baseline
+from poco.data.recording import warnings_of
 from poco.data.splits import PROTOCOLS, Split, split
 from poco.errors import ConfigError, DataError
 from poco.files import write_json
@@ -126,7 +127,7 @@ def run(
         report(line)
 
     for folder in places:
-        for data in _cuts(folder, protocols, folder.name if folder.name in published else None, leave_out):
+        for data in _cuts(folder, protocols, folder.name if folder.name in published else None, leave_out, report):
             used += 1
             of, where = cells_of.recordings_of(data.recordings), (folder.name, data.protocol)
             for name in (*forecasters, *own):
@@ -169,16 +170,22 @@ def _check_names(folders: Sequence[Path]) -> None:
 
 
 def _cuts(
-    folder: Path, protocols: Sequence[str], published: str | None, report: Callable[[str], None]
+    folder: Path,
+    protocols: Sequence[str],
+    published: str | None,
+    leave_out: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> Iterator[Split]:
-    """A data set, cut by each protocol."""
+    """A data set, cut by each protocol; its warnings are reported, and what it cannot be used for is left out."""
     from poco.data.read import read
 
-    recordings = _usable(folder.name, lambda: read(folder, published=published), report)
+    recordings = _usable(folder.name, lambda: read(folder, published=published), leave_out)
     if recordings is None:
         return
+    for warning in warnings_of(recordings):
+        report(f"{folder.name}: warning: {warning}")
     for protocol in protocols:
-        cut = _usable(f"{folder.name}, {protocol}", functools.partial(split, recordings, protocol=protocol), report)
+        cut = _usable(f"{folder.name}, {protocol}", functools.partial(split, recordings, protocol=protocol), leave_out)
         if cut is not None:
             yield cut
 

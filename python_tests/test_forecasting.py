@@ -63,6 +63,8 @@ def test_stride_latest_and_another_name(model: poco.POCO) -> None:
     np.testing.assert_allclose(some.values, everything.values[::7], rtol=1e-5, atol=1e-5)
     last = forecast(model, recording, session="a", latest=True)
     assert last.frame.tolist() == [60]
+    with pytest.raises(ConfigError, match=r"leave out stride \(--stride\), got 7"):
+        forecast(model, recording, session="a", stride=7, latest=True)
     np.testing.assert_allclose(last.values[0], everything.values[-1], rtol=1e-5, atol=1e-5)
 
 

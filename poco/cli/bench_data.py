@@ -91,6 +91,6 @@ def register(app: typer.Typer) -> None:
                 scoreboard.draw(cells, out)
             except MissingExtraError as error:
                 note(f"no figures: {error}")
-        (out / "scores.md").write_text(scoreboard.table(cells) + "\n")
+        (out / "scores.md").write_text(scoreboard.table(cells) + "\n", encoding="utf-8")
         typer.echo(scoreboard.table(cells))
         report.again()

@@ -45,8 +45,9 @@ def register(app: typer.Typer) -> None:
         """Forecast RECORDING with the model of RUN, wherever a whole context precedes, in the recording's own units.
 
         The file holds 'values' (windows x units x steps ahead) and 'frame', the first frame that each window forecasts.
-        Options of reading that are not given are those the run was trained with; of another recording, those that it
-        leaves open itself.
+        Of a recording that the run was trained on, the first ones are of frames that it has learnt: 'poco eval' scores
+        the test part alone. Options of reading that are not given are those the run was trained with; of another
+        recording, those that it leaves open itself.
         """
         from poco.cli.runs import open_forecaster, reading_of
         from poco.forecasting import check_place

@@ -70,6 +70,7 @@ def register(app: typer.Typer) -> None:
         """
         from poco.data import preprocess as by
         from poco.data.read import read
+        from poco.data.recording import warnings_of
         from poco.data.splits import split
         from poco.data.write import write
         from poco.errors import ConfigError
@@ -80,6 +81,8 @@ def register(app: typer.Typer) -> None:
             raise ConfigError(f"--{'causal' if causal else 'from-rest'} is about a filter: give --low, --high or both")
         if causal and from_rest:
             raise ConfigError("--causal and --from-rest exclude each other: from rest is forwards and backwards")
+        if any(path.is_dir() and out.resolve() == path.resolve() for path in data):
+            raise ConfigError(f"{out} is read itself, and would hold each session twice: choose another --out")
         found = read([str(path) for path in data], **chosen_sessions(sessions, without), **reading)
         if low is not None or high is not None:
             found = [
@@ -109,5 +112,5 @@ def register(app: typer.Typer) -> None:
         for one, file in zip(found, files, strict=True):
             size = f"{counted(one.units, 'unit')}, {counted(one.frames, 'frame')}"
             say(f"{file}: {size}; {one.provenance.get('preprocessing', 'as it was')}")
-        for line in dict.fromkeys(line for one in found for line in one.warnings):
+        for line in warnings_of(found):
             say(f"warning: {line}")

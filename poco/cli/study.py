@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -37,8 +37,8 @@ def register(app: typer.Typer) -> None:
             list[str] | None,
             typer.Option(help="The files of --data are those of this data set, as published; once for all or each."),
         ] = None,
-        protocol: Annotated[str, typer.Option(help="'published' or 'leak-free'.")] = "published",
-        seeds: Annotated[int, typer.Option(help="Seeds.")] = 3,
+        protocol: Annotated[str | None, typer.Option(help="'published' (the default) or 'leak-free'.")] = None,
+        seeds: Annotated[int | None, typer.Option(help="How many seeds (default 3).")] = None,
         steps: Annotated[int | None, typer.Option(help="Gradient steps (default: the study's).")] = None,
         batch: Annotated[int | None, typer.Option(help="Windows of a gradient step (default: as published).")] = None,
         simulation: Annotated[
@@ -79,7 +79,7 @@ def register(app: typer.Typer) -> None:
                 threads=threads,
                 report=report,
             )
-        typer.echo(studies.table(cells))
+        _show(cells)
         report.again()
 
     @study.command("table")
@@ -98,7 +98,7 @@ def register(app: typer.Typer) -> None:
             studies.write_csv(cells, to_csv)
         if steps_csv is not None:
             studies.steps.write_csv(cells, steps_csv)
-        typer.echo(studies.table(cells))
+        _show(cells)
 
     @study.command("plot")
     def plot(
@@ -116,13 +116,20 @@ def _recordings(data: list[Path], published: list[str]) -> list[Recording]:
     """All recordings, each path read as the published data set in its place, or as the only one."""
     from poco.data.read import read
 
-    if len(published) not in (0, 1, len(data)):
+    if len(published) not in (0, min(1, len(data)), len(data)):
         raise ConfigError(f"--published is given {len(published)} times for {len(data)} --data: once, or once for each")
     names = published if len(published) > 1 else [*published, None][:1] * len(data)
     return [one for path, name in zip(data, names, strict=True) for one in read(path, published=name)]
 
 
-def _cells(out: Path) -> list[dict[str, object]]:
+def _show(cells: list[dict[str, Any]]) -> None:
+    """Print the table of the cells, and what its numbers are."""
+    from poco import studies
+
+    typer.echo(f"{studies.table(cells)}\n\n{studies.meaning(cells)}")
+
+
+def _cells(out: Path) -> list[dict[str, Any]]:
     from poco import studies
 
     cells = studies.cells(out)

@@ -153,6 +153,7 @@ def _orientation(contents: Contents, key: str, value: np.ndarray, description: D
         if said is not None and said != contents.orientation:
             warnings.append(f'its format ({contents.format}) says which axis is time: orientation "{said}" left aside')
         return contents.orientation
+    said = said or _of_times(description)
     if said is None:
         a, b = value.shape
         raise DataError(
@@ -161,6 +162,14 @@ def _orientation(contents: Contents, key: str, value: np.ndarray, description: D
             "or orientation = ... in dataset.toml under [activity]"
         )
     return said
+
+
+def _of_times(description: Description) -> str | None:
+    """The orientation that a column or a row of time stamps alone implies: a column of them has a line a frame."""
+    how = description.activity
+    if (how.time_column is None) == (how.time_row is None):
+        return None
+    return FRAMES_FIRST if how.time_row is None else UNITS_FIRST
 
 
 def _split_times(

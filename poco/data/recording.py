@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 
@@ -77,7 +77,11 @@ class Recording:
             raise DataError(f"{where}: {len(self.unit_ids)} unit ids for {self.units} units")
         if len(set(self.unit_ids)) != self.units:
             repeated = next(u for u in self.unit_ids if self.unit_ids.count(u) > 1)
-            raise DataError(f"{where}: unit id '{repeated}' occurs more than once")
+            places = ", ".join(str(i) for i, unit in enumerate(self.unit_ids) if unit == repeated)
+            raise DataError(
+                f"{where}: unit id '{repeated}' occurs more than once, of units {places} (counted from 0): give each "
+                "a name of its own in the file"
+            )
         for name, labels in self.labels.items():
             if len(labels) != self.units:
                 raise DataError(f"{where}: {len(labels)} labels '{name}' for {self.units} units")
@@ -109,6 +113,22 @@ class Recording:
     def frames(self) -> int:
         """Number of frames ``T``."""
         return int(self.activity.shape[1])
+
+
+def warnings_of(recordings: Sequence[Recording]) -> list[str]:
+    """Warnings of the recordings, each once, with the session or the number of sessions that it is about."""
+    sessions: dict[str, list[str]] = {}
+    for recording in recordings:
+        for warning in recording.warnings:
+            sessions.setdefault(warning, []).append(recording.session)
+    return [
+        warning
+        if warning.startswith("session '")
+        else f"session '{names[0]}': {warning}"
+        if len(names) == 1
+        else f"{len(names)} sessions: {warning}"
+        for warning, names in sessions.items()
+    ]
 
 
 def fingerprint(recording: Recording) -> str:

@@ -16,7 +16,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from poco.data.checks import as_recordings, check
-from poco.data.recording import Recording, fingerprint
+from poco.data.recording import Recording, fingerprint, warnings_of
 from poco.data.segments import Segments, between, frames_of, joined, least_frames, window_count, within
 from poco.data.statistics import check_deviation, statistics
 from poco.errors import ConfigError, DataError
@@ -211,7 +211,7 @@ def split(
         means.append(mean.astype(np.float32))
         stds.append(std.astype(np.float32))
     return Split(
-        protocol, context, horizon, checked, tuple(means), tuple(stds), segments, (*_warnings(checked), *warnings)
+        protocol, context, horizon, checked, tuple(means), tuple(stds), segments, (*warnings_of(checked), *warnings)
     )
 
 
@@ -306,22 +306,6 @@ def _published_segments(recording: Recording) -> dict[str, Segments]:
         for place, part in enumerate(PARTS):
             parts[part] += within(recording.stretches, *borders[place : place + 2])
     return parts
-
-
-def _warnings(recordings: Sequence[Recording]) -> list[str]:
-    """Warnings of the recordings, each once, with the session or the number of sessions that it is about."""
-    sessions: dict[str, list[str]] = {}
-    for recording in recordings:
-        for warning in recording.warnings:
-            sessions.setdefault(warning, []).append(recording.session)
-    return [
-        warning
-        if warning.startswith("session '")
-        else f"session '{names[0]}': {warning}"
-        if len(names) == 1
-        else f"{len(names)} sessions: {warning}"
-        for warning, names in sessions.items()
-    ]
 
 
 def _check_windows(

@@ -137,7 +137,8 @@ def check_units(session: str, units: Sequence[str], expected: Sequence[str]) -> 
         if name != learnt:
             raise VocabularyError(
                 f"session '{session}': unit {unit} is '{name}', the model learnt '{learnt}' there: "
-                "give the units in the same order as for training"
+                "give the units in the same order as for training (a model of one's own is told their names by "
+                "poco.SessionSpec.of(recording))"
             )
 
 

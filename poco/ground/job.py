@@ -31,10 +31,11 @@ def prepare(
         split: recordings, parts and statistics; the test part is not looked at.
         config: sizes.
         settings: of the training loop.
-        callbacks: are told what was chosen.
+        callbacks: are told what is done and was chosen.
         like: what was returned for another seed, whose ground is then taken: it does not depend on the seed.
     """
     if like is None:
+        _tell(callbacks, "ground: being solved for")
         fitted, mixture = fit_selected(split, config.ground, cross=True)
         _tell(callbacks, _chosen(mixture))
         chosen = {"latents_chosen": config.latents is None, "penalties": [vars(p) for p in fitted.penalties]}
@@ -64,7 +65,7 @@ def finish(
         split: recordings, parts and statistics; the test part is not looked at.
         settings: of the training loop.
         best_steps: the step that the weights of each residual are from; 0 or missing if it is still zero.
-        callbacks: are told what was chosen.
+        callbacks: are told what is done and was chosen.
 
     Returns:
         The gains and the reasons, which are also kept in the model's metadata.
@@ -73,6 +74,9 @@ def finish(
     steps = {name: best_steps.get(name, 0) for name in model.residuals}
     stretches = {}
     if any(steps.values()):
+        _tell(
+            callbacks, "forecast: residuals are trained again, without the last quarter of training, and judged on it"
+        )
         rehearsal = gain.rehearse(fitted, split, model.config, settings, steps)
         if rehearsal is not None:
             stretches["rehearsal on the last quarter of training"] = rehearsal

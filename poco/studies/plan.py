@@ -44,7 +44,8 @@ def on_recordings(
 
     Raises:
         ConfigError: if it has values of its own where options or recordings say which, nothing is left, an animal left
-            out leaves none to learn from, or it is not clear which label of the units is to be embedded.
+            out leaves none to learn from, it is not clear which label of the units is to be embedded, or one is named
+            and none is embedded.
         DataError: if the label asked for is not there.
     """
     if study.vary in ("animal", "model") and study.values != (None,):
@@ -55,6 +56,8 @@ def on_recordings(
     if study.form == zapbench.PROTOCOL:
         misfits = {value: zapbench.misfit(recordings, study.option(value)["context"]) for value in study.values}
         study = _fitting(study, misfits, report)
+    if label is not None and not any(study.sizes(value).get("unit_type_embedding") for value in study.values):
+        raise ConfigError(f"the study '{study.name}' embeds no label of the units: leave out label (--label)")
     if recordings and label is None and not set.intersection(*(set(recording.labels) for recording in recordings)):
         embed = {value: study.sizes(value).get("unit_type_embedding") for value in study.values}
         reason = "the units have no label that all sessions know"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from poco import cells as cells_of
-from poco.data.recording import Recording
+from poco.data.recording import Recording, warnings_of
 from poco.errors import ConfigError
 from poco.studies import plan, zapbench
 from poco.studies.definition import Study
@@ -16,6 +16,7 @@ from poco.studies.make import bases, begins, is_trained, make, train_base
 from poco.studies.processes import in_processes
 from poco.training.loop import DivergedError
 
+SEEDS = 3
 #: Sizes of a study made small, to see that it runs: of its simulation, and of the rest.
 REDUCED = {"animals": 2, "units": 8, "frames": 400}
 REDUCED_STEPS = 3
@@ -26,8 +27,8 @@ def run(
     out: Path,
     recordings: Sequence[Recording] = (),
     *,
-    protocol: str = "published",
-    seeds: int = 3,
+    protocol: str | None = None,
+    seeds: int | None = None,
     steps: int | None = None,
     batch: int | None = None,
     simulation: Mapping[str, Any] | None = None,
@@ -42,48 +43,57 @@ def run(
     Args:
         study: the experiment.
         out: folder of the cells.
-        recordings: what it runs on; a study of simulated recordings needs none.
-        protocol: ``"published"`` or ``"leak-free"``.
-        seeds: seeds 0, 1, ...; a simulation has other animals for each.
+        recordings: what it runs on; a study of simulated recordings takes none.
+        protocol: ``"published"``, the default, or ``"leak-free"``; that of ZAPBench is its own.
+        seeds: how many, 0, 1, ...; default 3; a simulation has other animals for each.
         steps: gradient steps of each model; default the study's.
         batch: windows of each step; default as published.
         simulation: sizes that replace those of the study's simulation.
         label: of the units, for a POCO that embeds it; default the only one there is.
-        reduced: one seed, two values and very few steps: to see that the study runs.
+        reduced: two values and, where not given otherwise, one seed, very few steps and a very small simulation: to
+            see that the study runs.
         processes: cells made at a time.
         threads: of torch in each of several processes; default their share of the processors.
         report: called with a line for each cell.
 
     Raises:
-        ConfigError: if it needs recordings and none are given or too short ones, its values, the windows of a step or
-            sizes of a simulation are not its to choose, or cells in ``out``, or models beside them, were made of other
-            recordings or with other settings.
+        ConfigError: if it needs recordings and none are given or too short ones, its values, the windows of a step,
+            sizes of a simulation, recordings, a protocol or a label are not its to choose, or cells in ``out``, or
+            models beside them, were made of other recordings or with other settings.
         DataError: if a recording cannot be used, or has no window in one of its parts.
         DivergedError: when all the others are made, if training losses were no longer finite; names those cells.
         PocoError: if one of several processes is killed.
     """
+    seeds = (1 if reduced else SEEDS) if seeds is None else seeds
     cells_of.at_least_one(steps=steps, batch=batch, seeds=seeds)
     if batch is not None and (study.form or study.base_steps):
         raise ConfigError(f"the study '{study.name}' has steps of its own: leave out batch (--batch)")
     if study.simulate is not None:
-        recordings = ()
-        study = dataclasses.replace(study, simulate={**study.simulate, **(simulation or {})})
+        if recordings:
+            raise ConfigError(
+                f"the study '{study.name}' simulates its recordings: leave out recordings (recordings, --data)"
+            )
+        sizes = {**study.simulate, **(REDUCED if reduced else {}), **(simulation or {})}
+        study = dataclasses.replace(study, simulate=sizes)
     elif simulation:
         raise ConfigError(f"the study '{study.name}' simulates nothing: leave out simulation (--simulation)")
     elif not recordings:
         raise ConfigError(f"the study '{study.name}' needs recordings: give some (recordings, --data)")
     if study.form == zapbench.PROTOCOL:
+        if protocol is not None:
+            raise ConfigError(f"the study '{study.name}' has a protocol of its own: leave out protocol (--protocol)")
         protocol = zapbench.PROTOCOL
+    protocol = protocol or "published"
     study = plan.on_recordings(study, recordings, label, report)
     if reduced:
-        small = None if study.simulate is None else {**study.simulate, **REDUCED}
         base_steps = None if study.base_steps is None else REDUCED_STEPS
-        study = dataclasses.replace(study, simulate=small, values=study.values[:2], base_steps=base_steps)
-        seeds = 1
+        study = dataclasses.replace(study, values=study.values[:2], base_steps=base_steps)
     study = plan.long_enough(study, recordings, protocol, report)
     plan.check_windows(study, recordings, protocol)
     if steps is None:
         steps = REDUCED_STEPS if reduced else study.steps if study.epochs is None else None
+    for warning in warnings_of(recordings):
+        report(f"warning: {warning}")
     out.mkdir(parents=True, exist_ok=True)
     every = list(
         plan.jobs(study, out, recordings, protocol=protocol, seeds=seeds, steps=steps, batch=batch, label=label)

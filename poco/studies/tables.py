@@ -26,6 +26,20 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
     return "\n\n".join(f"{study}\n\n{text}" if study and several else text for study, text in texts if text)
 
 
+def meaning(cells: Sequence[Mapping[str, Any]]) -> str:
+    """What the numbers of :func:`table` are, a line for scores and one for errors."""
+    lines = []
+    protocols = sorted({str(cell["protocol"]) for cell in cells if "mae_per_step" not in cell})
+    if protocols:
+        lines.append(
+            f"Scores are 1 - MSE / MSE of copy on the test part, {' and '.join(protocols)} protocol; behind ± is half "
+            "the 95% t-interval."
+        )
+    if any("mae_per_step" in cell for cell in cells):
+        lines.append("MAE is the mean absolute error so many frames ahead, in the units of the recordings.")
+    return "\n".join(lines)
+
+
 def _texts(cell: Mapping[str, Any], *names: str) -> tuple[str, ...]:
     """What a cell has under these names; nothing where it has None, as a study without values has."""
     return tuple("" if cell[name] is None else str(cell[name]) for name in names)

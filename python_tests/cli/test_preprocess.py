@@ -50,6 +50,20 @@ def test_without_anything_to_do_it_converts(poco: Callable, recordings: Path, tm
     np.testing.assert_array_equal(found.activity, read(recordings)[0].activity)
 
 
+def test_warnings_name_their_sessions_and_the_source_is_not_written_to(poco: Callable, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        np.save(tmp_path / f"{name}.npy", rng.normal(size=(3, 200)))
+    (tmp_path / "dataset.toml").write_text('[activity]\norientation = "units x frames"\n')
+    done = poco("preprocess", tmp_path, "--out", tmp_path)
+    assert done.code == 2
+    assert "is read itself, and would hold each session twice" in done.err
+    assert not list(tmp_path.glob("*.npz"))
+    done = poco("preprocess", tmp_path, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "warning: 2 sessions: no rate is stated" in done.out
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -182,7 +182,7 @@ def test_labels_coordinates_and_channels(tmp_path: Path) -> None:
     assert any("'nothing' holds NaN only" in line for line in found.warnings)
 
     content["labels"] = {"region": {"file": "groups.csv", "column": 0}}
-    refused(tmp_path / "a.npz", "2 labels for 4 units", description=content)
+    refused(tmp_path / "a.npz", "session 'a': label 'region': 2 labels for 4 units", description=content)
     content["labels"] = {"side": {"file": "side.csv"}}
     refused(tmp_path / "a.npz", "say which column", description=content)
     content["labels"] = {"region": {"file": "nowhere.csv"}}
@@ -232,6 +232,9 @@ def test_time_in_a_row_or_column(tmp_path: Path) -> None:
     np.save(tmp_path / "b.npy", np.load(tmp_path / "a.npy").T)
     (turned,) = read(tmp_path / "b.npy", orientation=FRAMES_FIRST, time_column=0)
     np.testing.assert_array_equal(turned.activity, values)
+    for file, place in (("a.npy", {"time_row": 0}), ("b.npy", {"time_column": 0})):  # which says the orientation
+        np.testing.assert_array_equal(read(tmp_path / file, **place)[0].activity, values)
+    refused(tmp_path / "a.npy", "nothing says which axis is time", time_row=0, time_column=0)
     refused(tmp_path / "a.npy", "goes with time_row, not time_column", orientation=UNITS_FIRST, time_column=0)
     refused(tmp_path / "a.npy", "no row or column 9", orientation=UNITS_FIRST, time_row=9)
 

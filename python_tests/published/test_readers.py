@@ -349,6 +349,8 @@ def test_on_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     assert "30 frames" in capfd.readouterr().err
     assert run(["study", "run", "single-session", "--data", str(folder), *as_published * 2, *out]) == 2
     assert "2 times for 1 --data" in capfd.readouterr().err
+    assert run(["study", "run", "simulation", *as_published, *out, "--reduced"]) == 2
+    assert "1 times for 0 --data" in capfd.readouterr().err
 
 
 def test_through_read(tmp_path: Path) -> None:

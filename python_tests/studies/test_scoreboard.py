@@ -48,6 +48,16 @@ def test_the_scoreboard_writes_scores_of_single_steps(tmp_path: Path) -> None:
         assert (tmp_path / "out" / f"scores-{protocol}.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_scoreboard_says_what_recordings_warn_of(tmp_path: Path) -> None:
+    folder = data_set(tmp_path / "data" / "some")
+    description = folder / "dataset.toml"
+    description.write_text(f"neural = false\n{description.read_text()}")
+    lines: list[str] = []
+    scoreboard.run([folder], tmp_path / "out", forecasters=("copy",), protocols=("published",), report=lines.append)
+    assert lines[0].startswith("some: warning: session 'a': ")
+    assert "neural" in lines[0]
+
+
 def test_scoreboard_makes_each_cell_once(tmp_path: Path) -> None:
     folder = data_set(tmp_path / "data" / "some")
     lines: list[str] = []

@@ -66,7 +66,11 @@ def test_every_study_runs_at_reduced_size(name: str, tmp_path: Path, request: py
     # the big ones of the study's own sizes are tested with their definitions
     cheap = tuple(f for f in study.forecasters if f not in ("ar-transformer", "mlp-large", "uico-large"))
     study = dataclasses.replace(study, forecasters=cheap)
-    of_its_own = {"zapbench": simulate(2, units=4, frames=900), "pretraining-source": TWO_DATA_SETS}
+    of_its_own = {
+        "zapbench": simulate(2, units=4, frames=900),
+        "pretraining-source": TWO_DATA_SETS,
+        "simulation": [],
+    }
     recordings = of_its_own.get(name, RECORDINGS) if name not in ON_REAL else request.getfixturevalue("real")
     cells = studies.run(study, tmp_path, recordings, reduced=True)
     # two animals; recordings of 400 frames, 320 of which are learnt from, have a single one of the lengths
@@ -454,6 +458,29 @@ def test_windows_of_a_step(tmp_path: Path) -> None:
         studies.run(study, tmp_path / "none", RECORDINGS, batch=0)
 
 
+def test_a_study_says_what_its_numbers_are_and_what_recordings_warn_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("typer", reason="the command line needs the extra 'cli'")
+    from poco.__main__ import run
+
+    control = [dataclasses.replace(r, warnings=("no neural activity",)) for r in RECORDINGS]
+    lines: list[str] = []
+    studies.run(studies.Study("one", "", ("ridge",)), tmp_path, control, seeds=1, report=lines.append)
+    assert lines[0] == "warning: 2 sessions: no neural activity"
+    assert run(["study", "table", str(tmp_path)]) == 0
+    assert "copy on the test part, published protocol; behind ±" in capsys.readouterr().out
+    errors = {"study": "z", "forecaster": "poco", "value": "v", "seed": 0, "mae_per_step": [0.01] * 4}
+    assert studies.meaning([errors]).startswith("MAE is")
+
+
+def test_a_reduced_study_keeps_what_is_given(tmp_path: Path) -> None:
+    given = {"seeds": 2, "steps": 2, "simulation": {"animals": 3}}
+    cells = studies.run(studies.load("simulation"), tmp_path, reduced=True, **given)
+    assert {(cell["seed"], cell["steps"]) for cell in cells} == {(0, 2), (1, 2)}
+    assert {(cell["simulate"]["animals"], cell["simulate"]["units"]) for cell in cells} == {(3, 8)}
+
+
 def test_unknown_study_and_missing_recordings(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no study 'x': the studies are ablations"):
         studies.load("x")
@@ -464,6 +491,15 @@ def test_unknown_study_and_missing_recordings(tmp_path: Path) -> None:
 def test_what_a_study_has_no_use_for_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'context' simulates nothing: leave out simulation \(--simulation\)"):
         studies.run(studies.load("context"), tmp_path, RECORDINGS, simulation={"animals": 3})
+    with pytest.raises(ConfigError, match=r"'simulation' simulates .*: leave out recordings \(recordings, --data\)"):
+        studies.run(studies.load("simulation"), tmp_path, RECORDINGS, reduced=True)
+    with pytest.raises(ConfigError, match=r"'zapbench' has a protocol of its own: leave out protocol \(--protocol\)"):
+        studies.run(studies.load("zapbench"), tmp_path, RECORDINGS, protocol="leak-free")
+    labelled = [dataclasses.replace(r, labels={"region": ("a", "b", "a", "b")}) for r in RECORDINGS]
+    for name in ("sessions", "simulation", "adaptation"):
+        of_its_own: tuple[Recording, ...] = () if name == "simulation" else tuple(labelled)
+        with pytest.raises(ConfigError, match=rf"'{name}' embeds no label of the units: leave out label \(--label\)"):
+            studies.run(studies.load(name), tmp_path, of_its_own, label="region", reduced=True)
     for name, value, every in (
         ("adaptation", "animal-2", "animal of the rec"),
         ("embedding-modes", "none", "one of its"),

@@ -45,7 +45,10 @@ def read(path: Path, *, rois: str = "accepted", neuropil: float = 0.0) -> Conten
         lengths = ", ".join(
             f"{folder.name}: {part['activity'].shape[1]}" for folder, part in zip(folders, parts, strict=True)
         )
-        raise DataError(f"{path}: planes differ in length ({lengths} frames); read them one by one")
+        raise DataError(
+            f"{path}: planes differ in length ({lengths} frames); read them one by one, "
+            'as with files = ["suite2p/plane*"] and name = "{stem}" under [sessions] in a dataset.toml beside suite2p'
+        )
     warnings = [line for part in parts for line in part["warnings"]]
     if longest != frames:
         warnings.append(f"planes differ by one frame; all cut to {frames}")

@@ -56,9 +56,9 @@ def run(
 
     Raises:
         ConfigError: if it needs recordings and none are given or too short ones, its values, the windows of a step or
-            sizes of a simulation are not its to choose, or cells in ``out``, or models beside them, were made of other
-            recordings or with other settings.
-        DataError: if a recording cannot be used, or has no window in one of its parts.
+            sizes of a simulation are not its to choose, a device to train on is not here, or cells in ``out``, or
+            models beside them, were made of other recordings or with other settings.
+        DataError: if a recording cannot be used, or one, a simulated one too, has no window in one of its parts.
         DivergedError: when all the others are made, if training losses were no longer finite; names those cells.
         PocoError: if one of several processes is killed.
     """
@@ -81,7 +81,7 @@ def run(
         study = dataclasses.replace(study, simulate=small, values=study.values[:2], base_steps=base_steps)
         seeds = 1
     study = plan.long_enough(study, recordings, protocol, report)
-    plan.check_windows(study, recordings, protocol)
+    plan.check_cells(study, recordings, protocol)
     if steps is None:
         steps = REDUCED_STEPS if reduced else study.steps if study.epochs is None else None
     out.mkdir(parents=True, exist_ok=True)

@@ -218,10 +218,12 @@ def coordinates(found: Any, units: int, where: str) -> np.ndarray:
 def channel(source: Source, found: Any, frames: int, where: str) -> np.ndarray:
     """``[T]`` or ``[T, k]`` float32, whichever way the file has it."""
     values = numbers(found, where)
-    if source.column is not None and values.ndim == 2 and source.column < values.shape[1]:
-        values = values[:, source.column]
     if values.ndim == 2 and values.shape[0] != frames and values.shape[1] == frames:
         values = values.T
+    if source.column is not None and values.ndim == 2:
+        if source.column >= values.shape[1]:
+            raise DataError(f"{where}: there is no column {source.column} of {values.shape[1]} (they count from 0)")
+        values = values[:, source.column]
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim not in (1, 2) or values.shape[0] != frames:

@@ -192,6 +192,19 @@ def test_labels_coordinates_and_channels(tmp_path: Path) -> None:
     refused(tmp_path / "a.npz", r"does not fit 30 frames", description=content)
 
 
+def test_a_column_of_a_channel_is_there_whichever_way_it_lies(tmp_path: Path) -> None:
+    values = np.arange(60.0).reshape(2, 30)
+    np.savez(tmp_path / "a.npz", traces=activity(4, 30), rows=values, columns=values.T)
+    for key in ("rows", "columns"):
+        content: dict[str, Any] = {
+            "activity": {"key": "traces", "orientation": UNITS_FIRST},
+            "channels": {"second": {"key": key, "column": 1}},
+        }
+        np.testing.assert_array_equal(read(tmp_path / "a.npz", description=content)[0].channels["second"], values[1])
+        content["channels"]["second"]["column"] = 2
+        refused(tmp_path / "a.npz", r"channel 'second': there is no column 2 of 2", description=content)
+
+
 def test_labels_by_index_and_count(tmp_path: Path) -> None:
     with (tmp_path / "a.pkl").open("wb") as file:
         pickle.dump({"traces": activity(4, 30), "m": 3}, file)

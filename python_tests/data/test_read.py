@@ -321,6 +321,15 @@ def test_missing_frames_and_a_unit_that_lacks_others(tmp_path: Path) -> None:
     assert '1 unit with NaN or infinite values dropped (3), because nan = "cut-drop"' in found.warnings
 
 
+def test_a_unit_that_is_dropped_says_nothing_of_missing_frames(tmp_path: Path) -> None:
+    values = activity(5, 200)
+    values[:, 100:110] = np.nan
+    values[3] = 0.0  # in those frames too
+    np.save(tmp_path / "a.npy", values)
+    (found,) = read(tmp_path / "a.npy", orientation=UNITS_FIRST, rate_hz=1, nan="cut-drop", constant="drop")
+    assert (found.unit_ids, found.stretches) == (("0", "1", "2", "4"), ((0, 100), (110, 200)))
+
+
 def test_units_left_out_by_name(tmp_path: Path) -> None:
     for name in ("a", "b"):
         np.save(tmp_path / f"{name}.npy", activity(4, 30))

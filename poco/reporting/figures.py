@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 import io
 import re
 from collections.abc import Callable, Sequence
@@ -101,7 +102,7 @@ def _inline(svg: str, name: str, title: str) -> str:
     rest = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", rest)
     for colour, variable in _VARIABLES.items():
         rest = re.sub(rf"{colour}(?=[;\"])", f"var(--{variable})", rest, flags=re.IGNORECASE)
-    return f'{head} aria-label="{title}">{rest}'
+    return f'{head} aria-label="{html.escape(title)}">{rest}'
 
 
 P = ParamSpec("P")

@@ -136,10 +136,19 @@ def labels(source: Source, found: Any, units: int, where: str) -> tuple[str, ...
         return _by_index(source, found, units, where)
     if source.form == "members":
         return _by_members(source, found, units, where)
-    items = [source.names.get(text(item), text(item)) for item in _column(source, found, where)]
+    items = [_label(source, item, where) for item in _column(source, found, where)]
     if len(items) != units:
         raise DataError(f"{where}: {len(items)} labels for {units} units")
     return tuple(items)
+
+
+def _label(source: Source, item: Any, where: str) -> str:
+    """What a unit is called: one value, not several."""
+    if isinstance(item, (np.ndarray, list, tuple, Mapping)):
+        raise DataError(
+            f"{where}: a unit has {str(item)[:40]!r} for a label, which is not one value (see pick, column)"
+        )
+    return source.names.get(text(item), text(item))
 
 
 def _whole(found: Any, where: str) -> int:
@@ -178,7 +187,7 @@ def _by_index(source: Source, found: Any, units: int, where: str) -> tuple[str, 
             if not isinstance(item, Mapping) or source.pick not in item:
                 raise DataError(f"{where}: unit {number} has no field '{source.pick}'")
             item = item[source.pick]
-        out[index] = source.names.get(text(item), text(item))
+        out[index] = _label(source, item, where)
     return tuple(out)
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from poco.data import sources
 from poco.data.checks import check
+from poco.data.description import Source
 from poco.data.inspect import inspect
 from poco.data.read import read
 from poco.errors import DataError
@@ -216,6 +218,19 @@ def test_labels_by_index_and_count(tmp_path: Path) -> None:
     assert found.labels["side"] == ("left", "left", "left", "right")
     content["labels"] = {"x": {"key": "m", "form": "index"}}
     refused(tmp_path / "a.pkl", "needs a dictionary", description=content)
+
+
+@pytest.mark.parametrize("labels", [["a", np.array(["b"]), "c", "d"], ["a", ["b"], "c", "d"]])
+def test_a_label_of_several_values_is_refused(tmp_path: Path, labels: list[Any]) -> None:
+    with (tmp_path / "a.pkl").open("wb") as file:
+        pickle.dump({"traces": activity(4, 30), "names": labels}, file)
+    content: dict[str, Any] = {
+        "activity": {"key": "traces", "orientation": UNITS_FIRST},
+        "labels": {"x": {"key": "names"}},
+    }
+    refused(tmp_path / "a.pkl", "label 'x': a unit has .* which is not one value", description=content)
+    with pytest.raises(DataError, match="which is not one value"):
+        sources.labels(Source(form="index"), {1: {"name": "b"}}, 4, "label 'x'")
 
 
 def test_time_stamps_give_rate_and_stretches(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def load(plan: Plan, description: Description, opener: sources.Opener) -> Loaded
         warnings.insert(0, "not neural activity: a control, by its description; never count its scores")
     warnings += _left_aside(description.activity, own, times)
     rate = rate_of(description, own, times, warnings)
-    labels, coordinates, channels = _extras(plan, description, own, opener, units, frames, warnings)
+    labels, coordinates, channels = _extras(name, plan, description, own, opener, units, frames, warnings)
     stretches = stretches_of(description, own.stretches or ((0, frames),), taken.clock, frames, warnings)
 
     nan_units, constant = bad_units(activity)
@@ -139,6 +139,7 @@ def _left_aside(how: Activity, own: Contents, times: np.ndarray | None) -> list[
 
 
 def _extras(
+    session: str,
     plan: Plan,
     description: Description,
     own: Contents,
@@ -164,13 +165,13 @@ def _extras(
     for name, source in description.labels.items():
         found = find(source, f"label '{name}'", "text")
         if found is not None:
-            labels[name] = sources.labels(source, found, units, f"session '{plan.name}': label '{name}'")
+            labels[name] = sources.labels(source, found, units, f"session '{session}': label '{name}'")
     if description.coordinates is not None:
         found = find(description.coordinates, "coordinates", "table")
         if found is not None:
-            coordinates = sources.coordinates(found, units, f"session '{plan.name}': coordinates")
+            coordinates = sources.coordinates(found, units, f"session '{session}': coordinates")
     for name, source in description.channels.items():
-        where = f"session '{plan.name}': channel '{name}'"
+        where = f"session '{session}': channel '{name}'"
         found = find(source, f"channel '{name}'", "table")
         if found is None:
             continue

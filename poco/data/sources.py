@@ -152,10 +152,13 @@ def _label(source: Source, item: Any, where: str) -> str:
 
 
 def _whole(found: Any, where: str) -> int:
+    values = np.asarray(found).reshape(-1)
     try:
-        return int(np.asarray(found).reshape(-1)[0])
-    except (TypeError, ValueError, IndexError):
-        raise DataError(f"{where}: should be a whole number, got {str(found)[:40]!r}") from None
+        if values.size == 1 and int(values[0]) == float(values[0]):
+            return int(values[0])
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise DataError(f"{where}: should be a whole number, got {str(found)[:40]!r}")
 
 
 def _column(source: Source, found: Any, where: str) -> list[Any]:
@@ -208,12 +211,14 @@ def numbers(found: Any, where: str) -> np.ndarray:
     """What was found as float32 numbers.
 
     Raises:
-        DataError: if it is not numbers.
+        DataError: if it is not numbers, or complex ones.
     """
     try:
-        return np.asarray(found, dtype=np.float32)
+        if not np.iscomplexobj(found):
+            return np.asarray(found, dtype=np.float32)
     except (TypeError, ValueError):
-        raise DataError(f"{where}: should be numbers") from None
+        pass
+    raise DataError(f"{where}: should be real numbers")
 
 
 def coordinates(found: Any, units: int, where: str) -> np.ndarray:

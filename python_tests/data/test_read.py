@@ -233,6 +233,22 @@ def test_a_label_of_several_values_is_refused(tmp_path: Path, labels: list[Any])
         sources.labels(Source(form="index"), {1: {"name": "b"}}, 4, "label 'x'")
 
 
+@pytest.mark.parametrize(
+    ("described", "message"),
+    [
+        ({"channels": {"c": {"key": "complex"}}}, "session 'a': channel 'c': should be real numbers"),
+        ({"activity": {"time_key": "complex"}}, "'complex': should be real numbers"),
+        ({"activity": {"rate_key": "two"}}, "'two' should be the rate"),
+        ({"labels": {"side": {"key": "half", "form": "count"}}}, "session 'a': label 'side': should be a whole number"),
+        ({"labels": {"side": {"key": "two", "form": "count"}}}, "should be a whole number"),
+    ],
+)
+def test_numbers_of_another_kind_are_refused(tmp_path: Path, described: dict[str, Any], message: str) -> None:
+    np.savez(tmp_path / "a.npz", traces=activity(4, 30), complex=np.arange(30) * (1 + 1j), two=[2, 3], half=2.5)
+    how = {"key": "traces", "orientation": UNITS_FIRST, **described.get("activity", {})}
+    refused(tmp_path / "a.npz", message, description={**described, "activity": how})
+
+
 def test_time_stamps_give_rate_and_stretches(tmp_path: Path) -> None:
     times = np.arange(30) * 0.5
     times[20:] += 3.0

@@ -108,6 +108,7 @@ def test_header_names_units(tmp_path: Path) -> None:
         ("1;2\n1,5;2\n", "line 2, column 1 is not a number: '1,5'; with semicolons between the numbers, decimals"),
         ("1,2,3\ncell1,2,3\n", "not a number: 'cell1'; a table holds numbers alone, below a line of names: take out"),
         ("0,5;1,25\n1,5;2\n", "line 1, column 2 is not a number: '5;1'; with semicolons between the numbers, decimals"),
+        ("1,2\n3,1_0\n", "line 2, column 2 is not a number: '1_0'"),
         ("1,2,3\n4,5\n", "line 2 has 2 cells where the first has 3"),
         ("", "is empty"),
         ("\n\n", "is empty"),

@@ -107,7 +107,7 @@ def _careful_table(path: Path, first: str, *, header: bool) -> np.ndarray:
 
 def _number(path: Path, cell: str, line: int, column: int, *, may_be_name: bool) -> float:
     try:
-        return float("nan") if cell.lower() in _MISSING else float(cell)
+        return float("nan") if cell.lower() in _MISSING else float(cell.replace("_", "?"))  # Python's own 1_000
     except ValueError:
         hint = "; if the first line holds names, say --header, or header = true under [activity]" if may_be_name else ""
         if column == 1 and not may_be_name:

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
-#: Distances between all pairs are formed: of a session with more labelled units, as many are drawn.
+#: To compare regions with shuffled ones the distances of all pairs are kept: of more labelled units, as many are drawn.
 MOST_UNITS = 2000
+_PAIRS_AT_ONCE = 2**22  # the bound on memory where none need be kept
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def untrained(found: Sequence[SessionEmbeddings], seed: int = 0) -> tuple[Sessio
 
 
 def choose(recordings: Sequence[Recording], label: str | None) -> str | None:
-    """The label asked for, or the only one that the recordings have; None if they have none.
+    """The label asked for, or the only one that units of the recordings have; None if they have none.
 
     Raises:
         ConfigError: if there are several and none was asked for.
@@ -147,7 +148,7 @@ def choose(recordings: Sequence[Recording], label: str | None) -> str | None:
     """
     if label is not None and not recordings:
         raise DataError(f"a model alone does not say what units have a label '{label}': give recordings (--data)")
-    names = sorted({name for recording in recordings for name in recording.labels})
+    names = sorted({name for recording in recordings for name, values in recording.labels.items() if any(values)})
     if label is not None and label not in names:
         raise DataError(f"no recording has a label '{label}' of its units; there is: {', '.join(names) or 'none'}")
     if label is None and len(names) > 1:
@@ -178,13 +179,18 @@ def similarity(
     if not len(names):
         return (), np.zeros((0, 0))
     regions, codes = np.unique(names, return_inverse=True)
-    distances = _distances(vectors, metric)
-    pairs = 1 - distances if metric == "cosine" else distances
-    np.fill_diagonal(pairs, 0.0)
     member = np.eye(len(regions))[codes]
+    total = np.zeros((len(regions), len(regions)))
+    rows = max(1, _PAIRS_AT_ONCE // len(vectors))
+    for first in range(0, len(vectors), rows):
+        some = slice(first, first + rows)
+        distances = _distances(vectors[some], metric, vectors)
+        pairs = 1 - distances if metric == "cosine" else distances
+        np.fill_diagonal(pairs[:, first:], 0.0)
+        total += member[some].T @ (pairs @ member)
     sizes = member.sum(0)
     counts = np.outer(sizes, sizes) - np.diag(sizes)
-    means = np.divide(member.T @ pairs @ member, counts, out=np.full(counts.shape, np.nan), where=counts > 0)
+    means = np.divide(total, counts, out=np.full(counts.shape, np.nan), where=counts > 0)
     return tuple(map(str, regions)), means
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 import poco
+from poco import unit_embeddings
 from poco.errors import CheckpointError, ConfigError, DataError
 from poco.unit_embeddings import SessionEmbeddings, choose, measures, similarity, untrained, write
 
@@ -53,6 +55,23 @@ def test_similarity_is_the_mean_over_pairs_without_self_pairs() -> None:
     assert (regions, found.shape) == ((), (0, 0))
     with pytest.raises(ConfigError, match="metric must be"):
         similarity(entry, "region", "manhattan")
+
+
+def test_similarity_of_many_units_keeps_no_table_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = session("one", 1.0)
+    for metric in ("cosine", "euclidean"):
+        whole = similarity(entry, "region", metric)[1]
+        with monkeypatch.context() as patched:
+            patched.setattr(unit_embeddings, "_PAIRS_AT_ONCE", 60)  # three rows at a time
+            np.testing.assert_allclose(similarity(entry, "region", metric)[1], whole, atol=1e-7)
+    units = tuple(map(str, range(6000)))
+    vectors = np.random.default_rng(0).standard_normal((6000, 4)).astype(np.float32)
+    many = SessionEmbeddings("many", "many", units, vectors, {"region": ("a", "b") * 3000})
+    tracemalloc.start()
+    similarity(many, "region")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 6000**2 * 8  # a table of all pairs
 
 
 def test_regions_that_are_there_are_found_and_others_are_not() -> None:
@@ -154,6 +173,8 @@ def test_the_label_is_chosen_or_asked_for() -> None:
     assert choose(poco.simulate(1, 9, 300), None) is None
     with pytest.raises(DataError, match="no recording has a label 'side' of its units; there is: region"):
         choose(recordings, "side")
+    unknown = [dataclasses.replace(r, labels={**r.labels, "side": ("",) * r.units}) for r in recordings]
+    assert choose(unknown, None) == "region"  # a label that no unit has is none
     assert choose([], None) is None
     with pytest.raises(DataError, match=r"have a label 'region': give recordings \(--data\)"):
         choose([], "region")

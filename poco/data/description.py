@@ -304,7 +304,8 @@ def candidates(path: Path) -> Iterator[tuple[Path, Path]]:
     path = absolute(path)
     if path.is_dir():
         yield path / FILE_NAME, path
-        yield path.with_name(path.name + ".toml"), path
+        if path.name:  # the root has none
+            yield path.with_name(path.name + ".toml"), path
     else:
         yield path.with_name(path.name + ".toml"), path.parent
         yield path.with_suffix(".toml"), path.parent

@@ -17,6 +17,7 @@ from poco.errors import ConfigError, DataError, MissingExtraError
 ORDER = 4
 # Of a component over that of the first: less is rounding.
 _LEAST_SINGULAR = 1e-6
+_VALUES_AT_ONCE = 2**20  # about so many are filtered: the bound on memory
 
 
 def downsample(recording: Recording, factor: int) -> Recording:
@@ -91,25 +92,32 @@ def butterworth(
     shortest = min(stop - start for start, stop in recording.stretches)
     padding = 3 * (2 * len(sections) + 1)
     if shortest <= padding and padded and not causal:
-        raise DataError(f"session '{recording.session}': a stretch of {shortest} frames is too short to filter")
-    activity = recording.activity.astype(np.float64)
-    known = taken(activity, recording.stretches)
-    _refuse_nan(recording, known, "a filter would spread them")
-    mean = known.mean(1, keepdims=True)
+        raise DataError(
+            f"session '{recording.session}': a stretch of {shortest} frames is too short to filter, which takes more "
+            f"than {padding}: filter from rest (padded=False, --from-rest) or forwards alone (causal=True, --causal)"
+        )
+    _refuse_nan(recording, taken(recording.activity, recording.stretches), "a filter would spread them")
 
     def forwards(piece: npt.NDArray[np.float64], before: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """One pass, begun as if all before it had been ``before`` ``[N, 1]``."""
         return signal.sosfilt(sections, piece, zi=signal.sosfilt_zi(sections)[:, None, :] * before)[0]
 
-    for start, stop in recording.stretches:
-        piece = activity[:, start:stop]
-        if causal:
-            activity[:, start:stop] = forwards(piece, piece[:, :1])
-        elif padded:
-            activity[:, start:stop] = signal.sosfiltfilt(sections, piece)
-        else:
-            kept = mean if low is None else np.zeros_like(mean)  # only a low-pass filter lets the mean through
-            activity[:, start:stop] = forwards(forwards(piece, mean)[:, ::-1], kept)[:, ::-1]
+    def both_ways(piece: npt.NDArray[np.float64], mean: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """As published, from the mean ``[N, 1]``."""
+        kept = mean if low is None else np.zeros_like(mean)  # only a low-pass filter lets the mean through
+        return forwards(forwards(piece, mean)[:, ::-1], kept)[:, ::-1]
+
+    activity = recording.activity.copy()
+    pieces = min(recording.units, activity.size // _VALUES_AT_ONCE + 1)
+    for units in np.array_split(activity, pieces):  # views, which are written to
+        mean = taken(units, recording.stretches).mean(1, keepdims=True, dtype=np.float64)
+        for start, stop in recording.stretches:
+            piece = units[:, start:stop].astype(np.float64)
+            if causal:
+                piece = forwards(piece, piece[:, :1])
+            else:
+                piece = signal.sosfiltfilt(sections, piece) if padded else both_ways(piece, mean)
+            units[:, start:stop] = piece
     way = "forwards" if causal else "forwards and backwards" + (", padded" if padded else ", from the mean")
     later = (*recording.warnings, "filtered backwards too: each frame holds some of what came after it")
     return dataclasses.replace(
@@ -148,18 +156,17 @@ def components(recording: Recording, count: int, *, frames: Sequence[tuple[int, 
     if not (std > 0).all():
         bad = recording.unit_ids[int(np.flatnonzero(std[:, 0] == 0)[0])]
         raise DataError(f"session '{recording.session}': unit '{bad}' is constant: leave it out first")
-    scores = (fitted - mean) / std
-    vectors, singular = _leading(scores, count)
+    vectors, singular = _leading(_z_scores(fitted, mean, std), count)
     rank = int((singular > _LEAST_SINGULAR * singular[0]).sum())
     if rank < count:
         raise ConfigError(f"session '{recording.session}': its units make no more than {rank} components")
-    held = float(np.square(singular).sum() / np.square(scores).sum())
+    held = float(np.square(singular).sum() / fitted.size)  # each z-score's square is 1 on average
     what = f"{count} principal components, {held:.1%} of the variance"
     what += " of all frames" if frames is None else " of " + " and ".join(f"frames {a} to {b}" for a, b in ranges)
     all_known = (*recording.warnings, "components of all frames: they know those that will be forecast")
     return dataclasses.replace(
         recording,
-        activity=vectors.T @ ((recording.activity - mean) / std),
+        activity=vectors.T @ _z_scores(recording.activity, mean, std),
         unit_ids=tuple(f"pc{number}" for number in range(count)),
         labels={},
         coordinates=None,
@@ -179,6 +186,12 @@ def _refuse_nan(recording: Recording, activity: npt.NDArray[Any], why: str) -> N
         )
 
 
+def _z_scores(activity: np.ndarray, mean: np.ndarray, std: np.ndarray) -> npt.NDArray[np.float64]:
+    scores: npt.NDArray[np.float64] = activity - mean
+    scores /= std
+    return scores
+
+
 def _leading(scores: npt.NDArray[np.float64], count: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """``[N, K]`` directions and their singular values, largest first, each direction's largest entry positive."""
     units, frames = scores.shape
@@ -186,6 +199,7 @@ def _leading(scores: npt.NDArray[np.float64], count: int) -> tuple[npt.NDArray[n
         values, vectors = np.linalg.eigh(scores @ scores.T)
     else:
         values, inner = np.linalg.eigh(scores.T @ scores)
+        values, inner = values[-count:], inner[:, -count:]
         vectors = scores @ inner / np.sqrt(np.maximum(values, 1e-300))
     vectors, values = vectors[:, ::-1][:, :count], values[::-1][:count]
     signs = np.sign(vectors[np.abs(vectors).argmax(0), np.arange(count)])

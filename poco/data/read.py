@@ -86,7 +86,7 @@ def read_chosen(
     recordings: list[Recording] = []
     for one in map(Path, paths):
         if published is not None:
-            found = [r for r in _read_published(published, one, description, options) if choice.takes(r.session)]
+            found = _read_published(published, one, description, options, choice)
         else:
             found = Job(one, description, options).read(choice)
         recordings += [dataclasses.replace(r, origin=Origin.of(one, given, r)) for r in found]
@@ -129,15 +129,20 @@ def without_options() -> Iterator[None]:
         raise DataError(f"{error} (there are no such options here: write it in {file} beside the recordings)") from None
 
 
-def _read_published(name: str, path: Path, description: Any, options: Mapping[str, Any]) -> list[Recording]:
-    from poco.published import read as read_published
+def _read_published(
+    name: str, path: Path, description: Any, options: Mapping[str, Any], choice: Choice
+) -> list[Recording]:
+    """The sessions wanted; one that is not is let go before the next file is read."""
+    from poco.published import registry
 
     wanted = {**options, "description": description}
     rate = wanted.pop("rate_hz", None)
     given = [option for option, value in wanted.items() if value is not None and value != "keep"]  # they keep all units
     if given:
         raise ConfigError(f"files of the published data set {name} leave no '{given[0]}' open: leave it out")
-    found = read_published(name, path)
+    found: list[Recording] = []
+    for file in registry.files(name, path):
+        found += [one for one in registry.sessions(name, file) if choice.takes(one.session)]
     return found if rate is None else [dataclasses.replace(recording, rate_hz=rate) for recording in found]
 
 

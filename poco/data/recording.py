@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
+from operator import index
+from typing import Any
 
 import numpy as np
 
@@ -63,8 +65,33 @@ class Recording:
         object.__setattr__(self, "activity", np.ascontiguousarray(activity, dtype=np.float32))
         object.__setattr__(self, "unit_ids", tuple(map(str, self.unit_ids)) or tuple(map(str, range(units))))
         object.__setattr__(self, "subject", self.subject or self.session)
-        object.__setattr__(self, "stretches", tuple(self.stretches) or ((0, frames),))
+        object.__setattr__(self, "stretches", self._ranges() or ((0, frames),))
+        if isinstance(self.rate_hz, np.generic):
+            object.__setattr__(self, "rate_hz", self.rate_hz.item())
+        labels = {name: tuple("" if one is None else str(one) for one in own) for name, own in self.labels.items()}
+        object.__setattr__(self, "labels", labels)
+        if self.coordinates is not None:
+            object.__setattr__(self, "coordinates", self._numbers("coordinates", self.coordinates))
+        channels = {name: self._numbers(f"channel '{name}'", values) for name, values in self.channels.items()}
+        object.__setattr__(self, "channels", channels)
         self._check()
+
+    def _ranges(self) -> tuple[tuple[int, int], ...]:
+        """The stretches as plain numbers, by which the same data have the same fingerprint."""
+        try:
+            return tuple((index(start), index(stop)) for start, stop in self.stretches)
+        except (TypeError, ValueError):
+            raise DataError(
+                f"session '{self.session}': stretches are pairs of frames (start, stop), got {self.stretches!r}"
+            ) from None
+
+    def _numbers(self, what: str, values: Any) -> np.ndarray:
+        try:
+            if not np.iscomplexobj(values):
+                return np.asarray(values, dtype=np.float32)
+        except (TypeError, ValueError):
+            pass
+        raise DataError(f"session '{self.session}': {what} must be real numbers")
 
     def _check(self) -> None:
         where = f"session '{self.session}'"

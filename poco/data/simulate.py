@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 
 from poco.data.recording import Recording
 from poco.errors import ConfigError
+from poco.fields import check_kind
 
 _TEMPLATE, _INDIVIDUAL, _DYNAMICS, _MEASUREMENT = range(4)  # one random stream for each purpose
 
@@ -70,14 +71,16 @@ def simulate(
         One recording an animal, activity ``[N, T]`` float32, sessions ``animal-1``, ``animal-2``, ...
 
     Raises:
-        ConfigError: if a value is out of its range.
+        ConfigError: if a value is not of its kind, not finite or out of its range.
     """
     steps_per_frame = check_simulation(
         animals=animals,
         units=units,
         frames=frames,
         rate_hz=rate_hz,
+        seed=seed,
         individuality=individuality,
+        gain=gain,
         time_constant=time_constant,
         step=step,
         noise=noise,
@@ -131,24 +134,29 @@ def check_simulation(**options: Any) -> int:
         **options: of :func:`simulate`; those left out have its defaults.
 
     Raises:
-        ConfigError: if a value is out of its range.
+        ConfigError: if a value is not of its kind, not finite or out of its range.
     """
     given = {name: parameter.default for name, parameter in inspect.signature(simulate).parameters.items()} | options
+    hints = get_type_hints(simulate)
+    for name, value in given.items():
+        check_kind(f"simulate: {name}", value, hints[name])
+        if value is not None and not math.isfinite(value):
+            raise ConfigError(f"simulate: {name} must be a finite number, got {value}")
     for name in ("animals", "units", "frames", "regions"):
         if given[name] < 1:
             raise ConfigError(f"simulate: {name} must be at least 1, got {given[name]}")
     for name in ("rate_hz", "time_constant", "step"):
-        if not (math.isfinite(given[name]) and given[name] > 0):
+        if given[name] <= 0:
             raise ConfigError(f"simulate: {name} must be a positive number, got {given[name]}")
     for name in ("individuality", "coupling"):
         if not 0 <= given[name] <= 1:
             raise ConfigError(f"simulate: {name} must lie between 0 and 1, got {given[name]}")
-    for name in ("noise", "measurement_noise", "warm_up"):
-        if not (math.isfinite(given[name]) and given[name] >= 0):
+    for name in ("seed", "noise", "measurement_noise", "warm_up"):
+        if given[name] < 0:
             raise ConfigError(f"simulate: {name} must not be negative, got {given[name]}")
     regions, units, calcium_decay = given["regions"], given["units"], given["calcium_decay"]
     rate_hz, step, time_constant = given["rate_hz"], given["step"], given["time_constant"]
-    if calcium_decay is not None and not calcium_decay > 0:
+    if calcium_decay is not None and calcium_decay <= 0:
         raise ConfigError(f"simulate: calcium_decay must be a positive number of seconds, got {calcium_decay}")
     if regions > units:
         raise ConfigError(f"simulate: {regions} regions need at least {regions} units, got {units}")

@@ -136,17 +136,29 @@ def labels(source: Source, found: Any, units: int, where: str) -> tuple[str, ...
         return _by_index(source, found, units, where)
     if source.form == "members":
         return _by_members(source, found, units, where)
-    items = [source.names.get(text(item), text(item)) for item in _column(source, found, where)]
+    items = [_label(source, item, where) for item in _column(source, found, where)]
     if len(items) != units:
         raise DataError(f"{where}: {len(items)} labels for {units} units")
     return tuple(items)
 
 
+def _label(source: Source, item: Any, where: str) -> str:
+    """What a unit is called: one value, not several."""
+    if isinstance(item, (np.ndarray, list, tuple, Mapping)):
+        raise DataError(
+            f"{where}: a unit has {str(item)[:40]!r} for a label, which is not one value (see pick, column)"
+        )
+    return source.names.get(text(item), text(item))
+
+
 def _whole(found: Any, where: str) -> int:
+    values = np.asarray(found).reshape(-1)
     try:
-        return int(np.asarray(found).reshape(-1)[0])
-    except (TypeError, ValueError, IndexError):
-        raise DataError(f"{where}: should be a whole number, got {str(found)[:40]!r}") from None
+        if values.size == 1 and int(values[0]) == float(values[0]):
+            return int(values[0])
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise DataError(f"{where}: should be a whole number, got {str(found)[:40]!r}")
 
 
 def _column(source: Source, found: Any, where: str) -> list[Any]:
@@ -178,7 +190,7 @@ def _by_index(source: Source, found: Any, units: int, where: str) -> tuple[str, 
             if not isinstance(item, Mapping) or source.pick not in item:
                 raise DataError(f"{where}: unit {number} has no field '{source.pick}'")
             item = item[source.pick]
-        out[index] = source.names.get(text(item), text(item))
+        out[index] = _label(source, item, where)
     return tuple(out)
 
 
@@ -199,12 +211,14 @@ def numbers(found: Any, where: str) -> np.ndarray:
     """What was found as float32 numbers.
 
     Raises:
-        DataError: if it is not numbers.
+        DataError: if it is not numbers, or complex ones.
     """
     try:
-        return np.asarray(found, dtype=np.float32)
+        if not np.iscomplexobj(found):
+            return np.asarray(found, dtype=np.float32)
     except (TypeError, ValueError):
-        raise DataError(f"{where}: should be numbers") from None
+        pass
+    raise DataError(f"{where}: should be real numbers")
 
 
 def coordinates(found: Any, units: int, where: str) -> np.ndarray:
@@ -218,10 +232,12 @@ def coordinates(found: Any, units: int, where: str) -> np.ndarray:
 def channel(source: Source, found: Any, frames: int, where: str) -> np.ndarray:
     """``[T]`` or ``[T, k]`` float32, whichever way the file has it."""
     values = numbers(found, where)
-    if source.column is not None and values.ndim == 2 and source.column < values.shape[1]:
-        values = values[:, source.column]
     if values.ndim == 2 and values.shape[0] != frames and values.shape[1] == frames:
         values = values.T
+    if source.column is not None and values.ndim == 2:
+        if source.column >= values.shape[1]:
+            raise DataError(f"{where}: there is no column {source.column} of {values.shape[1]} (they count from 0)")
+        values = values[:, source.column]
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim not in (1, 2) or values.shape[0] != frames:

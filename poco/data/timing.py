@@ -26,8 +26,8 @@ def rate_of(description: Description, own: Contents, times: np.ndarray | None, w
     if rate is None and how.rate_key is not None:
         value = own.get(how.rate_key)
         try:
-            rate = float(np.asarray(value).reshape(-1)[0])
-        except (TypeError, ValueError, IndexError):
+            rate = float(np.asarray(value).item())
+        except (TypeError, ValueError):
             raise DataError(f"{own.path}: '{how.rate_key}' should be the rate, got {str(value)[:40]!r}") from None
     if rate is None:
         rate = own.rate_hz

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,25 +58,12 @@ def choose(
             left = int((~own.keep).sum())
             warnings.append(f'{left} of {units} units {own.keep_reason}: left out (rois = "all" takes them)')
     _leave_out(description.activity.leave_out, name, ids, keep, warnings)
+    _drop("constant", description.activity.constant, constant, "without any change", name, ids, keep, warnings)
     if nan == "cut-drop":
         nan_units = nan_units[keep[nan_units]]
         there = ~missing_frames(activity[keep])
         nan_units = nan_units[~np.isfinite(activity[nan_units][:, there]).all(axis=1)]
-    choices: Mapping[str, tuple[np.ndarray, str, str]] = {
-        "nan": (nan_units, nan, "with NaN or infinite values"),
-        "constant": (constant, description.activity.constant, "without any change"),
-    }
-    for option, (found, choice, what) in choices.items():
-        here = found[keep[found]]
-        shown = begun([ids[i] for i in here], 8)
-        if choice == "error" and len(here):
-            raise DataError(
-                f"session '{name}': {counted(len(here), 'unit')} {what} ({shown}); "
-                f'{option} = "drop" (--{option} drop) leaves them out, "keep" keeps them'
-            )
-        if choice in ("drop", "cut-drop") and len(here):
-            keep[here] = False
-            warnings.append(f'{counted(len(here), "unit")} {what} dropped ({shown}), because {option} = "{choice}"')
+    _drop("nan", nan, nan_units, "with NaN or infinite values", name, ids, keep, warnings)
     if not keep.any():
         hint = "see leave_out, rois, nan and constant"
         missing = missing_frames(activity)
@@ -92,6 +78,29 @@ def choose(
     if len(dropped):
         provenance["dropped_units"] = ", ".join(ids[i] for i in dropped)
     return keep
+
+
+def _drop(
+    option: str,
+    choice: str,
+    found: np.ndarray,
+    what: str,
+    name: str,
+    ids: tuple[str, ...],
+    keep: np.ndarray,
+    warnings: list[str],
+) -> None:
+    """Clear ``keep`` for the units that were found, or refuse them, as was chosen."""
+    here = found[keep[found]]
+    shown = begun([ids[i] for i in here], 8)
+    if choice == "error" and len(here):
+        raise DataError(
+            f"session '{name}': {counted(len(here), 'unit')} {what} ({shown}); "
+            f'{option} = "drop" (--{option} drop) leaves them out, "keep" keeps them'
+        )
+    if choice in ("drop", "cut-drop") and len(here):
+        keep[here] = False
+        warnings.append(f'{counted(len(here), "unit")} {what} dropped ({shown}), because {option} = "{choice}"')
 
 
 def check_rounding(activity: np.ndarray, ids: tuple[str, ...], rounded: np.ndarray, name: str) -> None:

@@ -62,15 +62,21 @@ class SpacedForecasts:
     def of(cls, model: Forecaster, split: Split, session: int, part: str, count: int) -> SpacedForecasts:
         """Forecasts of at most ``count`` windows of the session with this index; the model's mode is left as it was."""
         recording = split.recordings[session]
-        batch = Packer(split).pack(split.spaced_windows(part, session, count))
-        assert batch.target is not None
-        x = batch.x.view(-1, recording.units, split.context)
+        batches = Packer(split).batches(split.spaced_windows(part, session, count))
         was_training = model.training
-        with torch.no_grad():
-            forecast = model.eval()(x.to(next(iter(model.parameters()))), session=recording.session)
+        like = next(iter(model.parameters()))
+        contexts, truths, forecasts = [], [], []
+        model.eval()
+        for _, batch in batches:
+            assert batch.target is not None
+            x = batch.x.view(-1, recording.units, split.context)
+            with torch.no_grad():
+                forecast = model(x.to(like), session=recording.session)
+            contexts.append(x.numpy())
+            truths.append(batch.target.view(-1, recording.units, split.horizon).numpy())
+            forecasts.append(forecast.float().cpu().numpy())
         model.train(was_training)
-        truth = batch.target.view(-1, recording.units, split.horizon)
-        return cls(recording, x.numpy(), truth.numpy(), forecast.float().cpu().numpy())
+        return cls(recording, *(np.concatenate(parts) for parts in (contexts, truths, forecasts)))
 
     def example(self, window: int, unit: int, score: float) -> Example:
         """One of them; ``score`` is what it is shown with."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from poco.data.description import absolute
 from poco.data.readers import hdf5, matlab
 from poco.data.recording import Recording
 from poco.errors import DataError
@@ -55,7 +56,7 @@ def sessions(path: Path) -> list[Recording]:
     return [
         Recording(
             activity,
-            path.parent.name,
+            absolute(path).parent.name,
             rate_hz=rate,
             dataset="chen2018",
             coordinates=None if places is None else places.astype(np.float32),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from poco.data.description import absolute
 from poco.data.readers import matlab
 from poco.data.recording import Recording
 from poco.errors import DataError
@@ -19,7 +20,8 @@ SESSION_A_FOLDER = True
 
 def sessions(path: Path) -> list[Recording]:
     """The session that a file belongs to, of all areas that are there."""
-    mouse, session = path.parent.parent.name, path.parent.name
+    folder = absolute(path).parent
+    mouse, session = folder.parent.name, folder.name
     there = {area: path.parent / f"{mouse}_{area}_df_{session}.mat" for area in AREAS}
     there = {area: file for area, file in there.items() if file.exists()}
     if not there:

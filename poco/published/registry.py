@@ -43,7 +43,7 @@ def sessions(name: str, file: Path) -> list[Recording]:
 def files(name: str, path: str | Path | Sequence[str | Path]) -> list[Path]:
     """The files of a published data set, one for each session that has several; raises as :func:`read`."""
     module = _module(name)
-    places = [Path(path)] if isinstance(path, str | Path) else [Path(one) for one in path]
+    places = [Path(one).expanduser() for one in ([path] if isinstance(path, str | Path) else path)]
     found: list[Path] = []
     for place in places:
         if not place.exists():

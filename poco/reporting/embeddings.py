@@ -163,22 +163,16 @@ def draw(
         around = None
     if around is not None:
         drawn.append(figures.embedding_map(around, *some, "UMAP", caption, f"{prefix}embeddings-umap"))
-    known = {recording.session: recording for recording in recordings}
     low, high = np.percentile(components, (2, 98), axis=0)
     colours = np.clip((components - low) / np.maximum(high - low, 1e-12), 0, 1)
     begin, maps = 0, 0
     for entry in found:
-        recording, place = known.get(entry.session), slice(begin, begin + len(entry.units))
+        place = slice(begin, begin + len(entry.units))
         begin += len(entry.units)
-        if recording is None or recording.coordinates is None or maps == _MOST_SESSIONS or colours.shape[1] < 3:
+        if entry.coordinates is None or maps == _MOST_SESSIONS or colours.shape[1] < 3:
             continue
-        order = [entry.units.index(unit) for unit in recording.unit_ids]
         maps += 1
-        drawn.append(
-            figures.brain_map(
-                recording, colours[place][order], [tips[place][k] for k in order], f"{prefix}brain-{maps}"
-            )
-        )
+        drawn.append(figures.brain_map(entry, colours[place], tips[place], f"{prefix}brain-{maps}"))
     if label is not None:
         regions, values, sessions = relative_similarity(found, label)
         if len(regions) > 1:

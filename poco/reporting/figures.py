@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 import io
 import re
 from collections.abc import Callable, Sequence
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from poco.adapted import Adapted
     from poco.data.recording import Recording
     from poco.scores import Evaluation
+    from poco.unit_embeddings import SessionEmbeddings
 
 #: Colours that a page takes over as its own, so that it can be read in light and dark.
 _VARIABLES = {
@@ -100,7 +102,7 @@ def _inline(svg: str, name: str, title: str) -> str:
     rest = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", rest)
     for colour, variable in _VARIABLES.items():
         rest = re.sub(rf"{colour}(?=[;\"])", f"var(--{variable})", rest, flags=re.IGNORECASE)
-    return f'{head} aria-label="{title}">{rest}'
+    return f'{head} aria-label="{html.escape(title)}">{rest}'
 
 
 P = ParamSpec("P")
@@ -327,16 +329,16 @@ def embedding_map(
 
 
 @_styled
-def brain_map(recording: Recording, colours: np.ndarray, tips: Sequence[Sequence[str]], name: str) -> Drawn:
+def brain_map(entry: SessionEmbeddings, colours: np.ndarray, tips: Sequence[Sequence[str]], name: str) -> Drawn:
     """Units where they lie, in the colours of their embeddings."""
-    assert recording.coordinates is not None
+    assert entry.coordinates is not None
     figure, axes = _figure(height=3.6)
-    rows = drawn_rows(recording.units)
-    axes.scatter(recording.coordinates[rows, 0], recording.coordinates[rows, 1], c=colours[rows], s=22, gid="points")
+    rows = drawn_rows(len(entry.units))
+    axes.scatter(entry.coordinates[rows, 0], entry.coordinates[rows, 1], c=colours[rows], s=22, gid="points")
     axes.set(xlabel="x", ylabel="y", aspect="equal")
     axes.invert_yaxis()
     caption = "Red, green and blue are the first three principal components of the embeddings: alike in colour, alike."
-    return Drawn(figure, name, f"Embeddings in the brain: {recording.session}", caption, [tips[row] for row in rows])
+    return Drawn(figure, name, f"Embeddings in the brain: {entry.session}", caption, [tips[row] for row in rows])
 
 
 @_styled

@@ -6,8 +6,11 @@ import dataclasses
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from poco import cells as cells_of
 from poco.data.recording import Recording
@@ -18,6 +21,7 @@ from poco.sizes import CONTEXT
 from poco.studies import zapbench
 from poco.studies.adaptation import animals, learnt_from
 from poco.studies.definition import Study
+from poco.training.config import TrainConfig
 from poco.training.trainer import choose_label
 
 
@@ -114,10 +118,22 @@ def long_enough(study: Study, recordings: Sequence[Recording], protocol: str, re
     return dataclasses.replace(study, frames=found) if field == "frames" else dataclasses.replace(study, values=found)
 
 
-def check_windows(study: Study, recordings: Sequence[Recording], protocol: str) -> None:
-    """Raise a DataError if a recording that the study takes has no window in a part, before anything is trained."""
+def check_cells(study: Study, recordings: Sequence[Recording], protocol: str) -> None:
+    """Check what else cells need, before anything is trained.
+
+    Raises:
+        ConfigError: if a device to train on is not here.
+        DataError: if a recording that the study takes or simulates has no window in a part.
+    """
+    if study.vary == "training.device":
+        for device in study.values:
+            TrainConfig(device=device).torch_device()
     if study.form:  # of which contexts that do not fit are left out
         return
+    if study.simulate is not None:
+        usual = study.simulate.get("frames", signature(simulate).parameters["frames"].default)
+        lengths = study.values if study.vary == "simulate.frames" else (usual,)
+        recordings = [Recording(np.arange(frames)[None], "animal-1") for frames in lengths]  # which takes no time
     context = max(study.values) if study.vary == "context" else CONTEXT
     for recording in recordings[: max(study.values)] if study.vary == "sessions" else recordings:
         split(recording, protocol=protocol, context=context)

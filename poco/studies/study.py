@@ -58,9 +58,9 @@ def run(
 
     Raises:
         ConfigError: if it needs recordings and none are given or too short ones, its values, the windows of a step,
-            sizes of a simulation, recordings, a protocol or a label are not its to choose, or cells in ``out``, or
-            models beside them, were made of other recordings or with other settings.
-        DataError: if a recording cannot be used, or has no window in one of its parts.
+            sizes of a simulation, recordings, a protocol or a label are not its to choose, a device to train on is not
+            here, or cells in ``out``, or models beside them, were made of other recordings or with other settings.
+        DataError: if a recording cannot be used, or one, a simulated one too, has no window in one of its parts.
         DivergedError: when all the others are made, if training losses were no longer finite; names those cells.
         PocoError: if one of several processes is killed.
     """
@@ -89,7 +89,7 @@ def run(
         base_steps = None if study.base_steps is None else REDUCED_STEPS
         study = dataclasses.replace(study, values=study.values[:2], base_steps=base_steps)
     study = plan.long_enough(study, recordings, protocol, report)
-    plan.check_windows(study, recordings, protocol)
+    plan.check_cells(study, recordings, protocol)
     if steps is None:
         steps = REDUCED_STEPS if reduced else study.steps if study.epochs is None else None
     for warning in warnings_of(recordings):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from helpers.recordings import waves
 
 from poco.data.checks import check
-from poco.data.recording import Recording
+from poco.data.read import read
+from poco.data.recording import Recording, fingerprint
 from poco.data.splits import split
+from poco.data.write import write
 from poco.errors import ConfigError, DataError
 
 
@@ -69,6 +74,32 @@ def test_a_rate_is_a_number() -> None:
     for rate in ("5", 0, float("nan")):
         with pytest.raises(DataError, match="session 'a': rate_hz must be a positive number, got"):
             Recording(np.zeros((3, 5)), "a", rate_hz=rate)  # type: ignore[arg-type]
+
+
+def test_values_of_other_kinds_are_made_plain_or_refused(tmp_path: Path) -> None:
+    plain = waves("a", units=3, frames=64, stretches=((0, 40), (40, 64)))
+    given: dict[str, Any] = {
+        "stretches": np.array([[0, 40], [40, 64]]),
+        "rate_hz": np.float32(2),
+        "labels": {"region": np.array(["x", "", "y"]), "layer": [1, None, 2]},
+        "coordinates": [[1, 2]] * 3,
+        "channels": {"lick": [0] * 64},
+    }
+    found = Recording(plain.activity, "a", **given)
+    assert fingerprint(found) == fingerprint(plain)
+    assert found.labels == {"region": ("x", "", "y"), "layer": ("1", "", "2")}
+    write([found], tmp_path)  # as JSON, which knows plain values alone
+    (again,) = read(tmp_path)
+    assert (again.stretches, again.rate_hz, again.labels) == (plain.stretches, 2.0, found.labels)
+    wrong: tuple[tuple[str, Any], ...] = (
+        ("stretches", [0, 40]),
+        ("stretches", [(0, 40.5)]),
+        ("coordinates", [["x", "y"]] * 3),
+        ("channels", {"lick": [1j] * 64}),
+    )
+    for name, value in wrong:
+        with pytest.raises(DataError, match=r"^session 'a': (stretches are|(coord.*|channel 'lick') must be)"):
+            Recording(plain.activity, "a", **{name: value})
 
 
 def test_rates_of_one_data_set_must_agree() -> None:

@@ -109,3 +109,9 @@ def test_those_that_come_with_poco_are_valid() -> None:
     assert len(paths) == 11
     for path in paths:
         assert load(path).name == path.stem
+
+
+def test_the_root_of_all_folders_has_no_name() -> None:
+    root = Path(Path.cwd().anchor)
+    assert next(candidates(root)) == (root / "dataset.toml", root)
+    assert all(folder == root for _, folder in candidates(root))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from helpers.recordings import waves
 
+from poco.data import preprocess
 from poco.data.preprocess import butterworth, components, downsample
 from poco.data.recording import Recording
 from poco.errors import ConfigError, DataError
@@ -90,6 +93,25 @@ def test_stretches_are_filtered_apart() -> None:
     for cuts in ({}, {"high": 0.5}, {"low": 0.2, "high": 0.1}, {"low": -1.0}):
         with pytest.raises(ConfigError, match=r"0 < low < high < 0\.5"):
             butterworth(recording, **cuts)
+
+
+@pytest.mark.parametrize("options", [{}, {"padded": False}, {"causal": True}])
+def test_many_units_are_filtered_some_at_a_time(options: dict[str, bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    recording = Recording(np.random.default_rng(0).standard_normal((7, 400)), "a", stretches=((0, 150), (160, 400)))
+    whole = butterworth(recording, high=0.1, **options).activity
+    monkeypatch.setattr(preprocess, "_VALUES_AT_ONCE", 900)
+    np.testing.assert_array_equal(butterworth(recording, high=0.1, **options).activity, whole)
+
+
+def test_large_recordings_are_not_copied_often() -> None:
+    recording = Recording(np.random.default_rng(0).standard_normal((8000, 600)), "a")
+    size = recording.activity.nbytes
+    for make in (lambda: butterworth(recording, high=0.1), lambda: components(recording, 20)):
+        tracemalloc.start()
+        make()
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert most < 5 * size
 
 
 @pytest.mark.parametrize("frames", [300, 12])

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from poco.data import sources
 from poco.data.checks import check
+from poco.data.description import Source
 from poco.data.inspect import inspect
 from poco.data.read import read
 from poco.errors import DataError
@@ -192,6 +194,19 @@ def test_labels_coordinates_and_channels(tmp_path: Path) -> None:
     refused(tmp_path / "a.npz", r"does not fit 30 frames", description=content)
 
 
+def test_a_column_of_a_channel_is_there_whichever_way_it_lies(tmp_path: Path) -> None:
+    values = np.arange(60.0).reshape(2, 30)
+    np.savez(tmp_path / "a.npz", traces=activity(4, 30), rows=values, columns=values.T)
+    for key in ("rows", "columns"):
+        content: dict[str, Any] = {
+            "activity": {"key": "traces", "orientation": UNITS_FIRST},
+            "channels": {"second": {"key": key, "column": 1}},
+        }
+        np.testing.assert_array_equal(read(tmp_path / "a.npz", description=content)[0].channels["second"], values[1])
+        content["channels"]["second"]["column"] = 2
+        refused(tmp_path / "a.npz", r"channel 'second': there is no column 2 of 2", description=content)
+
+
 def test_labels_by_index_and_count(tmp_path: Path) -> None:
     with (tmp_path / "a.pkl").open("wb") as file:
         pickle.dump({"traces": activity(4, 30), "m": 3}, file)
@@ -203,6 +218,35 @@ def test_labels_by_index_and_count(tmp_path: Path) -> None:
     assert found.labels["side"] == ("left", "left", "left", "right")
     content["labels"] = {"x": {"key": "m", "form": "index"}}
     refused(tmp_path / "a.pkl", "needs a dictionary", description=content)
+
+
+@pytest.mark.parametrize("labels", [["a", np.array(["b"]), "c", "d"], ["a", ["b"], "c", "d"]])
+def test_a_label_of_several_values_is_refused(tmp_path: Path, labels: list[Any]) -> None:
+    with (tmp_path / "a.pkl").open("wb") as file:
+        pickle.dump({"traces": activity(4, 30), "names": labels}, file)
+    content: dict[str, Any] = {
+        "activity": {"key": "traces", "orientation": UNITS_FIRST},
+        "labels": {"x": {"key": "names"}},
+    }
+    refused(tmp_path / "a.pkl", "label 'x': a unit has .* which is not one value", description=content)
+    with pytest.raises(DataError, match="which is not one value"):
+        sources.labels(Source(form="index"), {1: {"name": "b"}}, 4, "label 'x'")
+
+
+@pytest.mark.parametrize(
+    ("described", "message"),
+    [
+        ({"channels": {"c": {"key": "complex"}}}, "session 'a': channel 'c': should be real numbers"),
+        ({"activity": {"time_key": "complex"}}, "'complex': should be real numbers"),
+        ({"activity": {"rate_key": "two"}}, "'two' should be the rate"),
+        ({"labels": {"side": {"key": "half", "form": "count"}}}, "session 'a': label 'side': should be a whole number"),
+        ({"labels": {"side": {"key": "two", "form": "count"}}}, "should be a whole number"),
+    ],
+)
+def test_numbers_of_another_kind_are_refused(tmp_path: Path, described: dict[str, Any], message: str) -> None:
+    np.savez(tmp_path / "a.npz", traces=activity(4, 30), complex=np.arange(30) * (1 + 1j), two=[2, 3], half=2.5)
+    how = {"key": "traces", "orientation": UNITS_FIRST, **described.get("activity", {})}
+    refused(tmp_path / "a.npz", message, description={**described, "activity": how})
 
 
 def test_time_stamps_give_rate_and_stretches(tmp_path: Path) -> None:
@@ -309,6 +353,15 @@ def test_missing_frames_and_a_unit_that_lacks_others(tmp_path: Path) -> None:
     assert found.unit_ids == ("0", "1", "2", "4")
     assert found.stretches == ((0, 100), (110, 200))
     assert '1 unit with NaN or infinite values dropped (3), because nan = "cut-drop"' in found.warnings
+
+
+def test_a_unit_that_is_dropped_says_nothing_of_missing_frames(tmp_path: Path) -> None:
+    values = activity(5, 200)
+    values[:, 100:110] = np.nan
+    values[3] = 0.0  # in those frames too
+    np.save(tmp_path / "a.npy", values)
+    (found,) = read(tmp_path / "a.npy", orientation=UNITS_FIRST, rate_hz=1, nan="cut-drop", constant="drop")
+    assert (found.unit_ids, found.stretches) == (("0", "1", "2", "4"), ((0, 100), (110, 200)))
 
 
 def test_units_left_out_by_name(tmp_path: Path) -> None:

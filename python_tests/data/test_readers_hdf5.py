@@ -158,6 +158,40 @@ def test_matlab_73_has_the_shape_that_matlab_shows(tmp_path: Path) -> None:
         read(tmp_path / "a.mat")
 
 
+def test_cells_of_matlab_5_may_be_empty(tmp_path: Path) -> None:
+    io = pytest.importorskip("scipy.io")
+    cells = np.array(["a", "", "b c", np.zeros((0, 0))], dtype=object)
+    io.savemat(str(tmp_path / "a.mat"), {"x": values(), "s": {"names": cells}})
+    description = {"activity": {"key": "x"}, "labels": {"name": {"key": "s/names"}}}
+    assert read(tmp_path / "a.mat", description=description, **ROWS)[0].labels["name"] == ("a", "", "b c", "")
+
+
+def test_text_of_matlab_73(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "a.mat", "w", userblock_size=512) as file:
+
+        def put(name: str, value: np.ndarray, kind: str, **attributes: object) -> Any:
+            made = file.create_dataset(name, data=value)
+            made.attrs["MATLAB_class"] = np.bytes_(kind)
+            made.attrs.update(attributes)
+            return made.ref
+
+        def letters(*rows: str) -> np.ndarray:
+            return np.array([[ord(letter) for letter in row] for row in rows], dtype=np.uint16).T
+
+        put("x", values().T, "double")
+        put("mouse", letters("m1"), "char")  # the only other array, which is no activity
+        put("sides", letters("l ", "r ", "ll", "rr"), "char")
+        cells = [put(f"#refs#/{name}", letters(name), "char") for name in ("a", "b c")]
+        cells.append(put("#refs#/none", np.zeros(2, np.uint64), "char", MATLAB_empty=np.uint8(1)))
+        cells.append(put("#refs#/number", np.array([[7.0]]), "double"))
+        put("names", np.array([cells], dtype=h5py.ref_dtype), "cell")
+    description = {"labels": {"name": {"key": "names"}, "side": {"key": "sides"}}}
+    (found,) = read(tmp_path / "a.mat", description=description, **ROWS)
+    np.testing.assert_array_equal(found.activity, values())
+    assert found.labels == {"name": ("a", "b c", "", "7"), "side": ("l", "r", "ll", "rr")}
+
+
 # zarr
 
 

@@ -108,6 +108,7 @@ def test_header_names_units(tmp_path: Path) -> None:
         ("1;2\n1,5;2\n", "line 2, column 1 is not a number: '1,5'; with semicolons between the numbers, decimals"),
         ("1,2,3\ncell1,2,3\n", "not a number: 'cell1'; a table holds numbers alone, below a line of names: take out"),
         ("0,5;1,25\n1,5;2\n", "line 1, column 2 is not a number: '5;1'; with semicolons between the numbers, decimals"),
+        ("1,2\n3,1_0\n", "line 2, column 2 is not a number: '1_0'"),
         ("1,2,3\n4,5\n", "line 2 has 2 cells where the first has 3"),
         ("", "is empty"),
         ("\n\n", "is empty"),
@@ -139,6 +140,13 @@ def test_a_first_line_of_values_taken_for_names(tmp_path: Path) -> None:
 def test_names_are_read_without_the_rest(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b'\n"cell, 1","cell, 2"\n' + b"1,2\n" * 100_000 + b"\xff")
     assert csv.read(tmp_path / "a.csv", header=True).columns == ("cell, 1", "cell, 2")
+
+
+def test_empty_lines_above_names_that_are_numbers(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("\n\n7,8,9\n1,2,3\n2,1,1\n")
+    (found,) = read(tmp_path / "a.csv", orientation="frames x units", header=True)
+    assert found.unit_ids == ("7", "8", "9")
+    np.testing.assert_array_equal(found.activity, [[1, 2], [2, 1], [3, 1]])
 
 
 def test_header_alone(tmp_path: Path) -> None:
@@ -258,6 +266,14 @@ def test_suite2p_options(tmp_path: Path) -> None:
     (tmp_path / "plane0" / "Fneu.npy").unlink()
     with pytest.raises(DataError, match=r"needs Fneu\.npy"):
         read(tmp_path, neuropil=0.7)
+
+
+def test_suite2p_subtracts_parts_of_whole_numbers(tmp_path: Path) -> None:
+    suite2p(tmp_path / "plane0")
+    for name, level in (("F", 100), ("Fneu", 10)):
+        np.save(tmp_path / "plane0" / f"{name}.npy", np.arange(300, dtype=np.int16).reshape(6, 50) + level)
+    (found,) = read(tmp_path, rois="all", neuropil=0.7)
+    np.testing.assert_allclose(found.activity, 0.3 * np.arange(300).reshape(6, 50) + 93, rtol=1e-6)
 
 
 def test_suite2p_planes(tmp_path: Path) -> None:

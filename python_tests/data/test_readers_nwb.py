@@ -114,6 +114,18 @@ def test_time_stamps_gaps_and_accepted_cells(tmp_path: Path) -> None:
     assert read(tmp_path / "a.nwb", rois="all")[0].units == ROIS
 
 
+def test_columns_with_several_values_a_unit_are_no_labels(tmp_path: Path) -> None:
+    def fill(nwb: Any) -> None:
+        module, rois = ophys(nwb)
+        region = rois()
+        region.table.add_column(name="tags", description="tags", data=list("uvwxyz"), index=[2, 3, 4, 5, 6])
+        traces = response("RoiResponseSeries", region, values(), rate=10.0)
+        module.add(pynwb.ophys.DfOverF(roi_response_series=[traces]))
+
+    write(tmp_path / "a.nwb", fill)
+    assert list(read(tmp_path / "a.nwb")[0].labels) == ["region"]
+
+
 def test_several_series_need_a_key(tmp_path: Path) -> None:
     def fill(nwb: Any) -> None:
         module, rois = ophys(nwb)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import bz2
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from poco import read
+from poco.data.recording import Recording
 from poco.errors import ConfigError, DataError
-from poco.published import NAMES, zapbench
+from poco.published import NAMES, registry, zapbench
 from poco.published import read as read_published
 
 h5py = pytest.importorskip("h5py", reason="needs the extra 'formats'")
@@ -376,3 +378,33 @@ def test_through_read(tmp_path: Path) -> None:
     (tmp_path / "b_CNMF_compressed.h5").write_bytes(b"no file")
     with pytest.raises(DataError, match="cannot be read as HDF5"):
         read(tmp_path, published="andalman2019")
+
+
+def test_folders_are_named_from_inside_them_and_from_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_chen(tmp_path / "subject_1")
+    day = tmp_path / "m1" / "day2"
+    day.mkdir(parents=True)
+    scipy_io.savemat(day / "m1_V1_df_day2.mat", {"V1_df": RNG.standard_normal((3, 20))})
+    monkeypatch.chdir(tmp_path / "subject_1")
+    assert [read_published("chen2018", path)[0].session for path in (".", "TimeSeries.h5")] == ["subject_1"] * 2
+    monkeypatch.chdir(day)
+    assert [read_published("harvey", path)[0].session for path in (".", "m1_V1_df_day2.mat")] == ["m1_day2"] * 2
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read("~/subject_1", published="chen2018")[0].session == "subject_1"
+
+
+def test_sessions_that_are_not_wanted_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for fish in (1, 2, 3):
+        write_chen(tmp_path / f"subject_{fish}")
+    own, alive = registry.sessions, []
+
+    def watched(name: str, file: Path) -> list[Recording]:
+        assert not any(one() for one in alive)
+        found = own(name, file)
+        alive.append(weakref.ref(found[0]))
+        return found
+
+    monkeypatch.setattr(registry, "sessions", watched)
+    found = read(tmp_path, published="chen2018", sessions=["subject_3"])
+    assert [recording.session for recording in found] == ["subject_3"]
+    assert len(alive) == 3

@@ -11,8 +11,8 @@ import torch
 from poco.data.recording import Recording
 from poco.data.splits import split
 from poco.nn import POCO, POCOConfig, SessionSpec
-from poco.reporting.embeddings import frequent, plane, region_attention, relative_similarity
-from poco.unit_embeddings import SessionEmbeddings
+from poco.reporting.embeddings import draw, frequent, plane, region_attention, relative_similarity
+from poco.unit_embeddings import SessionEmbeddings, embeddings
 
 pytest.importorskip("sklearn", reason="needs the extra 'embed'")
 
@@ -49,6 +49,17 @@ def test_planes() -> None:
         a, b = points[:20, :2], points[20:, :2]
         assert np.linalg.norm(a.mean(0) - b.mean(0)) > 2 * max(a.std(), b.std()) or method == "pca"
     assert plane(vectors, "pca").shape == (40, 3)
+
+
+def test_a_recording_with_more_units_than_the_model_knows_is_drawn() -> None:
+    pytest.importorskip("matplotlib", reason="figures need the extra 'plots'")
+    places = np.arange(18, dtype=np.float32).reshape(6, 3)
+    recording = Recording(np.random.default_rng(0).standard_normal((6, 50)), "a", coordinates=places)
+    model = POCO(POCOConfig(width=8, heads=2, head_width=8), [SessionSpec("a", ("5", "1", "0", "3"))])
+    found = embeddings(model, [recording])
+    drawn = {one.name: one for one in draw(found, [recording], None, {})}
+    assert [tips[0] for tips in drawn["brain-1"].tips] == ["unit 5", "unit 1", "unit 0", "unit 3"]
+    np.testing.assert_array_equal(found[0].coordinates, places[[5, 1, 0, 3]])
 
 
 def test_even_attention_is_one() -> None:

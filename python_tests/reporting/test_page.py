@@ -9,11 +9,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from poco.adaptation import adapt
+from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.errors import CheckpointError, ConfigError
 from poco.nn import POCOConfig
@@ -24,7 +26,7 @@ pytest.importorskip("jinja2", reason="needs the extra 'report'")
 pytest.importorskip("umap", reason="needs the extra 'embed'")
 pytest.importorskip("matplotlib", reason="needs the extra 'plots'")
 
-from poco.reporting import report
+from poco.reporting import figures, report
 from poco.reporting.page import _check_place
 
 SIZES = POCOConfig(
@@ -103,6 +105,12 @@ def test_a_run_and_an_adapted_model_on_one_page(run: Run, tmp_path: Path, monkey
     assert f"Adaptation to {recording.session}" in text
     assert f"<b>{adapted.after:.3f}</b>" in text
     assert "2-adaptation.svg" in {file.name for file in (tmp_path / "both" / "figures").iterdir()}
+
+
+def test_a_name_of_any_characters_leaves_a_figure_whole() -> None:
+    recording = Recording(np.random.default_rng(0).standard_normal((3, 60)), 'a "b" <c> & d')
+    svg = ElementTree.fromstring(figures.raster(recording, "raster").svg)
+    assert svg.attrib["aria-label"] == 'Activity of a "b" <c> & d'
 
 
 def test_bad_input(run: Run, tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from poco.baselines.fitted import fit_baseline
 from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.data.splits import split
+from poco.data.windows import ROWS_A_BATCH, Packer
 from poco.nn import POCO, POCOConfig, SessionSpec
+from poco.plots.examples import SpacedForecasts
 from poco.reporting.units import examples, unit_results
 from poco.scoring import score_forecasters
 from poco.training import TrainConfig
@@ -60,6 +62,22 @@ def test_examples_are_the_best_the_median_and_the_worst_unit() -> None:
         assert example.score == one.score[chosen[which]]
         assert example.context.shape == (12,)
         assert example.truth.shape == example.forecast.shape == (4,)
+
+
+def test_examples_of_many_units_are_forecast_some_windows_at_a_time() -> None:
+    recordings = simulate(1, 1000, 240, seed=0, warm_up=0.0)
+    cut = split(recordings, context=12, horizon=4)
+    model = POCO(POCOConfig(**SIZES, film_width=4), [SessionSpec(r.session, r.unit_ids) for r in recordings])
+    rows = []
+    model.register_forward_pre_hook(lambda _, given: rows.append(given[0].shape[0] * given[0].shape[1]))
+    shown = SpacedForecasts.of(model, cut, 0, "test", 40)
+    windows = cut.spaced_windows("test", 0, 40)
+    assert sum(rows) == 1000 * len(windows)
+    assert max(rows) <= ROWS_A_BATCH
+    assert shown.forecast.shape == shown.truth.shape == (len(windows), 1000, 4)
+    batch = Packer(cut).pack(windows)
+    np.testing.assert_array_equal(shown.context.reshape(-1, 12), batch.x.numpy())
+    np.testing.assert_array_equal(shown.truth.reshape(-1, 4), batch.target.numpy())
 
 
 def test_a_unit_that_never_moves_has_no_score() -> None:

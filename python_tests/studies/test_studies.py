@@ -328,6 +328,21 @@ def test_recordings_that_are_too_short(tmp_path: Path) -> None:
         studies.run(study, tmp_path, short, seeds=1)
 
 
+def test_what_cells_cannot_have_is_found_before_any_is_made(tmp_path: Path) -> None:
+    small = {"animals": 1, "units": 4, "frames": 400}
+    studies_of_frames = (
+        studies.Study("some", "", ("copy",), simulate={**small, "frames": 100}),
+        studies.Study("some", "", ("copy",), simulate=small, vary="simulate.frames", values=(400, 100)),
+    )
+    for study in studies_of_frames:
+        with pytest.raises(DataError, match="100 frames leave no window"):
+            studies.run(study, tmp_path, seeds=1, steps=1)
+    of_devices = studies.Study("some", "", ("nlinear",), vary="training.device", values=("cpu", "cuda:99"))
+    with pytest.raises(ConfigError, match="device 'cuda:99' was asked for, but torch sees"):
+        studies.run(of_devices, tmp_path, RECORDINGS, seeds=1, steps=1)
+    assert not list(tmp_path.iterdir())
+
+
 def test_single_training_is_the_mean_over_models_of_each_session(tmp_path: Path) -> None:
     study = studies.Study("one", "", ("ridge",), ("single",))
     both = studies.run(study, tmp_path / "both", RECORDINGS, reduced=True)[0]["score"]

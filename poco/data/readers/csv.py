@@ -35,13 +35,14 @@ def _cells(lines: list[str], separator: str | None) -> list[list[str]]:
 def _first_row(path: Path) -> tuple[str, ...]:
     """The cells of the first line that is not empty; the rest is not read."""
     with guard(path, "CSV"):
-        line = _first_line(path)
+        line = _first_line(path)[1]
         return tuple(_cells([line], _separator(path, line))[0]) if line else ()
 
 
-def _first_line(path: Path) -> str:
+def _first_line(path: Path) -> tuple[int, str]:
+    """The first line that is not empty and its number (from 1)."""
     with path.open(encoding="utf-8-sig") as file:
-        return next((line for line in file if line.strip()), "")
+        return next(((number, line) for number, line in enumerate(file, start=1) if line.strip()), (0, ""))
 
 
 def _separator(path: Path, line: str) -> str | None:
@@ -61,11 +62,11 @@ def table(path: Path, *, header: bool = False) -> np.ndarray:
         DataError: where a cell is no number or a line has more or fewer cells; line and column are named (from 1).
     """
     with guard(path, "CSV"):
-        first = _first_line(path)
+        number, first = _first_line(path)
         if not first:
             raise DataError(f"{path}: is empty")
         try:
-            values = _fast_table(path, _separator(path, first), header=header)
+            values = _fast_table(path, _separator(path, first), skip=number if header else 0)
         except ValueError:
             values = _careful_table(path, first, header=header)
     if not values.size:
@@ -73,11 +74,11 @@ def table(path: Path, *, header: bool = False) -> np.ndarray:
     return values
 
 
-def _fast_table(path: Path, separator: str | None, *, header: bool) -> np.ndarray:
-    """As ``table``, for files in which every cell is a number."""
+def _fast_table(path: Path, separator: str | None, *, skip: int) -> np.ndarray:
+    """As ``table``, for files in which every cell is a number; so many lines at the beginning are skipped."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that of a file without numbers
-        return np.loadtxt(path, delimiter=separator, ndmin=2, skiprows=int(header), comments=None, encoding="utf-8-sig")
+        return np.loadtxt(path, delimiter=separator, ndmin=2, skiprows=skip, comments=None, encoding="utf-8-sig")
 
 
 def _careful_table(path: Path, first: str, *, header: bool) -> np.ndarray:
@@ -106,7 +107,7 @@ def _careful_table(path: Path, first: str, *, header: bool) -> np.ndarray:
 
 def _number(path: Path, cell: str, line: int, column: int, *, may_be_name: bool) -> float:
     try:
-        return float("nan") if cell.lower() in _MISSING else float(cell)
+        return float("nan") if cell.lower() in _MISSING else float(cell.replace("_", "?"))  # Python's own 1_000
     except ValueError:
         hint = "; if the first line holds names, say --header, or header = true under [activity]" if may_be_name else ""
         if column == 1 and not may_be_name:

@@ -57,7 +57,8 @@ def read(path: Path, *, matlab: bool = False) -> Contents:
         if not isinstance(item, package.Dataset) or name.startswith(("_types/", "#refs#/", "#subsystem#/")):
             return
         shape = tuple(item.shape) if item.shape is not None else ()
-        entries[name] = Entry(shape[::-1] if matlab else shape, str(item.dtype), lambda: _load(path, name, turn=matlab))
+        kind = "text" if matlab and _is_text(item) else str(item.dtype)
+        entries[name] = Entry(shape[::-1] if matlab else shape, kind, lambda: _load(path, name, turn=matlab))
 
     with opened(path, "MATLAB v7.3" if matlab else "HDF5") as file:
         file.visititems(visit)
@@ -67,6 +68,8 @@ def read(path: Path, *, matlab: bool = False) -> Contents:
 def _load(path: Path, name: str, *, turn: bool) -> Any:
     package = h5py()
     with package.File(path, "r") as file:
+        if turn and _is_text(file[name]):
+            return np.array(_rows(file[name]))
         value = file[name][()]
         if isinstance(value, (package.Reference, bytes)) or getattr(value, "dtype", np.dtype("f4")).kind in "OV":
             return _decode(file, value)
@@ -77,8 +80,32 @@ def _follow(file: Any, value: Any) -> Any:
     """The value behind any number of object references."""
     reference = h5py().Reference
     while isinstance(value, reference):
-        value = file[value][()] if value else None
+        value = _stored(file[value]) if value else None
     return value
+
+
+def _stored(item: Any) -> Any:
+    """The value of a dataset; of a cell of MATLAB its text or its only number, "" where it is empty."""
+    if "MATLAB_class" not in item.attrs:
+        return item[()]
+    if item.attrs.get("MATLAB_empty", 0):
+        return ""
+    if _is_text(item):
+        return "".join(_rows(item))
+    value = item[()]
+    return value.ravel()[0] if value.size == 1 else value.T
+
+
+def _is_text(item: Any) -> bool:
+    """Whether a dataset is an array of characters of MATLAB."""
+    return bool(item.attrs.get("MATLAB_class", b"") == b"char")
+
+
+def _rows(item: Any) -> list[str]:
+    """The rows of an array of characters, which lies in the file turned round."""
+    if item.attrs.get("MATLAB_empty", 0):
+        return []
+    return ["".join(map(chr, row)) for row in np.atleast_2d(item[()].T)]
 
 
 def _pairs(file: Any, value: Any) -> list[tuple[Any, Any]] | None:

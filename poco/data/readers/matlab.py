@@ -37,9 +37,13 @@ def _add(name: str, value: Any, entries: dict[str, Entry]) -> None:
         for field in value.dtype.names:
             _add(f"{name}/{field}", value.reshape(-1)[0][field], entries)
     elif isinstance(value, np.ndarray) and value.dtype.kind == "O":
-        cells = [
-            cell.reshape(-1)[0] if isinstance(cell, np.ndarray) and cell.size == 1 else cell for cell in value.ravel()
-        ]
-        entries[name] = Entry.of(cells)
+        entries[name] = Entry.of([_cell(cell) for cell in value.ravel()])
     else:
         entries[name] = Entry.of(value)
+
+
+def _cell(value: Any) -> Any:
+    """What is in a cell, "" where it is empty."""
+    if not isinstance(value, np.ndarray) or value.size > 1:
+        return value
+    return value.reshape(-1)[0] if value.size else ""

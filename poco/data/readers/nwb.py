@@ -234,9 +234,10 @@ def _units(contents: Contents, response: Any, units: int, rois: str) -> None:
         return
     table = region.table
     contents.unit_ids = tuple(text(table.id[int(i)]) for i in index)
+    ragged = {column.target.name for column in table.columns if hasattr(column, "target")}  # several values a unit
     for column in table.columns:
         data = getattr(column, "data", None)
-        if data is None or column.name.endswith("_mask") or column.name.endswith("_index"):
+        if data is None or column.name in ragged or column.name.endswith(("_mask", "_index")):
             continue
         values = _array(data)
         if len(values) <= (index.max() if len(index) else 0):

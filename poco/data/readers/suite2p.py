@@ -104,7 +104,7 @@ def _plane(folder: Path, neuropil: float) -> dict[str, Any]:
         background = npy.load(folder / "Fneu.npy")
         if background.shape != activity.shape:
             raise DataError(f"{folder}: Fneu.npy has shape {background.shape}, F.npy {activity.shape}")
-        activity = activity - np.asarray(neuropil, dtype=activity.dtype) * background
+        activity = activity - neuropil * background
     accepted = None
     if (folder / "iscell.npy").is_file():
         iscell = npy.load(folder / "iscell.npy")

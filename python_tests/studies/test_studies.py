@@ -70,6 +70,7 @@ def test_every_study_runs_at_reduced_size(name: str, tmp_path: Path, request: py
         "zapbench": simulate(2, units=4, frames=900),
         "pretraining-source": TWO_DATA_SETS,
         "simulation": [],
+        "simulation-single": [],
     }
     recordings = of_its_own.get(name, RECORDINGS) if name not in ON_REAL else request.getfixturevalue("real")
     cells = studies.run(study, tmp_path, recordings, reduced=True)

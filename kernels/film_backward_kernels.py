@@ -30,6 +30,7 @@ def ffn_hidden_backward(
     grad_e,
     row,
     begin,
+    column,
     ffn,
     drop,
     feature,
@@ -43,7 +44,8 @@ def ffn_hidden_backward(
 ):
     """Of some hidden units: what they gave, the gradients of values and gates, and the weights they came by.
 
-    ``ffn`` and ``drop`` as :func:`poco.kernels.film_forecast.embed` takes them.
+    Their random words begin at ``column``, a multiple of 4. ``ffn`` and ``drop`` as
+    :func:`poco.kernels.film_forecast.embed` takes them.
     """
     hidden = begin + tl.arange(0, BLOCK_F)
     value, gate, value_weight, gate_weight = ffn_hidden(normed, hidden, ffn, feature, F, d, WHOLE, PRECISION)
@@ -52,7 +54,7 @@ def ffn_hidden_backward(
     activated, slope = gelu_with_slope(gate)
     gated = value * activated
     if DROPOUT:
-        factor = dropout_factor(drop[0], row, begin, drop[1], drop[2], BLOCK_R, BLOCK_F)
+        factor = dropout_factor(drop[0], row, column, drop[1], drop[2], BLOCK_R, BLOCK_F)
         gated *= factor
         grad_gated *= factor
     grad_value = grad_gated * activated
@@ -189,6 +191,7 @@ def film_backward_rows_kernel(
             through,
             row,
             begin,
+            begin,
             ffn,
             drop,
             feature,
@@ -257,6 +260,7 @@ def film_backward_ffn_kernel(
             normed,
             grad_e,
             row,
+            begin,
             begin,
             ffn,
             drop,

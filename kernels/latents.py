@@ -17,6 +17,7 @@ from torch import Tensor
 
 from poco.kernels import launch
 from poco.kernels.common import dropout_factor, gelu, load_matrix, load_vector, standardise, store_matrix
+from poco.kernels.film_forecast import ffn_hidden
 from poco.ops.model_reference import Turn, Turns
 from poco.ops.parameters import FeedForwardParameters, LatentParameters, LayerParameters
 
@@ -104,6 +105,45 @@ def normalise(z, weight, bias, feature, eps, d: tl.constexpr):
     return standard * load_vector(weight, feature, d)[None, :] + load_vector(bias, feature, d)[None, :]
 
 
+@triton.jit
+def attend(
+    normed,
+    weights,
+    turn,
+    latent,
+    feature,
+    scale,
+    Q: tl.constexpr,
+    d: tl.constexpr,
+    DH: tl.constexpr,
+    HEADS: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    FACTOR: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """One head: queries, keys and values, turned; their shares; and what they attend to, turned back.
+
+    ``weights`` points at those of the head's queries.
+    """
+    channel = tl.arange(0, BLOCK_H)
+    weight = load_matrix(weights, channel, feature, DH, d, d, False).to(FACTOR)
+    query = tl.dot(normed, tl.trans(weight), input_precision=PRECISION)
+    weight = load_matrix(weights + HEADS * DH * d, channel, feature, DH, d, d, False).to(FACTOR)
+    key = tl.dot(normed, tl.trans(weight), input_precision=PRECISION)
+    weight = load_matrix(weights + 2 * HEADS * DH * d, channel, feature, DH, d, d, False).to(FACTOR)
+    value = tl.dot(normed, tl.trans(weight), input_precision=PRECISION)
+    query = rotate(query, turn, latent, 1.0, Q, DH, BLOCK_Q, BLOCK_H).to(FACTOR)
+    key = rotate(key, turn, latent, 1.0, Q, DH, BLOCK_Q, BLOCK_H).to(FACTOR)
+    value = rotate(value, turn, latent, 1.0, Q, DH, BLOCK_Q, BLOCK_H).to(FACTOR)
+    score = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
+    score = tl.where(latent[None, :] < Q, score, float("-inf"))
+    share = tl.exp(score - tl.max(score, 1)[:, None])
+    share = share / tl.sum(share, 1)[:, None]
+    attended = tl.dot(share.to(FACTOR), value, input_precision=PRECISION)
+    return query, key, value, share, rotate(attended, turn, latent, -1.0, Q, DH, BLOCK_Q, BLOCK_H)
+
+
 @triton.jit(do_not_specialize=["count", "column", "threshold", "ffn_column", "ffn_threshold"])
 def latent_ffn_kernel(
     pooled,
@@ -180,10 +220,8 @@ def latent_ffn_kernel(
     if block == 0:
         store_matrix(new_base + window * Q * d, z, latent, feature, Q, d, d)
     normed = normalise(z, norm_weight, norm_bias, feature, eps, d).to(FACTOR)
-    value_in = load_matrix(in_weight, hidden, feature, F, d, d, False).to(FACTOR)
-    gate_in = load_matrix(in_weight + F * d, hidden, feature, F, d, d, False).to(FACTOR)
-    value = tl.dot(normed, tl.trans(value_in), input_precision=PRECISION) + load_vector(in_bias, hidden, F)[None, :]
-    gate = tl.dot(normed, tl.trans(gate_in), input_precision=PRECISION) + load_vector(in_bias + F, hidden, F)[None, :]
+    ffn = (in_weight, in_bias, out_weight)
+    value, gate, _value_weight, _gate_weight = ffn_hidden(normed, hidden, ffn, feature, F, d, False, PRECISION)
     out = load_matrix(out_weight, feature, hidden, d, F, F, False).to(FACTOR)
     gated = value * gelu(gate)
     if FFN_DROPS:
@@ -236,21 +274,10 @@ def latent_attention_kernel(
         store_matrix(new_base + window * Q * d, z, latent, feature, Q, d, d)
     normed = normalise(z, norm_weight, norm_bias, feature, eps, d).to(FACTOR)
     own = query_key_value_weight + head * DH * d
-    query_weight = load_matrix(own, channel, feature, DH, d, d, False).to(FACTOR)
-    key_weight = load_matrix(own + HEADS * DH * d, channel, feature, DH, d, d, False).to(FACTOR)
-    value_weight = load_matrix(own + 2 * HEADS * DH * d, channel, feature, DH, d, d, False).to(FACTOR)
-    query = tl.dot(normed, tl.trans(query_weight), input_precision=PRECISION)
-    key = tl.dot(normed, tl.trans(key_weight), input_precision=PRECISION)
-    value = tl.dot(normed, tl.trans(value_weight), input_precision=PRECISION)
-    query = rotate(query, (along, across), latent, 1.0, Q, DH, BLOCK_Q, BLOCK_H).to(FACTOR)
-    key = rotate(key, (along, across), latent, 1.0, Q, DH, BLOCK_Q, BLOCK_H).to(FACTOR)
-    value = rotate(value, (along, across), latent, 1.0, Q, DH, BLOCK_Q, BLOCK_H).to(FACTOR)
-    score = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
-    score = tl.where(latent[None, :] < Q, score, float("-inf"))
-    share = tl.exp(score - tl.max(score, 1)[:, None])
-    share = (share / tl.sum(share, 1)[:, None]).to(FACTOR)
-    attended = tl.dot(share, value, input_precision=PRECISION)
-    attended = rotate(attended, (along, across), latent, -1.0, Q, DH, BLOCK_Q, BLOCK_H).to(FACTOR)
+    _query, _key, _value, _share, attended = attend(
+        normed, own, (along, across), latent, feature, scale, Q, d, DH, HEADS, BLOCK_Q, BLOCK_H, FACTOR, PRECISION
+    )
+    attended = attended.to(FACTOR)
     out = load_matrix(output_weight + head * DH, feature, channel, d, DH, HEADS * DH, False).to(FACTOR)
     part = tl.dot(attended, tl.trans(out), input_precision=PRECISION)
     store_matrix(new_parts + (window * HEADS + head) * Q * d, part, latent, feature, Q, d, d)

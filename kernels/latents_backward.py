@@ -19,23 +19,33 @@ from torch import Tensor
 from poco.kernels import launch
 from poco.kernels.common import (
     dropout_factor,
-    gelu_with_slope,
     load_matrix,
     load_vector,
     standardise,
     standardise_backward,
     store_matrix,
 )
-from poco.kernels.latents import Branch, Call, Drops, branches_of, hidden_at_once, rotate, shared_sizes, turn
+from poco.kernels.film_backward_kernels import ffn_hidden_backward
+from poco.kernels.latents import (
+    Branch,
+    Call,
+    Drops,
+    attend,
+    branches_of,
+    hidden_at_once,
+    normalise,
+    rotate,
+    shared_sizes,
+    turn,
+)
 from poco.ops.parameters import FeedForwardParameters, LayerParameters
 
 
 @triton.jit
 def normed_of(z, weight, bias, window, latent, feature, eps, Q: tl.constexpr, d: tl.constexpr):
     """The latents of a window, normalised; 0 where there are none."""
-    standard, _ = standardise(load_matrix(z + window * Q * d, latent, feature, Q, d, d, False), feature, eps, d)
-    normed = standard * load_vector(weight, feature, d)[None, :] + load_vector(bias, feature, d)[None, :]
-    return tl.where(latent[:, None] < Q, normed, 0.0)
+    own = load_matrix(z + window * Q * d, latent, feature, Q, d, d, False)
+    return tl.where(latent[:, None] < Q, normalise(own, weight, bias, feature, eps, d), 0.0)
 
 
 @triton.jit
@@ -202,21 +212,23 @@ def latent_ffn_backward_kernel(
         store_matrix(kept_grad_branch + window * Q * d, branch, latent, feature, Q, d, d)
         store_vectors(own, of_normed, standard, branch, feature, d)
     factor = normed.to(FACTOR)
-    value_in = load_matrix(in_weight, hidden, feature, F, d, d, False).to(FACTOR)
-    gate_in = load_matrix(in_weight + F * d, hidden, feature, F, d, d, False).to(FACTOR)
-    value = tl.dot(factor, tl.trans(value_in), input_precision=PRECISION) + load_vector(in_bias, hidden, F)[None, :]
-    gate = tl.dot(factor, tl.trans(gate_in), input_precision=PRECISION) + load_vector(in_bias + F, hidden, F)[None, :]
-    out = load_matrix(out_weight, feature, hidden, d, F, F, False).to(FACTOR)
-    grad_gated = tl.dot(branch.to(FACTOR), out, input_precision=PRECISION)
-    activated, slope = gelu_with_slope(gate)
-    gated = value * activated
-    if FFN_DROPS:
-        first = ffn_column + block * BLOCK_F
-        kept = dropout_factor(tl.load(seed), token, first, ffn_threshold, ffn_scale, BLOCK_Q, BLOCK_F)
-        gated *= kept
-        grad_gated *= kept
-    grad_value = grad_gated * activated
-    grad_gate = grad_gated * value * slope
+    gated, grad_value, grad_gate, value_in, gate_in = ffn_hidden_backward(
+        factor,
+        branch.to(FACTOR),
+        token,
+        block * BLOCK_F,
+        ffn_column + block * BLOCK_F,
+        (in_weight, in_bias, out_weight),
+        (tl.load(seed) if FFN_DROPS else 0, ffn_threshold, ffn_scale),
+        feature,
+        F,
+        d,
+        BLOCK_Q,
+        BLOCK_F,
+        False,
+        FFN_DROPS,
+        PRECISION,
+    )
     store_matrix(kept_gated + window * Q * F, gated, latent, hidden, Q, F, F)
     of_hidden = kept_grad_hidden + window * Q * 2 * F
     store_matrix(of_hidden, grad_value, latent, hidden, Q, F, 2 * F)
@@ -292,21 +304,22 @@ def latent_attention_backward_kernel(
     into_query = query_key_value_weight + head * DH * d
     into_key = into_query + WIDE * d
     into_value = into_key + WIDE * d
-    weight = load_matrix(into_query, channel, feature, DH, d, d, False).to(FACTOR)
-    query = tl.dot(factor, tl.trans(weight), input_precision=PRECISION)
-    weight = load_matrix(into_key, channel, feature, DH, d, d, False).to(FACTOR)
-    key = tl.dot(factor, tl.trans(weight), input_precision=PRECISION)
-    weight = load_matrix(into_value, channel, feature, DH, d, d, False).to(FACTOR)
-    value = tl.dot(factor, tl.trans(weight), input_precision=PRECISION)
-    query = rotate(query, (along, across), latent, 1.0, Q, DH, BLOCK_Q, BLOCK_H).to(FACTOR)
-    key = rotate(key, (along, across), latent, 1.0, Q, DH, BLOCK_Q, BLOCK_H).to(FACTOR)
-    value = rotate(value, (along, across), latent, 1.0, Q, DH, BLOCK_Q, BLOCK_H).to(FACTOR)
-    score = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
-    score = tl.where(latent[None, :] < Q, score, float("-inf"))
-    share = tl.exp(score - tl.max(score, 1)[:, None])
-    share = share / tl.sum(share, 1)[:, None]
-    attended = tl.dot(share.to(FACTOR), value, input_precision=PRECISION)
-    attended = rotate(attended, (along, across), latent, -1.0, Q, DH, BLOCK_Q, BLOCK_H)
+    query, key, value, share, attended = attend(
+        factor,
+        into_query,
+        (along, across),
+        latent,
+        feature,
+        scale,
+        Q,
+        d,
+        DH,
+        HEADS,
+        BLOCK_Q,
+        BLOCK_H,
+        FACTOR,
+        PRECISION,
+    )
     store_matrix(kept_attended + window * Q * WIDE + head * DH, attended, latent, channel, Q, DH, WIDE)
 
     out = load_matrix(output_weight + head * DH, feature, channel, d, DH, WIDE, False).to(FACTOR)

@@ -156,16 +156,17 @@ def _replay(
     with ExitStack() as ends:
         out = None if sink is None else ends.enter_context(closing(open_sink(sink, opened.units, opened.horizon)))
         show = ends.enter_context(dashboard(silent=silent))
-        score = None
+        score, resets = None, 0
         with suppress(KeyboardInterrupt):
             if not silent:
                 note(f"session '{opened.session}', {counted(opened.units, 'unit')}, at {recording.rate_hz or 0:g} Hz")
             for number, found, score in played:
+                resets += "restarted" in found.marks
                 if out is not None:
                     out.send(number, found)
                 seen = np.where(opened.seen, recording.activity[:, number], np.nan)
                 show(seen, found, score.score, opened.stats())
-    more = {} if out is None else {"dropped_forecasts": out.dropped}
+    more = {"resets": resets} | ({} if out is None else {"dropped_forecasts": out.dropped})
     _report(opened, None if score is None else score.score, more, silent=silent)
     if not silent:
         note("The score is of every frame played, those of training too: 'poco eval' scores the test part alone.")

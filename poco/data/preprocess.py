@@ -143,10 +143,16 @@ def components(recording: Recording, count: int, *, frames: Sequence[tuple[int, 
         variance that they hold is in its provenance.
 
     Raises:
-        ConfigError: if there are fewer units or frames than components, or units that follow from others leave fewer.
+        ConfigError: if there are fewer units or frames than components, units that follow from others leave fewer, or
+            ``frames`` are no frames of the recording.
         DataError: if a unit is constant or has NaN.
     """
     ranges = recording.stretches if frames is None else frames
+    if not ranges or not all(0 <= start < stop <= recording.frames for start, stop in ranges):
+        raise ConfigError(
+            f"session '{recording.session}': frames to fit to are ranges (start, stop) of its {recording.frames}, got "
+            f"{list(ranges)}"
+        )
     fitted = taken(recording.activity, ranges)
     if not 1 <= count <= min(fitted.shape):
         units, length = fitted.shape

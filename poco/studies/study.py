@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ SEEDS = 3
 #: Sizes of a study made small, to see that it runs: of its simulation, and of the rest.
 REDUCED = {"animals": 2, "units": 8, "frames": 400}
 REDUCED_STEPS = 3
+_NUMBER = re.compile(r"([0-9]+)")
 
 
 def run(
@@ -87,7 +89,10 @@ def run(
     study = plan.on_recordings(study, recordings, label, report)
     if reduced:
         base_steps = None if study.base_steps is None else REDUCED_STEPS
-        study = dataclasses.replace(study, values=study.values[:2], base_steps=base_steps)
+        values = study.values[:2]
+        if least := REDUCED.get(study.vary.removeprefix("simulate.")):  # a size of the simulation is varied
+            values = tuple(min(value, least * times) for times, value in enumerate(values, start=1))
+        study = dataclasses.replace(study, values=values, base_steps=base_steps)
     study = plan.long_enough(study, recordings, protocol, report)
     plan.check_cells(study, recordings, protocol)
     if steps is None:
@@ -125,13 +130,18 @@ def _told(each: Iterable[str | DivergedError], report: Callable[[str], None]) ->
 
 
 def cells(out: Path) -> list[dict[str, Any]]:
-    """All cells of a folder, of any study, in the order of its values where these are numbers, else of their files."""
+    """All cells of a folder, of any study, in the order of its values, and of their files where these are the same.
+
+    Numbers in texts count as numbers: "context 4" is before "context 256".
+    """
     return sorted(cells_of.read(out, 5).values(), key=_place)
 
 
-def _place(cell: Mapping[str, Any]) -> tuple[str, float]:
+def _place(cell: Mapping[str, Any]) -> tuple[str, float, list[str | int]]:
     value = cell["value"]
-    return str(cell["study"]), value if isinstance(value, int | float) else 0.0
+    if isinstance(value, int | float):
+        return str(cell["study"]), value, []
+    return str(cell["study"]), 0.0, [int(part) if part.isdecimal() else part for part in _NUMBER.split(str(value))]
 
 
 def write_csv(cells: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -33,6 +33,20 @@ def test_a_replay_reports_latency_and_score(poco, trained, recordings) -> None:
     assert "9 late" in done.out
 
 
+def test_a_replay_says_how_often_it_began_anew(poco, trained, recordings, tmp_path) -> None:
+    path = sorted(recordings.glob("*.npz"))[0]
+    activity = np.load(path)["activity"]
+    activity[:, [100, 101, 250]] = np.nan
+    np.savez(tmp_path / path.name, activity=activity)
+    reading = ("--key", "activity", "--orientation", "units x frames", "--rate", 20, "--nan", "cut")
+    played = ("stream", trained, "--replay", tmp_path / path.name, "--speed", 0, *reading)
+    done = poco(*played, "--json")
+    assert done.code == 0, done.err
+    assert (done.json["frames"], done.json["gaps"], done.json["resets"]) == (397, 0, 2)
+    assert "0 gaps, 2 resets; score" in poco(*played).out
+    assert poco(*played, "--frames", 100, "--json").json["resets"] == 0
+
+
 def test_a_replay_takes_the_time_that_it_took(poco, trained, recordings) -> None:
     name = sorted(recordings.glob("*.npz"))[0].stem
     began = time.monotonic()

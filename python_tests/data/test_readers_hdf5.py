@@ -111,6 +111,17 @@ def test_caiman(tmp_path: Path, dff: bool) -> None:
     np.testing.assert_array_equal(every.activity, values())
 
 
+@pytest.mark.parametrize("rois", ["accepted", "all"])
+def test_caiman_that_nobody_evaluated_says_that_all_components_are_taken(tmp_path: Path, rois: str) -> None:
+    caiman(tmp_path / "a.hdf5", dff=True)
+    with pytest.importorskip("h5py").File(tmp_path / "a.hdf5", "r+") as file:
+        del file["estimates/idx_components"]
+        file["estimates/idx_components"] = "NoneType"
+    (found,) = read(tmp_path / "a.hdf5", rois=rois)
+    said = "there is no estimates/idx_components: all components are taken"
+    assert (found.units, said in found.warnings) == (4, rois == "accepted")
+
+
 # MATLAB
 
 

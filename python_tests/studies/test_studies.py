@@ -66,8 +66,6 @@ def test_every_study_runs_at_reduced_size(name: str, tmp_path: Path, request: py
     # the big ones of the study's own sizes are tested with their definitions
     cheap = tuple(f for f in study.forecasters if f not in ("ar-transformer", "mlp-large", "uico-large"))
     study = dataclasses.replace(study, forecasters=cheap)
-    if name == "simulation-single":  # as many units as it is about take a minute
-        study = dataclasses.replace(study, values=(6, 8))
     of_its_own = {
         "zapbench": simulate(2, units=4, frames=900),
         "pretraining-source": TWO_DATA_SETS,

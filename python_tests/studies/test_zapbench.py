@@ -62,6 +62,7 @@ def test_the_study(tmp_path: Path) -> None:
     assert {(c["forecaster"], c["value"]) for c in cells} == {
         (name, context) for name in ("poco", "tsmixer") for context in ("context 4", "context 256")
     }
+    assert [cell["value"] for cell in studies.cells(tmp_path / "fish")] == ["context 4"] * 2 + ["context 256"] * 2
     for cell in cells:
         assert cell["protocol"] == "zapbench"
         assert set(cell["mae_by_condition"]) == set(benchmark.CONDITIONS)

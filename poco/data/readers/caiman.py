@@ -45,6 +45,8 @@ def read(path: Path, *, rois: str = "accepted", contents: Contents | None = None
         else:
             result.keep = mask
             result.keep_reason = "not in estimates/idx_components"
+    elif rois == "accepted":
+        result.warnings.append("there is no estimates/idx_components: all components are taken")
     result.coordinates = _centres(found, units)
     return result
 

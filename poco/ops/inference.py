@@ -15,6 +15,7 @@ from poco.ops import checks
 from poco.ops.backends import choose
 from poco.ops.parameters import ModelParameters
 from poco.ops.precision import as_given, autocasts, low
+from poco.ops.vmap import one_by_one
 
 torch.library.define(
     "poco::inference",
@@ -94,3 +95,4 @@ def _no_gradient(ctx: Any, grad: Tensor) -> None:
 
 
 torch.library.register_autograd("poco::inference", _no_gradient)
+one_by_one(torch.ops.poco.inference)

@@ -158,7 +158,7 @@ def test_compiled_for_the_kernels_it_refuses_another_backend() -> None:
         (4, 3, r"parameters\[11\] must be \[36, 8\], got \[24, 8\]"),
         (7, 1.0, r"dropout must be in \[0, 1\), got 1.0"),
         (8, torch.ones(2), "seed must be one int64"),
-        (8, torch.tensor(1, device="meta"), "all tensors must be on cpu, one is on meta"),
+        (8, torch.tensor(1, device="meta"), "all tensors must be on cpu, seed is on meta"),
         (8, None, "latent_transformer: dropout 0.4 needs a seed"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ from poco.ops.parameters import (
     FilmParameters,
     LatentParameters,
     ModelParameters,
+    latent_names,
+    model_names,
 )
 from poco.ops.precision import cast, transforms_active
 from poco.ops.reference import accumulation_dtype
@@ -98,7 +100,7 @@ POOL_NAMES = (
 )
 FILM_NAMES = ("x", *_ROWS, "unit_table", "keys", "values", *FilmParameters._fields, "seed")
 _LATENT_NAMES = ("initial", "pooled", "frequencies", "seed")
-_INFERENCE_NAMES = ("x", *_ROWS, "unit_table", "initial", "frequencies")
+INFERENCE_NAMES = ("x", *_ROWS, "unit_table", "initial", "frequencies")
 
 
 def _name(names: Sequence[str], position: int) -> str:
@@ -258,10 +260,17 @@ def _expect_layers(op: str, parameters: Sequence[Tensor], others: int) -> int:
     return layers
 
 
-def _expect_each(op: str, parameters: Sequence[Tensor], shapes: Iterable[tuple[int, ...]]) -> None:
+def _expect_each(
+    op: str, parameters: Sequence[Tensor], shapes: Iterable[tuple[int, ...]], names: Callable[[], Sequence[str]]
+) -> None:
     for i, (tensor, shape) in enumerate(zip(parameters, shapes, strict=True)):
         if tensor.shape != shape:
-            _expect(op, f"parameters[{i}]", tensor, shape)
+            _expect(op, f"parameters[{i}] ({names()[i]})", tensor, shape)
+
+
+def _expect_heads(op: str, heads: int) -> None:
+    if heads < 1:
+        raise ShapeError(f"{op}: heads must be at least 1, got {heads}")
 
 
 def _latent_shapes(layers: int, width: int, head_width: int, heads: int, hidden: int) -> tuple[tuple[int, ...], ...]:
@@ -293,12 +302,13 @@ def latent_transformer(
     _expect_windows(op, "initial", initial, pooled.shape[0])
     _expect_latents(op, "initial", initial)
     _expect(op, "frequencies", frequencies, ("dh / 4",))
-    if pooled.shape[1] < 1 or context % pooled.shape[1]:
+    if pooled.shape[1] < 1 or context < 1 or context % pooled.shape[1]:
         raise ShapeError(f"{op}: the context {context} must be a multiple of the {pooled.shape[1]} segments")
     into_hidden = LatentParameters.of(parameters).read_ffn.in_weight
     _expect(op, "read_ffn in_weight", into_hidden, ("2F", width))
+    _expect_heads(op, heads)
     shapes = _latent_shapes(layers, width, 4 * frequencies.shape[0], heads, into_hidden.shape[0] // 2)
-    _expect_each(op, parameters, shapes)
+    _expect_each(op, parameters, shapes, lambda: latent_names(layers))
     _expect_dropout(op, dropouts, seed)
 
 
@@ -340,7 +350,7 @@ def inference(
     layers = _expect_layers(op, parameters, MODEL_TENSORS)
     _expect_packing(op, x, unit_index, window_offsets)
     rows = (x, unit_index, window_offsets, unit_table)
-    _expect_together(op, _INFERENCE_NAMES, (*rows, initial, frequencies, *parameters))
+    _expect_together(op, INFERENCE_NAMES, (*rows, initial, frequencies, *parameters))
     _expect(op, "unit_table", unit_table, ("V", "d"))
     if unit_shift is not None:
         _expect_together(op, ("x", "unit_shift"), (x, unit_shift))
@@ -363,8 +373,9 @@ def inference(
     length, film, horizon = p.token_weight.shape[1], p.in_weight.shape[0], p.out_weight.shape[0]
     _expect_segments(op, context, length)
     head_width, hidden = 4 * frequencies.shape[0], out_of_hidden.shape[1]
+    _expect_heads(op, heads)
     shapes = _model_shapes(layers, width, head_width, heads, hidden, length, context, film, horizon)
-    _expect_each(op, parameters, shapes)
+    _expect_each(op, parameters, shapes, lambda: model_names(layers))
 
 
 def film_parameters(op: str, parameters: Sequence[Tensor]) -> FilmParameters:

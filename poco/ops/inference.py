@@ -63,6 +63,8 @@ def inference(
         BackendError: if a forced backend cannot run on these tensors.
         NotImplementedError: for derivatives in forward mode or by torch.func, and for a gradient once asked for it.
     """
+    rows = (x, unit_index, window_offsets, unit_table)
+    checks.only_tensors("inference", checks.INFERENCE_NAMES, (*rows, initial, frequencies, *parameters))
     shift = () if unit_shift is None else (unit_shift,)
     checks.autograd_alone("inference", (x, unit_table, initial, *parameters, *shift))
     if autocasts(x):

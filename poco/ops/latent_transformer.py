@@ -71,6 +71,8 @@ def latent_transformer(
         NotImplementedError: where the kernels run, for derivatives in forward mode or by a transform of ``torch.func``,
             and for several gradients at once on the way back.
     """
+    checks.only_tensors("latent_transformer", ("initial", "pooled", "frequencies"), (initial, pooled, frequencies))
+    checks.only_tensors("latent_transformer", (), parameters)
     seed = checks.given_seed("latent_transformer", seed, max(ffn_dropout, dropout), pooled)
     drops = (ffn_dropout, dropout, attention_dropout)
     checks.latent_transformer(pooled, initial, parameters, frequencies, heads, context, drops, seed)

@@ -49,8 +49,8 @@ def _load() -> tuple[ModuleType | None, str]:
         )
         remedy = "Or" if reason.startswith("POCO_") else reinstall
         warnings.warn(
-            f"poco: the compiled core cannot be used ({reason}); numpy does its work, slower, with the same results, and "
-            f"plain torch that of its kernels. {remedy} set POCO_CORE=off to silence this.",
+            f"poco: the compiled core cannot be used ({reason}); numpy does its work, slower, with the same results, "
+            f"and plain torch that of its kernels. {remedy} set POCO_CORE=off to silence this.",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -136,6 +136,12 @@ def _expect_latents(op: str, name: str, tensor: Tensor) -> None:
         raise ShapeError(f"{op}: there must be at least one latent, {name} is {list(tensor.shape)}")
 
 
+def _expect_table(op: str, unit_table: Tensor) -> None:
+    _expect(op, "unit_table", unit_table, ("V", "d"))
+    if not unit_table.shape[1]:
+        raise ShapeError(f"{op}: unit_table must have at least one feature, it is {list(unit_table.shape)}")
+
+
 def _expect_segments(op: str, context: int, length: int) -> None:
     if length < 1 or context < 1 or context % length:
         raise ShapeError(f"{op}: the context {context} must be a multiple of the segment length {length}")
@@ -166,7 +172,7 @@ def latent_pool(
     _expect_packing(op, x, unit_index, window_offsets)
     token = (token_weight, token_bias, norm_weight, norm_bias)
     _expect_together(op, POOL_NAMES, (x, unit_index, window_offsets, unit_table, *token, queries))
-    _expect(op, "unit_table", unit_table, ("V", "d"))
+    _expect_table(op, unit_table)
     _expect_indices(op, x.shape[0], unit_index, window_offsets, unit_table.shape[0])
     width = unit_table.shape[1]
     _expect(op, "token_weight", token_weight, (width, "L"))
@@ -216,7 +222,7 @@ def film_forecast(
     p = parameters
     _expect_packing(op, x, unit_index, window_offsets)
     _expect_together(op, FILM_NAMES, (x, unit_index, window_offsets, unit_table, keys, values, *parameters, seed))
-    _expect(op, "unit_table", unit_table, ("V", "d"))
+    _expect_table(op, unit_table)
     _expect_indices(op, x.shape[0], unit_index, window_offsets, unit_table.shape[0])
     width, context, windows = unit_table.shape[1], x.shape[1], window_offsets.shape[0] - 1
     _expect(op, "keys", keys, (windows, "Q", width))
@@ -351,7 +357,7 @@ def inference(
     _expect_packing(op, x, unit_index, window_offsets)
     rows = (x, unit_index, window_offsets, unit_table)
     _expect_together(op, INFERENCE_NAMES, (*rows, initial, frequencies, *parameters))
-    _expect(op, "unit_table", unit_table, ("V", "d"))
+    _expect_table(op, unit_table)
     if unit_shift is not None:
         _expect_together(op, ("x", "unit_shift"), (x, unit_shift))
         _expect(op, "unit_shift", unit_shift, (unit_table.shape[1],))

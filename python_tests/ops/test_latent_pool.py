@@ -147,6 +147,7 @@ def test_compiles_whole() -> None:
         (2, torch.tensor([0, 3, 3, 7], dtype=torch.int32), "0 to the 8 rows of x, but they go from 0 to 7"),
         (3, torch.ones(7, 8, dtype=torch.int32), "unit_table must be floating point, got torch.int32"),
         (3, torch.ones(0, 8), "unit_table has no unit, and x has 8 rows"),
+        (3, torch.ones(7, 0), r"unit_table must have at least one feature, it is \[7, 0\]"),
         (4, torch.ones(8, 4, dtype=torch.complex64), "token_weight must be floating point, got torch.complex64"),
         (3, torch.randn(7, 9), "token_weight must be \\[9, L\\]"),
         (8, torch.randn(2, 2, 3, 8), "for 1 or 3 windows"),

@@ -16,7 +16,7 @@ def count(text: str) -> int:
 
 
 def duration(text: str) -> float:
-    """Seconds, more than 0."""
+    """Seconds, or what else is more than 0."""
     value = float(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"must be more than 0, got {text}")

@@ -23,7 +23,7 @@ import poco
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # at the end: benchmarks/ is only there, but poco is the package under test
 
-from benchmarks import accuracy, crossover, gpu, gpu_command, gpu_table, sanitize, stream
+from benchmarks import accuracy, crossover, gpu, gpu_command, gpu_table, online, sanitize, stream
 from benchmarks.__main__ import main as benchmarks_main
 from benchmarks.cases import ADAPTATION, BACKWARD, FORWARD, TRAINING, Case, plan
 from benchmarks.ceilings import Ceilings
@@ -173,6 +173,22 @@ def test_the_benchmark_of_streams_says_what_cannot_be(wrong: str, monkeypatch, c
     with pytest.raises(SystemExit, match="2"):
         stream.main()
     assert wrong[2:].partition(" ")[0] in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("wrong", ["--units 0", "--frames 0", "--rate nan", "--seconds -1"])
+def test_the_benchmark_of_adapting_says_what_cannot_be(wrong: str, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["online", *wrong.split()])
+    with pytest.raises(SystemExit, match="2"):
+        online.main()
+    assert f"argument {wrong.split(maxsplit=1)[0]}: must be" in capsys.readouterr().err
+
+
+@needs_core
+def test_an_adaptation_that_fails_ends_its_benchmark(monkeypatch, capsys) -> None:
+    arguments = "--units 4 --frames 100 --steps 1 --seconds 0.1"
+    monkeypatch.setattr(sys, "argv", ["online", *arguments.split()])
+    assert online.main() == 1
+    assert "python -m benchmarks.online: the adaptation failed: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])

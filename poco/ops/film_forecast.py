@@ -47,6 +47,10 @@ def film_forecast(
         y = out_weight @ (relu(in_weight @ x + in_bias) * (scale_weight @ e + scale_bias))
             + shift_weight @ e + shift_bias
 
+    All tensors are on one device, of any strides; all but the indices and the seed are floating point, each of its own
+    precision if need be, and sums are added up in float32 (float64 for float64 ``x``). Windows, rows and units may be
+    none.
+
     Args:
         x: ``[R, C]`` activity, rows of all windows one after another.
         unit_index: ``[R]`` int32, row of ``unit_table`` for each row.

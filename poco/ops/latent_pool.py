@@ -47,6 +47,9 @@ def latent_pool(
     ``<queries[w, s, m], y[r, s]>``; ``pooled[w, s, m]`` is what segment ``s`` adds to the weighted sum of ``y``.
     Parts of one population pooled apart combine exactly through ``logsumexp``.
 
+    All tensors are on one device, of any strides; all but the indices are floating point, each of its own precision if
+    need be, and sums are added up in that of the results. Widths are 1 or more; windows, rows and units may be none.
+
     Args:
         x: ``[R, C]`` activity, rows of all windows one after another.
         unit_index: ``[R]`` int32, row of ``unit_table`` for each row.

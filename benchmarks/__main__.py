@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import settings
-from benchmarks.arguments import count, expect_known
-from benchmarks.cases import NAMES, QUICK_SIZES, SIZES, plan
+from benchmarks.arguments import count, duration, expect_known
+from benchmarks.cases import NAMES, NOBODY, QUICK_SIZES, SIZES, plan
 
 
 def main(arguments: list[str]) -> int:
@@ -56,6 +56,11 @@ def _run(given: argparse.Namespace, tried: dict[str, float]) -> int:
     contestants = [c for c in CONTESTANTS if not given.contestants or c.name in given.contestants]
     if quick and not given.contestants:
         contestants = [c for c in contestants if c.how == "eager"]
+    cases = plan(tuple(given.only), tuple(given.sizes or (QUICK_SIZES if quick else SIZES)), quick)
+    cases = [case for case in cases if any(c.takes(case) for c in contestants)]
+    if not cases:
+        print(NOBODY, file=sys.stderr)
+        return 1
     found = ceilings.measure(quick)
     report: dict[str, Any] = {
         "environment": environment.describe(given.settings, tried),
@@ -63,7 +68,7 @@ def _run(given: argparse.Namespace, tried: dict[str, float]) -> int:
         "cases": [],
     }
     print(table.header(report), flush=True)
-    for case in plan(tuple(given.only), tuple(given.sizes or (QUICK_SIZES if quick else SIZES)), quick):
+    for case in cases:
         done = run_case(case, contestants, found, options)
         report["cases"].append(done)
         if not case.scaling:
@@ -89,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--contestants", nargs="+", metavar="NAME", help="these alone, by their names in the table")
     parser.add_argument("--threads", type=count, help="of everybody; default: what torch takes")
     parser.add_argument("--quick", action="store_true", help="small sizes, few turns, nothing compiled, no memory")
-    parser.add_argument("--seconds", type=float, help="for the times of a case; default 15, quick 1")
+    parser.add_argument("--seconds", type=duration, help="for the times of a case; default 15, quick 1")
     parser.add_argument("--no-memory", action="store_true", help="leave the peak memory out")
     parser.add_argument("--json", type=Path, help="write the report here, and as text beside it")
     parser.add_argument(

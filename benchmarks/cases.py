@@ -10,6 +10,7 @@ SCALING_SIZES = (4_096, 16_384, 65_536, 262_144, 1_000_000)
 STEP_WINDOWS, STEP_UNITS = 64, 512
 FORWARD, BACKWARD, TRAINING, ADAPTATION = "forward", "forward + backward", "training step", "adaptation step"
 NAMES = ("latent_pool", "film_forecast", "model", "training", "adaptation", "scaling")
+NOBODY = "none of the contestants takes part in these cases: leave out --contestants, or ask for others"
 
 
 @dataclass(frozen=True)

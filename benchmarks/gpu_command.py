@@ -12,7 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arguments import expect_known
+from benchmarks.arguments import duration, expect_known
+from benchmarks.cases import NOBODY
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -97,6 +98,13 @@ def _measure(given: argparse.Namespace, checks: dict[str, str]) -> int:
 
     from benchmarks import ceilings, environment, gpu, gpu_table
 
+    every = [c for c in gpu.contestants() if not given.contestants or c.name in given.contestants]
+    every = [c for c in every if not (given.quick and c.how != "eager")]
+    cases = [case for case in gpu.plan(given.quick) if not given.only or case.name in given.only]
+    cases = [case for case in cases if any(c.takes(case) for c in every)]
+    if not cases:
+        print(NOBODY, file=sys.stderr)
+        return 1
     torch.backends.cuda.matmul.allow_tf32 = True
     tf32 = ceilings.measure(given.quick, "cuda")
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -108,11 +116,7 @@ def _measure(given: argparse.Namespace, checks: dict[str, str]) -> int:
         "cases": [],
     }
     print(gpu_table.header(report), flush=True)
-    every = [c for c in gpu.contestants() if not given.contestants or c.name in given.contestants]
-    every = [c for c in every if not (given.quick and c.how != "eager")]
-    for case in gpu.plan(given.quick):
-        if given.only and case.name not in given.only:
-            continue
+    for case in cases:
         done = gpu.run_case(case, every, found, given.seconds)
         report["cases"].append(done)
         if not case.scaling:
@@ -139,6 +143,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="512 units, nothing compiled")
     parser.add_argument("--only", action="append", default=[], choices=names, help="these alone; may be repeated")
     parser.add_argument("--contestants", nargs="+", metavar="NAME", help="these alone, by their names in the table")
-    parser.add_argument("--seconds", type=float, default=2.0, help="for the times of a case; default 2")
+    parser.add_argument("--seconds", type=duration, default=2.0, help="for the times of a case; default 2")
     parser.add_argument("--json", type=Path, help="write the report here, text and figure beside it")
     return parser

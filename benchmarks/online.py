@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ import torch
 
 import poco
 from benchmarks import environment
+from benchmarks.arguments import count, duration
 from benchmarks.measure import load_average
+from poco.online import AdaptationFailedError
 
 
 def measure(
@@ -58,6 +61,8 @@ def measure(
             adaptation = stream.adapt_online(steps=steps, patience=None, score_every=steps)
             parts["the call"] = [(time.perf_counter() - asked) * 1e3]
             part = "during"
+        if adaptation is not None and part == "during" and adaptation.done:
+            adaptation.result()  # an error if it failed: there will be no swap to wait for
         if part == "after" and time.perf_counter() - changed > seconds:
             break
     assert adaptation is not None
@@ -78,22 +83,26 @@ def measure(
     }
 
 
-def main() -> None:
-    """Measure, print, write."""
+def main() -> int:
+    """Measures, prints, writes; 1 if the adaptation failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.online", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--units", type=int, default=512)
-    parser.add_argument("--rate", type=float, default=30.0, help="frames a second")
-    parser.add_argument("--frames", type=int, default=2000, help="seen before")
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of streaming before and after")
-    parser.add_argument("--threads", type=int, default=1, help="of the stream")
+    parser.add_argument("--units", type=count, default=512)
+    parser.add_argument("--rate", type=duration, default=30.0, help="frames a second")
+    parser.add_argument("--frames", type=count, default=2000, help="seen before")
+    parser.add_argument("--steps", type=count, default=200)
+    parser.add_argument("--seconds", type=duration, default=10.0, help="of streaming before and after")
+    parser.add_argument("--threads", type=count, default=1, help="of the stream")
     parser.add_argument("--cpu", type=int, help="to pin the thread that pushes to, as poco.stream.set_realtime does")
     parser.add_argument("--priority", type=int, default=0, help="of SCHED_FIFO, of the thread that pushes")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     cpus = [] if given.cpu is None else [given.cpu]
     stream = (given.seconds, given.threads, cpus, given.priority)
-    found = measure(given.units, given.rate, given.frames, given.steps, *stream)
+    try:
+        found = measure(given.units, given.rate, given.frames, given.steps, *stream)
+    except AdaptationFailedError as error:
+        print(f"python -m benchmarks.online: {error}", file=sys.stderr)
+        return 1
     print(
         f"{found['units']:,} units at {found['rate_hz']:g} Hz, stream on {found['threads']} threads, adapted to "
         f"{found['frames']:,} frames in {found['steps']} steps, {found['seconds']:.1f} s, load {found['load']}"
@@ -104,9 +113,11 @@ def main() -> None:
             f"{row['frames']} frames"
         )
     if given.json:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
         report = {"environment": environment.describe("none", {}), "cases": [found]}
         given.json.write_text(json.dumps(report, indent=1) + "\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -10,8 +10,14 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parents[1] / "python_tests"))
 
 
-def main() -> None:
-    """Run the Triton kernels, forward and backward, inference and streams, in both precisions; raises on a fault."""
+def main() -> int:
+    """Runs the Triton kernels, forward and backward, inference and streams, in both precisions; raises on a fault.
+
+    1 without a GPU.
+    """
+    if not torch.cuda.is_available():
+        print("python -m benchmarks.sanitize needs a GPU that PyTorch sees", file=sys.stderr)
+        return 1
     from helpers import inference, latents, parity  # type: ignore[import-not-found]
 
     import poco
@@ -32,7 +38,8 @@ def main() -> None:
                 stream.push(frame)
     torch.cuda.synchronize()
     print("every kernel ran and was right")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ from benchmarks.contestants import Part, onnx_session
 from benchmarks.inputs import Inputs
 from benchmarks.measure import load_average
 from benchmarks.published import PublishedPOCO
+from poco.errors import BackendError
 
 PEER = "ONNX Runtime, published"
 SIZES = (512, 1_024, 71_721)
@@ -54,6 +56,7 @@ def measure(units: int, seconds: float, threads: int, device: str) -> dict[str, 
         right = inputs.model(window)[0].numpy()
     calls: dict[str, Callable[[int], Any]] = {}
     wrong: dict[str, str] = {}
+    missing: dict[str, str] = {}
 
     def pushes(stream: poco.Stream) -> Callable[[int], Any]:
         return lambda i: stream.push(frames[i % len(frames)])
@@ -75,21 +78,21 @@ def measure(units: int, seconds: float, threads: int, device: str) -> dict[str, 
         *_, last = stream.over(frames)
         assert last.values is not None
         error = float(np.linalg.norm(last.values - expected) / np.linalg.norm(expected))
-        if error > tolerance:
+        if not error <= tolerance:  # NaN is wrong
             wrong[name] = f"off by {error:.1e}"
         calls[name] = pushes(stream)
     try:
         with torch.no_grad():
             run = onnx_session(Part(PublishedPOCO(inputs.model), "model").eval(), window, inputs.z)
         error = float(np.linalg.norm(run(window, inputs.z)[0].numpy() - right) / np.linalg.norm(right))
-        if error > TOLERANCES["float32"]:
+        if not error <= TOLERANCES["float32"]:
             wrong[PEER] = f"off by {error:.1e}"
         calls[PEER] = lambda _: run(window, inputs.z)
-    except ImportError as missing:
-        wrong[PEER] = f"missing: {missing}"
+    except ImportError as error:
+        missing[PEER] = str(error)
     taken: dict[str, list[float]] = {name: [] for name in calls if name not in wrong}
     until = time.perf_counter() + seconds
-    while time.perf_counter() < until or min(map(len, taken.values())) < 20:
+    while taken and (time.perf_counter() < until or min(map(len, taken.values())) < 20):
         for name, times in taken.items():
             began = time.perf_counter()
             for i in range(50):
@@ -102,11 +105,12 @@ def measure(units: int, seconds: float, threads: int, device: str) -> dict[str, 
         name: {str(q): float(np.quantile(times, q)) for q in (0.5, 0.99, 0.999)} | {"calls": len(times)}
         for name, times in taken.items()
     }
-    return {"units": units, "threads": threads, "load": load_average(), "milliseconds": rows, "wrong": wrong}
+    found = {"milliseconds": rows, "wrong": wrong, "missing": missing}
+    return {"units": units, "threads": threads, "load": load_average(), **found}
 
 
-def main() -> None:
-    """Measure, print, write."""
+def main() -> int:
+    """Measures, prints, writes; 1 if an answer was wrong."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stream", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--seconds", type=float, default=20.0, help="for each size")
@@ -121,16 +125,23 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     report: dict[str, Any] = {"environment": environment.describe("none", {}), "cases": []}
     for units in given.sizes:
-        found = measure(units, given.seconds, given.threads, given.device)
+        try:
+            found = measure(units, given.seconds, given.threads, given.device)
+        except BackendError as error:
+            print(f"python -m benchmarks.stream --device {given.device}: {error}", file=sys.stderr)
+            return 1
         report["cases"].append(found)
         print(f"{units:,} units, {given.threads} threads, load {found['load']}", flush=True)
         for name, row in found["milliseconds"].items():
             print(f"  {name:28} p50 {row['0.5']:9.3f} ms   p99 {row['0.99']:9.3f} ms   p99.9 {row['0.999']:9.3f} ms")
-        for name, reason in found["wrong"].items():
-            print(f"  {name}: {reason}")
+        for status in ("wrong", "missing"):
+            for name, reason in found[status].items():
+                print(f"  {name}: {status}: {reason}")
         if given.json:
+            given.json.parent.mkdir(parents=True, exist_ok=True)
             given.json.write_text(json.dumps(report, indent=1) + "\n")
+    return int(any(found["wrong"] for found in report["cases"]))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

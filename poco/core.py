@@ -43,10 +43,14 @@ def _load() -> tuple[ModuleType | None, str]:
             raise ImportError(f"it was built as {version}, but poco is {__version__}")
     except Exception as error:  # noqa: BLE001 - whatever is wrong with the library, poco still works
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # What a variable asks for in vain names the way out itself, and no new installation helps.
+        reinstall = (
+            "Reinstall with 'pip install --force-reinstall poco-forecast' (in a source tree: 'pip install .'), or"
+        )
+        remedy = "Or" if reason.startswith("POCO_") else reinstall
         warnings.warn(
-            f"poco: the compiled core cannot be used ({reason}); numpy does its work, slower, with the same results. "
-            "Reinstall with 'pip install --force-reinstall poco-forecast' (in a source tree: 'pip install .'), "
-            "or set POCO_CORE=off to silence this.",
+            f"poco: the compiled core cannot be used ({reason}); numpy does its work, slower, with the same results, "
+            f"and plain torch that of its kernels. {remedy} set POCO_CORE=off to silence this.",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -35,8 +35,8 @@ class Info(dict[str, Any]):
 
     Keys: ``versions`` (name -> version), ``core`` (``available``, ``reason``, ``compiler``, ``cuda_compiler``, ``isa``,
     ``cpu_features``, ``gpus`` on which streams can forecast, ``gpus_missing``: why there are none), ``backends``
-    (name -> ``available``, ``reason``), ``threads``, ``devices`` and ``extras`` (name -> ``available``, ``packages``,
-    ``install``).
+    (name -> ``available``, ``reason``), ``forced_backend`` (the name that ``POCO_BACKEND`` or ``poco.ops.use_backend``
+    asks for here, or None), ``threads``, ``devices`` and ``extras`` (name -> ``available``, ``packages``, ``install``).
     """
 
     def __str__(self) -> str:
@@ -49,7 +49,10 @@ class Info(dict[str, Any]):
             shown["GPUs of streams"] = ", ".join(compiled["gpus"]) or f"none: {compiled['gpus_missing']}"
             shown["CPU"] = " ".join(compiled["cpu_features"]) or "no known instruction sets"
         lines += _rows("core", shown)
-        lines += _rows("backends", {name: _yes_no(found) for name, found in self["backends"].items()})
+        backends = {name: _yes_no(found) for name, found in self["backends"].items()}
+        if self["forced_backend"]:
+            backends["forced"] = f"{self['forced_backend']}, by POCO_BACKEND or poco.ops.use_backend"
+        lines += _rows("backends", backends)
         lines += _rows("threads", {name: str(count) for name, count in self["threads"].items()})
         lines += _rows("devices", self["devices"])
         extras = {}
@@ -78,6 +81,7 @@ def info() -> Info:
         },
         core=_core(),
         backends=_backends(),
+        forced_backend=_forced_backend(),
         threads={"torch": torch.get_num_threads(), "processors": processors()},
         devices=_devices(),
         extras={name: _extra(name, packages) for name, packages in EXTRAS.items()},
@@ -104,6 +108,12 @@ def _backends() -> dict[str, dict[str, Any]]:
     from poco.ops import backends
 
     return {name: {"available": here, "reason": reason} for name, (here, reason) in backends.report().items()}
+
+
+def _forced_backend() -> str | None:
+    from poco.ops import backends
+
+    return backends.forced() or None
 
 
 def processors() -> int:

@@ -9,11 +9,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
 from helpers.models import randomise
+from helpers.needs import needs_core
 from torch._subclasses import FakeTensorMode
 
 import poco
@@ -21,7 +23,7 @@ import poco
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # at the end: benchmarks/ is only there, but poco is the package under test
 
-from benchmarks import accuracy, crossover, gpu, gpu_command, gpu_table, stream
+from benchmarks import accuracy, crossover, gpu, gpu_command, gpu_table, online, sanitize, stream
 from benchmarks.__main__ import main as benchmarks_main
 from benchmarks.cases import ADAPTATION, BACKWARD, FORWARD, TRAINING, Case, plan
 from benchmarks.ceilings import Ceilings
@@ -171,6 +173,63 @@ def test_the_benchmark_of_streams_says_what_cannot_be(wrong: str, monkeypatch, c
     with pytest.raises(SystemExit, match="2"):
         stream.main()
     assert wrong[2:].partition(" ")[0] in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("wrong", ["--units 0", "--frames 0", "--rate nan", "--seconds -1"])
+def test_the_benchmark_of_adapting_says_what_cannot_be(wrong: str, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["online", *wrong.split()])
+    with pytest.raises(SystemExit, match="2"):
+        online.main()
+    assert f"argument {wrong.split(maxsplit=1)[0]}: must be" in capsys.readouterr().err
+
+
+@needs_core
+def test_an_adaptation_that_fails_ends_its_benchmark(monkeypatch, capsys) -> None:
+    arguments = "--units 4 --frames 100 --steps 1 --seconds 0.1"
+    monkeypatch.setattr(sys, "argv", ["online", *arguments.split()])
+    assert online.main() == 1
+    assert "python -m benchmarks.online: the adaptation failed: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])
+def test_seconds_are_more_than_none(device: str, seconds: str, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        benchmarks_main([device, "--seconds", seconds])
+    assert f"argument --seconds: must be more than 0, got {seconds}" in capsys.readouterr().err
+
+
+def test_cases_that_nobody_takes_are_left_out(run_python) -> None:
+    arguments = ["cpu", "--quick", "--settings", "none", "--only", "training", "--contestants", "poco bfloat16"]
+    code = f"import sys; sys.path.append({str(ROOT)!r}); from benchmarks.__main__ import main; print(main({arguments}))"
+    done = run_python(code)
+    assert done.stdout == "1\n"
+    assert "none of the contestants takes part in these cases" in done.stderr
+
+
+@needs_core
+@pytest.mark.parametrize("norm", [1.0, float("nan")])
+def test_a_stream_that_is_wrong_gets_no_time(norm: float, monkeypatch, capsys, tmp_path: Path) -> None:
+    report = tmp_path / "new" / "stream.json"
+    monkeypatch.setattr(sys, "argv", ["stream", "--sizes", "16", "--seconds", "0.01", "--json", str(report)])
+    monkeypatch.setattr(stream, "onnx_session", MagicMock(side_effect=ImportError("no such package")))
+    monkeypatch.setattr(np.linalg, "norm", lambda _: norm)  # of the error, and of what is right
+    assert stream.main() == 1
+    (found,) = json.loads(report.read_text())["cases"]
+    assert found["milliseconds"] == {}
+    assert set(found["wrong"]) == {"poco float32", "poco bf16", "on the ground, float32"}
+    assert found["missing"] == {stream.PEER: "no such package"}
+    assert f"poco bf16: wrong: off by {norm / norm:.1e}" in capsys.readouterr().out
+
+
+@needs_core
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_what_needs_one_says_so(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["stream", "--sizes", "16", "--seconds", "0.01", "--device", "cuda"])
+    assert stream.main() == 1
+    assert "python -m benchmarks.stream --device cuda: " in capsys.readouterr().err
+    assert sanitize.main() == benchmarks_main(["gpu"]) == 1
+    assert capsys.readouterr().err.count("needs a GPU that PyTorch sees") == 2
 
 
 def test_accuracy_is_written_cell_by_cell_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -146,6 +146,9 @@ def test_an_unknown_switch_is_named(run_python) -> None:
 def test_an_unknown_instruction_set_is_named(run_python) -> None:
     done = run_python("import poco.core", env={"POCO_CPU": "mmx"})
     assert "POCO_CPU=mmx is not known" in done.stderr
+    assert "or unset it); numpy does its work" in done.stderr
+    assert "Or set POCO_CORE=off to silence this." in done.stderr
+    assert "Reinstall" not in done.stderr
 
 
 @compiled

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.recordings import waves
 
 import poco
@@ -58,6 +59,14 @@ def test_the_examples_of_a_forecaster_of_ones_own_run(
     assert {"scores.csv", "scores-leak-free.png", "fish--published--1--damped.json"} <= {
         path.name for path in (tmp_path / "scores").iterdir()
     }
+
+
+def test_the_examples_of_the_two_passes_run() -> None:
+    names: dict[str, object] = {}
+    torch.manual_seed(0)
+    for block in python_blocks(ROOT / "docs" / "model.md"):
+        exec(block, names)
+    assert {"pooled", "forecast"} <= set(names)  # the blocks compare them with the reference
 
 
 def test_modules_are_there_after_a_bare_import(run_python) -> None:

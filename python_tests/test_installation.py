@@ -9,6 +9,7 @@ import pytest
 from poco import core
 from poco._version import __version__
 from poco.installation import EXTRAS, info
+from poco.ops import use_backend
 
 
 def test_says_what_is_here_and_why_not() -> None:
@@ -24,6 +25,16 @@ def test_says_what_is_here_and_why_not() -> None:
     for name, extra in found["extras"].items():
         assert extra["install"] == f"pip install 'poco-forecast[{name}]'"
         assert extra["available"] == all(extra["packages"].values())
+
+
+def test_says_which_backend_is_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("POCO_BACKEND", raising=False)
+    assert info()["forced_backend"] is None
+    assert "forced" not in str(info())
+    with use_backend("reference"):
+        assert "forced     reference, by POCO_BACKEND or poco.ops.use_backend" in str(info())
+    monkeypatch.setenv("POCO_BACKEND", "reference")
+    assert info()["forced_backend"] == "reference"
 
 
 def test_prints_as_text_and_as_json() -> None:

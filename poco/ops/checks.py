@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ from poco.ops.parameters import (
     FilmParameters,
     LatentParameters,
     ModelParameters,
+    latent_names,
+    model_names,
 )
 from poco.ops.precision import cast, transforms_active
 from poco.ops.reference import accumulation_dtype
@@ -69,24 +71,58 @@ def _expect_indices(op: str, rows: int, unit_index: Tensor, window_offsets: Tens
         return
     offsets = window_offsets.tolist()
     if offsets[0] != 0 or offsets[-1] != rows or any(a > b for a, b in itertools.pairwise(offsets)):
-        raise ShapeError(
-            f"{op}: window_offsets must rise from 0 to the {rows} rows of x, got {offsets[:4]} ... {offsets[-1]}"
-        )
+        ends = f"they go from {offsets[0]} to {offsets[-1]}"
+        steps = enumerate(itertools.pairwise(offsets))
+        where = next((f"window {w} goes from {a} to {b}" for w, (a, b) in steps if a > b), ends)
+        raise ShapeError(f"{op}: window_offsets must rise from 0 to the {rows} rows of x, but {where}")
     if rows:
+        if not units:
+            raise ShapeError(f"{op}: unit_table has no unit, and x has {rows} rows")
         # By numpy: torch would wake its threads, which spin for a while where those of the core want to work.
         indices = unit_index.numpy() if unit_index.device.type == "cpu" else unit_index
         least, most = int(indices.min()), int(indices.max())
         if least < 0 or most >= units:
-            raise ShapeError(f"{op}: unit_index must be in 0..{units - 1}, got {least}..{most}")
+            row = next(i for i, unit in enumerate(unit_index.tolist()) if not 0 <= unit < units)
+            raise ShapeError(f"{op}: unit_index must be in 0..{units - 1}, got {least}..{most}, first in row {row}")
 
 
-def _expect_together(op: str, x: Tensor, tensors: Sequence[Tensor]) -> None:
-    if not x.is_floating_point():
-        raise ShapeError(f"{op}: x must be floating point, got {x.dtype}")
-    device = x.device  # asked for once, as every answer is an object of its own
-    for tensor in tensors:
+_ROWS = ("unit_index", "window_offsets")
+_INTEGERS = (*_ROWS, "seed")  # whose dtypes are looked at elsewhere
+POOL_NAMES = (
+    "x",
+    *_ROWS,
+    "unit_table",
+    "token_weight",
+    "token_bias",
+    "norm_weight",
+    "norm_bias",
+    "queries",
+)
+FILM_NAMES = ("x", *_ROWS, "unit_table", "keys", "values", *FilmParameters._fields, "seed")
+_LATENT_NAMES = ("initial", "pooled", "frequencies", "seed")
+INFERENCE_NAMES = ("x", *_ROWS, "unit_table", "initial", "frequencies")
+
+
+def _name(names: Sequence[str], position: int) -> str:
+    """What the tensor at a position is called: by its name, or, behind all that have one, by its place."""
+    return names[position] if position < len(names) else f"parameters[{position - len(names)}]"
+
+
+def only_tensors(op: str, names: Sequence[str], values: Iterable[Any]) -> None:
+    """Raises ShapeError, by name, for what is no tensor; behind the names come parameters by number."""
+    for i, value in enumerate(values):
+        if not isinstance(value, Tensor):
+            raise ShapeError(f"{op}: {_name(names, i)} must be a tensor, got {type(value).__name__}")
+
+
+def _expect_together(op: str, names: Sequence[str], tensors: Sequence[Tensor]) -> None:
+    """Raises unless all are where the first is, and all but indices and seed floating point."""
+    device = tensors[0].device  # asked for once, as every answer is an object of its own
+    for i, tensor in enumerate(tensors):
         if tensor.device != device:
-            raise ShapeError(f"{op}: all tensors must be on {device}, one is on {tensor.device}")
+            raise ShapeError(f"{op}: all tensors must be on {device}, {_name(names, i)} is on {tensor.device}")
+        if not tensor.is_floating_point() and _name(names, i) not in _INTEGERS:
+            raise ShapeError(f"{op}: {_name(names, i)} must be floating point, got {tensor.dtype}")
 
 
 def _expect_windows(op: str, name: str, tensor: Tensor, windows: int) -> None:
@@ -98,6 +134,12 @@ def _expect_latents(op: str, name: str, tensor: Tensor) -> None:
     """Raises if there are no latents in ``tensor [..., Q, d]``."""
     if tensor.shape[-2] < 1:
         raise ShapeError(f"{op}: there must be at least one latent, {name} is {list(tensor.shape)}")
+
+
+def _expect_table(op: str, unit_table: Tensor) -> None:
+    _expect(op, "unit_table", unit_table, ("V", "d"))
+    if not unit_table.shape[1]:
+        raise ShapeError(f"{op}: unit_table must have at least one feature, it is {list(unit_table.shape)}")
 
 
 def _expect_segments(op: str, context: int, length: int) -> None:
@@ -129,8 +171,8 @@ def latent_pool(
     op = "latent_pool"
     _expect_packing(op, x, unit_index, window_offsets)
     token = (token_weight, token_bias, norm_weight, norm_bias)
-    _expect_together(op, x, (unit_index, window_offsets, unit_table, *token, queries))
-    _expect(op, "unit_table", unit_table, ("V", "d"))
+    _expect_together(op, POOL_NAMES, (x, unit_index, window_offsets, unit_table, *token, queries))
+    _expect_table(op, unit_table)
     _expect_indices(op, x.shape[0], unit_index, window_offsets, unit_table.shape[0])
     width = unit_table.shape[1]
     _expect(op, "token_weight", token_weight, (width, "L"))
@@ -179,8 +221,8 @@ def film_forecast(
     """Raises ShapeError unless the arguments of pass 2 fit together."""
     p = parameters
     _expect_packing(op, x, unit_index, window_offsets)
-    _expect_together(op, x, (unit_index, window_offsets, unit_table, keys, values, *parameters, seed))
-    _expect(op, "unit_table", unit_table, ("V", "d"))
+    _expect_together(op, FILM_NAMES, (x, unit_index, window_offsets, unit_table, keys, values, *parameters, seed))
+    _expect_table(op, unit_table)
     _expect_indices(op, x.shape[0], unit_index, window_offsets, unit_table.shape[0])
     width, context, windows = unit_table.shape[1], x.shape[1], window_offsets.shape[0] - 1
     _expect(op, "keys", keys, (windows, "Q", width))
@@ -211,7 +253,7 @@ def expect_target(op: str, x: Tensor, horizon: int, target: Tensor) -> None:
     if not target.is_floating_point():
         raise ShapeError(f"{op}: target must be floating point, got {target.dtype}")
     if target.device != x.device:
-        raise ShapeError(f"{op}: all tensors must be on {x.device}, the target is on {target.device}")
+        raise ShapeError(f"{op}: all tensors must be on {x.device}, target is on {target.device}")
 
 
 def _expect_layers(op: str, parameters: Sequence[Tensor], others: int) -> int:
@@ -224,10 +266,17 @@ def _expect_layers(op: str, parameters: Sequence[Tensor], others: int) -> int:
     return layers
 
 
-def _expect_each(op: str, parameters: Sequence[Tensor], shapes: Iterable[tuple[int, ...]]) -> None:
+def _expect_each(
+    op: str, parameters: Sequence[Tensor], shapes: Iterable[tuple[int, ...]], names: Callable[[], Sequence[str]]
+) -> None:
     for i, (tensor, shape) in enumerate(zip(parameters, shapes, strict=True)):
         if tensor.shape != shape:
-            _expect(op, f"parameters[{i}]", tensor, shape)
+            _expect(op, f"parameters[{i}] ({names()[i]})", tensor, shape)
+
+
+def _expect_heads(op: str, heads: int) -> None:
+    if heads < 1:
+        raise ShapeError(f"{op}: heads must be at least 1, got {heads}")
 
 
 def _latent_shapes(layers: int, width: int, head_width: int, heads: int, hidden: int) -> tuple[tuple[int, ...], ...]:
@@ -252,19 +301,20 @@ def latent_transformer(
     """Raises ShapeError unless the arguments of the latent transformer fit together."""
     op = "latent_transformer"
     layers = _expect_layers(op, parameters, LATENT_TENSORS)
-    _expect_together(op, initial, (pooled, frequencies, *parameters, seed))
+    _expect_together(op, _LATENT_NAMES, (initial, pooled, frequencies, seed, *parameters))
     _expect(op, "initial", initial, ("1 or W", "Q", "d"))
     latents, width = initial.shape[1:]
     _expect(op, "pooled", pooled, ("W", "S", latents, width))
     _expect_windows(op, "initial", initial, pooled.shape[0])
     _expect_latents(op, "initial", initial)
     _expect(op, "frequencies", frequencies, ("dh / 4",))
-    if pooled.shape[1] < 1 or context % pooled.shape[1]:
+    if pooled.shape[1] < 1 or context < 1 or context % pooled.shape[1]:
         raise ShapeError(f"{op}: the context {context} must be a multiple of the {pooled.shape[1]} segments")
     into_hidden = LatentParameters.of(parameters).read_ffn.in_weight
     _expect(op, "read_ffn in_weight", into_hidden, ("2F", width))
+    _expect_heads(op, heads)
     shapes = _latent_shapes(layers, width, 4 * frequencies.shape[0], heads, into_hidden.shape[0] // 2)
-    _expect_each(op, parameters, shapes)
+    _expect_each(op, parameters, shapes, lambda: latent_names(layers))
     _expect_dropout(op, dropouts, seed)
 
 
@@ -305,10 +355,11 @@ def inference(
     """Raises ShapeError unless the arguments of inference fit together."""
     layers = _expect_layers(op, parameters, MODEL_TENSORS)
     _expect_packing(op, x, unit_index, window_offsets)
-    _expect_together(op, x, (unit_index, window_offsets, unit_table, initial, frequencies, *parameters))
-    _expect(op, "unit_table", unit_table, ("V", "d"))
+    rows = (x, unit_index, window_offsets, unit_table)
+    _expect_together(op, INFERENCE_NAMES, (*rows, initial, frequencies, *parameters))
+    _expect_table(op, unit_table)
     if unit_shift is not None:
-        _expect_together(op, x, (unit_shift,))
+        _expect_together(op, ("x", "unit_shift"), (x, unit_shift))
         _expect(op, "unit_shift", unit_shift, (unit_table.shape[1],))
     _expect_indices(op, x.shape[0], unit_index, window_offsets, unit_table.shape[0])
     width, windows, context = unit_table.shape[1], window_offsets.shape[0] - 1, x.shape[1]
@@ -328,8 +379,23 @@ def inference(
     length, film, horizon = p.token_weight.shape[1], p.in_weight.shape[0], p.out_weight.shape[0]
     _expect_segments(op, context, length)
     head_width, hidden = 4 * frequencies.shape[0], out_of_hidden.shape[1]
+    _expect_heads(op, heads)
     shapes = _model_shapes(layers, width, head_width, heads, hidden, length, context, film, horizon)
-    _expect_each(op, parameters, shapes)
+    _expect_each(op, parameters, shapes, lambda: model_names(layers))
+
+
+def film_parameters(op: str, parameters: Sequence[Tensor]) -> FilmParameters:
+    """The parameters of pass 2, also of a plain list or tuple of them.
+
+    Raises:
+        ShapeError: unless there are as many as there should be.
+    """
+    if isinstance(parameters, FilmParameters):
+        return parameters
+    count = len(FilmParameters._fields)
+    if len(parameters) != count:
+        raise ShapeError(f"{op}: parameters must be the {count} tensors of FilmParameters, got {len(parameters)}")
+    return FilmParameters(*parameters)
 
 
 def given_seed(op: str, seed: Tensor | None, dropout: float, like: Tensor) -> Tensor:

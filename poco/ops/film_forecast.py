@@ -12,6 +12,7 @@ from poco.ops.backends import choose, forced, use_backend
 from poco.ops.parameters import FilmParameters
 from poco.ops.precision import as_given, low
 from poco.ops.second_derivatives import second_derivatives
+from poco.ops.vmap import one_by_one
 
 _INPUTS = ", ".join(
     f"Tensor {name}"
@@ -46,6 +47,10 @@ def film_forecast(
         y = out_weight @ (relu(in_weight @ x + in_bias) * (scale_weight @ e + scale_bias))
             + shift_weight @ e + shift_bias
 
+    All tensors are on one device, of any strides; all but the indices and the seed are floating point, each of its own
+    precision if need be, and sums are added up in float32 (float64 for float64 ``x``). Windows, rows and units may be
+    none.
+
     Args:
         x: ``[R, C]`` activity, rows of all windows one after another.
         unit_index: ``[R]`` int32, row of ``unit_table`` for each row.
@@ -68,8 +73,10 @@ def film_forecast(
         NotImplementedError: for derivatives in forward mode or by a transform of ``torch.func``, and for several
             gradients at once on the way back.
     """
-    seed = checks.given_seed("film_forecast", seed, dropout, x)
+    parameters = checks.film_parameters("film_forecast", parameters)
     tensors = (x, unit_index, window_offsets, unit_table, keys, values, *parameters)
+    checks.only_tensors("film_forecast", checks.FILM_NAMES, tensors)
+    seed = checks.given_seed("film_forecast", seed, dropout, x)
     checks.autograd_alone("film_forecast", tensors)
     return torch.ops.poco.film_forecast(*low(tensors), dropout, seed, eps)  # type: ignore[no-any-return]
 
@@ -143,3 +150,4 @@ torch.library.register_autograd("poco::film_forecast", _differentiate, setup_con
 torch.library.register_autograd("poco::film_forecast_backward", _differentiate_again, setup_context=_setup_second)
 torch.library.register_autocast("poco::film_forecast", "cpu", torch.bfloat16)
 torch.library.register_autocast("poco::film_forecast", "cuda", torch.bfloat16)
+one_by_one(torch.ops.poco.film_forecast)

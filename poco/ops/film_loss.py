@@ -57,6 +57,9 @@ def film_loss(
         NotImplementedError: for derivatives in forward mode or by a transform of ``torch.func``; in its backward by the
             CPU kernels, under ``create_graph=True``.
     """
+    parameters = checks.film_parameters("film_loss", parameters)
+    checks.only_tensors("film_loss", checks.FILM_NAMES, (x, unit_index, window_offsets, unit_table, keys, values))
+    checks.only_tensors("film_loss", (*FilmParameters._fields, "target"), (*parameters, target))
     seed = checks.given_seed("film_loss", seed, dropout, x)
     inputs = (x, unit_index, window_offsets, unit_table, keys, values, parameters, dropout, seed, eps)
     flat = (*inputs[:6], *parameters)

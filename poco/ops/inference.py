@@ -15,6 +15,7 @@ from poco.ops import checks
 from poco.ops.backends import choose
 from poco.ops.parameters import ModelParameters
 from poco.ops.precision import as_given, autocasts, low
+from poco.ops.vmap import one_by_one
 
 torch.library.define(
     "poco::inference",
@@ -62,6 +63,8 @@ def inference(
         BackendError: if a forced backend cannot run on these tensors.
         NotImplementedError: for derivatives in forward mode or by torch.func, and for a gradient once asked for it.
     """
+    rows = (x, unit_index, window_offsets, unit_table)
+    checks.only_tensors("inference", checks.INFERENCE_NAMES, (*rows, initial, frequencies, *parameters))
     shift = () if unit_shift is None else (unit_shift,)
     checks.autograd_alone("inference", (x, unit_table, initial, *parameters, *shift))
     if autocasts(x):
@@ -94,3 +97,4 @@ def _no_gradient(ctx: Any, grad: Tensor) -> None:
 
 
 torch.library.register_autograd("poco::inference", _no_gradient)
+one_by_one(torch.ops.poco.inference)

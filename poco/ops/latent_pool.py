@@ -12,6 +12,7 @@ from poco.ops.backends import choose, forced, use_backend
 from poco.ops.precision import as_given, low
 from poco.ops.reference import accumulation_dtype
 from poco.ops.second_derivatives import second_derivatives
+from poco.ops.vmap import one_by_one
 
 _INPUTS = (
     "Tensor x, Tensor unit_index, Tensor window_offsets, Tensor unit_table, Tensor token_weight, Tensor token_bias, "
@@ -46,6 +47,9 @@ def latent_pool(
     ``<queries[w, s, m], y[r, s]>``; ``pooled[w, s, m]`` is what segment ``s`` adds to the weighted sum of ``y``.
     Parts of one population pooled apart combine exactly through ``logsumexp``.
 
+    All tensors are on one device, of any strides; all but the indices are floating point, each of its own precision if
+    need be, and sums are added up in that of the results. Widths are 1 or more; windows, rows and units may be none.
+
     Args:
         x: ``[R, C]`` activity, rows of all windows one after another.
         unit_index: ``[R]`` int32, row of ``unit_table`` for each row.
@@ -70,6 +74,7 @@ def latent_pool(
             gradients at once on the way back.
     """
     inputs = (x, unit_index, window_offsets, unit_table, token_weight, token_bias, norm_weight, norm_bias, queries)
+    checks.only_tensors("latent_pool", checks.POOL_NAMES, inputs)
     checks.autograd_alone("latent_pool", inputs)
     return torch.ops.poco.latent_pool(*low(inputs), eps)  # type: ignore[no-any-return]
 
@@ -139,3 +144,4 @@ torch.library.register_autograd("poco::latent_pool", _differentiate, setup_conte
 torch.library.register_autograd("poco::latent_pool_backward", _differentiate_again, setup_context=_setup_second)
 torch.library.register_autocast("poco::latent_pool", "cpu", torch.bfloat16)
 torch.library.register_autocast("poco::latent_pool", "cuda", torch.bfloat16)
+one_by_one(torch.ops.poco.latent_pool)

@@ -14,6 +14,7 @@ from poco.ops.backends import between, between_of, forced, use_backend
 from poco.ops.model_reference import latent_transformer as reference
 from poco.ops.precision import as_given, autocasts, common_dtype
 from poco.ops.second_derivatives import second_derivatives
+from poco.ops.vmap import one_by_one
 
 _INPUTS = (
     "Tensor pooled, Tensor initial, Tensor frequencies, Tensor[] parameters, int heads, int context, "
@@ -70,6 +71,8 @@ def latent_transformer(
         NotImplementedError: where the kernels run, for derivatives in forward mode or by a transform of ``torch.func``,
             and for several gradients at once on the way back.
     """
+    checks.only_tensors("latent_transformer", ("initial", "pooled", "frequencies"), (initial, pooled, frequencies))
+    checks.only_tensors("latent_transformer", (), parameters)
     seed = checks.given_seed("latent_transformer", seed, max(ffn_dropout, dropout), pooled)
     drops = (ffn_dropout, dropout, attention_dropout)
     checks.latent_transformer(pooled, initial, parameters, frequencies, heads, context, drops, seed)
@@ -205,3 +208,4 @@ def _differentiate_again(ctx: Any, outer: list[Tensor]) -> tuple[Any, ...]:
 
 torch.library.register_autograd("poco::latent_transformer", _differentiate, setup_context=_setup_context)
 torch.library.register_autograd("poco::latent_transformer_backward", _differentiate_again, setup_context=_setup_second)
+one_by_one(torch.ops.poco.latent_transformer)

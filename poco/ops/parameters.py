@@ -153,3 +153,18 @@ _OUTPUT = len(ModelParameters._fields) - ModelParameters._fields.index("unit") -
 LAYER_TENSORS = len(LayerParameters._fields)
 LATENT_TENSORS = _READ + _FFN + _WRITE
 MODEL_TENSORS = _ASK + LATENT_TENSORS + _UNIT + _OUTPUT
+
+
+def latent_names(layers: int) -> list[str]:
+    """What the tensors of a :class:`LatentParameters` with so many layers are called, in order."""
+    fields = LatentParameters._fields
+    ffn = [f"read_ffn.{name}" for name in FeedForwardParameters._fields]
+    each = [f"layers[{i}].{name}" for i in range(layers) for name in LayerParameters._fields]
+    return [*fields[:_READ], *ffn, *each, *fields[-_WRITE:]]
+
+
+def model_names(layers: int) -> list[str]:
+    """What the tensors of a :class:`ModelParameters` with so many layers are called, in order."""
+    fields = ModelParameters._fields
+    latents = [f"latents.{name}" for name in latent_names(layers)]
+    return [*fields[:_ASK], *latents, *(f"unit.{name}" for name in FilmParameters._fields[:_UNIT]), *fields[-_OUTPUT:]]

@@ -27,7 +27,11 @@ def common_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
 
 def autocasts(like: Tensor) -> bool:
     """Whether autocast has an op take such a tensor in bfloat16, whichever type it is set to; float64 it leaves."""
-    return torch.is_autocast_enabled(like.device.type) and like.dtype is not torch.float64
+    return _autocast_is_on(like.device.type) and like.dtype is not torch.float64
+
+
+def _autocast_is_on(device: str) -> bool:
+    return device != "meta" and torch.is_autocast_enabled(device)  # of tensors without numbers torch knows no autocast
 
 
 def as_given(device: torch.device) -> AbstractContextManager[object]:
@@ -35,8 +39,7 @@ def as_given(device: torch.device) -> AbstractContextManager[object]:
 
     Around the forward of an op torch does this by itself, but not around a backward that is called under autocast.
     """
-    on = torch.is_autocast_enabled(device.type)
-    return torch.autocast(device.type, enabled=False) if on else nullcontext()
+    return torch.autocast(device.type, enabled=False) if _autocast_is_on(device.type) else nullcontext()
 
 
 def low(tensors: Sequence[Tensor]) -> Sequence[Tensor]:

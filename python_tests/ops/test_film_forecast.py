@@ -13,7 +13,7 @@ from torch import Tensor
 
 from poco import core
 from poco.errors import ShapeError
-from poco.ops import FilmParameters, checks, film_forecast, reference, use_backend
+from poco.ops import FilmParameters, checks, film_forecast, film_loss, reference, use_backend
 
 op = torch.ops.poco.film_forecast
 
@@ -148,6 +148,8 @@ def test_compiles_whole() -> None:
     [
         (4, torch.randn(2, 3, 8), "keys must be \\[3, Q, 8\\]"),
         (5, torch.randn(3, 4, 8), "values must be \\[3, 3, 8\\]"),
+        (4, torch.ones(3, 3, 8, dtype=torch.bool), "keys must be floating point, got torch.bool"),
+        (21, torch.ones(2, 4, dtype=torch.complex64), "out_weight must be floating point, got torch.complex64"),
         (11, torch.randn(9, 8), "ffn_in_weight must be \\[10, 8\\]"),
         (-1 - 2, 1.0, "dropout must be in \\[0, 1\\)"),
         (-1 - 1, torch.tensor([1, 2]), "seed must be one int64"),
@@ -157,6 +159,22 @@ def test_says_what_does_not_fit(position: int, value: Any, says: str) -> None:
     inputs = film_forecast_inputs()
     with pytest.raises(ShapeError, match=says):
         op(*replaced(inputs, position % len(inputs), value))
+
+
+def test_parameters_may_be_a_list_of_as_many() -> None:
+    *tensors, dropout, seed, eps = film_forecast_inputs()
+    target, rest = torch.zeros(8, 2, dtype=torch.float64), (dropout, seed, eps)
+    expected = op(*tensors, *rest)
+    assert torch.equal(film_forecast(*tensors[:6], tensors[6:], *rest), expected)
+    assert film_loss(*tensors[:6], tensors[6:], target, *rest).isclose(expected.square().mean())
+    with pytest.raises(ShapeError, match="film_forecast: parameters must be the 16 tensors of FilmParameters, got 15"):
+        film_forecast(*tensors[:6], tensors[6:-1], *rest)
+    with pytest.raises(ShapeError, match="film_loss: parameters must be the 16 tensors of FilmParameters, got 15"):
+        film_loss(*tensors[:6], tensors[6:-1], target, *rest)
+    with pytest.raises(ShapeError, match="film_forecast: in_bias must be a tensor, got NoneType"):
+        film_forecast(*tensors[:6], [*tensors[6:-2], None, tensors[-1]], *rest)
+    with pytest.raises(ShapeError, match="film_loss: target must be a tensor, got float"):
+        film_loss(*tensors[:6], tensors[6:], 0.0, *rest)
 
 
 def test_there_are_latents_to_read() -> None:
@@ -173,5 +191,5 @@ def test_dropout_needs_a_seed() -> None:
 def test_the_seed_is_on_the_device_of_the_rest() -> None:
     *tensors, dropout, seed, eps = film_forecast_inputs()
     parameters = FilmParameters(*tensors[6:])
-    with pytest.raises(ShapeError, match="all tensors must be on cpu, one is on meta"):
+    with pytest.raises(ShapeError, match="all tensors must be on cpu, seed is on meta"):
         checks.film_forecast(*tensors[:6], parameters, dropout, seed.to("meta"), eps)

@@ -17,6 +17,14 @@ from helpers.passes import replaced
 from poco import core
 from poco.errors import BackendError, ShapeError
 from poco.ops import checks, inference, kernels_serve, model_reference, use_backend
+from poco.ops.parameters import (
+    LAYER_TENSORS,
+    MODEL_TENSORS,
+    LatentParameters,
+    ModelParameters,
+    latent_names,
+    model_names,
+)
 
 SMALL: dict[str, Any] = {
     "counts": (3, 0, 5),
@@ -171,14 +179,29 @@ def test_where_the_op_is_used() -> None:
         (3, torch.randn(50, 9), r"initial must be \[1 or W, Q, 9\]"),
         (4, torch.randn(2, 3, 8), "initial must be for 1 or 3 windows, got 2"),
         (4, torch.randn(1, 0, 8), r"there must be at least one latent, initial is \[1, 0, 8\]"),
-        (5, torch.ones(2), r"parameters\[6\] must be \[8, 8\], got \[4, 8\]"),
+        (5, torch.ones(2), r"parameters\[6\] \(query_weight\) must be \[8, 8\], got \[4, 8\]"),
         (6, [], "parameters must be 40 tensors and 11 for each layer, got 0"),
-        (7, 3, r"parameters\[19\] must be \[36, 8\], got \[24, 8\]"),
+        (6, [torch.ones(1), None], r"parameters\[1\] must be a tensor, got NoneType"),
+        (7, 0, "heads must be at least 1, got 0"),
+        (7, 3, r"parameters\[19\] \(latents\.layers\[0\]\.query_key_value_weight\) must be \[36, 8\], got \[24, 8\]"),
     ],
 )
 def test_says_what_does_not_fit(position: int, value: Any, says: str) -> None:
     with pytest.raises(ShapeError, match=says):
         inference(*replaced(inputs(**SMALL), position, value))
+
+
+def test_names_are_those_of_the_parameters() -> None:
+    found = ModelParameters.of(model_names(2))
+    assert len(model_names(2)) == MODEL_TENSORS + 2 * LAYER_TENSORS
+    assert found.key_weight == "key_weight"
+    assert found.out_bias == "out_bias"
+    assert found.unit[-1] == "unit.scale_bias"
+    latents = LatentParameters.of(latent_names(2))
+    assert latents.read_ffn.in_weight == "read_ffn.in_weight"
+    assert latents.layers[1].output_bias == "layers[1].output_bias"
+    assert latents.write_output_weight == "write_output_weight"
+    assert found.latents == tuple(f"latents.{name}" for name in latents.flat())
 
 
 class OnGpu(torch.Tensor):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import relative_error
@@ -140,9 +141,14 @@ def test_compiles_whole() -> None:
         (0, torch.randn(9, 8), "unit_index must be \\[9\\]"),
         (0, torch.ones(8, 8, dtype=torch.int64), "floating point"),
         (1, torch.full((8,), 7, dtype=torch.int32), "unit_index must be in 0..6"),
+        (1, torch.tensor([0, 1, 9, 3, 4, 5, -1, 2], dtype=torch.int32), "got -1..9, first in row 2"),
         (1, torch.zeros(8, dtype=torch.int64), "int32"),
-        (2, torch.tensor([0, 5, 3, 8], dtype=torch.int32), "must rise from 0 to the 8 rows"),
-        (2, torch.tensor([0, 3, 3, 7], dtype=torch.int32), "must rise from 0 to the 8 rows"),
+        (2, torch.tensor([0, 5, 3, 8], dtype=torch.int32), "0 to the 8 rows of x, but window 1 goes from 5 to 3"),
+        (2, torch.tensor([0, 3, 3, 7], dtype=torch.int32), "0 to the 8 rows of x, but they go from 0 to 7"),
+        (3, torch.ones(7, 8, dtype=torch.int32), "unit_table must be floating point, got torch.int32"),
+        (3, torch.ones(0, 8), "unit_table has no unit, and x has 8 rows"),
+        (3, torch.ones(7, 0), r"unit_table must have at least one feature, it is \[7, 0\]"),
+        (4, torch.ones(8, 4, dtype=torch.complex64), "token_weight must be floating point, got torch.complex64"),
         (3, torch.randn(7, 9), "token_weight must be \\[9, L\\]"),
         (8, torch.randn(2, 2, 3, 8), "for 1 or 3 windows"),
         (8, torch.randn(3, 2, 0, 8), r"at least one latent, queries is \[3, 2, 0, 8\]"),
@@ -154,8 +160,21 @@ def test_says_what_does_not_fit(position: int, value: Tensor, says: str) -> None
         op(*replaced(latent_pool_inputs(), position, value))
 
 
+@pytest.mark.parametrize("position", range(9))
+def test_says_what_is_no_tensor(position: int) -> None:
+    with pytest.raises(ShapeError, match=f"latent_pool: {checks.POOL_NAMES[position]} must be a tensor, got ndarray"):
+        latent_pool(*replaced(latent_pool_inputs(), position, np.ones(3)))
+
+
 @pytest.mark.parametrize("position", [1, 3, 4, 5, 6, 7, 8])
 def test_all_are_on_one_device(position: int) -> None:
     inputs = latent_pool_inputs()
-    with pytest.raises(ShapeError, match="all tensors must be on cpu, one is on meta"):
+    with pytest.raises(ShapeError, match=f"all tensors must be on cpu, {checks.POOL_NAMES[position]} is on meta"):
         checks.latent_pool(*replaced(inputs, position, inputs[position].to("meta")))
+
+
+def test_shapes_alone_on_the_meta_device() -> None:
+    inputs = [t.to("meta") if isinstance(t, Tensor) else t for t in latent_pool_inputs(dtype=torch.bfloat16)]
+    pooled, logsumexp = latent_pool(*inputs)
+    assert (pooled.device.type, pooled.dtype, logsumexp.dtype) == ("meta", torch.float32, torch.float32)
+    assert (pooled.shape, logsumexp.shape) == ((3, 2, 3, 8), (3, 3))

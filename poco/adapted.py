@@ -12,6 +12,7 @@ from poco.errors import CheckpointError, DataError
 from poco.files import ADAPTATION, MODEL, read_json, write_json
 from poco.intervals import Ahead
 from poco.nn.files import reading_options
+from poco.wording import counted
 
 if TYPE_CHECKING:
     from poco.models import Forecaster
@@ -68,6 +69,10 @@ class Adapted:
     frames: int | None = None
     kept_step: int | None = None
     origin: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        scores = f"score {self.before:.4f} before, {self.after:.4f} after"
+        return f"<Adapted to '{self.session}': {self.mode}, {counted(self.parameters, 'value')} fitted, {scores}>"
 
     @property
     def settings(self) -> Mapping[str, Any]:

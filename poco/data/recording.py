@@ -13,6 +13,7 @@ import numpy as np
 
 from poco.data.origin import Origin
 from poco.errors import DataError
+from poco.wording import at_rate, counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +76,11 @@ class Recording:
         channels = {name: self._numbers(f"channel '{name}'", values) for name, values in self.channels.items()}
         object.__setattr__(self, "channels", channels)
         self._check()
+
+    def __repr__(self) -> str:
+        size = f"{counted(self.units, 'unit')} x {counted(self.frames, 'frame')}"
+        parts = f", {len(self.stretches)} stretches" if len(self.stretches) > 1 else ""
+        return f"<Recording '{self.session}': {size}, {at_rate(self.rate_hz)}{parts}>"
 
     def _ranges(self) -> tuple[tuple[int, int], ...]:
         """The stretches as plain numbers, by which the same data have the same fingerprint."""

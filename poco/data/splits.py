@@ -22,6 +22,7 @@ from poco.data.statistics import check_deviation, statistics
 from poco.errors import ConfigError, DataError
 from poco.fields import check_kind
 from poco.sizes import CONTEXT, HORIZON
+from poco.wording import counted
 
 Protocol = Literal["leak-free", "published"]
 Part = Literal["train", "val", "test"]
@@ -51,6 +52,10 @@ class Windows:
     def __len__(self) -> int:
         return int(self.session.size)
 
+    def __repr__(self) -> str:
+        of = counted(len(np.unique(self.session)), "session")
+        return f"<Windows: {counted(len(self), 'window')} of {of}>"
+
     def __getitem__(self, where: slice | np.ndarray) -> Windows:
         """Those at these places, or where this is true."""
         return Windows(self.session[where], self.start[where])
@@ -79,6 +84,14 @@ class Split:
     std: tuple[np.ndarray, ...]
     segments: Mapping[str, tuple[Segments, ...]]
     warnings: tuple[str, ...] = field(default=())
+
+    def __repr__(self) -> str:
+        of = counted(len(self.recordings), "session")
+        units = counted(sum(recording.units for recording in self.recordings), "unit")
+        count = functools.partial(window_count, context=self.context, horizon=self.horizon, protocol=self.protocol)
+        windows = ", ".join(f"{sum(map(count, self.segments[part]))} {part}" for part in PARTS)
+        sizes = f"context {self.context}, horizon {self.horizon}"
+        return f"<Split of {of} with {units}: {self.protocol}, {sizes}, windows {windows}>"
 
     def windows(self, part: str, stride: int = 1) -> Windows:
         """All windows that lie within one part, session after session, in order of time.

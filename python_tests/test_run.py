@@ -44,6 +44,23 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return trained(folder, source={"path": str(folder.parent / "a.npy"), "options": {"rate_hz": 2.0}})
 
 
+def test_what_is_printed_is_one_short_line(run: Run) -> None:
+    cut, first = run.split(recordings()), recordings()[0]
+    adapted = poco.adapt(run, waves("c", frames=200, rate_hz=2.0), mode="zero-shot")
+    for value, printed in (
+        (first, "<Recording 'a': 5 units x 200 frames, 2 Hz>"),
+        (dataclasses.replace(first, rate_hz=None, stretches=((0, 90), (95, 200))), "frames, no rate, 2 stretches>"),
+        (cut, "2 sessions with 8 units: leak-free, context 12, horizon 4, windows 210 train, 50 val, 50 test>"),
+        (cut.windows("val"), "<Windows: 50 windows of 2 sessions>"),
+        (poco.forecast(run, first), "<Forecasts of 'a': 189 windows x 5 units x 4 steps, 2 Hz>"),
+        (run, f"<Run in {run.folder}: published, leak-free, 2 sessions with 8 units, 1 seed>"),
+        (adapted, "<Adapted to 'c': zero-shot, 0 values fitted, score "),
+        (poco.embeddings(run)[0], "<SessionEmbeddings of 'a': 5 units, width 8>"),
+    ):
+        assert printed in repr(value)
+        assert "\n" not in repr(value)
+
+
 def test_the_errors_during_training(run: Run) -> None:
     found = run.training_curve
     assert found.train == [(m["step"], m["loss"]) for m in run.history if "loss" in m]
@@ -155,8 +172,14 @@ def test_some_settings_by_name() -> None:
     assert run.train_config == TrainConfig(steps=2, batch_size=64, val_stride=1)
     with pytest.raises(ConfigError, match="segment_length or --segment-length is no option of the recipe 'grounded'"):
         train(recordings(), model_config={"segment_length": 8})
-    with pytest.raises(ConfigError, match="no training setting 'lr'"):
+    with pytest.raises(ConfigError, match="no training setting 'lr': there are amsgrad, batch_size, "):
         train(recordings(), train_config={"lr": 8})
+    with pytest.raises(ConfigError, match="no training setting 'learningrate': did you mean 'learning_rate'"):
+        train(recordings(), train_config={"learningrate": 8})
+    with pytest.raises(ConfigError, match="^contxt is no option of the recipe 'grounded': did you mean 'context'"):
+        train(recordings(), model_config={"contxt": 5})
+    with pytest.raises(ConfigError, match="train_config must be a TrainConfig, or settings by name, got int"):
+        train(recordings(), train_config=400)  # type: ignore[arg-type]
 
 
 def test_a_loaded_run_is_the_same(run: Run) -> None:

@@ -37,6 +37,7 @@ from poco.training.folder import RunFiles, held, log, read_config, run_config
 from poco.training.loop import config_changes
 from poco.training.members import train_members
 from poco.training.trainer import Trainer, embedded_label
+from poco.wording import choices
 
 if TYPE_CHECKING:
     from poco.models import Forecaster, Member, Sizes
@@ -169,17 +170,21 @@ def _settings(
     if before is not None:
         sizes, settings = type(sizes).from_dict(before["model"]), TrainConfig.from_json(before["training"])
     if isinstance(model_config, Mapping):
-        foreign = sorted(set(model_config) - {field.name for field in dataclasses.fields(sizes)})
-        if foreign:
-            option = f"--{foreign[0].replace('_', '-')}"
-            raise ConfigError(f"{foreign[0]} or {option} is no option of the recipe '{recipe}'")
+        known = [field.name for field in dataclasses.fields(sizes)]
+        for name in model_config:
+            if name not in known:
+                option = f" or --{name.replace('_', '-')}" if name in recipes.options() else ""
+                raise ConfigError(f"{name}{option} is no option of the recipe '{recipe}': {choices(name, known)}")
         sizes = dataclasses.replace(sizes, **model_config)
     elif model_config is not None:
         sizes = model_config
     if isinstance(train_config, Mapping):
         settings = TrainConfig.from_json({**settings.to_json(), **train_config})
-    elif train_config is not None:
+    elif isinstance(train_config, TrainConfig):
         settings = train_config
+    elif train_config is not None:
+        kind = type(train_config).__name__
+        raise ConfigError(f"train_config must be a TrainConfig, or settings by name, got {kind}")
     return sizes, settings
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ from poco.intervals import Ahead
 from poco.scores import Evaluation
 from poco.scoring import score_forecasters
 from poco.training import TrainConfig, errors_of, fit
+from poco.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +231,12 @@ def test_trained_baselines_are_kept_and_taken_again(
     kept = fit_baseline("ridge", shorter, folder=tmp_path)
     assert torch.equal(kept.weight, fit_baseline("ridge", shorter).weight)
     assert not torch.equal(kept.weight, ridge.weight)
+    stored = load_checkpoint(tmp_path / "nlinear.safetensors", "baseline")
+    for tensors in ({**stored.tensors, "linear.bias": torch.zeros(7)}, {"linear.bias": torch.ones(4)}):
+        save_checkpoint(tmp_path / "nlinear.safetensors", dataclasses.replace(stored, tensors=tensors))
+        with pytest.warns(RuntimeWarning, match=r"the tensors in .*nlinear.safetensors do not fit the baseline"):
+            anew = fit_baseline("nlinear", cut, seed=3, folder=tmp_path)
+        assert torch.equal(first.linear.weight, anew.linear.weight)
     (tmp_path / "nlinear.safetensors").write_bytes(b"damaged")
     with pytest.warns(RuntimeWarning, match=r"the kept baseline .*nlinear.safetensors is damaged: it is fitted again"):
         anew = fit_baseline("nlinear", cut, seed=3, folder=tmp_path)

@@ -282,6 +282,7 @@ def _cost(subject: Subject) -> list[tuple[str, str]]:
         steps = max((int(record["step"]) for record in subject.run.history), default=0)
         if steps:
             facts.append(("training", f"{steps:,} steps in {max(seconds):.1f} s a seed"))
+        facts += _cost_on_the_ground(model)
     if subject.adapted is not None:
         facts.append(("adaptation", f"{subject.adapted.seconds:.1f} s"))
     recording = subject.split.recordings[0]
@@ -293,6 +294,18 @@ def _cost(subject: Subject) -> list[tuple[str, str]]:
     facts.append(("one forecast", f"{middle} ms, median of {len(taken)} (least {least}), {how}, {while_written}"))
     versions = info()["versions"]
     facts.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
+    return facts
+
+
+def _cost_on_the_ground(model: Forecaster) -> list[tuple[str, str]]:
+    """Times of what is done before and after the steps of training; none where they were not kept."""
+    facts, each = [], [member.metadata for member in members(model)]
+    for part, what, of in (
+        ("ground", "solving for the ground", ", once for all seeds" if len(each) > 1 else ""),
+        ("residual", "training residuals again, to weigh them", " a seed"),
+    ):
+        seconds = [metadata[part]["seconds"] for metadata in each if "seconds" in metadata.get(part, {})]
+        facts += [(what, f"{max(seconds):.1f} s{of}")] if seconds else []
     return facts
 
 

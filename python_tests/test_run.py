@@ -176,7 +176,7 @@ def test_some_settings_by_name() -> None:
         train(recordings(), train_config={"lr": 8})
     with pytest.raises(ConfigError, match="no training setting 'learningrate': did you mean 'learning_rate'"):
         train(recordings(), train_config={"learningrate": 8})
-    with pytest.raises(ConfigError, match="^contxt is no option of the recipe 'grounded': did you mean 'context'"):
+    with pytest.raises(ConfigError, match=r"^contxt is no option of the recipe 'grounded': did you mean 'context'"):
         train(recordings(), model_config={"contxt": 5})
     with pytest.raises(ConfigError, match="train_config must be a TrainConfig, or settings by name, got int"):
         train(recordings(), train_config=400)  # type: ignore[arg-type]

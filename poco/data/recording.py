@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from poco.data.origin import Origin
+from poco.data.rounding import as_float32, check_rounding
 from poco.errors import DataError
 from poco.wording import at_rate, counted
 
@@ -21,7 +22,8 @@ class Recording:
     """Activity of the units of one session.
 
     Attributes:
-        activity: ``[N, T]`` float32, units by frames, in the recording's own units. NaN marks missing.
+        activity: ``[N, T]`` float32, units by frames, in the recording's own units. NaN marks missing, as does a mask
+            of numpy. An array that is float32 already is taken as it is, not copied.
         session: name of the session, unique among the recordings used together.
         rate_hz: frames a second, or None where the source does not say.
         unit_ids: ``N`` names, unique within the session. Default ``"0", "1", ...``.
@@ -37,7 +39,7 @@ class Recording:
         origin: path and options that :func:`poco.read` read it with, or None.
 
     Raises:
-        DataError: if shapes, names or stretches do not fit together.
+        DataError: if shapes, names or stretches do not fit together, or float32 cannot hold the activity.
     """
 
     activity: np.ndarray
@@ -55,7 +57,7 @@ class Recording:
     origin: Origin | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        activity = np.asarray(self.activity)
+        activity = self._array()
         if activity.ndim != 2 or 0 in activity.shape:
             raise DataError(
                 f"session '{self.session}': activity must be units x frames, got shape {tuple(activity.shape)}"
@@ -63,8 +65,12 @@ class Recording:
         if activity.dtype.kind not in "fiub":
             raise DataError(f"session '{self.session}': activity must be numbers, got dtype {activity.dtype}")
         units, frames = activity.shape
-        object.__setattr__(self, "activity", np.ascontiguousarray(activity, dtype=np.float32))
-        object.__setattr__(self, "unit_ids", tuple(map(str, self.unit_ids)) or tuple(map(str, range(units))))
+        unit_ids = tuple(map(str, self.unit_ids)) or tuple(map(str, range(units)))
+        taken, rounded = as_float32(activity, f"session '{self.session}'")
+        if len(unit_ids) == units:  # else that is said below
+            check_rounding(taken, unit_ids, rounded, self.session)
+        object.__setattr__(self, "activity", np.ascontiguousarray(taken))
+        object.__setattr__(self, "unit_ids", unit_ids)
         object.__setattr__(self, "subject", self.subject or self.session)
         object.__setattr__(self, "stretches", self._ranges() or ((0, frames),))
         if isinstance(self.rate_hz, np.generic):
@@ -81,6 +87,16 @@ class Recording:
         size = f"{counted(self.units, 'unit')} x {counted(self.frames, 'frame')}"
         parts = f", {len(self.stretches)} stretches" if len(self.stretches) > 1 else ""
         return f"<Recording '{self.session}': {size}, {at_rate(self.rate_hz)}{parts}>"
+
+    def _array(self) -> np.ndarray:
+        """The activity as an array; what a mask hides is NaN."""
+        try:
+            if isinstance(self.activity, np.ma.MaskedArray):
+                return np.ma.filled(self.activity.astype(np.float64), np.nan)
+            return np.asarray(self.activity)
+        except (TypeError, ValueError, RuntimeError) as error:
+            why = str(error).splitlines()[0]
+            raise DataError(f"session '{self.session}': activity is no array, units x frames: {why}") from error
 
     def _ranges(self) -> tuple[tuple[int, int], ...]:
         """The stretches as plain numbers, by which the same data have the same fingerprint."""

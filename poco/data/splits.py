@@ -18,7 +18,7 @@ import numpy as np
 from poco.data.checks import as_recordings, check
 from poco.data.recording import Recording, fingerprint, warnings_of
 from poco.data.segments import Segments, between, frames_of, joined, least_frames, window_count, within
-from poco.data.statistics import check_deviation, statistics
+from poco.data.statistics import check_deviation, check_epsilon, statistics
 from poco.errors import ConfigError, DataError
 from poco.fields import check_kind
 from poco.sizes import CONTEXT, HORIZON
@@ -217,6 +217,7 @@ def split(
     for index, recording in enumerate(checked):
         if protocol == "published":
             mean, std = statistics(recording, recording.stretches)
+            warnings += check_epsilon(recording, std, _EPSILON)
             std = std + _EPSILON
         else:
             mean, std = statistics(recording, segments["train"][index])

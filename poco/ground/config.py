@@ -72,4 +72,5 @@ class GroundConfig:
         for name in values:
             if name not in known:
                 raise ConfigError(f"not the sizes of a ground: unknown option '{name}': {choices(name, known)}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**given)

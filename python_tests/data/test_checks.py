@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from helpers.recordings import waves
 
 from poco.data.checks import check
@@ -47,6 +48,31 @@ def test_nan_outside_the_stretches_is_no_concern() -> None:
     activity = waves().activity.copy()
     activity[:, 200:210] = np.nan
     check([Recording(activity, "a", stretches=((0, 200), (210, 400)))], context=48, horizon=16)
+
+
+def test_activity_that_float32_cannot_hold() -> None:
+    activity = waves().activity.astype(np.float64)
+    with pytest.raises(DataError, match=r"session 'a' holds .*e.30\d, which does not fit float32: scale or repair it"):
+        Recording(activity * 1e300, "a")
+    for far in (activity + 1e9, (activity + 2**40).astype(np.int64)):
+        with pytest.raises(DataError, match=r"5 units .0, 1, 2, 3, 4. lie so far from 0.*subtract the offset"):
+            Recording(far, "a")
+    exact = np.arange(400)[None] + 1_000_000
+    np.testing.assert_array_equal(Recording(exact, "a").activity, exact)
+
+
+def test_what_a_mask_hides_is_missing() -> None:
+    activity = waves().activity
+    hidden = Recording(np.ma.masked_array(activity, activity > 5), "a").activity
+    np.testing.assert_array_equal(hidden, np.where(activity > 5, np.nan, activity))
+    numbers = np.ma.masked_array([[1, 2, 3]], [[False, True, False]])
+    np.testing.assert_array_equal(Recording(numbers, "a").activity, np.array([[1, np.nan, 3]], np.float32))
+
+
+@pytest.mark.parametrize("activity", [[[1, 2], [3]], torch.zeros(2, 3, requires_grad=True)])
+def test_no_array(activity: Any) -> None:
+    with pytest.raises(DataError, match="session 'a': activity is no array, units x frames: "):
+        Recording(activity, "a")
 
 
 def test_constant_unit() -> None:

@@ -250,6 +250,8 @@ def test_a_folder_that_cannot_be_written_costs_no_scores(cut: Split, tmp_path: P
 
 
 def test_bad_requests(cut: Split) -> None:
+    with pytest.raises(ConfigError, match="baselines must be a list of names, got 'ridge'"):
+        evaluate(biased_copy(), cut, baselines="ridge")
     with pytest.raises(DataError, match=r"what is scored is a split, poco.split\(recordings\), got list"):
         evaluate(Copy(12, 4), [waves("a")])  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="the model has context 48, the split 12"):

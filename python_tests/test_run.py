@@ -182,6 +182,26 @@ def test_some_settings_by_name() -> None:
         train(recordings(), train_config=400)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"seeds": 2.5}, "seeds must be a whole number or none, got 2.5"),
+        ({"seeds": "2"}, "seeds must be a whole number or none, got '2'"),
+        ({"callbacks": [print]}, "callbacks must be objects of classes made of poco.training.Callback, got builtin"),
+        (
+            {"callbacks": [Callback]},
+            "callbacks must be objects of classes made of poco.training.Callback, got Callback",
+        ),
+        ({"callbacks": Callback()}, "callbacks must be a list of poco.training.Callback, got Callback"),
+        ({"baselines": ("rigde",)}, "there is no baseline 'rigde': choose from copy, mean"),
+        ({"baselines": "ridge"}, "baselines must be a list of names, got 'ridge'"),
+    ],
+)
+def test_what_cannot_be_is_said_before_training(given: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        trained(None, **given)
+
+
 def test_a_loaded_run_is_the_same(run: Run) -> None:
     assert run.folder is not None
     loaded = Run.load(run.folder)

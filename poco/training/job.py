@@ -15,6 +15,7 @@ from poco.data.origin import source as source_of
 from poco.data.recording import Recording
 from poco.data.splits import split
 from poco.errors import CheckpointError, ConfigError
+from poco.fields import check_kind
 from poco.files import (
     BASELINES,
     CONFIG,
@@ -31,7 +32,7 @@ from poco.files import (
 )
 from poco.nn.files import read_config as read_model_config
 from poco.training import recipes
-from poco.training.callbacks import Callback, Progress
+from poco.training.callbacks import Callback, Progress, check_callbacks
 from poco.training.config import TrainConfig
 from poco.training.folder import RunFiles, held, log, read_config, run_config
 from poco.training.loop import config_changes
@@ -99,10 +100,15 @@ def train(
         DataError: if the recordings cannot be used as they stand.
         Interrupted: after SIGINT or SIGTERM, when the state has been saved.
     """
+    from poco.baselines import check_names
     from poco.run import Run
 
+    check_kind("seeds", seeds, int | None)
     if seeds is not None and seeds < 1:
         raise ConfigError(f"seeds must be at least 1, got {seeds}")
+    check_callbacks(callbacks)
+    if baselines is not None:
+        check_names(baselines)
     recordings = as_recordings(recordings)
     folder = Path(out) if out is not None else None
     before = read_config(folder) if resume and folder is not None and (folder / CONFIG).exists() else None

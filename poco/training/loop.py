@@ -17,7 +17,7 @@ from poco.data.windows import Packer, ShuffledWindows, vocabulary
 from poco.errors import CheckpointError, ConfigError, PocoError
 from poco.graphs import GradientGraph
 from poco.nn import POCO
-from poco.training.callbacks import Callback
+from poco.training.callbacks import Callback, check_callbacks
 from poco.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -105,10 +105,12 @@ def fit(
         CheckpointError: if the checkpoint cannot be read, does not belong to this run, or cannot be written.
         DivergedError: if the loss is no longer finite.
         Interrupted: after SIGINT or SIGTERM, when the state has been saved.
-        ConfigError: if no parameter requires a gradient, or the model has no ``forward_packed``.
+        ConfigError: if no parameter requires a gradient, the model has no ``forward_packed``, or what shall watch is no
+            callback.
         ShapeError: if a forecast is not ``[R, H]``.
     """
     check_forecaster(model, "what is trained")
+    check_callbacks(callbacks)
     config = config.for_sessions(len(split.recordings))
     device = config.torch_device()
     with drawing(config.seed, "dropout", device):

@@ -166,7 +166,7 @@ class Run:
             try:
                 self._keep(self.folder, evaluation, cut)
             except CheckpointError as error:  # the scores are worth having all the same
-                warnings.warn(f"the scores could not be kept: {error}", RuntimeWarning, stacklevel=2)
+                warnings.warn(f"the scores, or their figure, could not be kept: {error}", RuntimeWarning, stacklevel=2)
         return evaluation
 
     def _keep(self, folder: Path, evaluation: Evaluation, cut: Split) -> None:

@@ -255,6 +255,30 @@ def test_a_run_that_is_given_more_steps_is_not_finished_and_has_no_scores_of_the
     assert not (folder / "figure.png").exists()
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_scores_of_an_unfinished_model_are_not_those_of_the_finished_one(seeds: int, tmp_path: Path) -> None:
+    class Stop(Callback):
+        stop = False
+
+        def member(self, seed: int, number: int, of: int) -> None:
+            self.stop = number == of
+
+        def log(self, record: object) -> None:
+            if self.stop or seeds == 1:
+                raise KeyboardInterrupt
+
+    folder, sizes = tmp_path / "run", {"context": 12, "horizon": 4, "width": 8}
+    options = {"model_config": sizes, "train_config": {"steps": 4, "learning_rate": 1e-9, "device": "cpu"}}
+    options |= {"seeds": seeds, "out": folder, "progress": False}  # nothing is better than the start
+    with pytest.raises(KeyboardInterrupt):
+        train(recordings(), callbacks=[Stop()], **options)
+    assert Run.load(folder).evaluate(recordings(), baselines=("copy",)) is not None
+    finished = train(recordings(), resume=True, **options)
+    assert finished.evaluation is None
+    kept = finished.evaluate(recordings(), baselines=("copy",))
+    assert train(recordings(), resume=True, **options).evaluation == kept  # which changes no model
+
+
 def test_no_figure_without_matplotlib(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object) -> None:
         raise MissingExtraError.of("matplotlib", "plots", "drawing")
@@ -272,7 +296,9 @@ def test_scores_come_even_where_they_cannot_be_kept(tmp_path: Path, monkeypatch:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.warns(RuntimeWarning, match="the scores could not be kept: cannot save .*: No space left on device"):
+    with pytest.warns(
+        RuntimeWarning, match="the scores, or their figure, could not be kept: cannot save .*: No space left on device"
+    ):
         assert np.isfinite(run.evaluate(baselines=("copy",)).score)
 
 
@@ -496,6 +522,13 @@ def test_a_resumed_run_still_says_how_its_recordings_were_read(tmp_path: Path) -
 
 def test_folders_that_are_no_run(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is this a run folder"):
+        Run.load(tmp_path)
+    known = {"format": 1, "recipe": "grounded", "protocol": "leak-free", "seed": 0}
+    (tmp_path / "config.json").write_text(json.dumps({**known, "model": {}, "training": {}, "sessions": [3]}))
+    with pytest.raises(CheckpointError, match="'sessions' is not as it was written"):
+        Run.load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**known, "model": {}, "training": 7, "sessions": []}))
+    with pytest.raises(CheckpointError, match="'training' is not as it was written"):
         Run.load(tmp_path)
     (tmp_path / "config.json").write_text('{"format": 7}')
     with pytest.raises(CheckpointError, match="format 7, this poco reads format 1"):

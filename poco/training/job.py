@@ -34,7 +34,7 @@ from poco.nn.files import read_config as read_model_config
 from poco.training import recipes
 from poco.training.callbacks import Callback, Progress, check_callbacks
 from poco.training.config import TrainConfig
-from poco.training.folder import RunFiles, held, log, read_config, run_config
+from poco.training.folder import RunFiles, held, log, read_config, remove_scores, run_config
 from poco.training.loop import config_changes
 from poco.training.members import train_members
 from poco.training.trainer import Trainer, embedded_label
@@ -156,6 +156,10 @@ def train(
             place = folder / MODEL
             keep = functools.partial(_save, folder=place, finished=False)
             model, history = trainer.train(settings, keep, checkpoint=folder / RESUME, resume=before is not None)
+            if not _has_finished(
+                place
+            ):  # residuals are weighed now: scores of the unfinished model are not of this one
+                remove_scores(folder)
             _save(model, history.best_step, folder=place, finished=True)
             records = history.records
     return Run(folder, config, model, records, cut.recordings)

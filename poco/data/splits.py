@@ -160,12 +160,20 @@ class Split:
     @functools.cached_property
     def key(self) -> str:
         """SHA-256 of what a forecaster is fitted to: recordings, training and validation parts, statistics, sizes."""
-        digest = hashlib.sha256()
-        sizes = (self.protocol, self.context, self.horizon, self.segments["train"], self.segments["val"])
-        digest.update(repr((sizes, [(r.session, r.dataset, fingerprint(r)) for r in self.recordings])).encode())
+        digest = hashlib.sha256(self._learnt_from.encode())
         for values in (*self.mean, *self.std):
             digest.update(np.ascontiguousarray(values).data)
         return digest.hexdigest()
+
+    @functools.cached_property
+    def key_of_frames(self) -> str:
+        """The same without the statistics, which another machine may round in another way."""
+        return hashlib.sha256(self._learnt_from.encode()).hexdigest()
+
+    @functools.cached_property
+    def _learnt_from(self) -> str:
+        sizes = (self.protocol, self.context, self.horizon, self.segments["train"], self.segments["val"])
+        return repr((sizes, [(r.session, r.dataset, fingerprint(r)) for r in self.recordings]))
 
     @functools.cached_property
     def inverse_std(self) -> tuple[np.ndarray, ...]:

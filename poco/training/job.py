@@ -156,10 +156,8 @@ def train(
             place = folder / MODEL
             keep = functools.partial(_save, folder=place, finished=False)
             model, history = trainer.train(settings, keep, checkpoint=folder / RESUME, resume=before is not None)
-            if not _has_finished(
-                place
-            ):  # residuals are weighed now: scores of the unfinished model are not of this one
-                remove_scores(folder)
+            if not _has_finished(place, settings.steps):
+                remove_scores(folder)  # of the model that was unfinished: its residuals were not weighed yet
             _save(model, history.best_step, folder=place, finished=True)
             records = history.records
     return Run(folder, config, model, records, cut.recordings)
@@ -239,9 +237,10 @@ def _prepare_folder(folder: Path, config: Mapping[str, Any], before: Mapping[str
         write_json(folder / CONFIG, config)
 
 
-def _has_finished(model: Path) -> bool:
-    """Whether a model was saved at the end of its training."""
-    return (model / CONFIG).exists() and bool(read_model_config(model).get("training", {}).get("finished"))
+def _has_finished(model: Path, steps: int | None = None) -> bool:
+    """Whether a model was saved at the end of its training, of so many steps at most if that is asked."""
+    known = read_model_config(model).get("training", {}) if (model / CONFIG).exists() else {}
+    return bool(known.get("finished")) and steps in (None, known.get("steps"))
 
 
 def _remove_leftovers(folder: Path) -> None:

@@ -203,7 +203,8 @@ def test_scores_that_are_not_finite_are_kept(cut: Split, tmp_path: Path, bias: f
     model = biased_copy()
     with torch.no_grad():
         model.linear.bias.fill_(bias)
-    evaluation = evaluate(model, cut, baselines=("mean",))
+    with pytest.warns(RuntimeWarning, match=r"session '.' has no finite score: forecasts in"):
+        evaluation = evaluate(model, cut, baselines=("mean",))
     assert str(evaluation.score) == ("nan" if np.isnan(bias) else "-inf")
     assert evaluation.interval is None
     write_json(tmp_path / "evaluation.json", evaluation.to_json())
@@ -247,6 +248,19 @@ def test_a_folder_that_cannot_be_written_costs_no_scores(cut: Split, tmp_path: P
     (tmp_path / "file").write_text("")
     with pytest.warns(RuntimeWarning, match="the baseline 'ridge' could not be kept"):
         fit_baseline("ridge", cut, folder=tmp_path / "file")
+
+
+def test_forecasts_that_are_not_finite_are_told_of(cut: Split) -> None:
+    class Broken(Copy):
+        def forward_packed(self, batch: PackedBatch) -> torch.Tensor:
+            return torch.where(batch.unit_index[:, None] == 6, float("nan"), super().forward_packed(batch))
+
+    with pytest.warns(
+        RuntimeWarning, match=r"session 'b' has no finite score: .* not finite of 1 unit, the first is '1'"
+    ):
+        evaluation = evaluate(Broken(12, 4), cut, baselines=("copy",))
+    assert np.isnan(evaluation.score)
+    assert evaluation.sessions[0].score == 0
 
 
 def test_bad_requests(cut: Split) -> None:

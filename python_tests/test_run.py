@@ -103,6 +103,9 @@ def test_a_run_its_model_and_folders_of_both_are_taken_alike(run: Run, tmp_path:
     assert known is not None
     adapted = poco.adapt(run, new, mode="zero-shot")
     adapted.save(tmp_path / "adapted")
+    assert run.folder is not None
+    with pytest.raises(ConfigError, match="holds a run or a model: choose another folder"):
+        adapted.save(run.folder)
     expected, vectors = poco.forecast(run.model, known[0], latest=True).values, poco.embeddings(run.model)[1].vectors
     for given in (run.model, run, folder, str(folder), folder / "model"):
         assert np.array_equal(poco.forecast(given, known[0], latest=True).values, expected)
@@ -519,6 +522,16 @@ def test_a_resumed_run_still_says_how_its_recordings_were_read(tmp_path: Path) -
     resumed.recordings = None
     with pytest.raises(DataError, match="x"):
         resumed.split()
+
+
+def test_a_recording_that_was_changed_is_not_said_to_be_read_again(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", waves(frames=200).activity)
+    (read,) = poco.read(tmp_path / "a.npy", orientation="units x frames", rate_hz=2.0)
+    changes = {"session": "b", "rate_hz": 3.0, "stretches": ((0, 190),), "activity": 2 * read.activity}
+    assert trained(None, recordings=[read]).source[0] == str((tmp_path / "a.npy").resolve())
+    for name, value in changes.items():
+        changed = dataclasses.replace(read, **{name: value})
+        assert trained(None, recordings=[changed]).source == (None, {})
 
 
 def test_folders_that_are_no_run(tmp_path: Path) -> None:

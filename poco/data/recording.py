@@ -57,6 +57,8 @@ class Recording:
     origin: Origin | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.session, int | np.integer):
+            object.__setattr__(self, "session", str(self.session))
         activity = self._array()
         if activity.ndim != 2 or 0 in activity.shape:
             raise DataError(
@@ -71,10 +73,16 @@ class Recording:
             check_rounding(taken, unit_ids, rounded, self.session)
         object.__setattr__(self, "activity", np.ascontiguousarray(taken))
         object.__setattr__(self, "unit_ids", unit_ids)
-        object.__setattr__(self, "subject", self.subject or self.session)
+        object.__setattr__(self, "subject", str(self.subject or self.session))
+        object.__setattr__(self, "dataset", str(self.dataset))
         object.__setattr__(self, "stretches", self._ranges() or ((0, frames),))
         if isinstance(self.rate_hz, np.generic):
             object.__setattr__(self, "rate_hz", self.rate_hz.item())
+        for what, given in (("labels", self.labels), ("channels", self.channels)):
+            if not isinstance(given, Mapping):
+                raise DataError(
+                    f"session '{self.session}': {what} are given by name, {{name: values}}, got {given!r:.40}"
+                )
         labels = {name: tuple("" if one is None else str(one) for one in own) for name, own in self.labels.items()}
         object.__setattr__(self, "labels", labels)
         if self.coordinates is not None:
@@ -117,10 +125,12 @@ class Recording:
 
     def _check(self) -> None:
         where = f"session '{self.session}'"
-        if not self.session:
-            raise DataError("a recording needs a session name")
+        if not self.session or not isinstance(self.session, str):
+            raise DataError(f"a recording needs a session name, got {self.session!r}")
         rate = self.rate_hz
-        if rate is not None and not (isinstance(rate, Real) and np.isfinite(rate) and rate > 0):
+        if rate is not None and not (
+            isinstance(rate, Real) and not isinstance(rate, bool) and np.isfinite(rate) and rate > 0
+        ):
             raise DataError(f"{where}: rate_hz must be a positive number, got {rate!r}")
         if len(self.unit_ids) != self.units:
             raise DataError(f"{where}: {len(self.unit_ids)} unit ids for {self.units} units")

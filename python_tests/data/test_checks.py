@@ -75,6 +75,26 @@ def test_no_array(activity: Any) -> None:
         Recording(activity, "a")
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"labels": ["V1"] * 5}, "labels are given by name"),
+        ({"channels": [np.zeros(400)]}, "channels are given by name"),
+        ({"rate_hz": True}, "rate_hz must be a positive number, got True"),
+        ({"session": None}, "a recording needs a session name, got None"),
+        ({"session": 2.5}, "a recording needs a session name, got 2.5"),
+    ],
+)
+def test_what_a_recording_is_not_made_of(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        Recording(**{"activity": waves().activity, "session": "a", **given})
+
+
+def test_numbers_as_names_are_text() -> None:
+    named = Recording(waves().activity, 7, subject=3, dataset=1)  # type: ignore[arg-type]
+    assert (named.session, named.subject, named.dataset) == ("7", "3", "1")
+
+
 def test_constant_unit() -> None:
     message = refused(changed(3, 1.5))
     assert "unit '3' never changes:" in message

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,11 +36,10 @@ def prepare(
     """
     if like is None:
         _tell(callbacks, "ground: being solved for")
-        began = time.monotonic()
         fitted, mixture = fit_selected(split, config.ground, cross=True)
         _tell(callbacks, _chosen(mixture))
         chosen = {"latents_chosen": config.latents is None, "penalties": [vars(p) for p in fitted.penalties]}
-        reasons = {**chosen, **mixture.to_json(), "seconds": round(time.monotonic() - began, 3)}
+        reasons = {**chosen, **mixture.to_json()}
     else:
         fitted, reasons = like[1], like[0].metadata["ground"]
     if config.population is None:
@@ -72,7 +70,6 @@ def finish(
     Returns:
         The gains and the reasons, which are also kept in the model's metadata.
     """
-    began = time.monotonic()
     trust = gain.trust(split)
     steps = {name: best_steps.get(name, 0) for name in model.residuals}
     stretches = {}
@@ -92,12 +89,7 @@ def finish(
     judged = [
         {"stretch": name, **dict(zip(names, (1 - np.diag(p)).tolist(), strict=True))} for name, p in stretches.items()
     ]
-    reasons = {
-        "gains": gains.tolist(),
-        "trust": trust,
-        "stretches": judged,
-        "seconds": round(time.monotonic() - began, 3),
-    }
+    reasons = {"gains": gains.tolist(), "trust": trust, "stretches": judged}
     model.metadata["residual"] = reasons
     told = "; ".join(
         f"{stretch['stretch']}: " + ", ".join(f"{stretch[name]:.3f} {name}" for name in names) for stretch in judged

@@ -18,7 +18,7 @@ from poco.adaptation import adapt
 from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.errors import CheckpointError, ConfigError
-from poco.models import members
+from poco.ground.grounded import Grounded
 from poco.nn import POCOConfig
 from poco.run import Run
 from poco.training import TrainConfig, train
@@ -28,7 +28,7 @@ pytest.importorskip("umap", reason="needs the extra 'embed'")
 pytest.importorskip("matplotlib", reason="needs the extra 'plots'")
 
 from poco.reporting import figures, report
-from poco.reporting.content import _cost_on_the_ground
+from poco.reporting.content import _not_counted
 from poco.reporting.page import _check_place
 
 SIZES = POCOConfig(
@@ -109,18 +109,9 @@ def test_a_run_and_an_adapted_model_on_one_page(run: Run, tmp_path: Path, monkey
     assert "2-adaptation.svg" in {file.name for file in (tmp_path / "both" / "figures").iterdir()}
 
 
-@pytest.mark.parametrize("seeds", [1, 2])
-def test_the_cost_on_the_ground_counts_what_is_done_around_the_steps(seeds: int) -> None:
-    settings = {"steps": 2, "device": "cpu"}
-    sizes = {"context": 12, "horizon": 4, "width": 8}
-    run = train(simulate(1, 4, 200), model_config=sizes, train_config=settings, seeds=seeds, progress=False)
-    cost = dict(_cost_on_the_ground(run.model))
-    solved, weighed = cost["solving for the ground"], cost["training residuals again, to weigh them"]
-    assert re.fullmatch(r"\d+\.\d s" + (", once for all seeds" if seeds > 1 else ""), solved)
-    assert re.fullmatch(r"\d+\.\d s a seed", weighed)
-    first = next(iter(members(run.model)))
-    assert first.metadata["ground"]["seconds"] > 0
-    assert first.metadata["residual"]["seconds"] > 0
+def test_the_cost_says_what_of_training_it_counts(run: Run) -> None:
+    assert _not_counted(run.model) == ""
+    assert "not counted: the solve for the ground before them" in _not_counted(Grounded())
 
 
 def test_a_name_of_any_characters_leaves_a_figure_whole() -> None:

@@ -22,7 +22,7 @@ from poco.fields import check_kind
 from poco.nn.files import learnt_rates
 from poco.nn.vocabulary import expect_new
 from poco.scoring import ahead
-from poco.training.callbacks import Callback
+from poco.training.callbacks import Callback, check_callbacks
 from poco.training.config import TrainConfig
 from poco.training.trainer import embedded_label
 
@@ -132,6 +132,9 @@ def adapt(
 
     if not isinstance(recording, Recording):
         raise DataError(f"one recording is wanted, not {type(recording).__name__}: read it with poco.read, choose one")
+    if train_config is not None and not isinstance(train_config, TrainConfig):
+        raise ConfigError(f"train_config must be a poco.TrainConfig, got {type(train_config).__name__}")
+    check_callbacks(callbacks)
     given = open_forecaster(model) if isinstance(model, (str, Path)) else model
     run = given if isinstance(given, Run) else None
     folder = run.folder if run is not None else model if isinstance(model, (str, Path)) else None

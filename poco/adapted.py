@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from poco.data.splits import Split, shorten, split
-from poco.errors import CheckpointError, DataError
-from poco.files import ADAPTATION, MODEL, read_json, write_json
+from poco.errors import CheckpointError, ConfigError, DataError
+from poco.files import ADAPTATION, CONFIG, MODEL, read_json, write_json
 from poco.intervals import Ahead
 from poco.nn.files import reading_options
+from poco.wording import counted
 
 if TYPE_CHECKING:
     from poco.models import Forecaster
@@ -69,6 +70,10 @@ class Adapted:
     kept_step: int | None = None
     origin: Mapping[str, str] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        scores = f"score {self.before:.4f} before, {self.after:.4f} after"
+        return f"<Adapted to '{self.session}': {self.mode}, {counted(self.parameters, 'value')} fitted, {scores}>"
+
     @property
     def settings(self) -> Mapping[str, Any]:
         """Settings of the steps, as plain values; of an ensemble, of its first member. Empty where there were none."""
@@ -109,11 +114,15 @@ class Adapted:
     def save(self, folder: str | Path) -> Path:
         """Write the model (a folder ``model``) and ``adaptation.json`` into a folder; returns that of the model.
 
+        An adapted model that is there is replaced.
+
         Raises:
+            ConfigError: if the folder holds a run or a model alone, which is never replaced.
             CheckpointError: if they cannot be written.
         """
+        if (Path(folder) / CONFIG).exists():
+            raise ConfigError(f"{folder} holds a run or a model: choose another folder for the adapted model")
         place = Path(folder) / MODEL
-        place.mkdir(parents=True, exist_ok=True)
         self.model.save_pretrained(place)
         write_json(Path(folder) / ADAPTATION, self.to_json())
         return place

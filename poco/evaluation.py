@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from poco.baselines import NAMES
+from poco.baselines import NAMES, check_names
 from poco.baselines.fitted import fit_baseline
 from poco.data.splits import Split
 from poco.errors import ConfigError, DataError
@@ -85,6 +85,7 @@ def evaluate(
     if not isinstance(split, Split):
         raise DataError(f"what is scored is a split, poco.split(recordings), got {type(split).__name__}")
     _check_sizes(model, split)
+    check_names(baselines)
     name = kind_of(model) if name is None else name
     if name in ("", *baselines):
         raise ConfigError(f"name '{name}' cannot be told from a baseline: give the forecaster one of its own")

@@ -24,6 +24,7 @@ from poco.errors import CheckpointError, ConfigError, DataError, MissingExtraErr
 from poco.files import write_npz
 from poco.nn.files import learnt_rate
 from poco.parameters import device_of
+from poco.wording import at_rate, counted
 
 if TYPE_CHECKING:
     from poco.models import Forecaster
@@ -56,6 +57,11 @@ class Forecasts:
     session: str
     unit_ids: tuple[str, ...]
     rate_hz: float | None
+
+    def __repr__(self) -> str:
+        windows, units, steps = self.values.shape
+        size = f"{counted(windows, 'window')} x {counted(units, 'unit')} x {counted(steps, 'step')}"
+        return f"<Forecasts of '{self.session}': {size}, {at_rate(self.rate_hz)}>"
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the forecasts to ``.npz`` or ``.zarr``, whole or not at all.

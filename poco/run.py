@@ -55,6 +55,13 @@ class Run:
     history: Sequence[Mapping[str, Any]]
     recordings: tuple[Recording, ...] | None = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        place = "in memory" if self.folder is None else f"in {self.folder}"
+        sessions, seeds = self.config["sessions"], self.config.get("seeds", 1)
+        units = counted(sum(entry["units"] for entry in sessions), "unit")
+        of = f"{counted(len(sessions), 'session')} with {units}"
+        return f"<Run {place}: {self.config['recipe']}, {self.protocol}, {of}, {counted(seeds, 'seed')}>"
+
     @classmethod
     def load(cls, folder: str | Path) -> Run:
         """The run in a folder, with the best model so far.
@@ -159,7 +166,7 @@ class Run:
             try:
                 self._keep(self.folder, evaluation, cut)
             except CheckpointError as error:  # the scores are worth having all the same
-                warnings.warn(f"the scores could not be kept: {error}", RuntimeWarning, stacklevel=2)
+                warnings.warn(f"the scores, or their figure, could not be kept: {error}", RuntimeWarning, stacklevel=2)
         return evaluation
 
     def _keep(self, folder: Path, evaluation: Evaluation, cut: Split) -> None:

@@ -18,6 +18,7 @@ from poco.intervals import Ahead, Interval, block_length, interval, lasting_bloc
 from poco.parameters import device_of
 from poco.scores import Scores, SessionScore
 from poco.training.validation import check_forecaster, predict
+from poco.wording import counted
 
 #: Share of a session's error that a single unit may have unremarked.
 WEIGHTY = 0.25
@@ -154,15 +155,23 @@ def with_intervals(scores: Mapping[str, Scores], least: int) -> dict[str, Scores
 def warnings_of(scores: Scores, split: Split, part: str) -> list[str]:
     """What makes the scores of a forecaster say little, one line each.
 
-    A session that stands still in the part, where no score is possible, and single units that alone make up more than
-    :data:`WEIGHTY` of a session's error, the forecaster's or that of repeating the last frame; of fewer than 20 units
-    more than the part of five, or nine tenths.
+    A session of which forecasts are not finite, one that stands still in the part, where no score is possible, and
+    single units that alone make up more than :data:`WEIGHTY` of a session's error, the forecaster's or that of
+    repeating the last frame; of fewer than 20 units more than the part of five, or nine tenths.
     """
     assert scores.unit_error is not None
     assert scores.copy_unit_error is not None
     found = []
     first = np.cumsum([0] + [recording.units for recording in split.recordings])
     for index, (session, recording) in enumerate(zip(scores.sessions, split.recordings, strict=True)):
+        wrong = np.flatnonzero(~np.isfinite(scores.unit_error[first[index] : first[index + 1]]))
+        if wrong.size:
+            units = f"{counted(wrong.size, 'unit')}, the first is '{recording.unit_ids[wrong[0]]}'"
+            found.append(
+                f"session '{session.session}' has no finite score: forecasts in the {part} part are not finite of "
+                f"{units}: look at what the forecaster computes"
+            )
+            continue
         if session.copy_mse == 0:
             found.append(
                 f"session '{session.session}' stands still in the {part} part: repeating the last frame has no error "

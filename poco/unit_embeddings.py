@@ -17,6 +17,7 @@ from poco.errors import ConfigError, DataError, MissingExtraError
 from poco.files import write_atomically, write_npz
 from poco.models import model_of
 from poco.nn import POCO
+from poco.wording import counted
 
 if TYPE_CHECKING:
     from poco.data.recording import Recording
@@ -68,6 +69,11 @@ class SessionEmbeddings:
     vectors: npt.NDArray[np.float32]
     labels: Mapping[str, tuple[str, ...]]
     coordinates: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        units, width = self.vectors.shape
+        labels = f", labels {', '.join(self.labels)}" if self.labels else ""
+        return f"<SessionEmbeddings of '{self.session}': {counted(units, 'unit')}, width {width}{labels}>"
 
 
 def embeddings(

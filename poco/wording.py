@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 def counted(count: int, one: str, several: str = "") -> str:
@@ -10,9 +11,21 @@ def counted(count: int, one: str, several: str = "") -> str:
     return f"{count} {one if count == 1 else several or f'{one}s'}"
 
 
+def at_rate(rate_hz: float | None) -> str:
+    """``2 Hz``, or that no rate is known."""
+    return "no rate" if rate_hz is None else f"{rate_hz:.6g} Hz"
+
+
 def begun(names: Sequence[str], most: int) -> str:
     """``a, b, c``, and dots in place of those above ``most``."""
     return ", ".join([*names[:most], *["..."][: len(names) > most]])
+
+
+def choices(name: object, known: Iterable[str]) -> str:
+    """What to say after a name that there is not: the one that is written much like it, and all that there are."""
+    there = sorted(known)
+    close = difflib.get_close_matches(str(name), there, n=1)
+    return (f"did you mean '{close[0]}'? " if close else "") + f"there are {', '.join(there)}"
 
 
 def some(names: Sequence[str], most: int) -> str:

@@ -70,6 +70,11 @@ def shared(model: POCO) -> list[torch.Tensor]:
     return frozen(p for p in model.parameters() if id(p) not in known)
 
 
+def test_settings_of_the_loop_are_no_dictionary(model: POCO, recordings: list[Recording]) -> None:
+    with pytest.raises(ConfigError, match=r"train_config must be a poco\.TrainConfig, got dict"):
+        adapt(model, recordings[2], train_config={"steps": 5})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("mode", ["embeddings", "full"])
 def test_other_animals_stay_as_they_are_to_the_bit(model: POCO, recordings: list[Recording], mode: str) -> None:
     whole, others, common = frozen(model.state_dict().values()), own(model, "animal-1", "animal-2"), shared(model)

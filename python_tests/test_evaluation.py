@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ from poco.intervals import Ahead
 from poco.scores import Evaluation
 from poco.scoring import score_forecasters
 from poco.training import TrainConfig, errors_of, fit
+from poco.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +203,8 @@ def test_scores_that_are_not_finite_are_kept(cut: Split, tmp_path: Path, bias: f
     model = biased_copy()
     with torch.no_grad():
         model.linear.bias.fill_(bias)
-    evaluation = evaluate(model, cut, baselines=("mean",))
+    with pytest.warns(RuntimeWarning, match=r"session '.' has no finite score: forecasts in"):
+        evaluation = evaluate(model, cut, baselines=("mean",))
     assert str(evaluation.score) == ("nan" if np.isnan(bias) else "-inf")
     assert evaluation.interval is None
     write_json(tmp_path / "evaluation.json", evaluation.to_json())
@@ -229,6 +232,12 @@ def test_trained_baselines_are_kept_and_taken_again(
     kept = fit_baseline("ridge", shorter, folder=tmp_path)
     assert torch.equal(kept.weight, fit_baseline("ridge", shorter).weight)
     assert not torch.equal(kept.weight, ridge.weight)
+    stored = load_checkpoint(tmp_path / "nlinear.safetensors", "baseline")
+    for tensors in ({**stored.tensors, "linear.bias": torch.zeros(7)}, {"linear.bias": torch.ones(4)}):
+        save_checkpoint(tmp_path / "nlinear.safetensors", dataclasses.replace(stored, tensors=tensors))
+        with pytest.warns(RuntimeWarning, match=r"the tensors in .*nlinear.safetensors do not fit the baseline"):
+            anew = fit_baseline("nlinear", cut, seed=3, folder=tmp_path)
+        assert torch.equal(first.linear.weight, anew.linear.weight)
     (tmp_path / "nlinear.safetensors").write_bytes(b"damaged")
     with pytest.warns(RuntimeWarning, match=r"the kept baseline .*nlinear.safetensors is damaged: it is fitted again"):
         anew = fit_baseline("nlinear", cut, seed=3, folder=tmp_path)
@@ -241,7 +250,22 @@ def test_a_folder_that_cannot_be_written_costs_no_scores(cut: Split, tmp_path: P
         fit_baseline("ridge", cut, folder=tmp_path / "file")
 
 
+def test_forecasts_that_are_not_finite_are_told_of(cut: Split) -> None:
+    class Broken(Copy):
+        def forward_packed(self, batch: PackedBatch) -> torch.Tensor:
+            return torch.where(batch.unit_index[:, None] == 6, float("nan"), super().forward_packed(batch))
+
+    with pytest.warns(
+        RuntimeWarning, match=r"session 'b' has no finite score: .* not finite of 1 unit, the first is '1'"
+    ):
+        evaluation = evaluate(Broken(12, 4), cut, baselines=("copy",))
+    assert np.isnan(evaluation.score)
+    assert evaluation.sessions[0].score == 0
+
+
 def test_bad_requests(cut: Split) -> None:
+    with pytest.raises(ConfigError, match="baselines must be a list of names, got 'ridge'"):
+        evaluate(biased_copy(), cut, baselines="ridge")
     with pytest.raises(DataError, match=r"what is scored is a split, poco.split\(recordings\), got list"):
         evaluate(Copy(12, 4), [waves("a")])  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="the model has context 48, the split 12"):

@@ -44,6 +44,23 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return trained(folder, source={"path": str(folder.parent / "a.npy"), "options": {"rate_hz": 2.0}})
 
 
+def test_what_is_printed_is_one_short_line(run: Run) -> None:
+    cut, first = run.split(recordings()), recordings()[0]
+    adapted = poco.adapt(run, waves("c", frames=200, rate_hz=2.0), mode="zero-shot")
+    for value, printed in (
+        (first, "<Recording 'a': 5 units x 200 frames, 2 Hz>"),
+        (dataclasses.replace(first, rate_hz=None, stretches=((0, 90), (95, 200))), "frames, no rate, 2 stretches>"),
+        (cut, "2 sessions with 8 units: leak-free, context 12, horizon 4, windows 210 train, 50 val, 50 test>"),
+        (cut.windows("val"), "<Windows: 50 windows of 2 sessions>"),
+        (poco.forecast(run, first), "<Forecasts of 'a': 189 windows x 5 units x 4 steps, 2 Hz>"),
+        (run, f"<Run in {run.folder}: published, leak-free, 2 sessions with 8 units, 1 seed>"),
+        (adapted, "<Adapted to 'c': zero-shot, 0 values fitted, score "),
+        (poco.embeddings(run)[0], "<SessionEmbeddings of 'a': 5 units, width 8>"),
+    ):
+        assert printed in repr(value)
+        assert "\n" not in repr(value)
+
+
 def test_the_errors_during_training(run: Run) -> None:
     found = run.training_curve
     assert found.train == [(m["step"], m["loss"]) for m in run.history if "loss" in m]
@@ -86,6 +103,9 @@ def test_a_run_its_model_and_folders_of_both_are_taken_alike(run: Run, tmp_path:
     assert known is not None
     adapted = poco.adapt(run, new, mode="zero-shot")
     adapted.save(tmp_path / "adapted")
+    assert run.folder is not None
+    with pytest.raises(ConfigError, match="holds a run or a model: choose another folder"):
+        adapted.save(run.folder)
     expected, vectors = poco.forecast(run.model, known[0], latest=True).values, poco.embeddings(run.model)[1].vectors
     for given in (run.model, run, folder, str(folder), folder / "model"):
         assert np.array_equal(poco.forecast(given, known[0], latest=True).values, expected)
@@ -155,8 +175,34 @@ def test_some_settings_by_name() -> None:
     assert run.train_config == TrainConfig(steps=2, batch_size=64, val_stride=1)
     with pytest.raises(ConfigError, match="segment_length or --segment-length is no option of the recipe 'grounded'"):
         train(recordings(), model_config={"segment_length": 8})
-    with pytest.raises(ConfigError, match="no training setting 'lr'"):
+    with pytest.raises(ConfigError, match="no training setting 'lr': there are amsgrad, batch_size, "):
         train(recordings(), train_config={"lr": 8})
+    with pytest.raises(ConfigError, match="no training setting 'learningrate': did you mean 'learning_rate'"):
+        train(recordings(), train_config={"learningrate": 8})
+    with pytest.raises(ConfigError, match=r"^contxt is no option of the recipe 'grounded': did you mean 'context'"):
+        train(recordings(), model_config={"contxt": 5})
+    with pytest.raises(ConfigError, match="train_config must be a TrainConfig, or settings by name, got int"):
+        train(recordings(), train_config=400)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"seeds": 2.5}, "seeds must be a whole number or none, got 2.5"),
+        ({"seeds": "2"}, "seeds must be a whole number or none, got '2'"),
+        ({"callbacks": [print]}, "callbacks must be objects of classes made of poco.training.Callback, got builtin"),
+        (
+            {"callbacks": [Callback]},
+            "callbacks must be objects of classes made of poco.training.Callback, got Callback",
+        ),
+        ({"callbacks": Callback()}, "callbacks must be a list of poco.training.Callback, got Callback"),
+        ({"baselines": ("rigde",)}, "there is no baseline 'rigde': choose from copy, mean"),
+        ({"baselines": "ridge"}, "baselines must be a list of names, got 'ridge'"),
+    ],
+)
+def test_what_cannot_be_is_said_before_training(given: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        trained(None, **given)
 
 
 def test_a_loaded_run_is_the_same(run: Run) -> None:
@@ -212,6 +258,31 @@ def test_a_run_that_is_given_more_steps_is_not_finished_and_has_no_scores_of_the
     assert not (folder / "figure.png").exists()
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_scores_of_an_unfinished_model_are_not_those_of_the_finished_one(seeds: int, tmp_path: Path) -> None:
+    class Stop(Callback):
+        stop = False
+
+        def member(self, seed: int, number: int, of: int) -> None:
+            self.stop = number == of
+
+        def log(self, record: object) -> None:
+            if self.stop or seeds == 1:
+                raise KeyboardInterrupt
+
+    folder, sizes = tmp_path / "run", {"context": 12, "horizon": 4, "width": 8}
+    settings = {"steps": 4, "learning_rate": 5.0, "ema": None, "val_every": 1, "log_every": 2, "device": "cpu"}
+    options = {"model_config": sizes, "train_config": settings}  # so fast that nothing is better than the start
+    options |= {"seeds": seeds, "out": folder, "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        train(recordings(), callbacks=[Stop()], **options)
+    assert Run.load(folder).evaluate(recordings(), baselines=("copy",)) is not None
+    finished = train(recordings(), resume=True, **options)
+    assert finished.evaluation is None
+    kept = finished.evaluate(recordings(), baselines=("copy",))
+    assert train(recordings(), resume=True, **options).evaluation == kept  # which changes no model
+
+
 def test_no_figure_without_matplotlib(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object) -> None:
         raise MissingExtraError.of("matplotlib", "plots", "drawing")
@@ -229,7 +300,9 @@ def test_scores_come_even_where_they_cannot_be_kept(tmp_path: Path, monkeypatch:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.warns(RuntimeWarning, match="the scores could not be kept: cannot save .*: No space left on device"):
+    with pytest.warns(
+        RuntimeWarning, match="the scores, or their figure, could not be kept: cannot save .*: No space left on device"
+    ):
         assert np.isfinite(run.evaluate(baselines=("copy",)).score)
 
 
@@ -451,8 +524,25 @@ def test_a_resumed_run_still_says_how_its_recordings_were_read(tmp_path: Path) -
         resumed.split()
 
 
+def test_a_recording_that_was_changed_is_not_said_to_be_read_again(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", waves(frames=200).activity)
+    (read,) = poco.read(tmp_path / "a.npy", orientation="units x frames", rate_hz=2.0)
+    changes = {"session": "b", "rate_hz": 3.0, "stretches": ((0, 190),), "activity": 2 * read.activity}
+    assert trained(None, recordings=[read]).source[0] == str((tmp_path / "a.npy").resolve())
+    for name, value in changes.items():
+        changed = dataclasses.replace(read, **{name: value})
+        assert trained(None, recordings=[changed]).source == (None, {})
+
+
 def test_folders_that_are_no_run(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is this a run folder"):
+        Run.load(tmp_path)
+    known = {"format": 1, "recipe": "grounded", "protocol": "leak-free", "seed": 0}
+    (tmp_path / "config.json").write_text(json.dumps({**known, "model": {}, "training": {}, "sessions": [3]}))
+    with pytest.raises(CheckpointError, match="'sessions' is not as it was written"):
+        Run.load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**known, "model": {}, "training": 7, "sessions": []}))
+    with pytest.raises(CheckpointError, match="'training' is not as it was written"):
         Run.load(tmp_path)
     (tmp_path / "config.json").write_text('{"format": 7}')
     with pytest.raises(CheckpointError, match="format 7, this poco reads format 1"):

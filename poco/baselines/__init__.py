@@ -69,6 +69,15 @@ TRAINED = tuple(name for name in ALL if name not in ("copy", "mean", *FITTED))
 OF_SESSIONS = ("ground", *_BY_SESSION)
 
 
+def check_names(names: Sequence[str]) -> None:
+    """Raises ConfigError if these are not names of baselines."""
+    if isinstance(names, str):
+        raise ConfigError(f"baselines must be a list of names, got '{names}'")
+    for name in names:
+        if name not in ALL:
+            raise ConfigError(f"there is no baseline '{name}': choose from {', '.join(ALL)}")
+
+
 def build(name: str, context: int, horizon: int, sessions: Sequence[SessionSpec] = ()) -> nn.Module:
     """A baseline by name, not yet fitted.
 
@@ -83,9 +92,8 @@ def build(name: str, context: int, horizon: int, sessions: Sequence[SessionSpec]
     """
     if name in _ALIKE:
         return _ALIKE[name](context, horizon)
-    if name in _BY_SESSION:
-        return _BY_SESSION[name](context, horizon, sessions)
-    raise ConfigError(f"there is no baseline '{name}': choose from {', '.join(ALL)}")
+    check_names((name,))
+    return _BY_SESSION[name](context, horizon, sessions)
 
 
 __all__ = [

@@ -12,7 +12,7 @@ from torch import nn
 
 from poco.baselines import FITTED, TRAINED, build
 from poco.data.splits import Split
-from poco.errors import CheckpointError
+from poco.errors import CheckpointError, ConfigError, VocabularyError
 from poco.nn import SessionSpec
 from poco.training.callbacks import Callback
 from poco.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -74,9 +74,10 @@ def fit_baseline(
     path = folder / f"{name}.safetensors" if folder is not None else None
     if path is not None and path.exists():
         stored = _stored(path, made_of)
-        if stored is not None:
-            model.load_state_dict(dict(stored))
+        if stored is not None and _takes(model, stored, path):
             return model.eval()
+        with drawing(config.seed, "weights"):  # anew: what did not fit may have left some of its tensors
+            model = build(name, split.context, split.horizon, sessions)
     if name in FITTED:
         model.fit(split)  # type: ignore[operator]
     else:
@@ -95,6 +96,19 @@ def _keep(path: Path, fitted: Checkpoint) -> None:
         save_checkpoint(path, fitted)
     except (OSError, CheckpointError) as error:
         warnings.warn(f"the baseline '{path.stem}' could not be kept: {error}", RuntimeWarning, stacklevel=3)
+
+
+def _takes(model: nn.Module, stored: Mapping[str, torch.Tensor], path: Path) -> bool:
+    """Put kept tensors into a baseline; where they do not fit, that is told of and the answer is no."""
+    try:
+        model.load_state_dict(dict(stored))
+    except (RuntimeError, KeyError, ConfigError, VocabularyError):
+        says = (
+            f"the tensors in {path} do not fit the baseline '{path.stem}': it is fitted again, and kept in their place"
+        )
+        warnings.warn(says, RuntimeWarning, stacklevel=4)
+        return False
+    return True
 
 
 def _stored(path: Path, made_of: Mapping[str, Any]) -> Mapping[str, torch.Tensor] | None:

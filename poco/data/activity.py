@@ -12,6 +12,7 @@ from poco.data import sources
 from poco.data.description import Activity, Description
 from poco.data.readers import Contents
 from poco.data.readers.base import FRAMES_FIRST, UNITS_FIRST
+from poco.data.rounding import as_float32
 from poco.errors import DataError
 
 if TYPE_CHECKING:
@@ -22,9 +23,6 @@ _CLOCK = re.compile(r"time|stamp|(?<![a-z])(t|s|ms|m?secs?|seconds?|milliseconds
 _COUNTER = re.compile(r"|unnamed: \d+|(index|idx|frames?)([\W_\d].*)?", re.IGNORECASE)
 #: Fewer frames may rise by chance.
 _FEWEST_RISING = 10
-#: Rounding to float32 may be this part of a unit's deviation, root mean square: a step of 1% of it.
-_ROUNDING = 0.01 / 12**0.5
-_CHUNK = 1 << 19  # values
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def take(plan: Plan, description: Description, opener: sources.Opener) -> Taken:
                 f"{part.path}: {block.shape[1]} frames where {plan.parts[0].path.name} has {blocks[0].shape[1]}; "
                 f"the units of session '{plan.name}' must have equal length"
             )
-        taken, lost = _float32(block, f"{part.path}: '{key}'")
+        taken, lost = as_float32(block, f"{part.path}: '{key}'")
         rounded.append(lost + sum(map(len, blocks)))
         blocks.append(taken)
     activity = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
@@ -296,46 +294,3 @@ def _clock(contents: Contents, key: str, frames: int, found: Clock | None, descr
             f"{times[bad - 1]:g}): repair them, or part the file there"
         )
     return found
-
-
-def _float32(block: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """``[N, T]`` as float32, and the units whose values it cannot tell apart."""
-    with np.errstate(over="ignore"):
-        taken = np.asarray(block, dtype=np.float32)
-    if np.can_cast(block.dtype, np.float32) or not block.size:
-        return taken, np.empty(0, dtype=np.int64)
-    if block.dtype.itemsize > 4 and (np.isinf(taken) & np.isfinite(block)).any():
-        largest = np.abs(block[np.isfinite(block)]).max()
-        raise DataError(f"{where} holds {float(largest):.3g}, which does not fit float32: scale or repair it")
-    doubtful = np.flatnonzero(~_surely_held(block, taken))
-    units = max(1, _CHUNK // block.shape[1])
-    some = (doubtful[i : i + units] for i in range(0, len(doubtful), units))
-    return taken, np.concatenate(
-        [np.empty(0, dtype=np.int64), *(rows[_rounded(block[rows], taken[rows])] for rows in some)]
-    )
-
-
-def _surely_held(exact: np.ndarray, taken: np.ndarray) -> np.ndarray:
-    """Whether a few frames are enough to see that rounding is small against a unit's deviation. ``[N]`` bool."""
-    frames = exact.shape[1]
-    few = exact[:, :: -(-frames // 256)].astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):
-        deviation = few.std(axis=1) * (few.shape[1] / frames) ** 0.5  # that of all frames is at least this
-        most = np.maximum(taken.max(axis=1), -taken.min(axis=1)).astype(np.float64)
-        return most * 2.0**-24 < _ROUNDING * deviation
-
-
-def _rounded(exact: np.ndarray, taken: np.ndarray) -> np.ndarray:
-    """Whether rounding is not small against the deviation of a unit; not of one that never changes. ``[N]`` bool."""
-    values = np.array(exact, dtype=np.float64)
-    finite = np.isfinite(values)
-    values[~finite] = 0.0
-    count = np.maximum(finite.sum(axis=1), 1)
-    error = np.where(finite, values - np.where(finite, taken, 0.0), 0.0)
-    mean = values.sum(axis=1) / count
-    values -= mean[:, None]
-    values[~finite] = 0.0
-    with np.errstate(over="ignore", under="ignore"):
-        deviation = np.sqrt((values**2).sum(axis=1) / count)
-        rounding = np.sqrt((error**2).sum(axis=1) / count)
-    return (deviation > 1e-13 * np.abs(mean)) & (rounding > _ROUNDING * deviation)

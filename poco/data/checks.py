@@ -117,7 +117,7 @@ def check_values(recording: Recording) -> None:
     if constant.size:
         raise DataError(
             f"{where}: {_some_units(recording, constant)} never {'changes' if constant.size == 1 else 'change'}: "
-            "drop constant units when reading (--constant drop, or constant='drop')"
+            "drop constant units when reading (--constant drop, or constant='drop'), or take them out of the array"
         )
 
 

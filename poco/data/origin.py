@@ -21,17 +21,27 @@ class Origin:
         path: the file or folder that it was given, with its full path.
         options: the options that it was given, as plain values.
         activity: the array that was read: what was made of it since cannot be read again.
+        rest: what else was read that a run goes by: name, data set, rate, names of the units, stretches.
     """
 
     path: str
     options: Mapping[str, Any]
     activity: np.ndarray = field(repr=False)
+    rest: tuple[Any, ...] = field(repr=False)
 
     @classmethod
     def of(cls, path: Path, options: Mapping[str, Any], recording: Recording) -> Origin:
         """Of a recording that was just read from a path with options; those that are None were not given."""
         given = {name: plain(value) for name, value in options.items() if value is not None}
-        return cls(str(path.expanduser().resolve()), given, recording.activity)
+        return cls(str(path.expanduser().resolve()), given, recording.activity, _rest(recording))
+
+    def gives(self, recording: Recording) -> bool:
+        """Whether reading again gives this recording, as far as a run goes by it."""
+        return self.activity is recording.activity and self.rest == _rest(recording)
+
+
+def _rest(recording: Recording) -> tuple[Any, ...]:
+    return (recording.session, recording.dataset, recording.rate_hz, recording.unit_ids, recording.stretches)
 
 
 def source(recordings: Sequence[Recording]) -> dict[str, Any] | None:
@@ -43,7 +53,7 @@ def source(recordings: Sequence[Recording]) -> dict[str, Any] | None:
     known = [
         origin
         for origin, recording in zip(origins, recordings, strict=True)
-        if origin is not None and origin.activity is recording.activity
+        if origin is not None and origin.gives(recording)
     ]
     if len(known) < len(origins) or any(origin.options != known[0].options for origin in known):
         return None

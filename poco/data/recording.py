@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from poco.data.origin import Origin
+from poco.data.rounding import as_float32, check_rounding
 from poco.errors import DataError
+from poco.wording import at_rate, counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +22,8 @@ class Recording:
     """Activity of the units of one session.
 
     Attributes:
-        activity: ``[N, T]`` float32, units by frames, in the recording's own units. NaN marks missing.
+        activity: ``[N, T]`` float32, units by frames, in the recording's own units. NaN marks missing, as does a mask
+            of numpy. An array that is float32 already is taken as it is, not copied.
         session: name of the session, unique among the recordings used together.
         rate_hz: frames a second, or None where the source does not say.
         unit_ids: ``N`` names, unique within the session. Default ``"0", "1", ...``.
@@ -36,7 +39,7 @@ class Recording:
         origin: path and options that :func:`poco.read` read it with, or None.
 
     Raises:
-        DataError: if shapes, names or stretches do not fit together.
+        DataError: if shapes, names or stretches do not fit together, or float32 cannot hold the activity.
     """
 
     activity: np.ndarray
@@ -54,7 +57,9 @@ class Recording:
     origin: Origin | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        activity = np.asarray(self.activity)
+        if isinstance(self.session, int | np.integer):
+            object.__setattr__(self, "session", str(self.session))
+        activity = self._array()
         if activity.ndim != 2 or 0 in activity.shape:
             raise DataError(
                 f"session '{self.session}': activity must be units x frames, got shape {tuple(activity.shape)}"
@@ -62,12 +67,22 @@ class Recording:
         if activity.dtype.kind not in "fiub":
             raise DataError(f"session '{self.session}': activity must be numbers, got dtype {activity.dtype}")
         units, frames = activity.shape
-        object.__setattr__(self, "activity", np.ascontiguousarray(activity, dtype=np.float32))
-        object.__setattr__(self, "unit_ids", tuple(map(str, self.unit_ids)) or tuple(map(str, range(units))))
-        object.__setattr__(self, "subject", self.subject or self.session)
+        unit_ids = tuple(map(str, self.unit_ids)) or tuple(map(str, range(units)))
+        taken, rounded = as_float32(activity, f"session '{self.session}'")
+        if len(unit_ids) == units:  # else that is said below
+            check_rounding(taken, unit_ids, rounded, self.session)
+        object.__setattr__(self, "activity", np.ascontiguousarray(taken))
+        object.__setattr__(self, "unit_ids", unit_ids)
+        object.__setattr__(self, "subject", str(self.subject or self.session))
+        object.__setattr__(self, "dataset", str(self.dataset))
         object.__setattr__(self, "stretches", self._ranges() or ((0, frames),))
         if isinstance(self.rate_hz, np.generic):
             object.__setattr__(self, "rate_hz", self.rate_hz.item())
+        for what, given in (("labels", self.labels), ("channels", self.channels)):
+            if not isinstance(given, Mapping):
+                raise DataError(
+                    f"session '{self.session}': {what} are given by name, {{name: values}}, got {given!r:.40}"
+                )
         labels = {name: tuple("" if one is None else str(one) for one in own) for name, own in self.labels.items()}
         object.__setattr__(self, "labels", labels)
         if self.coordinates is not None:
@@ -75,6 +90,21 @@ class Recording:
         channels = {name: self._numbers(f"channel '{name}'", values) for name, values in self.channels.items()}
         object.__setattr__(self, "channels", channels)
         self._check()
+
+    def __repr__(self) -> str:
+        size = f"{counted(self.units, 'unit')} x {counted(self.frames, 'frame')}"
+        parts = f", {len(self.stretches)} stretches" if len(self.stretches) > 1 else ""
+        return f"<Recording '{self.session}': {size}, {at_rate(self.rate_hz)}{parts}>"
+
+    def _array(self) -> np.ndarray:
+        """The activity as an array; what a mask hides is NaN."""
+        try:
+            if isinstance(self.activity, np.ma.MaskedArray):
+                return np.ma.filled(self.activity.astype(np.float64), np.nan)
+            return np.asarray(self.activity)
+        except (TypeError, ValueError, RuntimeError) as error:
+            why = str(error).splitlines()[0]
+            raise DataError(f"session '{self.session}': activity is no array, units x frames: {why}") from error
 
     def _ranges(self) -> tuple[tuple[int, int], ...]:
         """The stretches as plain numbers, by which the same data have the same fingerprint."""
@@ -95,10 +125,12 @@ class Recording:
 
     def _check(self) -> None:
         where = f"session '{self.session}'"
-        if not self.session:
-            raise DataError("a recording needs a session name")
+        if not self.session or not isinstance(self.session, str):
+            raise DataError(f"a recording needs a session name, got {self.session!r}")
         rate = self.rate_hz
-        if rate is not None and not (isinstance(rate, Real) and np.isfinite(rate) and rate > 0):
+        if rate is not None and not (
+            isinstance(rate, Real) and not isinstance(rate, bool) and np.isfinite(rate) and rate > 0
+        ):
             raise DataError(f"{where}: rate_hz must be a positive number, got {rate!r}")
         if len(self.unit_ids) != self.units:
             raise DataError(f"{where}: {len(self.unit_ids)} unit ids for {self.units} units")

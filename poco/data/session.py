@@ -13,8 +13,9 @@ from poco.data import sources
 from poco.data.description import Activity, Description
 from poco.data.readers import Contents
 from poco.data.recording import Recording
+from poco.data.rounding import check_rounding
 from poco.data.timing import missing_frames, rate_of, stretches_of, without
-from poco.data.unit_choice import bad_units, check_rounding, choose, unit_ids
+from poco.data.unit_choice import bad_units, choose, unit_ids
 from poco.errors import DataError
 
 

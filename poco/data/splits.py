@@ -18,10 +18,11 @@ import numpy as np
 from poco.data.checks import as_recordings, check
 from poco.data.recording import Recording, fingerprint, warnings_of
 from poco.data.segments import Segments, between, frames_of, joined, least_frames, window_count, within
-from poco.data.statistics import check_deviation, statistics
+from poco.data.statistics import check_deviation, check_epsilon, statistics
 from poco.errors import ConfigError, DataError
 from poco.fields import check_kind
 from poco.sizes import CONTEXT, HORIZON
+from poco.wording import counted
 
 Protocol = Literal["leak-free", "published"]
 Part = Literal["train", "val", "test"]
@@ -51,6 +52,10 @@ class Windows:
     def __len__(self) -> int:
         return int(self.session.size)
 
+    def __repr__(self) -> str:
+        of = counted(len(np.unique(self.session)), "session")
+        return f"<Windows: {counted(len(self), 'window')} of {of}>"
+
     def __getitem__(self, where: slice | np.ndarray) -> Windows:
         """Those at these places, or where this is true."""
         return Windows(self.session[where], self.start[where])
@@ -79,6 +84,14 @@ class Split:
     std: tuple[np.ndarray, ...]
     segments: Mapping[str, tuple[Segments, ...]]
     warnings: tuple[str, ...] = field(default=())
+
+    def __repr__(self) -> str:
+        of = counted(len(self.recordings), "session")
+        units = counted(sum(recording.units for recording in self.recordings), "unit")
+        count = functools.partial(window_count, context=self.context, horizon=self.horizon, protocol=self.protocol)
+        windows = ", ".join(f"{sum(map(count, self.segments[part]))} {part}" for part in PARTS)
+        sizes = f"context {self.context}, horizon {self.horizon}"
+        return f"<Split of {of} with {units}: {self.protocol}, {sizes}, windows {windows}>"
 
     def windows(self, part: str, stride: int = 1) -> Windows:
         """All windows that lie within one part, session after session, in order of time.
@@ -147,12 +160,20 @@ class Split:
     @functools.cached_property
     def key(self) -> str:
         """SHA-256 of what a forecaster is fitted to: recordings, training and validation parts, statistics, sizes."""
-        digest = hashlib.sha256()
-        sizes = (self.protocol, self.context, self.horizon, self.segments["train"], self.segments["val"])
-        digest.update(repr((sizes, [(r.session, r.dataset, fingerprint(r)) for r in self.recordings])).encode())
+        digest = hashlib.sha256(self._learnt_from.encode())
         for values in (*self.mean, *self.std):
             digest.update(np.ascontiguousarray(values).data)
         return digest.hexdigest()
+
+    @functools.cached_property
+    def key_of_frames(self) -> str:
+        """The same without the statistics, which another machine may round in another way."""
+        return hashlib.sha256(self._learnt_from.encode()).hexdigest()
+
+    @functools.cached_property
+    def _learnt_from(self) -> str:
+        sizes = (self.protocol, self.context, self.horizon, self.segments["train"], self.segments["val"])
+        return repr((sizes, [(r.session, r.dataset, fingerprint(r)) for r in self.recordings]))
 
     @functools.cached_property
     def inverse_std(self) -> tuple[np.ndarray, ...]:
@@ -204,6 +225,7 @@ def split(
     for index, recording in enumerate(checked):
         if protocol == "published":
             mean, std = statistics(recording, recording.stretches)
+            warnings += check_epsilon(recording, std, _EPSILON)
             std = std + _EPSILON
         else:
             mean, std = statistics(recording, segments["train"][index])

@@ -27,6 +27,19 @@ def statistics_of(trace: np.ndarray, segments: Segments) -> tuple[float, float]:
     return float(values.mean()), float(values.std())
 
 
+def check_epsilon(recording: Recording, std: np.ndarray, epsilon: float) -> list[str]:
+    """Warn where what is added to the deviations is not small beside them."""
+    median = float(np.median(std))
+    if epsilon <= 0.1 * median:
+        return []
+    line = (
+        f"session '{recording.session}': the published protocol adds {epsilon:g} to each deviation, and the median "
+        f"unit's is {median:.2g}: normalised activity is too small by {1 + epsilon / median:.3g} times, so multiply "
+        "the recording by a constant, or take the leak-free protocol"
+    )
+    return [line]
+
+
 def check_deviation(recording: Recording, std: np.ndarray) -> list[str]:
     """Refuse units that are constant in the training part; warn of units that hardly move there."""
     where = f"session '{recording.session}'"
@@ -36,9 +49,16 @@ def check_deviation(recording: Recording, std: np.ndarray) -> list[str]:
     if constant.size:
         names = [f"{recording.session}/{recording.unit_ids[int(unit)]}" for unit in constant]
         many = counted(len(names), "unit never changes", "units never change")
+        listed = json.dumps(names, ensure_ascii=False)
         raise DataError(
             f"{where}: {many} in the training part, which gives no scale to normalise by: leave such units out with "
-            f"--leave-out '{','.join(names)}', or leave_out = {json.dumps(names, ensure_ascii=False)} under [activity]"
+            f"--leave-out '{','.join(names)}', or leave_out = {listed} under [activity], or take them out of the array"
+        )
+    tiny = np.flatnonzero(std < np.finfo(np.float32).tiny)
+    if tiny.size:
+        raise DataError(
+            f"{where}: unit '{recording.unit_ids[int(tiny[0])]}' deviates by {std[tiny[0]]:.2g} in the training part, "
+            "too little to divide by in float32: multiply the activity by a constant"
         )
     still = np.flatnonzero(std < 0.01 * np.median(std))
     return [

@@ -103,17 +103,6 @@ def _drop(
         warnings.append(f'{counted(len(here), "unit")} {what} dropped ({shown}), because {option} = "{choice}"')
 
 
-def check_rounding(activity: np.ndarray, ids: tuple[str, ...], rounded: np.ndarray, name: str) -> None:
-    """Refuse units whose values lie so far from 0 that float32 cannot tell them apart."""
-    if len(rounded):
-        what = f"{counted(len(rounded), 'unit')} ({begun([ids[i] for i in rounded], 8)})"
-        level = float(np.nanmean(activity[rounded[0]], dtype=np.float64))
-        raise DataError(
-            f"session '{name}': {what} lie so far from 0, at about {level:.3g}, that float32 cannot hold how they "
-            "change (its steps are above 1% of their deviation): subtract the offset of each unit"
-        )
-
-
 def _leave_out(wanted: tuple[str, ...], name: str, ids: tuple[str, ...], keep: np.ndarray, warnings: list[str]) -> None:
     """Clear ``keep`` for the units that are named."""
     places = {unit: i for i, unit in enumerate(ids)}

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from poco.errors import ConfigError
 from poco.fields import check_fields
 from poco.sizes import CONTEXT, HORIZON
+from poco.wording import choices
 
 Config = TypeVar("Config", bound="GroundConfig")
 
@@ -67,8 +68,9 @@ class GroundConfig:
     @classmethod
     def from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
         """The configuration of such a dictionary; a ConfigError if a field is unknown or of the wrong type."""
-        try:
-            given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-            return cls(**given)
-        except TypeError as error:
-            raise ConfigError(f"not the sizes of a ground: {error}") from error
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            if name not in known:
+                raise ConfigError(f"not the sizes of a ground: unknown option '{name}': {choices(name, known)}")
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**given)

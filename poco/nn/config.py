@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from poco.errors import ConfigError
 from poco.fields import check_fields
 from poco.sizes import CONTEXT, HORIZON
+from poco.wording import choices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +80,10 @@ class POCOConfig:
                 raise ConfigError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if self.ffn_width is not None and self.ffn_width < 1:
             raise ConfigError(f"ffn_width must be at least 1, got {self.ffn_width}")
-        if self.t_max <= 0:
-            raise ConfigError(f"t_max must be positive, got {self.t_max}")
+        if not 0 < self.t_max < math.inf:
+            raise ConfigError(f"t_max must be a finite number above 0, got {self.t_max}")
+        if not 0 <= self.embedding_std < math.inf:
+            raise ConfigError(f"embedding_std must be a finite number, at least 0, got {self.embedding_std}")
         if self.head_width % 4:
             raise ConfigError(f"head_width must be a multiple of 4 (half turns), got {self.head_width}")
         if self.decoder_context is not None and not 1 <= self.decoder_context <= self.context:
@@ -117,7 +121,7 @@ class POCOConfig:
             ConfigError: if a field is unknown or a value is of the wrong type.
         """
         known = [field.name for field in dataclasses.fields(cls)]
-        unknown = sorted(set(values) - set(known))
+        unknown = sorted(set(values) - set(known), key=str)
         if unknown:
-            raise ConfigError(f"unknown model option '{unknown[0]}'; there are {', '.join(known)}")
+            raise ConfigError(f"unknown model option '{unknown[0]}': {choices(unknown[0], known)}")
         return cls(**values)

@@ -23,7 +23,7 @@ from poco.errors import CheckpointError, ConfigError, DataError, MissingExtraErr
 from poco.evaluation import evaluate
 from poco.files import ADAPTATION, BASELINES, CONFIG, EVALUATION, read_json, write_json
 from poco.installation import info
-from poco.models import members
+from poco.models import kind_of, members
 from poco.parameters import count_solved, device_of
 from poco.plots.style import label as shown_name
 from poco.reporting import embeddings, figures
@@ -281,7 +281,7 @@ def _cost(subject: Subject) -> list[tuple[str, str]]:
         seconds = [float(record.get("seconds", 0)) for record in subject.run.history]
         steps = max((int(record["step"]) for record in subject.run.history), default=0)
         if steps:
-            facts.append(("training", f"{steps:,} steps in {max(seconds):.1f} s a seed"))
+            facts.append(("steps of training", f"{steps:,} in {max(seconds):.1f} s a seed{_not_counted(model)}"))
     if subject.adapted is not None:
         facts.append(("adaptation", f"{subject.adapted.seconds:.1f} s"))
     recording = subject.split.recordings[0]
@@ -294,6 +294,13 @@ def _cost(subject: Subject) -> list[tuple[str, str]]:
     versions = info()["versions"]
     facts.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
     return facts
+
+
+def _not_counted(model: Forecaster) -> str:
+    """What training took time for that is no part of its steps."""
+    if kind_of(model) != "grounded":
+        return ""
+    return "; not counted: the solve for the ground before them, and training residuals again to weigh them after them"
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from poco.errors import MissingExtraError
+from poco.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     from poco.training.loop import History
@@ -37,6 +37,16 @@ class Callback:
 
     def end(self, history: History) -> None:
         """Training is over, by its last step, by early stopping or by a signal."""
+
+
+def check_callbacks(given: Any) -> None:
+    """Raises ConfigError if these are not callbacks, one after another."""
+    if not isinstance(given, (list, tuple)):
+        raise ConfigError(f"callbacks must be a list of poco.training.Callback, got {type(given).__name__}")
+    for one in given:
+        if not isinstance(one, Callback):
+            name = one.__name__ if isinstance(one, type) else type(one).__name__
+            raise ConfigError(f"callbacks must be objects of classes made of poco.training.Callback, got {name}")
 
 
 class Progress(Callback):

@@ -12,7 +12,7 @@ import torch
 
 from poco.errors import ConfigError
 from poco.fields import check_fields
-from poco.wording import counted
+from poco.wording import choices, counted
 
 Precision = Literal["float32", "bf16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
@@ -93,11 +93,11 @@ class TrainConfig:
         for name in ("steps", "batch_size", "val_stride", "patience"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, "at least 1 or none", value)
-        possible = self.learning_rate > 0 and math.isfinite(self.learning_rate)
-        _require(possible, "learning_rate", "a finite number above 0", self.learning_rate)
-        _require(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
-        _require(self.clip is None or self.clip > 0, "clip", "> 0 or none", self.clip)
-        _require(self.ema is None or 0 < self.ema < 1, "ema", "between 0 and 1, or none", self.ema)
+        rate, decay, clip, ema = self.learning_rate, self.weight_decay, self.clip, self.ema
+        _require(0 < rate < math.inf, "learning_rate", "a finite number above 0", rate)
+        _require(0 <= decay < math.inf, "weight_decay", "a finite number, at least 0", decay)
+        _require(clip is None or 0 < clip < math.inf, "clip", "a finite number above 0, or none", clip)
+        _require(ema is None or 0 < ema < 1, "ema", "between 0 and 1, or none", ema)
         _require(self.checkpoint_seconds > 0, "checkpoint_seconds", "> 0", self.checkpoint_seconds)
 
     def for_sessions(self, sessions: int) -> TrainConfig:
@@ -135,7 +135,7 @@ class TrainConfig:
         known = {field.name for field in dataclasses.fields(cls)}
         for name in values:
             if name not in known:
-                raise ConfigError(f"there is no training setting '{name}': the settings are {', '.join(sorted(known))}")
+                raise ConfigError(f"there is no training setting '{name}': {choices(name, known)}")
         return cls(**values)
 
 

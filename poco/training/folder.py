@@ -114,7 +114,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     missing = [key for key in ("recipe", "protocol", "seed", "model", "training", "sessions") if key not in config]
     if missing:
         raise CheckpointError(f"{folder / CONFIG} is not the settings of a run: '{missing[0]}' is missing")
+    wrong = [key for key in ("model", "training") if not isinstance(config[key], dict)]
+    if not isinstance(config["sessions"], list) or not all(map(_is_session, config["sessions"])):
+        wrong.append("sessions")
+    if wrong:
+        raise CheckpointError(f"{folder / CONFIG} is not the settings of a run: '{wrong[0]}' is not as it was written")
     return config
+
+
+def _is_session(entry: Any) -> bool:
+    """Whether this is what :func:`run_config` writes of a session."""
+    return isinstance(entry, dict) and {"session", "dataset", "units", "rate_hz", "fingerprint"} <= set(entry)
 
 
 def expect_recordings(place: str | Sequence[str], give: str) -> None:
@@ -150,6 +160,12 @@ def log(folder: Path, text: str) -> None:
         raise CheckpointError(f"cannot write {folder / LOG}: {error.strerror or error}") from error
 
 
+def remove_scores(folder: Path) -> None:
+    """Remove the scores of a run and their figure: its model is about to be another one."""
+    for name in (EVALUATION, FIGURE):
+        (folder / name).unlink(missing_ok=True)
+
+
 class RunFiles(Callback):
     """Writes ``metrics.jsonl`` and ``log.txt`` while a run is trained; on resume, later metrics are cut off."""
 
@@ -178,8 +194,8 @@ class RunFiles(Callback):
     def validated(self, record: Mapping[str, Any]) -> None:
         """Write the record; of a better model, scores of the one before are no longer those of the run."""
         self._write(record)
-        for name in (EVALUATION, FIGURE) if record["best"] else ():
-            (self._folder / name).unlink(missing_ok=True)
+        if record["best"]:
+            remove_scores(self._folder)
 
     def message(self, text: str) -> None:
         """Write the line to the log."""

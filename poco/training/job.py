@@ -15,6 +15,7 @@ from poco.data.origin import source as source_of
 from poco.data.recording import Recording
 from poco.data.splits import split
 from poco.errors import CheckpointError, ConfigError
+from poco.fields import check_kind
 from poco.files import (
     BASELINES,
     CONFIG,
@@ -31,12 +32,13 @@ from poco.files import (
 )
 from poco.nn.files import read_config as read_model_config
 from poco.training import recipes
-from poco.training.callbacks import Callback, Progress
+from poco.training.callbacks import Callback, Progress, check_callbacks
 from poco.training.config import TrainConfig
-from poco.training.folder import RunFiles, held, log, read_config, run_config
+from poco.training.folder import RunFiles, held, log, read_config, remove_scores, run_config
 from poco.training.loop import config_changes
 from poco.training.members import train_members
 from poco.training.trainer import Trainer, embedded_label
+from poco.wording import choices
 
 if TYPE_CHECKING:
     from poco.models import Forecaster, Member, Sizes
@@ -98,10 +100,15 @@ def train(
         DataError: if the recordings cannot be used as they stand.
         Interrupted: after SIGINT or SIGTERM, when the state has been saved.
     """
+    from poco.baselines import check_names
     from poco.run import Run
 
+    check_kind("seeds", seeds, int | None)
     if seeds is not None and seeds < 1:
         raise ConfigError(f"seeds must be at least 1, got {seeds}")
+    check_callbacks(callbacks)
+    if baselines is not None:
+        check_names(baselines)
     recordings = as_recordings(recordings)
     folder = Path(out) if out is not None else None
     before = read_config(folder) if resume and folder is not None and (folder / CONFIG).exists() else None
@@ -149,6 +156,8 @@ def train(
             place = folder / MODEL
             keep = functools.partial(_save, folder=place, finished=False)
             model, history = trainer.train(settings, keep, checkpoint=folder / RESUME, resume=before is not None)
+            if not _has_finished(place, settings.steps):
+                remove_scores(folder)  # of the model that was unfinished: its residuals were not weighed yet
             _save(model, history.best_step, folder=place, finished=True)
             records = history.records
     return Run(folder, config, model, records, cut.recordings)
@@ -169,17 +178,21 @@ def _settings(
     if before is not None:
         sizes, settings = type(sizes).from_dict(before["model"]), TrainConfig.from_json(before["training"])
     if isinstance(model_config, Mapping):
-        foreign = sorted(set(model_config) - {field.name for field in dataclasses.fields(sizes)})
-        if foreign:
-            option = f"--{foreign[0].replace('_', '-')}"
-            raise ConfigError(f"{foreign[0]} or {option} is no option of the recipe '{recipe}'")
+        known = [field.name for field in dataclasses.fields(sizes)]
+        for name in model_config:
+            if name not in known:
+                option = f" or --{name.replace('_', '-')}" if name in recipes.options() else ""
+                raise ConfigError(f"{name}{option} is no option of the recipe '{recipe}': {choices(name, known)}")
         sizes = dataclasses.replace(sizes, **model_config)
     elif model_config is not None:
         sizes = model_config
     if isinstance(train_config, Mapping):
         settings = TrainConfig.from_json({**settings.to_json(), **train_config})
-    elif train_config is not None:
+    elif isinstance(train_config, TrainConfig):
         settings = train_config
+    elif train_config is not None:
+        kind = type(train_config).__name__
+        raise ConfigError(f"train_config must be a TrainConfig, or settings by name, got {kind}")
     return sizes, settings
 
 
@@ -224,9 +237,10 @@ def _prepare_folder(folder: Path, config: Mapping[str, Any], before: Mapping[str
         write_json(folder / CONFIG, config)
 
 
-def _has_finished(model: Path) -> bool:
-    """Whether a model was saved at the end of its training."""
-    return (model / CONFIG).exists() and bool(read_model_config(model).get("training", {}).get("finished"))
+def _has_finished(model: Path, steps: int | None = None) -> bool:
+    """Whether a model was saved at the end of its training, of so many steps at most if that is asked."""
+    known = read_model_config(model).get("training", {}) if (model / CONFIG).exists() else {}
+    return bool(known.get("finished")) and steps in (None, known.get("steps"))
 
 
 def _remove_leftovers(folder: Path) -> None:

@@ -17,7 +17,7 @@ from poco.data.windows import Packer, ShuffledWindows, vocabulary
 from poco.errors import CheckpointError, ConfigError, PocoError
 from poco.graphs import GradientGraph
 from poco.nn import POCO
-from poco.training.callbacks import Callback
+from poco.training.callbacks import Callback, check_callbacks
 from poco.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -74,13 +74,14 @@ def fit(
     config: TrainConfig,
     *,
     callbacks: Sequence[Callback] = (),
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     resume: bool = False,
     labels: Mapping[str, Any] | None = None,
 ) -> History:
     """Train a forecaster on the training part of a split and leave it with its best weights.
 
-    Parameters that do not require a gradient stay as they are. The best weights are those with the lowest squared error
+    Parameters that do not require a gradient stay as they are. Buffers that training changes, such as running means of
+    a batch, are kept and put back with the weights. The best weights are those with the lowest squared error
     over all validation windows, by the criterion of the settings. Parts of a model that are trained apart, each on its
     own error (``trained_apart() -> {name: prefix of its parameters}``, ``each_packed(batch) -> [forecasts [R, H]]``),
     keep the best weights of each. The caller's random state is left as it was. A POCO that does not know yet how its
@@ -105,10 +106,17 @@ def fit(
         CheckpointError: if the checkpoint cannot be read, does not belong to this run, or cannot be written.
         DivergedError: if the loss is no longer finite.
         Interrupted: after SIGINT or SIGTERM, when the state has been saved.
-        ConfigError: if no parameter requires a gradient, or the model has no ``forward_packed``.
+        ConfigError: if no parameter requires a gradient, the model has no ``forward_packed``, its forecast does not
+            hang on them, or another argument is not of its kind.
         ShapeError: if a forecast is not ``[R, H]``.
     """
     check_forecaster(model, "what is trained")
+    check_callbacks(callbacks)
+    if not isinstance(split, Split):
+        raise ConfigError(f"what is trained on is a split, poco.split(recordings), got {type(split).__name__}")
+    if not isinstance(config, TrainConfig):
+        raise ConfigError(f"the settings of the loop are a poco.TrainConfig, got {type(config).__name__}")
+    checkpoint = None if checkpoint is None else Path(checkpoint)
     config = config.for_sessions(len(split.recordings))
     device = config.torch_device()
     with drawing(config.seed, "dropout", device):
@@ -157,6 +165,9 @@ class _Loop:
             self.graph = GradientGraph(model, most, config.batch_size, config.precision)
         self.sampler = ShuffledWindows(split, config.batch_size, config.seed)
         self.validation = split.windows("val", config.val_stride)
+        self.split = split
+        self.first = {name: buffer.clone() for name, buffer in model.named_buffers()}  # what training began with
+        self.best_buffers = dict(self.first)
         self.average = self._copy() if config.ema is not None else None
         self.best = self._copy()
         self.history = History()
@@ -193,6 +204,7 @@ class _Loop:
                             watch.received,
                         )
             _copy_into(self.parameters, self.best)
+            _copy_into(self._moved(), self.best_buffers)
         finally:
             history.seconds = time.monotonic() - self.began
             self.model.eval()
@@ -213,6 +225,9 @@ class _Loop:
             else:
                 batch = self.packer.pack(windows).to(self.device)
                 loss = training_loss(self.model, batch, self.config.precision, self.config.loss)
+                if not loss.requires_grad:
+                    kind = type(self.model).__name__
+                    raise ConfigError(f"the forecast of {kind} does not hang on its parameters: was it detached?")
                 loss.backward()  # type: ignore[no-untyped-call]
             self.loss_sum += loss.detach() / len(batches)
         if self.config.clip is not None:
@@ -253,6 +268,7 @@ class _Loop:
             if error < history.best_errors.get(part, math.inf):
                 history.best_errors[part], history.best_steps[part], better = error, history.step, True
                 self.best |= {n: p.detach().clone() for n, p in self.parameters.items() if n.startswith(prefix)}
+                self.best_buffers |= {n: b.clone() for n, b in self._moved().items() if n.startswith(prefix)}
         history.since_best = 0 if better else history.since_best + 1
         if better:
             _copy_into(self.parameters, self.best)
@@ -271,6 +287,8 @@ class _Loop:
         tensors = {f"model/{name}": p for name, p in self.parameters.items()}
         tensors |= {f"best/{name}": p for name, p in self.best.items()}
         tensors |= {f"average/{name}": p for name, p in (self.average or {}).items()}
+        for name, buffer in self._moved().items():
+            tensors |= {f"buffer/{name}": buffer, f"best_buffer/{name}": self.best_buffers[name]}
         tensors |= {f"optimizer/{name}": p for name, p in optimizer_tensors(self.optimizer).items()}
         tensors["random/cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
@@ -278,6 +296,7 @@ class _Loop:
         values = {
             "config": self.config.to_json(),
             "sampler": self.sampler.state_dict(),
+            "split": self.split.key_of_frames,
             "threads": torch.get_num_threads(),
             "loss_sum": float(self.loss_sum),
             "loss_count": self.loss_count,
@@ -297,6 +316,12 @@ class _Loop:
 
     def _restore(self, path: Path, saved: Checkpoint) -> None:
         self._check_config(path, saved)
+        if (
+            saved.values.get("split", self.split.key_of_frames) != self.split.key_of_frames
+        ):  # checkpoints of older versions do not say
+            raise CheckpointError(
+                f"{path} is of training on other recordings, parts or sizes: start again, or use those"
+            )
         self.sampler.load_state_dict(saved.values["sampler"])
         for prefix, into in (("model/", self.parameters), ("best/", self.best), ("average/", self.average)):
             if into is None:
@@ -307,6 +332,12 @@ class _Loop:
                     f"{path} belongs to a model with other parameters: start again, or use that model"
                 )
             _copy_into(into, tensors)
+        buffers = dict(self.model.named_buffers())
+        for name, buffer in take(saved.tensors, "buffer/").items():
+            if name not in buffers or buffers[name].shape != buffer.shape:
+                raise CheckpointError(f"{path} belongs to a model with other buffers: start again, or use that model")
+            buffers[name].copy_(buffer)
+        self.best_buffers |= {n: b.to(self.device) for n, b in take(saved.tensors, "best_buffer/").items()}
         load_optimizer(self.optimizer, take(saved.tensors, "optimizer/"))
         torch.set_rng_state(saved.tensors["random/cpu"])
         if self.device.type == "cuda" and "random/cuda" in saved.tensors:
@@ -339,6 +370,10 @@ class _Loop:
         self.history.records.append(record)
         for callback in self.callbacks:
             getattr(callback, kind)(record)
+
+    def _moved(self) -> dict[str, torch.Tensor]:
+        """Buffers that are no longer what training began with; most models have none."""
+        return {name: b for name, b in self.model.named_buffers() if not torch.equal(b, self.first[name])}
 
     def _copy(self) -> dict[str, torch.Tensor]:
         return {name: p.detach().clone() for name, p in self.parameters.items()}

@@ -11,7 +11,7 @@ from poco.files import CONFIG, MEMBERS, METRICS, MODEL, RESUME
 from poco.nn.files import read_config
 from poco.training.callbacks import Callback
 from poco.training.config import TrainConfig
-from poco.training.folder import read_metrics
+from poco.training.folder import read_metrics, remove_scores
 from poco.training.loop import config_changes
 from poco.training.trainer import Trainer
 
@@ -76,6 +76,8 @@ def train_members(
             for callback in callbacks:
                 callback.message(f"seed {own.seed} is trained already")
         members.append(member)
+        if folder is not None and found is None:
+            remove_scores(folder)
         if folder is not None and (found is None or number + 1 == seeds):
             _together(members).save_pretrained(folder / MODEL)
     return _together(members).eval(), records

@@ -63,6 +63,11 @@ def recipe(name: str) -> tuple[Sizes, TrainConfig]:
     return RECIPES[name]()
 
 
+def options() -> set[str]:
+    """Names of the options of the models of all recipes."""
+    return {field.name for settings in RECIPES.values() for field in dataclasses.fields(settings()[0])}
+
+
 def complete(name: str, settings: TrainConfig, split: Split) -> TrainConfig:
     """Settings with what is None of steps and windows filled in, by the size of the recordings.
 

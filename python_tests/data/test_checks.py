@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from helpers.recordings import waves
 
 from poco.data.checks import check
@@ -47,6 +48,51 @@ def test_nan_outside_the_stretches_is_no_concern() -> None:
     activity = waves().activity.copy()
     activity[:, 200:210] = np.nan
     check([Recording(activity, "a", stretches=((0, 200), (210, 400)))], context=48, horizon=16)
+
+
+def test_activity_that_float32_cannot_hold() -> None:
+    activity = waves().activity.astype(np.float64)
+    with pytest.raises(DataError, match=r"session 'a' holds .*e.30\d, which does not fit float32: scale or repair it"):
+        Recording(activity * 1e300, "a")
+    for far in (activity + 1e9, (activity + 2**40).astype(np.int64)):
+        with pytest.raises(DataError, match=r"5 units .0, 1, 2, 3, 4. lie so far from 0.*subtract the offset"):
+            Recording(far, "a")
+    exact = np.arange(400)[None] + 1_000_000
+    np.testing.assert_array_equal(Recording(exact, "a").activity, exact)
+
+
+def test_what_a_mask_hides_is_missing() -> None:
+    activity = waves().activity
+    hidden = Recording(np.ma.masked_array(activity, activity > 5), "a").activity
+    np.testing.assert_array_equal(hidden, np.where(activity > 5, np.nan, activity))
+    numbers = np.ma.masked_array([[1, 2, 3]], [[False, True, False]])
+    np.testing.assert_array_equal(Recording(numbers, "a").activity, np.array([[1, np.nan, 3]], np.float32))
+
+
+@pytest.mark.parametrize("activity", [[[1, 2], [3]], torch.zeros(2, 3, requires_grad=True)])
+def test_no_array(activity: Any) -> None:
+    with pytest.raises(DataError, match="session 'a': activity is no array, units x frames: "):
+        Recording(activity, "a")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"labels": ["V1"] * 5}, "labels are given by name"),
+        ({"channels": [np.zeros(400)]}, "channels are given by name"),
+        ({"rate_hz": True}, "rate_hz must be a positive number, got True"),
+        ({"session": None}, "a recording needs a session name, got None"),
+        ({"session": 2.5}, "a recording needs a session name, got 2.5"),
+    ],
+)
+def test_what_a_recording_is_not_made_of(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        Recording(**{"activity": waves().activity, "session": "a", **given})
+
+
+def test_numbers_as_names_are_text() -> None:
+    named = Recording(waves().activity, 7, subject=3, dataset=1)  # type: ignore[arg-type]
+    assert (named.session, named.subject, named.dataset) == ("7", "3", "1")
 
 
 def test_constant_unit() -> None:

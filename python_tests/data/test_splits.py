@@ -46,6 +46,21 @@ def test_published_normalisation_is_over_the_whole_session_with_an_epsilon() -> 
     assert cut.mean[0].dtype == cut.std[0].dtype == np.float32
 
 
+def test_the_published_epsilon_is_told_of_where_it_is_not_small() -> None:
+    recording = waves(frames=500)
+    assert split([recording], protocol="published").warnings == ()
+    small = Recording(recording.activity * 1e-12, "a")
+    (warning,) = split([small], protocol="published").warnings
+    assert "the published protocol adds 0.0001 to each deviation" in warning
+    assert "too small by" in warning
+    assert split([small]).warnings == ()
+
+
+def test_deviations_that_float32_cannot_divide_by() -> None:
+    with pytest.raises(DataError, match=r"unit '0' deviates by .*e-\d\d in the training part, too little to divide by"):
+        split([Recording(waves(frames=500).activity.astype(np.float64) * 1e-40, "a")])
+
+
 def test_leak_free_parts_by_hand() -> None:
     cut = split([waves(frames=505)])
     assert cut.protocol == "leak-free"

@@ -42,5 +42,5 @@ def test_sizes_that_cannot_work(values: dict[str, object], message: str) -> None
 
 
 def test_unknown_fields() -> None:
-    with pytest.raises(ConfigError, match="not the sizes of a ground"):
+    with pytest.raises(ConfigError, match="not the sizes of a ground: unknown option 'depth': there are clip, context"):
         GroundConfig.from_dict({"depth": 3})

@@ -295,7 +295,9 @@ def test_exports(model: POCO, dtype: torch.dtype) -> None:
         (lambda m: poco.POCOConfig(segment_length=7), ConfigError, "segment_length 7 .*does not divide the 48"),
         (lambda m: poco.POCOConfig(ffn_dropout=1.0), ConfigError, "ffn_dropout"),
         (lambda m: poco.POCOConfig(head_width=6), ConfigError, "multiple of 4"),
-        (lambda m: poco.POCOConfig.from_dict({"widht": 3}), ConfigError, "unknown model option 'widht'"),
+        (lambda m: poco.POCOConfig.from_dict({"widht": 3}), ConfigError, "'widht': did you mean 'width'"),
+        (lambda m: poco.POCOConfig(t_max=float("nan")), ConfigError, "t_max must be a finite number above 0, got nan"),
+        (lambda m: poco.POCOConfig(embedding_std=float("inf")), ConfigError, "embedding_std must be a finite number"),
         (lambda m: poco.POCOConfig.from_dict({"width": "3"}), ConfigError, "width must be a whole number, got '3'"),
     ],
 )

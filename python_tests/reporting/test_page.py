@@ -18,6 +18,7 @@ from poco.adaptation import adapt
 from poco.data.recording import Recording
 from poco.data.simulate import simulate
 from poco.errors import CheckpointError, ConfigError
+from poco.ground.grounded import Grounded
 from poco.nn import POCOConfig
 from poco.run import Run
 from poco.training import TrainConfig, train
@@ -27,6 +28,7 @@ pytest.importorskip("umap", reason="needs the extra 'embed'")
 pytest.importorskip("matplotlib", reason="needs the extra 'plots'")
 
 from poco.reporting import figures, report
+from poco.reporting.content import _not_counted
 from poco.reporting.page import _check_place
 
 SIZES = POCOConfig(
@@ -105,6 +107,11 @@ def test_a_run_and_an_adapted_model_on_one_page(run: Run, tmp_path: Path, monkey
     assert f"Adaptation to {recording.session}" in text
     assert f"<b>{adapted.after:.3f}</b>" in text
     assert "2-adaptation.svg" in {file.name for file in (tmp_path / "both" / "figures").iterdir()}
+
+
+def test_the_cost_says_what_of_training_it_counts(run: Run) -> None:
+    assert _not_counted(run.model) == ""
+    assert "not counted: the solve for the ground before them" in _not_counted(Grounded())
 
 
 def test_a_name_of_any_characters_leaves_a_figure_whole() -> None:

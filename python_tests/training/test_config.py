@@ -39,7 +39,9 @@ def test_defaults_are_the_published_ones() -> None:
     [
         {"steps": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"learning_rate": float("nan")}, {"clip": -1.0},
         {"ema": 1.0}, {"patience": 0}, {"schedule": "step"}, {"precision": "fp8"}, {"val_every": 0}, {"warmup": -1},
-        {"weight_decay": -1.0}, {"seed": -1}, {"loss": "mape"},
+        {"weight_decay": -1.0}, {"seed": -1}, {"loss": "mape"}, {"weight_decay": float("inf")},
+        {"weight_decay": float("nan")}, {"clip": float("inf")}, {"clip": float("nan")}, {"ema": float("nan")},
+        {"checkpoint_seconds": float("nan")},
     ],
 )  # fmt: skip
 def test_impossible_settings(wrong: dict[str, object]) -> None:

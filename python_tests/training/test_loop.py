@@ -324,9 +324,50 @@ def test_a_checkpoint_of_another_run_is_refused(cut: Split, tmp_path: Path) -> N
         fit(mlp(), cut, TrainConfig(**{**SMALL.to_json(), "learning_rate": 0.5}), checkpoint=file, resume=True)
     with pytest.raises(CheckpointError, match="a model with other parameters"):
         fit(NLinear(12, 4), cut, SMALL, checkpoint=file, resume=True)
-    fewer = split([waves("a")], context=12, horizon=4)
-    with pytest.raises(CheckpointError, match="made with windows"):
-        fit(mlp(), fewer, SMALL, checkpoint=file, resume=True)
+    other = split([waves("a", seed=1), waves("b", units=3, frames=450)], context=12, horizon=4)
+    for not_it in (split([waves("a")], context=12, horizon=4), other):
+        with pytest.raises(CheckpointError, match="resume is of training on other recordings, parts or sizes"):
+            fit(mlp(), not_it, SMALL, checkpoint=file, resume=True)
+
+
+class Batched(NLinear):
+    """A forecaster whose buffers move with every step."""
+
+    def __init__(self) -> None:
+        super().__init__(12, 4)
+        self.norm = nn.BatchNorm1d(12)
+
+    def forward_packed(self, batch: PackedBatch) -> torch.Tensor:
+        return self.linear(self.norm(batch.x))
+
+
+def test_buffers_that_move_go_with_the_weights(cut: Split, tmp_path: Path) -> None:
+    config = dataclasses.replace(SMALL, learning_rate=0.3, criterion="pooled")  # best long before the end
+    whole, stopped, going_on = Batched(), Batched(), Batched()
+    for model in (stopped, going_on):
+        model.load_state_dict(whole.state_dict())
+    history = fit(whole, cut, config)
+    assert history.best_step < 30
+    found = errors_of(whole, Packer(cut), cut.windows("val")).pooled()
+    assert found[0] == pytest.approx(history.best_errors[""], rel=1e-6)
+    with pytest.raises(StopAt.StopError):
+        fit(stopped, cut, config, checkpoint=tmp_path / "resume", callbacks=[StopAt(20)])
+    fit(going_on, cut, config, checkpoint=str(tmp_path / "resume"), resume=True)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, going_on.state_dict()[name]), name
+
+
+def test_what_cannot_be_trained_is_said(cut: Split) -> None:
+    class Detached(MLP):
+        def forward_packed(self, batch: PackedBatch) -> torch.Tensor:
+            return super().forward_packed(batch).detach()
+
+    with pytest.raises(ConfigError, match="the forecast of Detached does not hang on its parameters: was it detached"):
+        fit(Detached(12, 4, width=8), cut, SMALL)
+    with pytest.raises(ConfigError, match=r"what is trained on is a split, poco.split\(recordings\), got list"):
+        fit(mlp(), [waves("a")], SMALL)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"the settings of the loop are a poco\.TrainConfig, got dict"):
+        fit(mlp(), cut, {"steps": 3})  # type: ignore[arg-type]
 
 
 def test_a_full_disk_ends_the_run_and_spares_the_checkpoint(

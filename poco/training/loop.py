@@ -316,9 +316,7 @@ class _Loop:
 
     def _restore(self, path: Path, saved: Checkpoint) -> None:
         self._check_config(path, saved)
-        if (
-            saved.values.get("split", self.split.key_of_frames) != self.split.key_of_frames
-        ):  # checkpoints of older versions do not say
+        if saved.values.get("split") != self.split.key_of_frames:
             raise CheckpointError(
                 f"{path} is of training on other recordings, parts or sizes: start again, or use those"
             )

@@ -98,9 +98,14 @@ POOL_NAMES = (
     "norm_bias",
     "queries",
 )
-FILM_NAMES = ("x", *_ROWS, "unit_table", "keys", "values", *FilmParameters._fields, "seed")
+FILM_NAMES = ("x", *_ROWS, "unit_table", "keys", "values", *FilmParameters._fields)
 _LATENT_NAMES = ("initial", "pooled", "frequencies", "seed")
 INFERENCE_NAMES = ("x", *_ROWS, "unit_table", "initial", "frequencies")
+
+
+def in_schema(names: Iterable[str]) -> str:
+    """Tensors of these names as the schema of an op has them."""
+    return ", ".join(f"Tensor {name}" for name in names)
 
 
 def _name(names: Sequence[str], position: int) -> str:
@@ -221,7 +226,8 @@ def film_forecast(
     """Raises ShapeError unless the arguments of pass 2 fit together."""
     p = parameters
     _expect_packing(op, x, unit_index, window_offsets)
-    _expect_together(op, FILM_NAMES, (x, unit_index, window_offsets, unit_table, keys, values, *parameters, seed))
+    tensors = (x, unit_index, window_offsets, unit_table, keys, values, *parameters, seed)
+    _expect_together(op, (*FILM_NAMES, "seed"), tensors)
     _expect_table(op, unit_table)
     _expect_indices(op, x.shape[0], unit_index, window_offsets, unit_table.shape[0])
     width, context, windows = unit_table.shape[1], x.shape[1], window_offsets.shape[0] - 1

@@ -14,12 +14,8 @@ from poco.ops.precision import as_given, low
 from poco.ops.second_derivatives import second_derivatives
 from poco.ops.vmap import one_by_one
 
-_INPUTS = ", ".join(
-    f"Tensor {name}"
-    for name in ("x", "unit_index", "window_offsets", "unit_table", "keys", "values", *FilmParameters._fields)
-)
-_INPUTS += ", float dropout, Tensor seed, float eps"
-TENSORS = 6 + len(FilmParameters._fields)  # the inputs before dropout, seed and eps
+_INPUTS = checks.in_schema(checks.FILM_NAMES) + ", float dropout, Tensor seed, float eps"
+TENSORS = len(checks.FILM_NAMES)  # the inputs before dropout, seed and eps
 DIFFERENTIABLE = (0, *range(3, TENSORS))  # positions of the inputs that get a gradient
 
 torch.library.define("poco::film_forecast", f"({_INPUTS}) -> Tensor")

@@ -58,8 +58,8 @@ def film_loss(
             CPU kernels, under ``create_graph=True``.
     """
     parameters = checks.film_parameters("film_loss", parameters)
-    checks.only_tensors("film_loss", checks.FILM_NAMES, (x, unit_index, window_offsets, unit_table, keys, values))
-    checks.only_tensors("film_loss", (*FilmParameters._fields, "target"), (*parameters, target))
+    tensors = (x, unit_index, window_offsets, unit_table, keys, values, *parameters, target)
+    checks.only_tensors("film_loss", (*checks.FILM_NAMES, "target"), tensors)
     seed = checks.given_seed("film_loss", seed, dropout, x)
     inputs = (x, unit_index, window_offsets, unit_table, keys, values, parameters, dropout, seed, eps)
     flat = (*inputs[:6], *parameters)

@@ -19,8 +19,8 @@ from poco.ops.vmap import one_by_one
 
 torch.library.define(
     "poco::inference",
-    "(Tensor x, Tensor unit_index, Tensor window_offsets, Tensor unit_table, Tensor initial, Tensor frequencies, "
-    "Tensor[] parameters, int heads, float eps, Tensor? unit_shift=None) -> Tensor",
+    f"({checks.in_schema(checks.INFERENCE_NAMES)}, Tensor[] parameters, int heads, float eps, "
+    "Tensor? unit_shift=None) -> Tensor",
 )
 
 

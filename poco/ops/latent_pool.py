@@ -14,10 +14,7 @@ from poco.ops.reference import accumulation_dtype
 from poco.ops.second_derivatives import second_derivatives
 from poco.ops.vmap import one_by_one
 
-_INPUTS = (
-    "Tensor x, Tensor unit_index, Tensor window_offsets, Tensor unit_table, Tensor token_weight, Tensor token_bias, "
-    "Tensor norm_weight, Tensor norm_bias, Tensor queries, float eps"
-)
+_INPUTS = checks.in_schema(checks.POOL_NAMES) + ", float eps"
 _DIFFERENTIABLE = (0, 3, 4, 5, 6, 7, 8)  # positions of the inputs that get a gradient
 
 torch.library.define("poco::latent_pool", f"({_INPUTS}) -> (Tensor pooled, Tensor logsumexp)")

@@ -268,7 +268,7 @@ class _Loop:
             if error < history.best_errors.get(part, math.inf):
                 history.best_errors[part], history.best_steps[part], better = error, history.step, True
                 self.best |= {n: p.detach().clone() for n, p in self.parameters.items() if n.startswith(prefix)}
-                self.best_buffers |= {n: b.clone() for n, b in self._moved().items() if n.startswith(prefix)}
+                self.best_buffers |= {n: b.clone() for n, b in self._moved(prefix).items()}
         history.since_best = 0 if better else history.since_best + 1
         if better:
             _copy_into(self.parameters, self.best)
@@ -369,9 +369,10 @@ class _Loop:
         for callback in self.callbacks:
             getattr(callback, kind)(record)
 
-    def _moved(self) -> dict[str, torch.Tensor]:
-        """Buffers that are no longer what training began with; most models have none."""
-        return {name: b for name, b in self.model.named_buffers() if not torch.equal(b, self.first[name])}
+    def _moved(self, prefix: str = "") -> dict[str, torch.Tensor]:
+        """Buffers below a prefix that are no longer what training began with; most models have none."""
+        own = ((name, b) for name, b in self.model.named_buffers() if name.startswith(prefix))
+        return {name: b for name, b in own if not torch.equal(b, self.first[name])}
 
     def _copy(self) -> dict[str, torch.Tensor]:
         return {name: p.detach().clone() for name, p in self.parameters.items()}

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks import settings
 from benchmarks.arguments import count, duration, expect_known
-from benchmarks.cases import NAMES, NOBODY, QUICK_SIZES, SIZES, plan
+from benchmarks.cases import NAMES, QUICK_SIZES, SIZES, plan, with_takers
 
 
 def main(arguments: list[str]) -> int:
@@ -57,9 +57,8 @@ def _run(given: argparse.Namespace, tried: dict[str, float]) -> int:
     if quick and not given.contestants:
         contestants = [c for c in contestants if c.how == "eager"]
     cases = plan(tuple(given.only), tuple(given.sizes or (QUICK_SIZES if quick else SIZES)), quick)
-    cases = [case for case in cases if any(c.takes(case) for c in contestants)]
+    cases = with_takers(cases, contestants)
     if not cases:
-        print(NOBODY, file=sys.stderr)
         return 1
     found = ceilings.measure(quick)
     report: dict[str, Any] = {

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 SIZES = (128, 512, 4_096, 71_721, 1_000_000)
 QUICK_SIZES = (128, 512)
@@ -10,7 +13,6 @@ SCALING_SIZES = (4_096, 16_384, 65_536, 262_144, 1_000_000)
 STEP_WINDOWS, STEP_UNITS = 64, 512
 FORWARD, BACKWARD, TRAINING, ADAPTATION = "forward", "forward + backward", "training step", "adaptation step"
 NAMES = ("latent_pool", "film_forecast", "model", "training", "adaptation", "scaling")
-NOBODY = "none of the contestants takes part in these cases: leave out --contestants, or ask for others"
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,15 @@ class Case:
     def steps(self) -> bool:
         """Whether the optimiser is part of it."""
         return self.mode in (TRAINING, ADAPTATION)
+
+
+def with_takers(cases: Iterable[Case], contestants: Sequence[Any]) -> list[Case]:
+    """The cases that a contestant takes part in; where that is none, it is said."""
+    found = [case for case in cases if any(contestant.takes(case) for contestant in contestants)]
+    if not found:
+        says = "none of the contestants takes part in these cases: leave out --contestants, or ask for others"
+        print(says, file=sys.stderr)
+    return found
 
 
 def plan(only: tuple[str, ...], sizes: tuple[int, ...], quick: bool) -> list[Case]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.arguments import duration, expect_known
-from benchmarks.cases import NOBODY
+from benchmarks.cases import with_takers
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -101,9 +101,8 @@ def _measure(given: argparse.Namespace, checks: dict[str, str]) -> int:
     every = [c for c in gpu.contestants() if not given.contestants or c.name in given.contestants]
     every = [c for c in every if not (given.quick and c.how != "eager")]
     cases = [case for case in gpu.plan(given.quick) if not given.only or case.name in given.only]
-    cases = [case for case in cases if any(c.takes(case) for c in every)]
+    cases = with_takers(cases, every)
     if not cases:
-        print(NOBODY, file=sys.stderr)
         return 1
     torch.backends.cuda.matmul.allow_tf32 = True
     tf32 = ceilings.measure(given.quick, "cuda")

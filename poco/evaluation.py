@@ -29,7 +29,7 @@ def evaluate(
     run_or_model: Run | nn.Module | str | Path,
     split: Split | None = None,
     part: str = "test",
-    baselines: Sequence[str] = NAMES,
+    baselines: Sequence[str] | None = None,
     *,
     stride: int = 1,
     precision: str = "float32",
@@ -49,7 +49,8 @@ def evaluate(
         run_or_model: a run, a model with ``forward_packed``, or a folder of a run or model.
         split: recordings and parts; default for a run: the recordings it was trained on, read again.
         part: ``"train"``, ``"val"`` or ``"test"``.
-        baselines: names of the baselines to score, see :data:`poco.baselines.NAMES`.
+        baselines: names of the baselines to score, see :data:`poco.baselines.NAMES`; default: those that training was
+            told to compare the run with, else all.
         stride: frames from one window to the next.
         precision: what the forecaster computes in, ``"float32"`` or ``"bf16"`` (autocast); baselines take float32.
         folder: where fitted baselines are kept; default for a run that is in a folder: in there.
@@ -85,6 +86,8 @@ def evaluate(
     if not isinstance(split, Split):
         raise DataError(f"what is scored is a split, poco.split(recordings), got {type(split).__name__}")
     _check_sizes(model, split)
+    if baselines is None:
+        baselines = run.baselines if run is not None else NAMES
     check_names(baselines)
     name = kind_of(model) if name is None else name
     if name in ("", *baselines):

@@ -133,6 +133,13 @@ class Run:
         return split(recordings, protocol=self.protocol, context=sizes.context, horizon=sizes.horizon)
 
     @property
+    def baselines(self) -> tuple[str, ...]:
+        """Names of what the run is to be compared with: the baselines that training was told, else all."""
+        from poco.baselines import NAMES
+
+        return tuple(self.config.get("baselines", NAMES))
+
+    @property
     def best_step(self) -> int | None:
         """Last step that kept weights are from; None for several seeds, or where there were no steps."""
         best = [record["step"] for record in self.history if record.get("best")]

@@ -231,6 +231,12 @@ def test_evaluation_is_kept_with_a_figure(run: Run) -> None:
     assert "evaluated on test" in (run.folder / "log.txt").read_text()
 
 
+def test_a_run_is_scored_beside_what_training_was_told_to_compare_it_with() -> None:
+    told = trained(None, baselines=("copy", "ridge"))
+    assert set(told.evaluate().baselines) == {"copy", "ridge"}
+    assert set(told.evaluate(baselines=("mean",)).baselines) == {"mean"}
+
+
 def test_other_scores_than_those_of_the_test_part_are_not_kept(run: Run) -> None:
     kept = run.evaluate(baselines=("copy",))
     for options in ({"part": "val"}, {"stride": 2}, {"precision": "bf16"}):

@@ -52,6 +52,7 @@ def register(app: typer.Typer) -> None:
         'ahead', how far the run is ahead of it: 'difference' and 'interval'. Options of reading that are not given are
         those the run was trained with.
         """
+        from poco.baselines import NAMES
         from poco.cli.runs import open_run
         from poco.data.splits import PARTS
         from poco.evaluation import evaluate as score
@@ -67,7 +68,7 @@ def register(app: typer.Typer) -> None:
         if no_baselines:  # scores beside baselines that are kept stay
             evaluation = score(loaded, loaded.split(recordings), baselines=(), **options)
         else:
-            evaluation = loaded.evaluate(recordings, **options)
+            evaluation = loaded.evaluate(recordings, baselines=NAMES, **options)
         if json:
             print_json({"run": run, **evaluation.to_json()})
         else:

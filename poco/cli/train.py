@@ -167,8 +167,7 @@ def register(app: typer.Typer) -> None:
         if tensorboard:
             wanted["callbacks"] = [TensorBoard(folder / "tensorboard")]
         run, recording = _train(folder, data or [], reading, chosen_sessions(sessions, without), wanted)
-        names = run.config.get("baselines", baselines.NAMES)
-        evaluation = run.evaluate(baselines=names, callbacks=[Progress("baseline")])
+        evaluation = run.evaluate(callbacks=[Progress("baseline")])
         figure = folder / FIGURE if (folder / FIGURE).exists() else None
         if json:
             print_json({"run": folder, "figure": figure, **evaluation.to_json()})

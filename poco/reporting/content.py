@@ -132,7 +132,7 @@ def score(subject: Subject, callbacks: Sequence[Callback] = (), *, trained: bool
         callbacks: what may watch the training of baselines, where there are no scores yet.
         trained: whether baselines that have to be trained are wanted too.
     """
-    known = NAMES if subject.run is None else subject.run.config.get("baselines", NAMES)
+    known = NAMES if subject.run is None else subject.run.baselines
     names = [name for name in known if trained or name not in TRAINED]
     there = None if subject.folder is None else Evaluation.kept(subject.folder / EVALUATION)
     if there is not None and set(names) <= set(there.baselines):

@@ -1,8 +1,6 @@
 // What this library is and what it was built with.
 #pragma once
 
-#include <string>
-
 namespace poco {
 
 // For example "GCC 12.2.0".

@@ -14,11 +14,7 @@ namespace {
 constexpr size_t kSpares = 64;
 std::atomic<void*> spare_blocks[kSpares];
 
-#if defined(__SANITIZE_ADDRESS__)
-constexpr size_t kKeepAtMost = 0;  // so that it sees what goes past the end of a block
-#else
-constexpr size_t kKeepAtMost = size_t{64} << 20;
-#endif
+constexpr size_t kKeepAtMost = kFreshMemory ? 0 : size_t{64} << 20;
 
 size_t size_of(void* block) {
     return *static_cast<size_t*>(block);

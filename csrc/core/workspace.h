@@ -7,6 +7,15 @@
 
 namespace poco {
 
+// Under the address sanitizer every call takes memory of its own, so that what goes past its end is seen.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kFreshMemory = true;
+#elif defined(__clang__)
+constexpr bool kFreshMemory = __has_feature(address_sanitizer);
+#else
+constexpr bool kFreshMemory = false;
+#endif
+
 class Workspace {
 public:
     // Throws std::bad_alloc. The memory holds anything.

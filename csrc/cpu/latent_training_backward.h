@@ -233,7 +233,7 @@ inline void latent_training_backward(const LatentTrainingBackward<T>& back) {
     static_cast<void>(PlaneTurns(call, shared_size));
     static_cast<void>(LatentBackwardPlanes(call, worker_size));
     list_size.array<MatrixSum>(counts.matrices);
-    list_size.array<VectorSum>(counts.vectors + 1);
+    list_size.array<VectorSum>(counts.vectors);
     const size_t worker_bytes = worker_size.used() * static_cast<size_t>(threads);
     const size_t bytes =
         shared_size.used() + worker_bytes + list_size.used() + sum_bytes * static_cast<size_t>(larger(1, tiles));

@@ -1,7 +1,6 @@
 // Gradient of the unit table: the sum, for every unit, of what its rows contribute, in the order of the rows.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 
 namespace poco {

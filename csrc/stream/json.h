@@ -1,7 +1,6 @@
 // A strict reader of JSON (RFC 8259) for the texts inside model files.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <string>

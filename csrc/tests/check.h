@@ -1,16 +1,9 @@
-// What the core's tests share: CHECK counts a failure and says where it is, kFreshMemory how memory is taken.
+// What the core's tests share: CHECK counts a failure and says where it is.
 #pragma once
 
 #include <cstdio>
 
 namespace {
-
-// Under the address sanitizer every call takes memory of its own, so that what goes past its end is seen.
-#if defined(__SANITIZE_ADDRESS__)
-[[maybe_unused]] constexpr bool kFreshMemory = true;
-#else
-[[maybe_unused]] constexpr bool kFreshMemory = false;
-#endif
 
 int failures = 0;
 

@@ -87,12 +87,13 @@ void frames_take_no_memory(const std::string& folder) {
         const int64_t before = memory.taken;
         CHECK(before > 20);
         for (int i = 0; i < 500; ++i) CHECK(push(stream, i, NAN) == (i < kContext - 1 ? POCO_WARMING : POCO_OK));
-        CHECK(kFreshMemory || memory.taken == before);
+        CHECK(poco::kFreshMemory || memory.taken == before);
 
         poco_status status;
         CHECK(poco_set_allocator(nullptr, nullptr, nullptr, &status) == POCO_ERROR);
         CHECK(std::strstr(status.message, "in use") != nullptr);
-        CHECK(push(stream, 0, NAN) == POCO_OK && (kFreshMemory || memory.taken == before));  // scratch is where it was
+        CHECK(push(stream, 0, NAN) == POCO_OK &&
+              (poco::kFreshMemory || memory.taken == before));  // scratch is where it was
         poco_model_close(model);
         CHECK(poco_set_allocator(nullptr, nullptr, nullptr, nullptr) == POCO_ERROR);  // the stream holds it
         poco_stream_close(stream);
@@ -109,14 +110,14 @@ void scratch_is_kept() {
     for (int round = 0; round < 3; ++round) {
         std::vector<std::unique_ptr<poco::Workspace>> calls;
         for (size_t i = 0; i < 64; ++i) calls.push_back(std::make_unique<poco::Workspace>(1000));
-        CHECK(memory.taken == (kFreshMemory ? 64 * (round + 1) : 64));
+        CHECK(memory.taken == (poco::kFreshMemory ? 64 * (round + 1) : 64));
     }
-    CHECK(poco::Workspace::spares() == (kFreshMemory ? 0 : 64));
+    CHECK(poco::Workspace::spares() == (poco::kFreshMemory ? 0 : 64));
     poco::Workspace::give_up_spares();
     // A very large block is not kept, and does not cost one that is.
     for (const size_t mebibytes : {63, 65}) {
         static_cast<void>(poco::Workspace(mebibytes << 20));
-        CHECK(poco::Workspace::spares() == (kFreshMemory ? 0 : 1));
+        CHECK(poco::Workspace::spares() == (poco::kFreshMemory ? 0 : 1));
     }
     set_memory(nullptr);
     CHECK(memory.held == 0 && poco::Workspace::spares() == 0);

@@ -1,10 +1,8 @@
 // Small models on disk, for the tests of streaming.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 #include <cstdio>
-#include <cstring>
 #include <string>
 #include <vector>
 

@@ -1,7 +1,6 @@
 // Damaged model files, the same for the same number.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <random>
 #include <string>

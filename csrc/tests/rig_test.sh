@@ -3,8 +3,8 @@
 set -eu
 build=$1 source=$2 model=$3 cmake=$4 cc=$5
 command -v pkg-config > /dev/null || { echo "needs pkg-config"; exit 77; }
-place=$build/rig
-rm -rf "$place"
+place=$(mktemp -d) # the compiler's command of the docs is for places without spaces, which the build's may have
+trap 'rm -rf "$place"' EXIT
 "$cmake" --install "$build" --prefix "$place/made" > /dev/null
 mv "$place/made" "$place/moved" # nothing says where it was built for
 PKG_CONFIG_PATH=$(dirname "$(find "$place" -name poco.pc)")

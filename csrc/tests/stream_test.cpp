@@ -12,6 +12,7 @@
 
 #include "check.h"
 #include "core/errors.h"
+#include "core/workspace.h"
 #include "model_files.h"
 #include "poco/poco.h"
 #include "stream/json.h"
@@ -74,7 +75,7 @@ void nothing_is_allocated(const std::shared_ptr<const poco::Model>& model, int64
                 frame[static_cast<size_t>(i % kUnits)] = i % 5 == 0 ? NAN : static_cast<float>(i % 11);
                 stream.push(frame.data(), kUnits, NAN);
             }
-            CHECK(kFreshMemory || allocations == before);
+            CHECK(poco::kFreshMemory || allocations == before);
             CHECK(stream.stats().forecasts == frames + kContext + 1);
         }
     }
@@ -214,7 +215,7 @@ void nothing_is_allocated_for_fewer_units() {
         for (int i = 0; i < 3; ++i) stream.push(frame.data(), units, NAN);
         std::fill(frame.begin(), frame.begin() + 5'000, NAN);
         for (int i = 0; i < 3; ++i) stream.push(frame.data(), units, NAN);
-        CHECK(kFreshMemory || allocations == before);
+        CHECK(poco::kFreshMemory || allocations == before);
         CHECK(stream.stats().forecasts == 7);
     }
 }

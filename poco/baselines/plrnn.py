@@ -16,9 +16,9 @@ class PLRNN(OfSessions):
     """``z' = a z + W relu(z) + h``, activity ``B_s z``; in training every fourth frame of the context forces the state.
 
     After Brenner et al., "Tractable dendritic RNNs for reconstructing nonlinear dynamical systems", ICML 2022 (latent
-    PLRNN, sparse teacher forcing). A frame's state is the one of least norm that ``B_s`` maps to it; the last frame of
-    the context always replaces it, and the target runs free from there. Sessions share the dynamics and have an
-    observation each.
+    PLRNN, sparse teacher forcing). ``W`` couples latents to others alone, its diagonal is zero. A frame's state is the
+    one of least norm that ``B_s`` maps to it; the last frame of the context always replaces it, and the target runs
+    free from there. Sessions share the dynamics and have an observation each.
 
     Args:
         context: frames of the context.
@@ -42,7 +42,8 @@ class PLRNN(OfSessions):
 
     def step(self, z: Tensor) -> Tensor:
         """The state ``[B, M]`` one frame later."""
-        return self.decay * z + z.relu() @ self.coupling.T + self.offset
+        to_others = self.coupling - self.coupling.diag().diag()
+        return self.decay * z + z.relu() @ to_others.T + self.offset
 
     def inverse(self, session: int) -> Tensor:
         """Pseudo-inverse ``[M, N]`` of the observation, with a jitter against singular ones."""

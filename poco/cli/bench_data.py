@@ -46,11 +46,13 @@ def register(app: typer.Typer) -> None:
         """Fit and score forecasters on each data set in FOLDER.
 
         Into the folder OUT go scores.csv, scores.md, a figure for each protocol, and of each step ahead steps.csv.
+        Where training diverges, all else is made and written, and then the command fails and names what is not there.
         """
         from poco import scoreboard
         from poco.data.splits import PROTOCOLS
         from poco.published import NAMES
         from poco.studies import steps as by_step
+        from poco.training.loop import DivergedError
 
         set_threads(threads)
         if not folder.is_dir():
@@ -71,19 +73,22 @@ def register(app: typer.Typer) -> None:
         for name in wanted:
             if name not in PROTOCOLS:
                 raise ConfigError(f"--protocols must be of {', '.join(PROTOCOLS)}, got '{name}'")
-        report = LeftOut()
-        cells = scoreboard.run(
-            [found[name] for name in names],
-            out,
-            forecasters=lists.get("only", scoreboard.FORECASTERS),
-            protocols=wanted,
-            seeds=seeds,
-            steps=steps,
-            batch=batch,
-            precision=cast("Precision", precision),
-            published=as_published,
-            report=report,
-        )
+        report, diverged = LeftOut(), None
+        try:
+            cells = scoreboard.run(
+                [found[name] for name in names],
+                out,
+                forecasters=lists.get("only", scoreboard.FORECASTERS),
+                protocols=wanted,
+                seeds=seeds,
+                steps=steps,
+                batch=batch,
+                precision=cast("Precision", precision),
+                published=as_published,
+                report=report,
+            )
+        except DivergedError as error:  # the others are made, and have a table
+            cells, diverged = scoreboard.load(out), error
         scoreboard.write_csv(cells, out / "scores.csv")
         if cells:
             by_step.write_csv(cells, out / "steps.csv")
@@ -94,3 +99,5 @@ def register(app: typer.Typer) -> None:
         (out / "scores.md").write_text(scoreboard.table(cells) + "\n", encoding="utf-8")
         typer.echo(scoreboard.table(cells))
         report.again()
+        if diverged is not None:
+            raise diverged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Panels beside each other.
 COLUMNS = 4
+#: Of the title, over each of these.
+LETTERS = 34
 #: Scores below are drawn here, as a triangle.
 LEAST = -0.3
 
@@ -35,8 +38,10 @@ def board_figure(
     with style:
         columns = min(COLUMNS, len(scores))
         rows, most = -(-len(scores) // columns), max(map(len, scores.values()))
-        figure = make(figsize=(3.1 * columns, rows * (0.9 + 0.17 * most)), layout="constrained")
-        figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+        lines = textwrap.wrap(title, LETTERS * columns)
+        height = rows * (0.9 + 0.17 * most) + 0.25 * (len(lines) - 1)
+        figure = make(figsize=(3.1 * columns, height), layout="constrained")
+        figure.suptitle("\n".join(lines), x=0.01, ha="left", fontweight="bold")
         for place, (data, own) in enumerate(sorted(scores.items()), 1):
             _panel(figure.add_subplot(rows, columns, place), own, forecasters, data)
     return figure
@@ -59,5 +64,5 @@ def _panel(axes: Axes, own: Mapping[str, tuple[float, float | None]], forecaster
         text.set_color(BLUE if is_own(name) else INK)
     axes.set_title(title, fontsize=8)
     axes.set_xlabel("score", fontsize=7)
-    axes.set_xlim(left=LEAST - 0.03)
+    axes.set_xlim(LEAST - 0.03, min(axes.get_xlim()[1], 1.05))  # no score is above 1, whatever its interval over seeds
     axes.grid(axis="x", color=PALE, linewidth=0.8)

@@ -1,6 +1,7 @@
 """Worms of Atanas and Kim et al. 2023 (WormWideWeb): one JSON file a worm, ``DATE-NN.json``, or the same in bzip2.
 
-The site has laid its files out in two ways: flat at first, later in groups (``gcamp``, ``timing``, ``behavior``, ...).
+The site calls its downloads ``atanas_kim_2023-DATE-NN``, which are read as well. It has laid its files out in two ways:
+flat at first, later in groups (``gcamp``, ``timing``, ``behavior``, ...).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from poco.data.recording import Recording
 from poco.data.timing import gaps_in_time
 from poco.errors import DataError
 
-PATTERN = "????-??-??-??.json*"
+PATTERN = "[!.]*???-??-??-??.json*"
 _GROUPS = ("gcamp", "timing", "behavior")
 
 
@@ -58,7 +59,7 @@ def sessions(path: Path) -> list[Recording]:
     return [
         Recording(
             activity,
-            path.name.split(".")[0],
+            path.name.split(".")[0].removeprefix("atanas_kim_2023-"),
             rate_hz=float(1 / np.median(np.diff(times))),
             dataset="atanas2023",
             labels={} if grouped else {"neuron": tuple(names)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import zipfile
@@ -16,7 +17,9 @@ from poco.published.sources import SOURCES, File, Source
 
 #: Beside the files: SHA-256 of those whose publisher states no checksum, as ``sha256sum --check`` takes them.
 CHECKSUMS = "checksums.txt"
-_FIGSHARE = "https://api.figshare.com/v2/articles/{}"
+#: Of an article, which itself names no more than ten of its files.
+_FIGSHARE = "https://api.figshare.com/v2/articles/{}/files"
+_A_PAGE = 100
 #: WormWideWeb refuses programs that do not say this.
 _HEADERS = {"User-Agent": "Mozilla/5.0 (poco-forecast)"}
 _SECONDS = 60
@@ -82,19 +85,29 @@ def download(name: str, to: str | Path | None = None, *, report: Callable[[str],
 
 
 def _listed(source: Source) -> tuple[File, ...]:
-    """The wanted archives of a figshare article, with the checksums that figshare states."""
+    """The wanted archives of a figshare article, listed page by page, with the checksums that figshare states."""
     import requests
 
-    answer = requests.get(_FIGSHARE.format(source.figshare), headers=_HEADERS, timeout=_SECONDS)
-    answer.raise_for_status()
-    there: dict[str, Any] = {entry["name"]: entry for entry in answer.json().get("files", [])}
-    missing = [name for name in source.archives if name not in there]
-    if missing:
-        raise DataError(f"{source.page} has no {missing[0]}: it has {', '.join(there)}")
-    return tuple(
-        File(name, there[name]["download_url"], f"md5:{there[name]['computed_md5']}", unpack=True)
-        for name in source.archives
-    )
+    url, there = _FIGSHARE.format(source.figshare), dict[str, Any]()
+    try:
+        for page in itertools.count(1):
+            answer = requests.get(url, {"page": page, "page_size": _A_PAGE}, headers=_HEADERS, timeout=_SECONDS)
+            answer.raise_for_status()
+            before = len(there)
+            there |= {entry["name"]: entry for entry in answer.json()}
+            missing = [name for name in source.archives if name not in there]
+            if not missing or len(there) == before:
+                break
+        if missing:
+            raise DataError(f"{source.page} has no {missing[0]}: it has {', '.join(there) or 'nothing'}")
+        return tuple(
+            File(name, there[name]["download_url"], f"md5:{there[name]['computed_md5']}", unpack=True)
+            for name in source.archives
+        )
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"{url} is no list of files with checksums; by hand: {source.by_hand} ({source.page})"
+        ) from error
 
 
 @contextmanager

@@ -151,6 +151,14 @@ def test_plrnn_step_and_inference() -> None:
     assert loss.item() == pytest.approx((5.0 - (1.25 + 1.75)) ** 2 / 4, rel=1e-3)
 
 
+def test_plrnn_couples_latents_to_others_alone() -> None:
+    model = baselines.PLRNN(4, 1, [SessionSpec("a", 2)], latents=2)
+    with torch.no_grad():
+        model.decay.copy_(torch.tensor([0.5, 0.25]))
+        model.coupling.copy_(torch.tensor([[7.0, 1.0], [2.0, 7.0]]))  # no latent is to have the 7 of itself
+    torch.testing.assert_close(model.step(torch.tensor([[2.0, 4.0]])), torch.tensor([[1.0 + 4.0, 1.0 + 4.0]]))
+
+
 def test_plrnn_is_forced_in_the_context_alone() -> None:
     torch.manual_seed(0)
     model = baselines.PLRNN(6, 5, [SessionSpec("a", 3)], latents=4, forcing=2)

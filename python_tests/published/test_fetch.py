@@ -39,6 +39,7 @@ class Site:
 def site() -> Iterator[Site]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            self.path = self.path.partition("&page_size")[0]
             found.asked.append(self.path)
             content = found.files.get(self.path)
             self.send_response(404 if content is None else 200)
@@ -161,13 +162,15 @@ def test_archives_that_figshare_lists(
     for name, content in (("one.zip", packed.getvalue()), ("two.zip", b"no archive"), ("unwanted.zip", b"")):
         file = site.file(name, content)
         entries.append({"name": name, "download_url": file.url, "computed_md5": hashlib.md5(content).hexdigest()})
-    site.files["/list/7"] = json.dumps({"files": entries}).encode()
+    site.files["/list/7?page=1"] = json.dumps(entries[:2]).encode()
+    site.files["/list/7?page=2"] = json.dumps(entries[2:]).encode()
+    site.files["/list/7?page=3"] = b"[]"
     monkeypatch.setattr(fetch, "_FIGSHARE", site.address + "/list/{}")
     publish(figshare=7, archives=("one.zip",))
     download("kato2015", tmp_path)
     assert names(tmp_path) == ["one/one/inside.txt"]
     download("kato2015", tmp_path)
-    assert site.asked == ["/list/7", "/one.zip", "/list/7"]
+    assert site.asked == ["/list/7?page=1", "/one.zip", "/list/7?page=1"]
     publish(figshare=7, archives=("two.zip",))
     with pytest.raises(DataError, match=r"two\.zip cannot be unpacked .* by hand"):
         download("kato2015", tmp_path)
@@ -175,6 +178,14 @@ def test_archives_that_figshare_lists(
     publish(figshare=7, archives=("three.zip",))
     with pytest.raises(DataError, match=r"has no three\.zip: it has one\.zip"):
         download("kato2015", tmp_path)
+    publish(figshare=7, archives=("unwanted.zip",))  # on the second page
+    with pytest.raises(DataError, match=r"unwanted\.zip cannot be unpacked"):
+        download("kato2015", tmp_path)
+    for listed in ({"message": "no"}, [{"name": "one.zip"}], [None]):
+        site.files["/list/7?page=1"] = json.dumps(listed).encode()
+        publish(figshare=7, archives=("one.zip",))
+        with pytest.raises(DataError, match=r"list/7/?\S* is no list of files with checksums; by hand: take it"):
+            download("kato2015", tmp_path)
 
 
 def test_the_table() -> None:

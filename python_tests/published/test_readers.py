@@ -235,6 +235,9 @@ def test_atanas(tmp_path: Path) -> None:
     assert (found[0].session, found[0].rate_hz) == ("2022-06-14-01", pytest.approx(1 / 0.6))
     assert found[0].labels["neuron"] == ("", "AVAL", "")
     assert list(found[0].channels) == ["velocity"]
+    (tmp_path / f"._{file.name}").write_text("left by a file manager")
+    file = file.rename(tmp_path / f"atanas_kim_2023-{file.name}")  # as the site calls what it sends
+    assert [recording.session for recording in read_published("atanas2023", tmp_path)] == ["2022-06-14-01"]
     assert np.isnan(found[0].channels["velocity"][0])
     grouped = {
         "gcamp": {"trace_array": np.array(traces).T.tolist()},  # the other way round

@@ -48,6 +48,49 @@ def test_the_scoreboard_writes_scores_of_single_steps(tmp_path: Path) -> None:
         assert (tmp_path / "out" / f"scores-{protocol}.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_all_else_has_a_table_when_a_forecaster_diverges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("typer", reason="the command line needs the extra 'cli'")
+    from poco.__main__ import run
+
+    whole = scoreboard.fit
+
+    def fit(name: str, *options: Any) -> Any:
+        if name == "nlinear":
+            raise DivergedError("the training loss is not finite")
+        return whole(name, *options)
+
+    monkeypatch.setattr(scoreboard, "fit", fit)
+    data_set(tmp_path / "data" / "some")
+    out = tmp_path / "out"
+    bench = ["bench-data", str(tmp_path / "data"), "--out", str(out), "--only", "copy,nlinear,ridge", "--seeds", "1"]
+    assert run(bench) != 0
+    said = capsys.readouterr()
+    assert "2 cells could not be made: some, leak-free, nlinear, seed 0: the training loss is not finite" in said.err
+    assert "| ridge |" in said.out
+    assert "| ridge |" in (out / "scores.md").read_text()
+    assert len((out / "scores.csv").read_text().splitlines()) == 1 + 2 * 2
+    assert (out / "steps.csv").exists()
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_the_title_of_a_scoreboard_lies_within_it(count: int) -> None:
+    pytest.importorskip("matplotlib", reason="needs the extra 'plots'")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    from poco.plots.board import board_figure
+
+    some = {"copy": (0.0, None), "nlinear": (0.2, 3.0)}
+    title = "Score on the test part, leak-free protocol; mean over seeds and its 95% interval"
+    figure = board_figure({f"data {n}": some for n in range(count)}, tuple(some), title)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    (text,) = figure.texts
+    assert text.get_window_extent().x1 <= figure.bbox.x1
+    assert figure.axes[0].get_xlim()[1] < 1.1  # an interval over seeds goes on, a score does not
+
+
 def test_the_scoreboard_says_what_recordings_warn_of(tmp_path: Path) -> None:
     folder = data_set(tmp_path / "data" / "some")
     description = folder / "dataset.toml"

@@ -42,8 +42,9 @@ class PLRNN(OfSessions):
 
     def step(self, z: Tensor) -> Tensor:
         """The state ``[B, M]`` one frame later."""
-        to_others = self.coupling - self.coupling.diag().diag()
-        return self.decay * z + z.relu() @ to_others.T + self.offset
+        active = z.relu()
+        from_others = active @ self.coupling.T - active * self.coupling.diag()
+        return self.decay * z + from_others + self.offset
 
     def inverse(self, session: int) -> Tensor:
         """Pseudo-inverse ``[M, N]`` of the observation, with a jitter against singular ones."""

@@ -231,6 +231,15 @@ def test_evaluation_is_kept_with_a_figure(run: Run) -> None:
     assert "evaluated on test" in (run.folder / "log.txt").read_text()
 
 
+def test_numbers_of_numpy_can_be_kept(run: Run, tmp_path: Path) -> None:
+    adapted = poco.adapt(run, waves("c", frames=200, rate_hz=2.0), mode="zero-shot", frames=np.int64(100))  # type: ignore[arg-type]
+    adapted.save(tmp_path)
+    assert json.loads((tmp_path / "adaptation.json").read_text())["frames"] == 100
+    evaluation = run.evaluate(recordings(), baselines=("copy",), stride=np.int64(1))
+    assert run.evaluation == evaluation
+    assert trained(tmp_path / "run", seeds=np.int64(2)).config == Run.load(tmp_path / "run").config
+
+
 def test_other_scores_than_those_of_the_test_part_are_not_kept(run: Run) -> None:
     kept = run.evaluate(baselines=("copy",))
     for options in ({"part": "val"}, {"stride": 2}, {"precision": "bf16"}):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
@@ -135,7 +136,7 @@ class Recording:
         if len(self.unit_ids) != self.units:
             raise DataError(f"{where}: {len(self.unit_ids)} unit ids for {self.units} units")
         if len(set(self.unit_ids)) != self.units:
-            repeated = next(u for u in self.unit_ids if self.unit_ids.count(u) > 1)
+            repeated = Counter(self.unit_ids).most_common(1)[0][0]
             places = ", ".join(str(i) for i, unit in enumerate(self.unit_ids) if unit == repeated)
             raise DataError(
                 f"{where}: unit id '{repeated}' occurs more than once, of units {places} (counted from 0): give each "

@@ -139,6 +139,13 @@ def test_one_file_per_unit(tmp_path: Path) -> None:
     refused(tmp_path, "unit '2' of session 's1' is also in", description={**content, "files": ["*.npy", "sub/*.npy"]})
 
 
+def test_a_superscript_is_no_number(tmp_path: Path) -> None:
+    for name in ("2²", "10", "2"):
+        np.save(tmp_path / f"{name}.npy", activity(1, 30)[0])
+    (found,) = read(tmp_path, description={"sessions": {"name": "s", "unit": "{stem}"}})
+    assert found.unit_ids == ("2", "2²", "10")
+
+
 def test_one_session_per_key(tmp_path: Path) -> None:
     with (tmp_path / "all.pkl").open("wb") as file:
         pickle.dump({(1, 1): activity(), (1, 2): activity(4), "note": "text"}, file)

@@ -184,7 +184,7 @@ def read_one(path: Path, session: str | None, options: dict[str, Any]) -> Record
     from poco.data.choice import Choice
     from poco.data.read import read_chosen
 
-    choice = Choice(None if session is None else [session])
+    choice = Choice(session)
     found = read_chosen(path, choice, **options)
     if session is None and len(found) > 1:
         raise DataError(

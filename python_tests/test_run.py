@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import subprocess
@@ -229,6 +230,17 @@ def test_evaluation_is_kept_with_a_figure(run: Run) -> None:
     assert (run.folder / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert (run.folder / "baselines" / "ridge.safetensors").exists()
     assert "evaluated on test" in (run.folder / "log.txt").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:session 'a'")
+def test_scores_of_forecasts_that_are_not_finite_are_kept_with_a_figure(run: Run) -> None:
+    wrong = copy.deepcopy(run.model)
+    assert isinstance(wrong, poco.POCO)
+    with torch.no_grad():
+        wrong.session_parameters("a")[0].fill_(float("nan"))
+    found = dataclasses.replace(run, model=wrong).evaluate(recordings(), baselines=("copy",))
+    assert [np.isnan(one.score) for one in found.sessions] == [True, False]
+    assert np.isnan(run.evaluation.score)
 
 
 def test_numbers_of_numpy_can_be_kept(run: Run, tmp_path: Path) -> None:

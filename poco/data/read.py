@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import fnmatch
 import itertools
 import json
@@ -21,6 +20,7 @@ from poco.data.origin import Origin
 from poco.data.readers import SUFFIXES, TITLED, Contents, nwb, recognise
 from poco.data.recording import Recording
 from poco.errors import ConfigError, DataError, PocoError
+from poco.wording import choices
 
 #: Fields of a description that say when frames were taken.
 _TIMES = {"rate_hz", "rate_key", "time_key", "time_row", "time_column"}
@@ -331,9 +331,7 @@ def _with_options(found: Description, options: Mapping[str, Any]) -> Description
         if value is None:
             continue
         if name not in descriptions.OPTIONS:
-            close = difflib.get_close_matches(name, descriptions.OPTIONS, n=3)
-            hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(descriptions.OPTIONS)}"
-            raise DataError(f"there is no option '{name}' for reading; {hint}")
+            raise DataError(f"there is no option '{name}' for reading: {choices(name, descriptions.OPTIONS)}")
         table, field = places.get(name, ("activity", name))
         content[table][field] = value
     top = content.pop("")

@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from operator import index
-from typing import Any
 
 import numpy as np
 
 from poco.data.origin import Origin
-from poco.data.rounding import as_float32, check_rounding
+from poco.data.rounding import as_float32, check_rounding, real_numbers
 from poco.errors import DataError
 from poco.wording import at_rate, counted
 
@@ -87,8 +86,13 @@ class Recording:
         labels = {name: tuple("" if one is None else str(one) for one in own) for name, own in self.labels.items()}
         object.__setattr__(self, "labels", labels)
         if self.coordinates is not None:
-            object.__setattr__(self, "coordinates", self._numbers("coordinates", self.coordinates))
-        channels = {name: self._numbers(f"channel '{name}'", values) for name, values in self.channels.items()}
+            object.__setattr__(
+                self, "coordinates", real_numbers(self.coordinates, f"session '{self.session}': coordinates")
+            )
+        channels = {
+            name: real_numbers(values, f"session '{self.session}': channel '{name}'")
+            for name, values in self.channels.items()
+        }
         object.__setattr__(self, "channels", channels)
         self._check()
 
@@ -115,14 +119,6 @@ class Recording:
             raise DataError(
                 f"session '{self.session}': stretches are pairs of frames (start, stop), got {self.stretches!r}"
             ) from None
-
-    def _numbers(self, what: str, values: Any) -> np.ndarray:
-        try:
-            if not np.iscomplexobj(values):
-                return np.asarray(values, dtype=np.float32)
-        except (TypeError, ValueError):
-            pass
-        raise DataError(f"session '{self.session}': {what} must be real numbers")
 
     def _check(self) -> None:
         where = f"session '{self.session}'"

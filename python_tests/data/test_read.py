@@ -243,8 +243,8 @@ def test_a_label_of_several_values_is_refused(tmp_path: Path, labels: list[Any])
 @pytest.mark.parametrize(
     ("described", "message"),
     [
-        ({"channels": {"c": {"key": "complex"}}}, "session 'a': channel 'c': should be real numbers"),
-        ({"activity": {"time_key": "complex"}}, "'complex': should be real numbers"),
+        ({"channels": {"c": {"key": "complex"}}}, "session 'a': channel 'c' must be real numbers"),
+        ({"activity": {"time_key": "complex"}}, "'complex' must be real numbers"),
         ({"activity": {"rate_key": "two"}}, "'two' should be the rate"),
         ({"labels": {"side": {"key": "half", "form": "count"}}}, "session 'a': label 'side': should be a whole number"),
         ({"labels": {"side": {"key": "two", "form": "count"}}}, "should be a whole number"),
@@ -462,7 +462,7 @@ def test_complex_text_and_objects(tmp_path: Path) -> None:
 
 def test_unknown_option(tmp_path: Path) -> None:
     save(tmp_path / "a.npy")
-    refused(tmp_path / "a.npy", "did you mean orientation", orientaton=UNITS_FIRST)
+    refused(tmp_path / "a.npy", "did you mean 'orientation'", orientaton=UNITS_FIRST)
     refused(tmp_path / "a.npy", 'must be "units x frames" or "frames x units"', orientation="rows")
     refused(tmp_path / "a.npy", r"rate_hz \(--rate\) must be above 0, got 0", orientation=UNITS_FIRST, rate_hz=0)
 

@@ -160,7 +160,7 @@ class Adapted:
             protocol = known["protocol"]
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{folder / ADAPTATION} is damaged or of another version: {error}") from error
-        own = read_chosen(place, Choice([values["session"]]), **reading_options(model))
+        own = read_chosen(place, Choice(values["session"]), **reading_options(model))
         if not own:
             raise DataError(f"{place} has no session '{values['session']}', which the model was adapted to")
         cut = split(own, protocol=protocol, context=model.config.context, horizon=model.config.horizon)

@@ -43,7 +43,7 @@ def evaluate(
     and seed of a run and 64 windows a step, fewer where units are many (:func:`poco.training.recipes.bounded`); those
     of a run are kept in its folder and not trained again for the same split. Memory is bounded:
     windows are taken in batches, and of each window one number for each forecaster is kept, from which the
-    intervals are made.
+    intervals are made. The forecaster is left in evaluation mode.
 
     Args:
         run_or_model: a run, a model with ``forward_packed``, or a folder of a run or model.

@@ -86,7 +86,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def to_json(value: Any) -> bytes:
     """A value as indented JSON; :func:`from_json` says what becomes of NaN and infinite numbers."""
-    return (json.dumps(_with_all_finite(value), indent=2, allow_nan=False) + "\n").encode()
+    return (json.dumps(_plain(value), indent=2, allow_nan=False) + "\n").encode()
 
 
 def from_json(text: str | bytes) -> Any:
@@ -122,14 +122,15 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     return value
 
 
-def _with_all_finite(value: Any) -> Any:
-    """The value with an object in place of each number that is not finite."""
+def _plain(value: Any) -> Any:
+    """The value with an object in place of each number that is not finite, and NumPy's numbers made plain."""
+    value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(value)}
     if isinstance(value, Mapping):
-        return {key: _with_all_finite(item) for key, item in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_with_all_finite(item) for item in value]
+        return [_plain(item) for item in value]
     return value
 
 

@@ -170,7 +170,8 @@ def forecast(
 ) -> Forecasts:
     """Forecast a recording of a session that the model knows, wherever a whole context precedes.
 
-    A RuntimeWarning says where the recording's activity is not on the scale of what the model learnt.
+    The model is left in evaluation mode. A RuntimeWarning says where the recording's activity is not on the scale of
+    what the model learnt.
 
     Args:
         run: a run, a model, or a folder of either (:func:`poco.load`).

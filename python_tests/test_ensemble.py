@@ -183,7 +183,7 @@ def test_scores_forecasts_and_examples(ensemble: Ensemble, cut: Split) -> None:
     torch.testing.assert_close(
         torch.from_numpy(together.values), torch.stack([torch.from_numpy(v) for v in members]).mean(0)
     )
-    assert len(choose_examples(ensemble, cut, count=2)) == 2
+    assert [example.session for example in choose_examples(ensemble, cut, count=3)] == ["a", "b", "a"]
 
 
 def test_a_new_session_is_learnt_by_each_member(ensemble: Ensemble, tmp_path: Path) -> None:

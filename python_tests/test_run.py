@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import subprocess
@@ -235,6 +236,26 @@ def test_a_run_is_scored_beside_what_training_was_told_to_compare_it_with() -> N
     told = trained(None, baselines=("copy", "ridge"))
     assert set(told.evaluate().baselines) == {"copy", "ridge"}
     assert set(told.evaluate(baselines=("mean",)).baselines) == {"mean"}
+
+
+@pytest.mark.filterwarnings("ignore:session 'a'")
+def test_scores_of_forecasts_that_are_not_finite_are_kept_with_a_figure(run: Run) -> None:
+    wrong = copy.deepcopy(run.model)
+    assert isinstance(wrong, poco.POCO)
+    with torch.no_grad():
+        wrong.session_parameters("a")[0].fill_(float("nan"))
+    found = dataclasses.replace(run, model=wrong).evaluate(recordings(), baselines=("copy",))
+    assert [np.isnan(one.score) for one in found.sessions] == [True, False]
+    assert np.isnan(run.evaluation.score)
+
+
+def test_numbers_of_numpy_can_be_kept(run: Run, tmp_path: Path) -> None:
+    adapted = poco.adapt(run, waves("c", frames=200, rate_hz=2.0), mode="zero-shot", frames=np.int64(100))  # type: ignore[arg-type]
+    adapted.save(tmp_path)
+    assert json.loads((tmp_path / "adaptation.json").read_text())["frames"] == 100
+    evaluation = run.evaluate(recordings(), baselines=("copy",), stride=np.int64(1))
+    assert run.evaluation == evaluation
+    assert trained(tmp_path / "run", seeds=np.int64(2)).config == Run.load(tmp_path / "run").config
 
 
 def test_other_scores_than_those_of_the_test_part_are_not_kept(run: Run) -> None:

@@ -11,8 +11,6 @@ import typer
 from poco.cli.options import Json, Session, Threads, examples, must_be_empty, read_one, reads, set_threads
 from poco.cli.output import print_json, say
 
-_STEPS = "Steps of a POCO"
-
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -38,29 +36,19 @@ def register(app: typer.Typer) -> None:
                 "(nothing)."
             ),
         ] = None,
-        steps: Annotated[
-            int | None, typer.Option(help="Optimiser steps (default 200).", rich_help_panel=_STEPS)
-        ] = None,
-        lr: Annotated[
-            float | None, typer.Option(help="Learning rate (default: as the mode needs).", rich_help_panel=_STEPS)
-        ] = None,
+        steps: Annotated[int | None, typer.Option(help="Optimiser steps (default 200).")] = None,
+        lr: Annotated[float | None, typer.Option(help="Learning rate (default: as the mode needs).")] = None,
         batch_size: Annotated[
-            int | None, typer.Option(help="Windows a step (default 64; embeddings alone: 16).", rich_help_panel=_STEPS)
+            int | None, typer.Option(help="Windows a step (default 64; embeddings alone: 16).")
         ] = None,
-        seed: Annotated[int | None, typer.Option(help="Seed (default 0).", rich_help_panel=_STEPS)] = None,
+        seed: Annotated[int | None, typer.Option(help="Seed (default 0).")] = None,
         patience: Annotated[
             int | None,
-            typer.Option(
-                help="Stop after this many validations without a new best (default 5; 0: take all steps).",
-                rich_help_panel=_STEPS,
-            ),
+            typer.Option(help="Stop after this many validations without a new best (default 5; 0: take all steps)."),
         ] = None,
         precision: Annotated[
             str | None,
-            typer.Option(
-                help="'float32', 'bf16' (mixed), or 'auto' (the default): bf16 where the machine has it.",
-                rich_help_panel=_STEPS,
-            ),
+            typer.Option(help="'float32', 'bf16' (mixed), or 'auto' (the default): bf16 where the machine has it."),
         ] = None,
         frames: Annotated[
             int | None, typer.Option(help="Learn from the last so many frames before the test part (default: all).")

@@ -16,21 +16,17 @@ from poco.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from poco.data.recording import Recording
 
-_READING = "Reading"
-
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, alone, on standard output.")]
 Threads = Annotated[int | None, typer.Option(help="Threads on the CPU.")]
 Sessions = Annotated[
     str | None,
-    typer.Option(help="Use these sessions only: names separated by commas.", rich_help_panel=_READING),
+    typer.Option(help="Use these sessions only: names separated by commas."),
 ]
 Without = Annotated[
     str | None,
-    typer.Option(help="Leave these sessions out: names separated by commas.", rich_help_panel=_READING),
+    typer.Option(help="Leave these sessions out: names separated by commas."),
 ]
-Session = Annotated[
-    str | None, typer.Option(help="Which session, where RECORDING holds several.", rich_help_panel=_READING)
-]
+Session = Annotated[str | None, typer.Option(help="Which session, where RECORDING holds several.")]
 
 
 def examples(*lines: str) -> str:
@@ -43,65 +39,42 @@ _READS: dict[str, Any] = {
     "description": Annotated[
         Path | None,
         typer.Option(
-            help="dataset.toml that says what the files leave open (default: one beside the data, or a built-in one).",
-            rich_help_panel=_READING,
+            help="dataset.toml that says what the files leave open (default: one beside the data, or a built-in one)."
         ),
     ],
-    "key": Annotated[
-        str | None, typer.Option(help="Name of the activity array in the file.", rich_help_panel=_READING)
-    ],
-    "orientation": Annotated[
-        str | None,
-        typer.Option(help="'units x frames' or 'frames x units'.", rich_help_panel=_READING),
-    ],
-    "rate_hz": Annotated[float | None, typer.Option("--rate", help="Frames a second.", rich_help_panel=_READING)],
+    "key": Annotated[str | None, typer.Option(help="Name of the activity array in the file.")],
+    "orientation": Annotated[str | None, typer.Option(help="'units x frames' or 'frames x units'.")],
+    "rate_hz": Annotated[float | None, typer.Option("--rate", help="Frames a second.")],
     "nan": Annotated[
         str | None,
         typer.Option(
             help="Units with NaN or infinite values: 'keep', 'drop' or 'error'; 'cut' leaves out frames without any "
-            "value, 'cut-drop' then drops units too.",
-            rich_help_panel=_READING,
+            "value, 'cut-drop' then drops units too."
         ),
     ],
-    "constant": Annotated[
-        str | None, typer.Option(help="Units that never change: 'keep', 'drop' or 'error'.", rich_help_panel=_READING)
-    ],
+    "constant": Annotated[str | None, typer.Option(help="Units that never change: 'keep', 'drop' or 'error'.")],
     "leave_out": Annotated[
-        str | None,
-        typer.Option(help="Units to leave out: SESSION/UNIT or UNIT, separated by commas.", rich_help_panel=_READING),
+        str | None, typer.Option(help="Units to leave out: SESSION/UNIT or UNIT, separated by commas.")
     ],
     "header": Annotated[
-        bool | None,
-        typer.Option(
-            "--header/--no-header", help="The first line of a table (CSV) holds names.", rich_help_panel=_READING
-        ),
+        bool | None, typer.Option("--header/--no-header", help="The first line of a table (CSV) holds names.")
     ],
     "time_column": Annotated[
         int | None,
-        typer.Option(
-            help="Column of a table (from 0) that holds time stamps or counts frames, and is no unit.",
-            min=0,
-            rich_help_panel=_READING,
-        ),
+        typer.Option(help="Column of a table (from 0) that holds time stamps or counts frames, and is no unit.", min=0),
     ],
-    "time_unit": Annotated[
-        str | None,
-        typer.Option(help="What time stamps are in: 's' or 'ms'.", rich_help_panel=_READING),
-    ],
+    "time_unit": Annotated[str | None, typer.Option(help="What time stamps are in: 's' or 'ms'.")],
     "cut_trials": Annotated[
         bool | None,
         typer.Option(
-            "--cut-trials/--no-cut-trials",
-            help="End windows at trial borders (default: as the description says).",
-            rich_help_panel=_READING,
+            "--cut-trials/--no-cut-trials", help="End windows at trial borders (default: as the description says)."
         ),
     ],
     "published": Annotated[
         str | None,
         typer.Option(
             help="The files are those of andalman2019, atanas2023, chen2018, harvey, kato2015 or zapbench, as "
-            "published.",
-            rich_help_panel=_READING,
+            "published."
         ),
     ],
 }
@@ -184,7 +157,7 @@ def read_one(path: Path, session: str | None, options: dict[str, Any]) -> Record
     from poco.data.choice import Choice
     from poco.data.read import read_chosen
 
-    choice = Choice(None if session is None else [session])
+    choice = Choice(session)
     found = read_chosen(path, choice, **options)
     if session is None and len(found) > 1:
         raise DataError(

@@ -60,7 +60,7 @@ def register(app: typer.Typer) -> None:
         set_threads(threads)
         sizes = {key: value for key, _, value in (pair.partition("=") for pair in listed(simulation))}
         for key, value in sizes.items():
-            if key not in ("animals", "units", "frames") or not value.isdigit():
+            if key not in ("animals", "units", "frames") or not value.isdecimal():
                 raise ConfigError(f"--simulation takes animals, units and frames, each a number; got '{key}={value}'")
         report = LeftOut()
         with without_options():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from poco.cli.options import Json, Sessions, Without, chosen_sessions, examples, reads, set_threads
+from poco.cli.options import Json, Sessions, Threads, Without, chosen_sessions, examples, reads, set_threads
 from poco.cli.output import print_json, say
 from poco.cli.scores import print_scores
 from poco.errors import CheckpointError, ConfigError
@@ -18,8 +18,6 @@ from poco.files import CONFIG, FIGURE
 if TYPE_CHECKING:
     from poco.data.recording import Recording
     from poco.run import Run
-
-_LOOP = "Training"
 
 
 def register(app: typer.Typer) -> None:
@@ -52,57 +50,30 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option(help="How sessions are cut and normalised: 'leak-free' (the default) or 'published'."),
         ] = None,
-        steps: Annotated[
-            int | None, typer.Option(help="Optimiser steps (default: as the recipe says).", rich_help_panel=_LOOP)
-        ] = None,
-        val_every: Annotated[
-            int | None, typer.Option(help="Steps from one validation to the next.", rich_help_panel=_LOOP)
-        ] = None,
-        seed: Annotated[
-            int | None, typer.Option(help="Seed of weights, dropout and order (default 0).", rich_help_panel=_LOOP)
-        ] = None,
+        steps: Annotated[int | None, typer.Option(help="Optimiser steps (default: as the recipe says).")] = None,
+        val_every: Annotated[int | None, typer.Option(help="Steps from one validation to the next.")] = None,
+        seed: Annotated[int | None, typer.Option(help="Seed of weights, dropout and order (default 0).")] = None,
         seeds: Annotated[
             int | None,
             typer.Option(
-                help="Train from so many seeds, --seed and those after it, and average their forecasts (default 1).",
-                rich_help_panel=_LOOP,
+                help="Train from so many seeds, --seed and those after it, and average their forecasts (default 1)."
             ),
         ] = None,
-        batch_size: Annotated[
-            int | None, typer.Option(help="Windows a step and data set.", rich_help_panel=_LOOP)
-        ] = None,
-        lr: Annotated[float | None, typer.Option(help="Learning rate.", rich_help_panel=_LOOP)] = None,
-        context: Annotated[
-            int | None, typer.Option(help="Frames that a forecast is made from.", rich_help_panel=_LOOP)
-        ] = None,
-        horizon: Annotated[int | None, typer.Option(help="Frames that are forecast.", rich_help_panel=_LOOP)] = None,
+        batch_size: Annotated[int | None, typer.Option(help="Windows a step and data set.")] = None,
+        lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+        context: Annotated[int | None, typer.Option(help="Frames that a forecast is made from.")] = None,
+        horizon: Annotated[int | None, typer.Option(help="Frames that are forecast.")] = None,
         segment_length: Annotated[
-            int | None,
-            typer.Option(help="Frames to a token; divides the context ('published' alone).", rich_help_panel=_LOOP),
+            int | None, typer.Option(help="Frames to a token; divides the context ('published' alone).")
         ] = None,
-        precision: Annotated[
-            str | None, typer.Option(help="'float32' or 'bf16' (mixed).", rich_help_panel=_LOOP)
-        ] = None,
-        warmup: Annotated[
-            int | None, typer.Option(help="Steps over which the learning rate rises.", rich_help_panel=_LOOP)
-        ] = None,
-        schedule: Annotated[
-            str | None, typer.Option(help="Learning rate after that: 'constant' or 'cosine'.", rich_help_panel=_LOOP)
-        ] = None,
-        ema: Annotated[
-            float | None, typer.Option(help="Decay of an average of the weights, e.g. 0.999.", rich_help_panel=_LOOP)
-        ] = None,
-        patience: Annotated[
-            int | None,
-            typer.Option(help="Stop after so many validations without a new best.", rich_help_panel=_LOOP),
-        ] = None,
-        clip: Annotated[
-            float | None, typer.Option(help="Largest gradient norm; 0 for no clipping.", rich_help_panel=_LOOP)
-        ] = None,
-        device: Annotated[
-            str | None, typer.Option(help="'auto', 'cpu', 'cuda', 'cuda:1', ...", rich_help_panel=_LOOP)
-        ] = None,
-        threads: Annotated[int | None, typer.Option(help="Threads on the CPU.", rich_help_panel=_LOOP)] = None,
+        precision: Annotated[str | None, typer.Option(help="'float32' or 'bf16' (mixed).")] = None,
+        warmup: Annotated[int | None, typer.Option(help="Steps over which the learning rate rises.")] = None,
+        schedule: Annotated[str | None, typer.Option(help="Learning rate after that: 'constant' or 'cosine'.")] = None,
+        ema: Annotated[float | None, typer.Option(help="Decay of an average of the weights, e.g. 0.999.")] = None,
+        patience: Annotated[int | None, typer.Option(help="Stop after so many validations without a new best.")] = None,
+        clip: Annotated[float | None, typer.Option(help="Largest gradient norm; 0 for no clipping.")] = None,
+        device: Annotated[str | None, typer.Option(help="'auto', 'cpu', 'cuda', 'cuda:1', ...")] = None,
+        threads: Threads = None,
         resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
         overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
         compare: Annotated[

@@ -12,7 +12,7 @@ from poco.data import sources
 from poco.data.description import Activity, Description
 from poco.data.readers import Contents
 from poco.data.readers.base import FRAMES_FIRST, UNITS_FIRST
-from poco.data.rounding import as_float32
+from poco.data.rounding import as_float32, real_numbers
 from poco.errors import DataError
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ def _clock(contents: Contents, key: str, frames: int, found: Clock | None, descr
     how, where = description.activity, f"{contents.path}: '{key}'"
     if found is None and how.time_key is not None:
         value = contents.get(how.time_key)
-        sources.numbers(value, f"{contents.path}: '{how.time_key}'")  # or an error
+        real_numbers(value, f"{contents.path}: '{how.time_key}'")  # or an error
         stamps = np.asarray(value, dtype=np.float64).reshape(-1)
         found = Clock(_seconds(stamps, how), source=f"'{how.time_key}': time stamps in {how.time_unit}")
     if found is None and contents.times is not None:

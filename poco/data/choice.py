@@ -11,16 +11,16 @@ class Choice:
     """Sessions that are wanted, and those that are not.
 
     Args:
-        sessions: names of those to take; None takes all.
-        without: names of those to leave out.
+        sessions: names of those to take, or the name of one; None takes all.
+        without: names of those to leave out, or the name of one.
 
     Attributes:
         names: the sessions met so far, wanted or not.
     """
 
-    def __init__(self, sessions: Sequence[str] | None = None, without: Sequence[str] = ()) -> None:
-        self.sessions = None if sessions is None else tuple(sessions)
-        self.without = tuple(without)
+    def __init__(self, sessions: str | Sequence[str] | None = None, without: str | Sequence[str] = ()) -> None:
+        self.sessions = None if sessions is None else _several(sessions)
+        self.without = _several(without)
         self.names: list[str] = []
 
     def takes(self, name: str) -> bool:
@@ -44,3 +44,7 @@ class Choice:
             raise DataError(f"there is no session '{self.missing[0]}' here: the sessions are {', '.join(self.names)}")
         if self.names and set(self.sessions or self.names) <= set(self.without):
             raise ConfigError("--without leaves no session")
+
+
+def _several(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)

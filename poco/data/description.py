@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 from poco import toml
 from poco.data.readers.base import FRAMES_FIRST, UNITS_FIRST
 from poco.errors import DataError
+from poco.wording import choices
 
 FILE_NAME = "dataset.toml"
 
@@ -232,9 +232,7 @@ def _checked(kind: Any, values: dict[str, Any], where: str, known: list[str]) ->
     out: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=3)
-            hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known)}"
-            raise DataError(f"{where}: there is no field '{name}'; {hint}")
+            raise DataError(f"{where}: there is no field '{name}': {choices(name, known)}")
         out[name] = _value(name, value, types[name], where)
     return out
 
@@ -267,8 +265,8 @@ def _value(name: str, value: Any, kind: str, where: str) -> Any:
     if expected:
         raise DataError(f"{where}: {name} must be {expected}, got {value!r}")
     if name in CHOICES and value not in CHOICES[name]:
-        choices = " or ".join(f'"{choice}"' for choice in CHOICES[name])
-        raise DataError(f"{where}: {name} must be {choices}, got {value!r}")
+        known = " or ".join(f'"{choice}"' for choice in CHOICES[name])
+        raise DataError(f"{where}: {name} must be {known}, got {value!r}")
     return value
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import fnmatch
 import itertools
 import json
@@ -21,6 +20,7 @@ from poco.data.origin import Origin
 from poco.data.readers import SUFFIXES, TITLED, Contents, nwb, recognise
 from poco.data.recording import Recording
 from poco.errors import ConfigError, DataError, PocoError
+from poco.wording import choices
 
 #: Fields of a description that say when frames were taken.
 _TIMES = {"rate_hz", "rate_key", "time_key", "time_row", "time_column"}
@@ -32,8 +32,8 @@ def read(
     *,
     description: str | Path | Mapping[str, Any] | None = None,
     published: str | None = None,
-    sessions: Sequence[str] | None = None,
-    without: Sequence[str] = (),
+    sessions: str | Sequence[str] | None = None,
+    without: str | Sequence[str] = (),
     **options: Any,
 ) -> list[Recording]:
     """Read the sessions in a file or folder.
@@ -48,9 +48,9 @@ def read(
         description: path of a description, or its content as a dictionary.
         published: name of a data set of the published work in its published files (:data:`poco.published.NAMES`); then
             nothing but ``rate_hz`` is left open.
-        sessions: names of the sessions to read. Default: all. Files of others need not be readable, where their names
-            can be told before they are read.
-        without: names of sessions to leave out.
+        sessions: names of the sessions to read, or the name of one. Default: all. Files of others need not be
+            readable, where their names can be told before they are read.
+        without: names of sessions to leave out, or the name of one.
         **options: single fields that override the description: those of ``[activity]`` (``key``, ``orientation``,
             ``rate_hz``, ``nan``, ``constant``, ``leave_out``, ``rois``, ``neuropil``, ...), ``files``, ``format``,
             ``dataset`` (its name), ``session`` and ``subject`` (names or templates), ``cut_trials``,
@@ -331,9 +331,7 @@ def _with_options(found: Description, options: Mapping[str, Any]) -> Description
         if value is None:
             continue
         if name not in descriptions.OPTIONS:
-            close = difflib.get_close_matches(name, descriptions.OPTIONS, n=3)
-            hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(descriptions.OPTIONS)}"
-            raise DataError(f"there is no option '{name}' for reading; {hint}")
+            raise DataError(f"there is no option '{name}' for reading: {choices(name, descriptions.OPTIONS)}")
         table, field = places.get(name, ("activity", name))
         content[table][field] = value
     top = content.pop("")
@@ -386,4 +384,4 @@ def _further_down(root: Path) -> str:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """Sort key in which numbers count as numbers."""
-    return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in re.split(r"(\d+)", name) if piece]
+    return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in re.split(r"(\d+)", name) if piece]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from operator import index
-from typing import Any
 
 import numpy as np
 
 from poco.data.origin import Origin
-from poco.data.rounding import as_float32, check_rounding
+from poco.data.rounding import as_float32, check_rounding, real_numbers
 from poco.errors import DataError
 from poco.wording import at_rate, counted
 
@@ -86,8 +86,13 @@ class Recording:
         labels = {name: tuple("" if one is None else str(one) for one in own) for name, own in self.labels.items()}
         object.__setattr__(self, "labels", labels)
         if self.coordinates is not None:
-            object.__setattr__(self, "coordinates", self._numbers("coordinates", self.coordinates))
-        channels = {name: self._numbers(f"channel '{name}'", values) for name, values in self.channels.items()}
+            object.__setattr__(
+                self, "coordinates", real_numbers(self.coordinates, f"session '{self.session}': coordinates")
+            )
+        channels = {
+            name: real_numbers(values, f"session '{self.session}': channel '{name}'")
+            for name, values in self.channels.items()
+        }
         object.__setattr__(self, "channels", channels)
         self._check()
 
@@ -115,14 +120,6 @@ class Recording:
                 f"session '{self.session}': stretches are pairs of frames (start, stop), got {self.stretches!r}"
             ) from None
 
-    def _numbers(self, what: str, values: Any) -> np.ndarray:
-        try:
-            if not np.iscomplexobj(values):
-                return np.asarray(values, dtype=np.float32)
-        except (TypeError, ValueError):
-            pass
-        raise DataError(f"session '{self.session}': {what} must be real numbers")
-
     def _check(self) -> None:
         where = f"session '{self.session}'"
         if not self.session or not isinstance(self.session, str):
@@ -135,7 +132,7 @@ class Recording:
         if len(self.unit_ids) != self.units:
             raise DataError(f"{where}: {len(self.unit_ids)} unit ids for {self.units} units")
         if len(set(self.unit_ids)) != self.units:
-            repeated = next(u for u in self.unit_ids if self.unit_ids.count(u) > 1)
+            repeated = Counter(self.unit_ids).most_common(1)[0][0]
             places = ", ".join(str(i) for i, unit in enumerate(self.unit_ids) if unit == repeated)
             raise DataError(
                 f"{where}: unit id '{repeated}' occurs more than once, of units {places} (counted from 0): give each "

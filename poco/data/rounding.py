@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from poco.errors import DataError
@@ -10,6 +12,20 @@ from poco.wording import begun, counted
 #: Rounding to float32 may be this part of a unit's deviation, root mean square: a step of 1% of it.
 _ROUNDING = 0.01 / 12**0.5
 _CHUNK = 1 << 19  # values
+
+
+def real_numbers(found: Any, where: str) -> np.ndarray:
+    """What was found as float32 numbers, of any shape.
+
+    Raises:
+        DataError: if it is not numbers, or complex ones.
+    """
+    try:
+        if not np.iscomplexobj(found):
+            return np.asarray(found, dtype=np.float32)
+    except (TypeError, ValueError):
+        pass
+    raise DataError(f"{where} must be real numbers")
 
 
 def as_float32(block: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:

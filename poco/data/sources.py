@@ -12,6 +12,7 @@ import numpy as np
 from poco.data.description import Activity, Description, Source
 from poco.data.readers import Contents, open_file, recognise
 from poco.data.readers.base import text
+from poco.data.rounding import real_numbers
 from poco.errors import DataError
 
 
@@ -207,23 +208,9 @@ def _by_members(source: Source, found: Any, units: int, where: str) -> tuple[str
     return tuple(" ".join(names) for names in groups)
 
 
-def numbers(found: Any, where: str) -> np.ndarray:
-    """What was found as float32 numbers.
-
-    Raises:
-        DataError: if it is not numbers, or complex ones.
-    """
-    try:
-        if not np.iscomplexobj(found):
-            return np.asarray(found, dtype=np.float32)
-    except (TypeError, ValueError):
-        pass
-    raise DataError(f"{where}: should be real numbers")
-
-
 def coordinates(found: Any, units: int, where: str) -> np.ndarray:
     """``[N, 2]`` or ``[N, 3]`` float32."""
-    values = numbers(found, where)
+    values = real_numbers(found, where)
     if values.ndim != 2 or values.shape[0] != units or values.shape[1] not in (2, 3):
         raise DataError(f"{where}: coordinates must be [{units}, 2 or 3], got {values.shape}")
     return values
@@ -231,7 +218,7 @@ def coordinates(found: Any, units: int, where: str) -> np.ndarray:
 
 def channel(source: Source, found: Any, frames: int, where: str) -> np.ndarray:
     """``[T]`` or ``[T, k]`` float32, whichever way the file has it."""
-    values = numbers(found, where)
+    values = real_numbers(found, where)
     if values.ndim == 2 and values.shape[0] != frames and values.shape[1] == frames:
         values = values.T
     if source.column is not None and values.ndim == 2:

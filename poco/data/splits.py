@@ -213,6 +213,7 @@ def split(
     check_protocol(protocol)
     check_kind("context", context, int)
     check_kind("horizon", horizon, int)
+    context, horizon = int(context), int(horizon)  # the key of a split is made of their text
     if horizon < 1:
         raise ConfigError(f"horizon must be at least 1 frame, got {horizon}")
     checked = tuple(check(as_recordings(recordings), context=context, horizon=horizon))

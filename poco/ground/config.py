@@ -72,5 +72,4 @@ class GroundConfig:
         for name in values:
             if name not in known:
                 raise ConfigError(f"not the sizes of a ground: unknown option '{name}': {choices(name, known)}")
-        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**given)
+        return cls(**values)

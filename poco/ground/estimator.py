@@ -113,14 +113,13 @@ def fit(
 
 
 @torch.no_grad()
-def add_session(ground: Ground, split: Split, penalties: Sequence[Penalties], session: int = 0) -> int:
+def add_session(ground: Ground, split: Split, penalties: Sequence[Penalties]) -> int:
     """Add a session to a fitted ground by one solve for each of its units; what is shared stays as it is.
 
     Args:
         ground: the ground.
-        split: has the new recording; only its training part is read.
+        split: of the new recording; only its training part is read.
         penalties: those that the ground was fitted with; a session of fewer windows is shrunk more.
-        session: which recording of the split.
 
     Returns:
         The session's index in the ground.
@@ -128,9 +127,8 @@ def add_session(ground: Ground, split: Split, penalties: Sequence[Penalties], se
     Raises:
         VocabularyError: if the ground has a session of this name.
     """
-    recording = split.recordings[session]
-    index = ground.add_session(SessionSpec.of(recording))
-    prepared = prepare(split, session, ground.config.most_latents, folds=False)
+    index = ground.add_session(SessionSpec.of(split.recordings[0]))
+    prepared = prepare(split, 0, ground.config.most_latents, folds=False)
     own = ground.terms(index)
     _describe(own, split, prepared)
     for place, usual in enumerate(penalties):

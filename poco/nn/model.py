@@ -101,10 +101,13 @@ class POCO(nn.Module):
         if spec.dataset not in self._dataset_names:
             self._dataset_names.append(spec.dataset)
             self.datasets.append(self._fresh_embedding())
-        for name in dict.fromkeys(spec.unit_types) if config.unit_type_embedding else ():
-            if name not in self._unit_type_names:
-                self._unit_type_names.append(name)
-                self.unit_types.append(self._fresh_embedding())
+        if config.unit_type_embedding:
+            for name in dict.fromkeys(spec.unit_types):
+                if name not in self._unit_type_names:
+                    self._unit_type_names.append(name)
+                    self.unit_types.append(self._fresh_embedding())
+            row = {name: place for place, name in enumerate(self._unit_type_names)}
+            own.types = torch.tensor([row[name] for name in spec.unit_types], device=like.device)
         self.sessions = (*self.sessions, spec)
         self.vocabulary = vocabulary.encode(self.sessions).to(like.device)
         return len(self.sessions) - 1
@@ -286,8 +289,7 @@ class POCO(nn.Module):
     def _with_types(self, index: int, table: Tensor) -> Tensor:
         if not self.config.unit_type_embedding:
             return table
-        rows = [self._unit_type_names.index(name) for name in self.sessions[index].unit_types]
-        return table + torch.stack(list(self.unit_types))[rows]
+        return table + torch.stack(list(self.unit_types))[self._session(index).types]
 
     @property
     def _latents_vary(self) -> bool:

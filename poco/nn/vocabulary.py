@@ -66,6 +66,7 @@ class SessionEmbedding(ExactBuffers):
     mean: Tensor
     std: Tensor
     normalised: Tensor  # uint8: whether mean and std were given
+    types: Tensor  # [N] int64: row of each unit's type in the model; [0] where that embeds none
 
     def __init__(self, units: int, width: int, std: float) -> None:
         super().__init__()
@@ -74,6 +75,7 @@ class SessionEmbedding(ExactBuffers):
         self.register_buffer("mean", torch.zeros(units))
         self.register_buffer("std", torch.ones(units))
         self.register_buffer("normalised", torch.zeros((), dtype=torch.uint8))
+        self.register_buffer("types", torch.zeros(0, dtype=torch.int64), persistent=False)
 
     @property
     def is_normalised(self) -> bool:

@@ -95,7 +95,7 @@ def choose_examples(model: Forecaster, split: Split, part: str = "test", count: 
     """Examples of falling quality: the n-th is the n-th of :data:`PERCENTILES` among the units and windows that move.
 
     Sessions are taken in turn. Candidates are all units in windows spaced evenly over the part; those whose copy
-    error lies below the median (nothing much happens) are left out.
+    error lies below the median (nothing much happens) are left out, and so are forecasts that are not finite.
 
     Args:
         model: the forecaster; its vocabulary holds the sessions.
@@ -103,14 +103,15 @@ def choose_examples(model: Forecaster, split: Split, part: str = "test", count: 
         part: ``"train"``, ``"val"`` or ``"test"``.
         count: number of examples, at most the number of percentiles.
     """
-    examples = []
-    for number in range(min(count, len(PERCENTILES))):
-        index = number % len(split.recordings)
-        shown = SpacedForecasts.of(model, split, index, part, _WINDOWS)
+    examples: dict[int, Example] = {}
+    numbers, sessions = range(min(count, len(PERCENTILES))), len(split.recordings)
+    for session in numbers[:sessions]:
+        shown = SpacedForecasts.of(model, split, session, part, _WINDOWS)
         copy_error = np.square(shown.truth - shown.context[..., -1:]).mean(-1)  # [W, N]
         score = 1 - np.square(shown.truth - shown.forecast).mean(-1) / np.maximum(copy_error, 1e-12)
-        score[copy_error < np.median(copy_error)] = np.nan
-        wanted = np.nanpercentile(score, PERCENTILES[number])
-        window, unit = np.unravel_index(np.nanargmin(np.abs(score - wanted)), score.shape)
-        examples.append(shown.example(int(window), int(unit), float(score[window, unit])))
-    return examples
+        score[(copy_error < np.median(copy_error)) | ~np.isfinite(score)] = np.nan
+        for number in numbers[session::sessions] if np.isfinite(score).any() else ():
+            wanted = np.nanpercentile(score, PERCENTILES[number])
+            window, unit = np.unravel_index(np.nanargmin(np.abs(score - wanted)), score.shape)
+            examples[number] = shown.example(int(window), int(unit), float(score[window, unit]))
+    return [examples[number] for number in sorted(examples)]

@@ -30,14 +30,12 @@ class UnitResults:
     Attributes:
         session: name of the session.
         score: ``[N]`` 1 - MSE / MSE of repeating the last frame; NaN for a unit that never moves.
-        mse: ``[N]`` mean squared error of z-scores.
         autocorrelation: ``[N, L + 1]`` of the errors one step ahead, lags 0 to ``L`` frames; NaN for a unit with none.
         frames: frames that the autocorrelation is taken over.
     """
 
     session: str
     score: Floats
-    mse: Floats
     autocorrelation: Floats
     frames: int
 
@@ -67,7 +65,6 @@ def unit_results(model: Forecaster, split: Split) -> list[UnitResults]:
             UnitResults(
                 session=recording.session,
                 score=score,
-                mse=error / (len(own) * split.horizon),
                 autocorrelation=_autocorrelation(one_ahead, own.start),
                 frames=one_ahead.shape[1],
             )

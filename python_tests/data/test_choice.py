@@ -25,6 +25,7 @@ def folder(tmp_path: Path) -> Path:
 def test_files_of_sessions_that_are_not_wanted_are_not_read(folder: Path) -> None:
     assert [one.session for one in read(folder, **OPTIONS, without=["notes", "old"])] == ["c", "m"]
     assert [one.session for one in read(folder, **OPTIONS, sessions=["m"])] == ["m"]
+    assert [one.session for one in read(folder, **OPTIONS, sessions="m")] == ["m"]
     assert [one.session for one in read(folder, **OPTIONS, sessions=["m", "c"], without=["c"])] == ["m"]
 
 

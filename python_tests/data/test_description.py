@@ -54,10 +54,13 @@ def test_all_tables(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"nam": "x"}, "there is no field 'nam'; did you mean name"),
-        ({"zzzz": 1}, "there is no field 'zzzz'; known are name"),
+        ({"nam": "x"}, "there is no field 'nam': did you mean 'name'"),
+        ({"zzzz": 1}, "there is no field 'zzzz': there are activity, area"),
         ({"root": "x"}, "there is no field 'root'"),
-        ({"activity": {"orientaton": "x"}}, r"\[activity\]: there is no field 'orientaton'; did you mean orientation"),
+        (
+            {"activity": {"orientaton": "x"}},
+            r"\[activity\]: there is no field 'orientaton': did you mean 'orientation'",
+        ),
         ({"activity": {"orientation": "rows"}}, "orientation must be"),
         ({"activity": {"rate_hz": "fast"}}, "rate_hz must be a number from 0, got 'fast'"),
         ({"activity": {"rate_hz": True}}, "rate_hz must be a number"),

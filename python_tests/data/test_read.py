@@ -139,6 +139,13 @@ def test_one_file_per_unit(tmp_path: Path) -> None:
     refused(tmp_path, "unit '2' of session 's1' is also in", description={**content, "files": ["*.npy", "sub/*.npy"]})
 
 
+def test_a_superscript_is_no_number(tmp_path: Path) -> None:
+    for name in ("2²", "10", "2"):
+        np.save(tmp_path / f"{name}.npy", activity(1, 30)[0])
+    (found,) = read(tmp_path, description={"sessions": {"name": "s", "unit": "{stem}"}})
+    assert found.unit_ids == ("2", "2²", "10")
+
+
 def test_one_session_per_key(tmp_path: Path) -> None:
     with (tmp_path / "all.pkl").open("wb") as file:
         pickle.dump({(1, 1): activity(), (1, 2): activity(4), "note": "text"}, file)
@@ -236,8 +243,8 @@ def test_a_label_of_several_values_is_refused(tmp_path: Path, labels: list[Any])
 @pytest.mark.parametrize(
     ("described", "message"),
     [
-        ({"channels": {"c": {"key": "complex"}}}, "session 'a': channel 'c': should be real numbers"),
-        ({"activity": {"time_key": "complex"}}, "'complex': should be real numbers"),
+        ({"channels": {"c": {"key": "complex"}}}, "session 'a': channel 'c' must be real numbers"),
+        ({"activity": {"time_key": "complex"}}, "'complex' must be real numbers"),
         ({"activity": {"rate_key": "two"}}, "'two' should be the rate"),
         ({"labels": {"side": {"key": "half", "form": "count"}}}, "session 'a': label 'side': should be a whole number"),
         ({"labels": {"side": {"key": "two", "form": "count"}}}, "should be a whole number"),
@@ -455,7 +462,7 @@ def test_complex_text_and_objects(tmp_path: Path) -> None:
 
 def test_unknown_option(tmp_path: Path) -> None:
     save(tmp_path / "a.npy")
-    refused(tmp_path / "a.npy", "did you mean orientation", orientaton=UNITS_FIRST)
+    refused(tmp_path / "a.npy", "did you mean 'orientation'", orientaton=UNITS_FIRST)
     refused(tmp_path / "a.npy", 'must be "units x frames" or "frames x units"', orientation="rows")
     refused(tmp_path / "a.npy", r"rate_hz \(--rate\) must be above 0, got 0", orientation=UNITS_FIRST, rate_hz=0)
 

@@ -209,6 +209,11 @@ def test_one_recording_is_as_good_as_a_list_of_one() -> None:
     assert split(waves("a")).key == split([waves("a")]).key
 
 
+def test_a_number_of_numpy_is_as_good_as_a_plain_one() -> None:
+    cut = split(waves("a"), context=np.int64(24), horizon=np.int16(8))  # type: ignore[arg-type]
+    assert cut.key == split(waves("a"), context=24, horizon=8).key
+
+
 def test_unknown_words_are_refused() -> None:
     with pytest.raises(ConfigError, match="protocol must be one of leak-free, published, got 'fair'"):
         split([waves()], protocol="fair")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 
 from poco.baselines import build
@@ -21,16 +20,15 @@ from poco.training import TrainConfig
 SIZES = {"context": 12, "horizon": 4, "segment_length": 4, "latents": 3, "width": 8, "heads": 2, "head_width": 8}
 
 
-def test_scores_of_units_add_up_to_that_of_the_session() -> None:
+def test_scores_of_units_are_of_the_errors_that_make_up_the_session() -> None:
     recordings = simulate(2, 5, 240, seed=0)
     cut = split(recordings, context=12, horizon=4)
     model = POCO(POCOConfig(**SIZES, film_width=16), [SessionSpec(r.session, r.unit_ids) for r in recordings])
-    whole = score_forecasters({"": model}, cut)[""].sessions
-    for session, one in zip(whole, unit_results(model, cut), strict=True):
-        assert one.session == session.session
-        assert one.mse.mean() == pytest.approx(session.mse, rel=1e-5)
-        copied = one.mse / (1 - one.score)
-        assert copied.mean() == pytest.approx(session.copy_mse, rel=1e-5)
+    whole, found = score_forecasters({"": model}, cut)[""], unit_results(model, cut)
+    assert [one.session for one in found] == [one.session for one in whole.sessions]
+    assert whole.unit_error is not None
+    expected = 1 - whole.unit_error / whole.copy_unit_error
+    np.testing.assert_allclose(np.concatenate([one.score for one in found]), expected, rtol=1e-5)
 
 
 def test_autocorrelation_is_that_of_the_errors() -> None:

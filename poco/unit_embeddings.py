@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from poco.ensemble import Ensemble
-from poco.errors import ConfigError, DataError, MissingExtraError
+from poco.errors import ConfigError, DataError, MissingExtraError, VocabularyError
 from poco.files import write_atomically, write_npz
 from poco.models import model_of
 from poco.nn import POCO
@@ -94,6 +94,7 @@ def embeddings(
         ConfigError: if the model does not learn embeddings of units.
         CheckpointError: if the folder holds no model.
         DataError: if a recording lacks a unit that the model knows.
+        VocabularyError: if the model knows no session.
     """
     model = model_of(model, "what has embeddings of units")
     if isinstance(model, Ensemble):
@@ -102,6 +103,8 @@ def embeddings(
         raise ConfigError(
             f"a model of kind {type(model).__name__} learns no embeddings of units: train one with --recipe published"
         )
+    if not model.sessions:
+        raise VocabularyError("the model knows no session yet, so it has no units: add_session adds one")
     known = {recording.session: recording for recording in recordings}
     found = []
     for index, spec in enumerate(model.sessions):

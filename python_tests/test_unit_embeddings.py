@@ -14,7 +14,7 @@ import torch
 
 import poco
 from poco import unit_embeddings
-from poco.errors import CheckpointError, ConfigError, DataError
+from poco.errors import CheckpointError, ConfigError, DataError, VocabularyError
 from poco.unit_embeddings import SessionEmbeddings, choose, measures, similarity, untrained, write
 
 pytest.importorskip("sklearn", reason="needs the extra 'embed'")
@@ -161,6 +161,8 @@ def test_a_model_gives_what_it_learnt_with_the_labels_of_the_recording() -> None
     strange = poco.POCO(poco.POCOConfig(), [poco.SessionSpec(recordings[0].session, ("0", "nobody"))])
     with pytest.raises(DataError, match="a unit 'nobody'"):
         poco.embeddings(strange, recordings)
+    with pytest.raises(VocabularyError, match="knows no session yet"):
+        poco.embeddings(poco.POCO())
     with pytest.raises(ConfigError, match=r"what has embeddings of units is a POCO.*not a Linear: give"):
         poco.embeddings(torch.nn.Linear(1, 1))  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match="nowhere: no such run folder or folder of a model"):

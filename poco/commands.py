@@ -45,7 +45,7 @@ def train(run: Run, cut: Split, out: str) -> str:
         if name in used_sizes and used_sizes[name] != usual_sizes[name]:
             changed[name] = used_sizes[name]
     sessions = ["--sessions", ",".join(entry["session"] for entry in run.config["sessions"])]
-    if run.config.get("baselines") == ["copy"]:
+    if run.baselines == ("copy",):
         given.append("--no-baselines")
     return _typed("train", *paths, *sessions, *_reading(reading), *given, *_options(changed), "--out", out)
 

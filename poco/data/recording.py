@@ -68,7 +68,8 @@ class Recording:
             raise DataError(f"session '{self.session}': activity must be numbers, got dtype {activity.dtype}")
         units, frames = activity.shape
         unit_ids = tuple(map(str, self.unit_ids)) or tuple(map(str, range(units)))
-        taken, rounded = as_float32(activity, f"session '{self.session}'")
+        where = f"session '{self.session}'"
+        taken, rounded = as_float32(activity, where)
         if len(unit_ids) == units:  # else that is said below
             check_rounding(taken, unit_ids, rounded, self.session)
         object.__setattr__(self, "activity", np.ascontiguousarray(taken))
@@ -80,19 +81,12 @@ class Recording:
             object.__setattr__(self, "rate_hz", self.rate_hz.item())
         for what, given in (("labels", self.labels), ("channels", self.channels)):
             if not isinstance(given, Mapping):
-                raise DataError(
-                    f"session '{self.session}': {what} are given by name, {{name: values}}, got {given!r:.40}"
-                )
+                raise DataError(f"{where}: {what} are given by name, {{name: values}}, got {given!r:.40}")
         labels = {name: tuple("" if one is None else str(one) for one in own) for name, own in self.labels.items()}
         object.__setattr__(self, "labels", labels)
         if self.coordinates is not None:
-            object.__setattr__(
-                self, "coordinates", real_numbers(self.coordinates, f"session '{self.session}': coordinates")
-            )
-        channels = {
-            name: real_numbers(values, f"session '{self.session}': channel '{name}'")
-            for name, values in self.channels.items()
-        }
+            object.__setattr__(self, "coordinates", real_numbers(self.coordinates, f"{where}: coordinates"))
+        channels = {name: real_numbers(values, f"{where}: channel '{name}'") for name, values in self.channels.items()}
         object.__setattr__(self, "channels", channels)
         self._check()
 

@@ -55,7 +55,8 @@ class Study:
             (``"simulate.individuality"``); empty for nothing.
         values: its values; of ``"animal"`` those of the recordings; of ``"model"`` names of :attr:`options`.
         options: options of POCO by the name of each value, each with its ``name``.
-        frames: how many frames of an animal left out are adapted to, each in turn; None for all.
+        frames: how many frames of an animal left out are adapted to, each in turn; without one, how many of each
+            session are learnt from, one number; None for all.
         base_steps: most gradient steps of the model of the other animals.
         sources: which data sets that model learns from, each in turn: that of the animal left out (``"same"``), the
             ``"other"`` ones, or ``"both"``; None for all there are.
@@ -122,11 +123,12 @@ class Study:
         for name in self.forecasters:
             _require(bool(self.of(name)), f"the forecaster '{name}' has no training '{', '.join(self.training)}'")
         _check_names("source", self.sources, SOURCES)
-        _require(
-            animal or (*self.frames, *self.sources) == (None, None), 'frames and sources belong to vary = "animal"'
-        )
+        _require(animal or self.sources == (None,), 'sources belong to vary = "animal"')
+        _require(animal or len(self.frames) == 1, 'several frames are given as values of vary = "frames"')
+        _require(self.frames == (None,) or self.vary != "frames", 'vary = "frames" has values and no frames')
         _require(self.form in ("", zapbench.PROTOCOL), f"there is no form '{self.form}': it is 'zapbench' or left out")
         of_form = self.form == zapbench.PROTOCOL
+        _require(not of_form or self.frames == (None,), "the form 'zapbench' has parts of its own: leave out frames")
         _require(of_form == (self.epochs is not None), 'epochs belong to form = "zapbench", and it to them')
         _require(not of_form or self.vary == "model", "the form 'zapbench' has vary = \"model\" and options")
         self._check_options(of_form)

@@ -101,14 +101,15 @@ def _usual(job: Job) -> str:
     if vary == "filter" and value != "none":
         recordings = [butterworth(recording, **FILTERS[value]) for recording in recordings]
     context = value if vary == "context" else CONTEXT
+    frames = value if vary == "frames" else cell["frames"]
     began = time.process_time()
     scores: list[Scores] = []
     model: nn.Module
     given = {"seed": seed, "steps": cell["steps"], "batch_size": cell["batch"] or BATCH_SIZE}
     for group in _groups(recordings, cell["training"]):
         data = split(group, protocol=cell["protocol"], context=context)
-        if vary == "frames":
-            data = shorten(data, value)
+        if frames is not None:
+            data = shorten(data, frames)
         if vary == "context":
             data = same_targets(data, cell["longest_context"])
         if cell["forecaster"] == "poco":

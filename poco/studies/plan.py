@@ -91,31 +91,45 @@ def long_enough(study: Study, recordings: Sequence[Recording], protocol: str, re
     Raises:
         ConfigError: if nothing is left, or so few frames hold no window.
     """
+    recordings = _stand_ins(study, recordings)
     if study.vary == "sessions":
-        field, what, values = "values", "sessions", study.values
-    elif study.vary == "frames" or study.frames != (None,):
-        field, what = ("values" if study.vary == "frames" else "frames"), "frames to learn from"
-        values = getattr(study, field)
-    else:
-        return study
-    if study.simulate is not None:
-        recordings = simulate(**study.simulate)
-    most, there = len(recordings), f"there are {len(recordings)}"
-    if study.vary != "sessions":
+        why = f"there are {len(recordings)}"
+        study = dataclasses.replace(study, values=_up_to(len(recordings), study.values, "sessions", why, study, report))
+    asked = study.values if study.vary == "frames" else study.frames
+    if asked != (None,):
         cut = split(recordings, protocol=protocol)
         most = min(cut.frames_to_learn)
-        there = f"session '{recordings[cut.frames_to_learn.index(most)].session}' has {most}"
-    found = tuple(value for value in values if value is None or value <= most)
+        why = f"session '{recordings[cut.frames_to_learn.index(most)].session}' has {most}"
+        found = _up_to(most, asked, "frames to learn from", why, study, report)
+        varied = study.vary == "frames"
+        study = dataclasses.replace(study, values=found) if varied else dataclasses.replace(study, frames=found)
+        if any(found):
+            shorten(cut, min(frames for frames in found if frames is not None))  # or an error, before any training
+    return study
+
+
+def _up_to(
+    most: int, asked: tuple[Any, ...], what: str, why: str, study: Study, report: Callable[[str], None]
+) -> tuple[Any, ...]:
+    """The numbers asked for that are not larger than there are."""
+    found = tuple(number for number in asked if number is None or number <= most)
     if not found:
-        raise ConfigError(
-            f"the study '{study.name}' needs {min(values)} {what}, {there}: give more (recordings, --data)"
-        )
-    left_out = ", ".join(str(value) for value in values if value not in found)
+        raise ConfigError(f"the study '{study.name}' needs {min(asked)} {what}, {why}: give more (recordings, --data)")
+    left_out = ", ".join(str(number) for number in asked if number not in found)
     if left_out:
-        report(f"{study.name}, {left_out} {what}: left out, {there}")
-    if study.vary != "sessions" and any(found):
-        shorten(cut, min(value for value in found if value is not None))  # or an error, before anything is trained
-    return dataclasses.replace(study, frames=found) if field == "frames" else dataclasses.replace(study, values=found)
+        report(f"{study.name}, {left_out} {what}: left out, {why}")
+    return found
+
+
+def _stand_ins(study: Study, recordings: Sequence[Recording]) -> Sequence[Recording]:
+    """The recordings, or, of a study that simulates its own, as many of one unit that are as long: they take no time."""
+    if study.simulate is None:
+        return recordings
+    sizes = {
+        name: study.simulate.get(name, signature(simulate).parameters[name].default) for name in ("animals", "frames")
+    }
+    lengths = study.values if study.vary == "simulate.frames" else (sizes["frames"],)
+    return [Recording(np.arange(n)[None], f"animal-{i + 1}") for n in lengths for i in range(sizes["animals"])]
 
 
 def check_cells(study: Study, recordings: Sequence[Recording], protocol: str) -> None:
@@ -130,10 +144,7 @@ def check_cells(study: Study, recordings: Sequence[Recording], protocol: str) ->
             TrainConfig(device=device).torch_device()
     if study.form:  # of which contexts that do not fit are left out
         return
-    if study.simulate is not None:
-        usual = study.simulate.get("frames", signature(simulate).parameters["frames"].default)
-        lengths = study.values if study.vary == "simulate.frames" else (usual,)
-        recordings = [Recording(np.arange(frames)[None], "animal-1") for frames in lengths]  # which takes no time
+    recordings = _stand_ins(study, recordings)
     context = max(study.values) if study.vary == "context" else CONTEXT
     for recording in recordings[: max(study.values)] if study.vary == "sessions" else recordings:
         split(recording, protocol=protocol, context=context)

@@ -122,7 +122,7 @@ def _up_to(
 
 
 def _stand_ins(study: Study, recordings: Sequence[Recording]) -> Sequence[Recording]:
-    """The recordings, or, of a study that simulates its own, as many of one unit that are as long: they take no time."""
+    """The recordings, or, where a study simulates its own, as many of one unit that are as long and take no time."""
     if study.simulate is None:
         return recordings
     sizes = {
@@ -185,7 +185,8 @@ def jobs(
             continue
         which = {"study": study.name, "forecaster": forecaster, "training": training, "value": value, "seed": seed}
         cell = {**which, "frames": frames, "source": source, **same, **of_value[value]}
-        shown = " ".join(str(what) for what in (training, frames, source) if what is not None)
+        among = (training, frames, source) if study.base_steps else (training,)
+        shown = " ".join(str(what) for what in among if what is not None)
         yield Job(study, cell, recordings, cells_of.file_of(out, study.name, value, shown, forecaster, seed))
 
 

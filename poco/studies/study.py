@@ -92,7 +92,10 @@ def run(
         values = study.values[:2]
         if least := REDUCED.get(study.vary.removeprefix("simulate.")):  # a size of the simulation is varied
             values = tuple(min(value, least * times) for times, value in enumerate(values, start=1))
-        study = dataclasses.replace(study, values=values, base_steps=base_steps)
+        frames = study.frames
+        if study.simulate is not None:
+            frames = tuple(number and min(number, REDUCED["frames"] // 2) for number in frames)
+        study = dataclasses.replace(study, values=values, base_steps=base_steps, frames=frames)
     study = plan.long_enough(study, recordings, protocol, report)
     plan.check_cells(study, recordings, protocol)
     if steps is None:

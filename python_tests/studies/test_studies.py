@@ -21,7 +21,7 @@ from poco.data.packed import PackedBatch
 from poco.data.read import read
 from poco.data.recording import Recording
 from poco.data.simulate import simulate
-from poco.data.splits import Split, same_targets, split
+from poco.data.splits import Split, same_targets, shorten, split
 from poco.errors import CheckpointError, ConfigError, DataError
 from poco.intervals import mean_text
 from poco.nn import POCOConfig
@@ -167,6 +167,24 @@ def test_scores_of_numbers_of_sessions_are_of_the_same_sessions(tmp_path: Path) 
     assert cells[1]["score_per_step"] == pytest.approx(of_two.score_per_step)
     with pytest.raises(ConfigError, match="was made with scored_sessions 2, now 1"):
         studies.run(dataclasses.replace(study, values=(1, 2)), tmp_path, recordings, seeds=1)
+
+
+def test_a_study_learns_from_so_many_frames(tmp_path: Path) -> None:
+    study = studies.Study("some", "", ("ridge",), vary="sessions", values=(1, 2), frames=(200,))
+    cells = studies.run(study, tmp_path, RECORDINGS, seeds=1)
+    for cell in cells:
+        cut = shorten(split(RECORDINGS[: cell["value"]], protocol="published"), 200)
+        scores = score_forecasters({"": fit_baseline("ridge", cut)}, cut)[""]
+        assert cell["score_by_session"] == {one.session: one.score for one in scores.sessions}
+    simulated = dataclasses.replace(study, vary="", values=(None,), simulate={"animals": 2, "units": 4, "frames": 400})
+    assert len(studies.run(simulated, tmp_path / "simulated", [], seeds=1)[0]["score_by_session"]) == 2
+    with pytest.raises(ConfigError, match=r"was made with frames 200, now 250"):
+        studies.run(dataclasses.replace(study, frames=(250,)), tmp_path, RECORDINGS, seeds=1)
+    for of, recordings in ((study, RECORDINGS), (simulated, [])):
+        with pytest.raises(ConfigError, match="needs 400 frames to learn from, session 'animal-1' has 320"):
+            studies.run(dataclasses.replace(of, frames=(400,)), tmp_path, recordings, seeds=1)
+    reduced = dataclasses.replace(simulated, frames=(4000,), simulate={"frames": 8000})
+    assert studies.run(reduced, tmp_path / "reduced", [], reduced=True)[0]["frames"] == 200
 
 
 def test_scores_of_contexts_are_of_the_same_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

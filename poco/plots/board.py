@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Panels beside each other.
+#: Most panels beside each other.
 COLUMNS = 4
 #: Of the title, over each of these.
 LETTERS = 34
@@ -36,8 +36,8 @@ def board_figure(
     """
     make, style = matplotlib_figure()
     with style:
-        columns = min(COLUMNS, len(scores))
-        rows, most = -(-len(scores) // columns), max(map(len, scores.values()))
+        rows, most = -(-len(scores) // COLUMNS), max(map(len, scores.values()))
+        columns = -(-len(scores) // rows)
         lines = textwrap.wrap(title, LETTERS * columns)
         height = rows * (0.9 + 0.17 * most) + 0.25 * (len(lines) - 1)
         figure = make(figsize=(3.1 * columns, height), layout="constrained")

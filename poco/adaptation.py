@@ -199,13 +199,13 @@ def adapt(
             adapted, start = fit_session(member, recording, cut, types, mode, own, callbacks)
         configs.append(own)
         adapted = dataclasses.replace(adapted, frames=frames, origin=origin)
-        adapted.model.metadata = _metadata(member, recording, adapted.mode, protocol, own, source)
+        adapted.model.metadata = _metadata(member, recording, adapted.mode, protocol, own, label, source)
         found.append(adapted)
         starts.append(start)
     if not isinstance(model, Ensemble):
         return found[0]
     together = _together(found, starts)
-    together.model.metadata = _metadata(model, recording, together.mode, protocol, configs[0], source)
+    together.model.metadata = _metadata(model, recording, together.mode, protocol, configs[0], label, source)
     return together
 
 
@@ -333,6 +333,7 @@ def _metadata(
     mode: str,
     protocol: str,
     config: TrainConfig | None,
+    unit_types: str | None,
     source: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What the adapted model's folder says of it, on top of what is known of the model."""
@@ -342,6 +343,7 @@ def _metadata(
         "mode": mode,
         "protocol": protocol,
         "settings": {} if config is None else config.to_json(),
+        "unit_types": unit_types,
         "poco": __version__,
     }
     return {

@@ -77,7 +77,17 @@ class Adapted:
     @property
     def settings(self) -> Mapping[str, Any]:
         """Settings of the steps, as plain values; of an ensemble, of its first member. Empty where there were none."""
-        return dict((self.model.metadata.get("adaptations") or [{}])[-1].get("settings", {}))
+        return dict(self._how.get("settings", {}))
+
+    @property
+    def unit_types(self) -> str | None:
+        """The label of the units that the model embeds; None if it embeds none."""
+        return self._how.get("unit_types")
+
+    @property
+    def _how(self) -> Mapping[str, Any]:
+        """What the model says of its last adaptation."""
+        return (self.model.metadata.get("adaptations") or [{}])[-1]
 
     def to_json(self) -> dict[str, Any]:
         """Scores, times, settings and the curve as plain values."""

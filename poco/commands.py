@@ -55,6 +55,8 @@ def adapt(adapted: Adapted, out: str) -> str:
     given = [adapted.origin.get("run", "RUN"), adapted.origin.get("recording", "RECORDING")]
     given += ["--session", adapted.session, *_reading(reading_options(adapted.model))]
     given += ["--protocol", adapted.split.protocol]
+    if adapted.unit_types is not None:
+        given += ["--unit-types", adapted.unit_types]
     if adapted.frames is not None:
         given += ["--frames", str(adapted.frames)]
     names = ("steps", "batch_size", "learning_rate", "seed", "patience", "precision")

@@ -31,3 +31,18 @@ def test_only_what_differs_from_the_recipe_is_typed(name: str) -> None:
 def test_the_command_line_has_the_options_of_reading_that_are_typed() -> None:
     options = pytest.importorskip("poco.cli.options", reason="needs the extra 'cli'")
     assert tuple(options._READS) == commands.READING
+
+
+def test_the_label_that_an_adapted_model_embeds_is_typed() -> None:
+    one, two = simulate(2, 6, 400, regions=2)
+    one, two = (dataclasses.replace(r, labels={**r.labels, "cell": ("a", "b") * 3}) for r in (one, two))
+    model = poco.train(
+        one,
+        recipe="published",
+        model_config=poco.POCOConfig(unit_type_embedding=True, layers=1),
+        train_config=poco.TrainConfig(steps=1),
+        unit_types="region",
+    ).model
+    for label, options in (("region", {}), ("cell", {"unit_types": "cell"})):
+        typed = shlex.split(commands.adapt(poco.adapt(model, two, mode="zero-shot", **options), "again"))
+        assert typed[typed.index("--unit-types") + 1] == label

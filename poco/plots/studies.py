@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from poco.errors import ConfigError
@@ -12,6 +13,7 @@ from poco.intervals import mean_interval
 from poco.plots.figures import matplotlib_figure
 from poco.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE, SKY, VERMILION, is_own, label
 from poco.studies.adaptation import MODES, by_animal, forecasters, points, sources
+from poco.studies.gains import Trained, gains
 from poco.studies.steps import MEASURES, measures
 
 if TYPE_CHECKING:
@@ -28,12 +30,16 @@ _OTHERS = (VERMILION, GREEN, ORANGE, PURPLE, SKY, GREY)
 _DASHES = {"multi": "-", "dataset": "-.", "single": "--"}
 #: Panels of a figure beside one another.
 _PANELS = 4
+#: Where some gains are many times as large, those larger than this are drawn on a logarithmic axis.
+_SMALL_GAIN = 0.05
 #: Numbers that are so many times apart are drawn on a logarithmic axis.
 _WIDE = 8
 
 
 def study_figure(cells: Cells) -> Figure:
     """Scores against what was varied where that is a number, else as bars; of adaptation, curves.
+
+    Where sessions were trained on alone and together, beside the numbers what each session gains.
 
     Raises:
         ConfigError: for results of several studies.
@@ -47,8 +53,13 @@ def study_figure(cells: Cells) -> Figure:
             return figure
         values = dict.fromkeys(cell["value"] for cell in cells)
         if all(isinstance(value, (int, float)) for value in values):
-            figure = make(figsize=(6, 4), dpi=120, layout="constrained")
-            _against_value(cells, figure.subplots())
+            gained = gains(cells)
+            figure = make(figsize=(11 if gained else 6, 4), dpi=120, layout="constrained")
+            left, *right = figure.subplots(1, 2 if gained else 1, squeeze=False)[0]
+            _against_value(cells, left)
+            for axes in right:
+                _gains(gained, axes)
+                axes.set_xlabel(left.get_xlabel())
         else:
             figure = make(figsize=(6, 1.3 + 0.24 * len(_groups(cells))), dpi=120, layout="constrained")
             _bars(cells, figure.subplots())
@@ -142,6 +153,27 @@ def _against_value(cells: Cells, axes: Axes) -> None:
     axes.set_xticks(every, [f"{value:g}" for value in every])
     axes.set(xlabel=str(cells[0].get("vary", "value")).rpartition(".")[2].replace("_", " "), ylabel=SCORE)
     axes.legend()
+
+
+def _gains(gained: Mapping[Trained, Sequence[float]], axes: Axes) -> None:
+    """A dot for each session and a line for their median, side by side where there are several forecasters or ways."""
+    values = sorted({key.value for key in gained})
+    kinds = list(dict.fromkeys((key.forecaster, key.training) for key in gained))
+    colours = _colours([forecaster for forecaster, _ in kinds])
+    width = 0.7 / len(kinds)
+    most = max(abs(gain) for each in gained.values() for gain in each)
+    if most > _WIDE * _SMALL_GAIN:
+        axes.set_yscale("symlog", linthresh=_SMALL_GAIN)
+        axes.yaxis.set_major_formatter("{x:g}")
+    for (_, value, *kind), each in gained.items():
+        place, colour = kinds.index((kind[0], kind[1])), colours[kind[0]]
+        middle = values.index(value) + (place - (len(kinds) - 1) / 2) * width
+        spread = [middle + width * (0.7 * (row + 0.5) / len(each) - 0.35) for row in range(len(each))]
+        axes.plot(spread, sorted(each), "o", color=colour, alpha=0.4, markersize=3)
+        axes.hlines(median(each), middle - 0.4 * width, middle + 0.4 * width, color=colour, linewidth=2)
+    axes.axhline(0, color=INK, linewidth=0.8)
+    axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])
+    axes.set(title="together over alone: sessions, median", ylabel="gain in score")
 
 
 def _line(axes: Axes, x: Sequence[float], found: Intervals, colour: str, name: str, dashes: str = "-") -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from statistics import mean, median
+from statistics import median
 from typing import Any
 
 from poco.intervals import mean_text
 from poco.studies import adaptation, zapbench
+from poco.studies.gains import gains
 
 
 def table(cells: Sequence[Mapping[str, Any]]) -> str:
@@ -57,28 +58,11 @@ def _scores(cells: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _gains(cells: Sequence[Mapping[str, Any]]) -> str:
-    """What training together brings over training alone, session by session.
-
-    Seeds of one session are averaged first: they say nothing of other sessions. A simulation has others for each seed.
-    """
-    by: dict[tuple[str, ...], dict[str, dict[tuple[int, str], float]]] = {}
-    for cell in cells:
-        key = _texts(cell, "study", "value", "forecaster")
-        own = by.setdefault(key, {}).setdefault(cell["training"], {})
-        own |= {(cell["seed"], name): score for name, score in cell.get("score_by_session", {}).items()}
-    simulated = {str(cell["study"]) for cell in cells if cell.get("simulate")}
+    """What training together brings over training alone, a row for each that has both."""
     lines = []
-    for key, trained in by.items():
-        alone = trained.pop("single", {})
-        for training, together in trained.items():
-            each: dict[tuple[int, str] | str, list[float]] = {}
-            for seed, session in together.keys() & alone.keys():
-                which = (seed, session) if key[0] in simulated else session
-                each.setdefault(which, []).append(together[seed, session] - alone[seed, session])
-            gains = [mean(seeds) for seeds in each.values()]
-            if gains:
-                ahead = f"{sum(gain > 0 for gain in gains)} of {len(gains)}"
-                row = [*key, training, mean_text(gains), f"{median(gains):.3f}", ahead]
-                lines.append(f"| {' | '.join(row)} |")
+    for key, each in gains(cells).items():
+        names = ("" if name is None else str(name) for name in key)
+        ahead = f"{sum(gain > 0 for gain in each)} of {len(each)}"
+        lines.append(f"| {' | '.join(names)} | {mean_text(each)} | {median(each):.3f} | {ahead} |")
     head = "| study | value | forecaster | training | gain over single | median | sessions that gain |"
     return "\n".join([head, "|" + "---|" * 7, *lines]) if lines else ""

@@ -588,6 +588,29 @@ def test_the_table_says_what_training_together_gains() -> None:
     assert "None" not in without
 
 
+def test_the_figure_shows_what_each_session_gains() -> None:
+    pytest.importorskip("matplotlib", reason="figures need the extra 'plots'")
+    from poco.plots.studies import study_figure
+
+    base = {"study": "s", "vary": "simulate.individuality", "seed": 0, "score": 0.0}
+    alone, together = {"a": 0.1, "b": 0.1, "c": 0.1}, {"a": 0.15, "b": 0.3, "c": -0.9}
+    cells = [
+        {**base, "forecaster": name, "value": value, "training": training, "score_by_session": own}
+        for name in ("poco", "mlp")
+        for value in (0.0, 0.5)
+        for training, own in (("single", alone), ("multi", together))
+    ]
+    _, axes = study_figure(cells).axes
+    dots = [list(line.get_ydata()) for line in axes.get_lines()[:-1]]  # the last one is at zero
+    assert dots == [pytest.approx([-1.0, 0.05, 0.2])] * 4
+    assert [line.get_segments()[0][0][1] for line in axes.collections] == pytest.approx([0.05] * 4)
+    places = [float(np.mean(line.get_xdata())) for line in axes.get_lines()[:-1]]
+    assert sorted(places) == pytest.approx([-0.175, 0.175, 0.825, 1.175])
+    assert (axes.get_yscale(), axes.get_xlabel()) == ("symlog", "individuality")
+    assert axes.get_ylim()[0] < -1
+    (axes,) = study_figure([cell for cell in cells if cell["training"] == "multi"]).axes
+
+
 def test_names_are_bars_and_numbers_an_axis() -> None:
     pytest.importorskip("matplotlib", reason="figures need the extra 'plots'")
     from poco.plots.studies import study_figure

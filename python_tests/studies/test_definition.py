@@ -19,22 +19,26 @@ ANIMAL: dict[str, Any] = {"vary": "animal", "base_steps": 4, "training": ("full"
 
 
 @pytest.mark.skipif(not DOCS.exists(), reason="the documentation is not beside these tests")
-def test_the_study_of_the_documentation_runs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_studies_of_the_documentation_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("typer", reason="the command line needs the extra 'cli'")
     from poco.__main__ import run
 
-    (text,) = re.findall(r"```toml\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
-    (tmp_path / "small-pocos.toml").write_text(text, encoding="utf-8")
+    data = tmp_path / "data"
+    data.mkdir()
     for recording in simulate(2, units=4, frames=400):
-        np.save(tmp_path / f"{recording.session}.npy", recording.activity)
-    (tmp_path / "dataset.toml").write_text('[activity]\norientation = "units x frames"\nrate_hz = 20.0\n')
-    study = studies.load(tmp_path / "small-pocos.toml")
-    assert study.name == "small-pocos"
-    given = [str(tmp_path / "small-pocos.toml"), "--data", str(tmp_path), "--out", str(tmp_path / "out")]
-    assert run(["study", "run", *given, "--reduced", "--threads", "1"]) == 0, capfd.readouterr().err
-    rows = capfd.readouterr().out
-    for value in study.values[:2]:
-        assert f"| small-pocos | {value} | multi | poco |" in rows
+        np.save(data / f"{recording.session}.npy", recording.activity)
+    (data / "dataset.toml").write_text('[activity]\norientation = "units x frames"\nrate_hz = 20.0\n')
+    texts = re.findall(r"```toml\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    for name, text in zip(("small-pocos", "simulation-short"), texts, strict=True):
+        file = tmp_path / f"{name}.toml"
+        file.write_text(text, encoding="utf-8")
+        study = studies.load(file)
+        given = [str(file), "--out", str(tmp_path / name)]
+        given += ["--data", str(data)] if study.simulate is None else []
+        assert run(["study", "run", *given, "--reduced", "--threads", "1"]) == 0, capfd.readouterr().err
+        rows = capfd.readouterr().out
+        for value in study.values[:2]:
+            assert f"| {name} | {value} | multi | poco |" in rows
 
 
 @pytest.mark.parametrize(

@@ -55,11 +55,12 @@ def study_figure(cells: Cells) -> Figure:
         if all(isinstance(value, (int, float)) for value in values):
             gained = gains(cells)
             figure = make(figsize=(11 if gained else 6, 4), dpi=120, layout="constrained")
-            left, *right = figure.subplots(1, 2 if gained else 1, squeeze=False)[0]
+            left = figure.add_subplot(1, 2 if gained else 1, 1)
             _against_value(cells, left)
-            for axes in right:
-                _gains(gained, axes)
-                axes.set_xlabel(left.get_xlabel())
+            if gained:
+                right = figure.add_subplot(1, 2, 2)
+                _gains(gained, right)
+                right.set_xlabel(left.get_xlabel())
         else:
             figure = make(figsize=(6, 1.3 + 0.24 * len(_groups(cells))), dpi=120, layout="constrained")
             _bars(cells, figure.subplots())
@@ -165,9 +166,9 @@ def _gains(gained: Mapping[Trained, Sequence[float]], axes: Axes) -> None:
     if most > _WIDE * _SMALL_GAIN:
         axes.set_yscale("symlog", linthresh=_SMALL_GAIN)
         axes.yaxis.set_major_formatter("{x:g}")
-    for (_, value, *kind), each in gained.items():
-        place, colour = kinds.index((kind[0], kind[1])), colours[kind[0]]
-        middle = values.index(value) + (place - (len(kinds) - 1) / 2) * width
+    for key, each in gained.items():
+        place, colour = kinds.index((key.forecaster, key.training)), colours[key.forecaster]
+        middle = values.index(key.value) + (place - (len(kinds) - 1) / 2) * width
         spread = [middle + width * (0.7 * (row + 0.5) / len(each) - 0.35) for row in range(len(each))]
         axes.plot(spread, sorted(each), "o", color=colour, alpha=0.4, markersize=3)
         axes.hlines(median(each), middle - 0.4 * width, middle + 0.4 * width, color=colour, linewidth=2)

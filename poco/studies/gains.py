@@ -29,7 +29,9 @@ def gains(cells: Sequence[Mapping[str, Any]]) -> dict[Trained, list[float]]:
     simulated = {cell["study"] for cell in cells if cell.get("simulate")}
     found = {}
     for key, together in scores.items():
-        alone = scores.get(key._replace(training="single"), {}) if key.training != "single" else {}
+        if key.training == "single":
+            continue
+        alone = scores.get(key._replace(training="single"), {})
         each: dict[tuple[int, str] | str, list[float]] = {}
         for seed, session in together.keys() & alone.keys():
             which = (seed, session) if key.study in simulated else session

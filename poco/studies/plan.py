@@ -122,14 +122,13 @@ def _up_to(
 
 
 def _stand_ins(study: Study, recordings: Sequence[Recording]) -> Sequence[Recording]:
-    """The recordings, or, where a study simulates its own, as many of one unit that are as long and take no time."""
+    """The recordings, or, where a study simulates its own, as many of one unit, as long as the shortest: at no cost."""
     if study.simulate is None:
         return recordings
-    sizes = {
-        name: study.simulate.get(name, signature(simulate).parameters[name].default) for name in ("animals", "frames")
-    }
-    lengths = study.values if study.vary == "simulate.frames" else (sizes["frames"],)
-    return [Recording(np.arange(n)[None], f"animal-{i + 1}") for n in lengths for i in range(sizes["animals"])]
+    usual = {name: signature(simulate).parameters[name].default for name in ("animals", "frames")}
+    sizes = {**usual, **study.simulate}
+    frames = min(study.values) if study.vary == "simulate.frames" else sizes["frames"]
+    return [Recording(np.arange(frames)[None], f"animal-{i + 1}") for i in range(sizes["animals"])]
 
 
 def check_cells(study: Study, recordings: Sequence[Recording], protocol: str) -> None:

@@ -61,7 +61,7 @@ def _gains(cells: Sequence[Mapping[str, Any]]) -> str:
     """What training together brings over training alone, a row for each that has both."""
     lines = []
     for key, each in gains(cells).items():
-        names = ("" if name is None else str(name) for name in key)
+        names = _texts(key._asdict(), *key._fields)
         ahead = f"{sum(gain > 0 for gain in each)} of {len(each)}"
         lines.append(f"| {' | '.join(names)} | {mean_text(each)} | {median(each):.3f} | {ahead} |")
     head = "| study | value | forecaster | training | gain over single | median | sessions that gain |"

@@ -183,6 +183,8 @@ def test_a_study_learns_from_so_many_frames(tmp_path: Path) -> None:
     for of, recordings in ((study, RECORDINGS), (simulated, [])):
         with pytest.raises(ConfigError, match="needs 400 frames to learn from, session 'animal-1' has 320"):
             studies.run(dataclasses.replace(of, frames=(400,)), tmp_path, recordings, seeds=1)
+    lengths = dataclasses.replace(simulated, vary="simulate.frames", values=(400, 800))
+    assert [cell["value"] for cell in studies.run(lengths, tmp_path / "lengths", [], seeds=1)] == [400, 800]
     reduced = dataclasses.replace(simulated, frames=(4000,), simulate={"frames": 8000})
     assert studies.run(reduced, tmp_path / "reduced", [], reduced=True)[0]["frames"] == 200
 

@@ -25,8 +25,9 @@ struct TileRows {
     const FilmForecast<T>& call;
     int64_t first, count;
 
-    TileRows(const FilmForecast<T>& c, int64_t tile)
-        : call(c), first(tile * kTile), count(smaller(kTile, c.rows - tile * kTile)) {}
+    TileRows(const FilmForecast<T>& c, int64_t first_row, int64_t end)
+        : call(c), first(first_row), count(smaller(end, c.rows) - first_row) {}
+    TileRows(const FilmForecast<T>& c, int64_t tile) : TileRows(c, tile * kTile, (tile + 1) * kTile) {}
 
     int64_t lanes() const { return round_up(count); }
 
@@ -45,6 +46,23 @@ struct TileRows {
             f(Run{window, row, end, end == count ? lanes() : end, row == 0 && end == count});
             row = end;
         }
+    }
+};
+
+// Rows cut into tiles that keep all threads busy to the end: whole ones as long as there is one for every thread, then
+// one each of what is left. No forecast depends on where it is cut.
+struct TileCut {
+    int64_t whole, vectors, parts;  // whole tiles; vectors of rows that are left, in so many parts
+
+    TileCut(int64_t rows, int threads) : whole(rows / (kTile * threads) * threads) {
+        vectors = round_up(rows - whole * kTile) / kLanes;
+        parts = smaller(threads, vectors);
+    }
+
+    int64_t tiles() const { return whole + parts; }
+    int64_t first_row(int64_t tile) const {
+        const int64_t left = tile - whole;
+        return left <= 0 ? tile * kTile : whole * kTile + left * vectors / parts * kLanes;
     }
 };
 
@@ -198,9 +216,9 @@ inline void film_forecast_tile(const TileRows<T>& tile, const FilmWeights& w, co
 
 template <typename T>
 inline void film_forecast(const FilmForecast<T>& call) {
-    const int64_t tiles = (call.rows + kTile - 1) / kTile;
-    if (tiles == 0) return;
-    const int threads = threads_for(call.threads, tiles);
+    if (call.rows == 0) return;
+    const TileCut cut(call.rows, call.threads < 1 ? 1 : call.threads);
+    const int threads = threads_for(call.threads, cut.tiles());
     Pieces plane_size, weight_size;
     static_cast<void>(FilmPlanes(call, plane_size));
     static_cast<void>(FilmWeights(call, weight_size));
@@ -211,10 +229,11 @@ inline void film_forecast(const FilmForecast<T>& call) {
     char* const memory = weight_memory + weight_size.used();
     Pieces weight_pieces(weight_memory);
     const FilmWeights weights(call, weight_pieces);
-    parallel_for(tiles, threads, [&](int64_t index, int worker) {
+    parallel_for(cut.tiles(), threads, [&](int64_t index, int worker) {
         Pieces pieces(memory + static_cast<size_t>(worker) * worker_bytes);
         const AmxTiles amx;
-        film_forecast_tile(TileRows<T>(call, index), weights, FilmPlanes(call, pieces));
+        const TileRows<T> tile(call, cut.first_row(index), cut.first_row(index + 1));
+        film_forecast_tile(tile, weights, FilmPlanes(call, pieces));
     });
 }
 

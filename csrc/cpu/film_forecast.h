@@ -66,24 +66,27 @@ struct TileCut {
     }
 };
 
-// c (+)= A b for the lanes of one run; `scratch` is a plane like c.
+// c (+)= A b for the lanes of one run; `scratch` is a plane like c. Sums do not depend on who else is in the tile.
 template <bool kAdd>
 inline void multiply_run(const Run& run, int64_t rows, int64_t inner, Weights a, const Word* b, float* c,
                          float* scratch) {
+    constexpr Onto onto = kAdd ? Onto::c : Onto::zero;
     if (run.alone) {
-        multiply<kAdd ? Onto::c : Onto::zero>(rows, inner, run.lanes, a, b, kTile, c, kTile);
+        multiply<onto>(rows, inner, run.lanes, a, b, kTile, c, kTile);
         return;
     }
     const int64_t from = run.first / kLanes * kLanes;
-    multiply<Onto::zero>(rows, inner, run.lanes - from, a, b + from, kTile, scratch + from, kTile);
-    for (int64_t lane = from; lane < run.lanes; lane += kLanes) {
-        const IntVector inside = lanes_between(run.first - lane, run.lanes - lane);
+    const auto for_lanes = [&](const auto& f) {
         for (int64_t i = 0; i < rows; ++i) {
-            const Vector old = load(c + i * kTile + lane);
-            const Vector made = load(scratch + i * kTile + lane);
-            store(c + i * kTile + lane, inside ? (kAdd ? old + made : made) : old);
+            for (int64_t lane = from; lane < run.lanes; lane += kLanes) f(i * kTile + lane, lane);
         }
-    }
+    };
+    if (kAdd) for_lanes([=](int64_t at, int64_t) { store(scratch + at, load(c + at)); });
+    multiply<onto>(rows, inner, run.lanes - from, a, b + from, kTile, scratch + from, kTile);
+    for_lanes([=](int64_t at, int64_t lane) {
+        const IntVector inside = lanes_between(run.first - lane, run.lanes - lane);
+        store(c + at, inside ? load(scratch + at) : load(c + at));
+    });
 }
 
 // What a worker keeps of the tile it is at. Where operands of products take the place of a plane, it has no name.

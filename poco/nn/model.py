@@ -386,8 +386,10 @@ def _all_units(windows: int, units: int, device: torch.device) -> tuple[Tensor, 
     """``unit_index`` and ``window_offsets`` of windows that have all units, in order."""
     if device.type == "cpu" and not torch.compiler.is_compiling():
         # By numpy: torch would wake its threads, which spin for a while where those of the core want to work.
-        index = np.tile(np.arange(units, dtype=np.int32), windows)
-        return torch.from_numpy(index), torch.from_numpy(np.arange(windows + 1, dtype=np.int32) * units)
+        index = np.arange(units, dtype=np.int32)
+        return torch.from_numpy(index if windows == 1 else np.tile(index, windows)), torch.from_numpy(
+            np.arange(windows + 1, dtype=np.int32) * units
+        )
     unit_index = torch.arange(units, dtype=torch.int32, device=device).expand(windows, units).flatten()
     return unit_index, torch.arange(windows + 1, dtype=torch.int32, device=device) * units
 

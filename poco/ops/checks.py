@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import itertools
+import operator
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -29,7 +31,10 @@ from poco.ops.reference import accumulation_dtype
 
 def _expect(op: str, name: str, tensor: Tensor, shape: tuple[int | str, ...]) -> None:
     """Raises if ``tensor`` is not of ``shape``; a letter in it stands for any size."""
-    actual = tensor.shape
+    _expect_shape(op, name, tensor.shape, shape)
+
+
+def _expect_shape(op: str, name: str, actual: tuple[int, ...], shape: tuple[int | str, ...]) -> None:
     if actual == shape:
         return
     fits = len(actual) == len(shape)
@@ -80,6 +85,8 @@ def _expect_indices(op: str, rows: int, unit_index: Tensor, window_offsets: Tens
             raise ShapeError(f"{op}: unit_table has no unit, and x has {rows} rows")
         # By numpy: torch would wake its threads, which spin for a while where those of the core want to work.
         indices = unit_index.numpy() if unit_index.device.type == "cpu" else unit_index
+        if isinstance(indices, np.ndarray) and int(indices.view(np.uint32).max()) < units:
+            return  # so none is negative either
         least, most = int(indices.min()), int(indices.max())
         if least < 0 or most >= units:
             row = next(i for i, unit in enumerate(unit_index.tolist()) if not 0 <= unit < units)
@@ -87,7 +94,9 @@ def _expect_indices(op: str, rows: int, unit_index: Tensor, window_offsets: Tens
 
 
 _ROWS = ("unit_index", "window_offsets")
-_INTEGERS = (*_ROWS, "seed")  # whose dtypes are looked at elsewhere
+_INTEGERS = frozenset((*_ROWS, "seed"))  # whose dtypes are looked at elsewhere
+_PLAIN = frozenset((Tensor, torch.nn.Parameter))
+_DEVICE, _SHAPE = operator.attrgetter("device"), operator.attrgetter("shape")
 POOL_NAMES = (
     "x",
     *_ROWS,
@@ -113,8 +122,10 @@ def _name(names: Sequence[str], position: int) -> str:
     return names[position] if position < len(names) else f"parameters[{position - len(names)}]"
 
 
-def only_tensors(op: str, names: Sequence[str], values: Iterable[Any]) -> None:
+def only_tensors(op: str, names: Sequence[str], values: Sequence[Any]) -> None:
     """Raises ShapeError, by name, for what is no tensor; behind the names come parameters by number."""
+    if _PLAIN.issuperset(map(type, values)):
+        return
     for i, value in enumerate(values):
         if not isinstance(value, Tensor):
             raise ShapeError(f"{op}: {_name(names, i)} must be a tensor, got {type(value).__name__}")
@@ -123,6 +134,9 @@ def only_tensors(op: str, names: Sequence[str], values: Iterable[Any]) -> None:
 def _expect_together(op: str, names: Sequence[str], tensors: Sequence[Tensor]) -> None:
     """Raises unless all are where the first is, and all but indices and seed floating point."""
     device = tensors[0].device  # asked for once, as every answer is an object of its own
+    floating = sum(map(Tensor.is_floating_point, tensors))  # by far most calls end here: what is wrong is found below
+    if floating == len(tensors) - len(_INTEGERS.intersection(names)) and set(map(_DEVICE, tensors)) == {device}:
+        return
     for i, tensor in enumerate(tensors):
         if tensor.device != device:
             raise ShapeError(f"{op}: all tensors must be on {device}, {_name(names, i)} is on {tensor.device}")
@@ -324,7 +338,6 @@ def latent_transformer(
     _expect_dropout(op, dropouts, seed)
 
 
-@functools.cache
 def _model_shapes(
     layers: int,
     width: int,
@@ -344,6 +357,27 @@ def _model_shapes(
     after = ((d,), *norm, *ffn)
     modulation = ((film, d), (film,), (film, d), (film,), (film, context), (film,), (horizon, film), (horizon,))
     return (*before, *_latent_shapes(layers, width, head_width, heads, hidden), *after, *modulation)
+
+
+@functools.lru_cache(maxsize=256)
+def _expect_model(
+    op: str, layers: int, width: int, head_width: int, heads: int, context: int, shapes: tuple[tuple[int, ...], ...]
+) -> None:
+    """Raises unless parameters of a model of these ``shapes`` fit together; what has fitted once is not looked at."""
+    p: Any = ModelParameters.of(shapes)
+    out_of_hidden: Any = LatentParameters.of(p.latents).read_ffn.out_weight
+    for name, shape in (
+        ("token_weight", p.token_weight),
+        ("read_ffn_out_weight", out_of_hidden),
+        ("in_weight", p.in_weight),
+        ("out_weight", p.out_weight),
+    ):
+        _expect_shape(op, name, shape, ("rows", "columns"))
+    length, film, horizon = p.token_weight[1], p.in_weight[0], p.out_weight[0]
+    _expect_segments(op, context, length)
+    expected = _model_shapes(layers, width, head_width, heads, out_of_hidden[1], length, context, film, horizon)
+    for i, (actual, shape) in enumerate(zip(shapes, expected, strict=True)):
+        _expect_shape(op, f"parameters[{i}] ({model_names(layers)[i]})", actual, shape)
 
 
 def inference(
@@ -373,21 +407,8 @@ def inference(
     _expect_windows(op, "initial", initial, windows)
     _expect_latents(op, "initial", initial)
     _expect(op, "frequencies", frequencies, ("dh / 4",))
-    p = ModelParameters.of(parameters)
-    out_of_hidden = LatentParameters.of(p.latents).read_ffn.out_weight
-    for name, tensor in (
-        ("token_weight", p.token_weight),
-        ("read_ffn_out_weight", out_of_hidden),
-        ("in_weight", p.in_weight),
-        ("out_weight", p.out_weight),
-    ):
-        _expect(op, name, tensor, ("rows", "columns"))
-    length, film, horizon = p.token_weight.shape[1], p.in_weight.shape[0], p.out_weight.shape[0]
-    _expect_segments(op, context, length)
-    head_width, hidden = 4 * frequencies.shape[0], out_of_hidden.shape[1]
     _expect_heads(op, heads)
-    shapes = _model_shapes(layers, width, head_width, heads, hidden, length, context, film, horizon)
-    _expect_each(op, parameters, shapes, lambda: model_names(layers))
+    _expect_model(op, layers, width, 4 * frequencies.shape[0], heads, context, tuple(map(_SHAPE, parameters)))
 
 
 def film_parameters(op: str, parameters: Sequence[Tensor]) -> FilmParameters:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from poco import core
 from poco.ops.parameters import FilmParameters, LatentParameters, ModelParameters
-from poco.ops.precision import common_dtype, dense
+from poco.ops.precision import all_dense, common_dtype, dense
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _empty = functools.partial(torch.empty, device=torch.device("cpu"))  # whatever torch.set_default_device says
@@ -329,7 +329,7 @@ def inference(
 ) -> Tensor:
     """The forecasts of a model that is not in training; see :func:`poco.ops.inference`."""
     dtype = common_dtype([unit_table, initial, *parameters])
-    alive = [dense(parameter, dtype) for parameter in parameters]
+    alive = all_dense(parameters, dtype)
     p = ModelParameters.of(parameters)
     between = LatentParameters.of(p.latents)
     forecast = _empty(x.shape[0], p.out_bias.shape[0], dtype=dtype)
@@ -362,7 +362,7 @@ def inference(
         "film_width": p.in_weight.shape[0],
         "horizon": forecast.shape[1],
         "eps": eps,
-        "parameters": [parameter.data_ptr() for parameter in alive],
+        "parameters": [*map(Tensor.data_ptr, alive)],
     }
     _call("inference", dtype, tensors, numbers)
     return forecast.to(x.dtype)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import operator
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -96,7 +95,6 @@ def _expect_indices(op: str, rows: int, unit_index: Tensor, window_offsets: Tens
 _ROWS = ("unit_index", "window_offsets")
 _INTEGERS = frozenset((*_ROWS, "seed"))  # whose dtypes are looked at elsewhere
 _PLAIN = frozenset((Tensor, torch.nn.Parameter))
-_DEVICE, _SHAPE = operator.attrgetter("device"), operator.attrgetter("shape")
 POOL_NAMES = (
     "x",
     *_ROWS,
@@ -135,7 +133,7 @@ def _expect_together(op: str, names: Sequence[str], tensors: Sequence[Tensor]) -
     """Raises unless all are where the first is, and all but indices and seed floating point."""
     device = tensors[0].device  # asked for once, as every answer is an object of its own
     floating = sum(map(Tensor.is_floating_point, tensors))  # by far most calls end here: what is wrong is found below
-    if floating == len(tensors) - len(_INTEGERS.intersection(names)) and set(map(_DEVICE, tensors)) == {device}:
+    if floating == len(tensors) - len(_INTEGERS.intersection(names)) and {t.device for t in tensors} == {device}:
         return
     for i, tensor in enumerate(tensors):
         if tensor.device != device:
@@ -408,7 +406,7 @@ def inference(
     _expect_latents(op, "initial", initial)
     _expect(op, "frequencies", frequencies, ("dh / 4",))
     _expect_heads(op, heads)
-    _expect_model(op, layers, width, 4 * frequencies.shape[0], heads, context, tuple(map(_SHAPE, parameters)))
+    _expect_model(op, layers, width, 4 * frequencies.shape[0], heads, context, tuple([p.shape for p in parameters]))
 
 
 def film_parameters(op: str, parameters: Sequence[Tensor]) -> FilmParameters:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
-
-_DTYPE = operator.attrgetter("dtype")
 
 
 def dense(tensor: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -22,14 +19,14 @@ def dense(tensor: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 def all_dense(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """The same of many."""
-    if set(map(_DTYPE, tensors)) == {dtype} and all(map(Tensor.is_contiguous, tensors)):
+    if {t.dtype for t in tensors} == {dtype} and all(map(Tensor.is_contiguous, tensors)):
         return [*tensors]
     return [dense(tensor, dtype) for tensor in tensors]
 
 
 def common_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
     """What kernels take these inputs in: bfloat16 if all are that, else float32."""
-    return torch.bfloat16 if set(map(_DTYPE, tensors)) == {torch.bfloat16} else torch.float32
+    return torch.bfloat16 if {t.dtype for t in tensors} == {torch.bfloat16} else torch.float32
 
 
 def autocasts(like: Tensor) -> bool:

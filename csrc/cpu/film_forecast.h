@@ -1,6 +1,7 @@
 // Pass 2, latents to every unit: a tile of rows goes through attention over its window's latents, the feed-forward
 // layer and FiLM without leaving the cache. The wide layers go by panels: kPanel columns at a time are made, used and
-// forgotten. poco/ops/reference.py says what is computed.
+// forgotten. Within a panel they are made by bands, whose products are used before they leave the first-level cache.
+// poco/ops/reference.py says what is computed.
 #pragma once
 
 #include "core/philox.h"
@@ -10,7 +11,18 @@
 namespace poco {
 namespace {
 
-constexpr int64_t kPanel = 128;  // a multiple of 4, as dropout is drawn for 4 columns at a time
+constexpr int64_t kPanel = 128;
+#if defined(__AMX_BF16__)
+// By tiles of AMX the products take less time than the memory behind the first-level cache: bands and rows are as few
+// as make all that a band needs stay in it.
+constexpr int64_t kBand = 16;
+constexpr int64_t kForwardRows = 64;
+#else
+constexpr int64_t kBand = 32;
+constexpr int64_t kForwardRows = kTile;
+#endif
+static_assert(kPanel % kBand == 0 && kBand % 4 == 0, "whole bands, and whole random words, which are for 4 columns");
+static_assert(kForwardRows <= kTile && kForwardRows % kLanes == 0, "no more rows than a plane has room for");
 
 // Rows first, ..., last - 1 of a tile belong to one window.
 struct Run {
@@ -49,20 +61,20 @@ struct TileRows {
     }
 };
 
-// Rows cut into tiles that keep all threads busy to the end: whole ones as long as there is one for every thread, then
-// one each of what is left. No forecast depends on where it is cut.
+// Rows cut into tiles that keep all threads busy to the end: whole ones, of kForwardRows, as long as there is one for
+// every thread, then one each of what is left. No forecast depends on where it is cut.
 struct TileCut {
     int64_t whole, vectors, parts;  // whole tiles; vectors of rows that are left, in so many parts
 
-    TileCut(int64_t rows, int threads) : whole(rows / (kTile * threads) * threads) {
-        vectors = round_up(rows - whole * kTile) / kLanes;
+    TileCut(int64_t rows, int threads) : whole(rows / (kForwardRows * threads) * threads) {
+        vectors = round_up(rows - whole * kForwardRows) / kLanes;
         parts = smaller(threads, vectors);
     }
 
     int64_t tiles() const { return whole + parts; }
     int64_t first_row(int64_t tile) const {
         const int64_t left = tile - whole;
-        return left <= 0 ? tile * kTile : whole * kTile + left * vectors / parts * kLanes;
+        return left <= 0 ? tile * kForwardRows : whole * kForwardRows + left * vectors / parts * kLanes;
     }
 };
 
@@ -92,7 +104,7 @@ inline void multiply_run(const Run& run, int64_t rows, int64_t inner, Weights a,
 // What a worker keeps of the tile it is at. Where operands of products take the place of a plane, it has no name.
 struct FilmPlanes {
     float *state, *weights, *scratch, *forecast, *left, *right, *mask, *inverse_std, *activity;
-    OperandPlane normed, state_operand, weights_operand, activity_operand, left_operand;
+    OperandPlane normed, state_operand, weights_operand, activity_operand, panel;
 
     // `over_rows`: sums over rows will be needed.
     template <typename T>
@@ -101,16 +113,16 @@ struct FilmPlanes {
           weights(pieces.plane(call.latents)),
           scratch(pieces.plane(larger(call.width, call.latents))),
           forecast(pieces.plane(call.horizon)),
-          left(pieces.plane(kPanel)),
-          right(pieces.plane(kPanel)),
-          mask(pieces.plane(call.dropout > 0 ? kPanel : 0)),
+          left(pieces.plane(kBand)),
+          right(pieces.plane(kBand)),
+          mask(pieces.plane(call.dropout > 0 ? kBand : 0)),
           inverse_std(pieces.plane(1)),
           activity(pieces.plane(call.context)),
           normed(operand_in_place(pieces.plane(call.width), call.width, over_rows, pieces)),
           state_operand(operand_beside(state, call.width, over_rows, pieces)),
           weights_operand(operand_beside(weights, call.latents, over_rows, pieces)),
           activity_operand(operand_in_place(activity, call.context, over_rows, pieces)),
-          left_operand(operand_in_place(left, kPanel, over_rows, pieces)) {}
+          panel(operand_in_place(pieces.plane(kPanel), kPanel, over_rows, pieces)) {}
 };
 
 // Dropout with this probability.
@@ -138,9 +150,18 @@ inline void attend(const TileRows<T>& tile, const FilmWeights& w, const OperandP
     add_to_features(d, tile.lanes(), w.attention_bias, t.state);
 }
 
-// One panel of two layers that are multiplied with each other: their products, to which biases are added as they are
+// Calls f(first, count) for the bands of a panel from column `begin` on, of a layer with `columns`; returns how many
+// columns the panel has.
+template <typename F>
+inline int64_t for_bands(int64_t begin, int64_t columns, const F& f) {
+    const int64_t count = smaller(kPanel, columns - begin);
+    for (int64_t first = 0; first < count; first += kBand) f(begin + first, smaller(kBand, count - first));
+    return count;
+}
+
+// One band of two layers that are multiplied with each other: their products, to which biases are added as they are
 // read, when they are in registers anyway.
-struct Panel {
+struct Band {
     const float *left_plane, *left_bias, *right_plane, *right_bias;
 
     // At an offset into the planes, that of feature i.
@@ -148,11 +169,11 @@ struct Panel {
     Vector right(int64_t at, int64_t i) const { return load(right_plane + at) + right_bias[i]; }
 };
 
-// One panel of the wide layers of the feed-forward: values (left) and gates of hidden columns first, ..., first + count
+// One band of the wide layers of the feed-forward: values (left) and gates of hidden columns first, ..., first + count
 // - 1.
 template <typename T>
-inline Panel feed_forward_panel(const FilmForecast<T>& call, const FilmWeights& w, int64_t lanes, int64_t first,
-                                int64_t count, const FilmPlanes& t) {
+inline Band feed_forward_band(const FilmForecast<T>& call, const FilmWeights& w, int64_t lanes, int64_t first,
+                              int64_t count, const FilmPlanes& t) {
     const int64_t d = call.width, gates = call.ffn_width + first;
     const Word* const normed = t.normed.over_features();
     multiply<Onto::zero>(count, d, lanes, w.ffn_in.from(first, 0), normed, kTile, t.left, kTile);
@@ -160,10 +181,10 @@ inline Panel feed_forward_panel(const FilmForecast<T>& call, const FilmWeights& 
     return {t.left, w.ffn_in_bias + first, t.right, w.ffn_in_bias + gates};
 }
 
-// One panel of FiLM: what the activity makes (left, before its ReLU) and by what it is scaled.
+// One band of FiLM: what the activity makes (left, before its ReLU) and by what it is scaled.
 template <typename T>
-inline Panel film_panel(const FilmForecast<T>& call, const FilmWeights& w, int64_t lanes, int64_t first, int64_t count,
-                        const FilmPlanes& t) {
+inline Band film_band(const FilmForecast<T>& call, const FilmWeights& w, int64_t lanes, int64_t first, int64_t count,
+                      const FilmPlanes& t) {
     multiply<Onto::zero>(count, call.context, lanes, w.in.from(first, 0), t.activity_operand.over_features(), kTile,
                          t.left, kTile);
     multiply<Onto::zero>(count, call.width, lanes, w.scale.from(first, 0), t.state_operand.over_features(), kTile,
@@ -186,18 +207,21 @@ inline void film_forecast_tile(const TileRows<T>& tile, const FilmWeights& w, co
     scale_and_shift(d, lanes, t.scratch, w.ffn_norm_weight, w.ffn_norm_bias, t.normed);
     add_to_features(d, lanes, w.ffn_out_bias, t.state);
     for (int64_t f = 0; f < call.ffn_width; f += kPanel) {
-        const int64_t count = smaller(kPanel, call.ffn_width - f);
-        const Panel panel = feed_forward_panel(call, w, lanes, f, count, t);
-        const auto gated = [=](int64_t at, int64_t i) { return panel.left(at, i) * gelu(panel.right(at, i)); };
-        if (call.dropout > 0) {
-            dropout_of(call.seed, call.dropout).fill(tile.first, lanes, f, count, t.mask);
-            make_operands<1>(count, lanes, {t.left_operand},
-                             [&](int64_t at, int64_t i, Vector* value) { *value = gated(at, i) * load(t.mask + at); });
-        } else {
-            make_operands<1>(count, lanes, {t.left_operand},
-                             [=](int64_t at, int64_t i, Vector* value) { *value = gated(at, i); });
-        }
-        multiply<Onto::c>(d, count, lanes, w.ffn_out.from(0, f), t.left_operand.over_features(), kTile, t.state, kTile);
+        const int64_t count = for_bands(f, call.ffn_width, [&](int64_t first, int64_t columns) {
+            const Band band = feed_forward_band(call, w, lanes, first, columns, t);
+            const auto gated = [=](int64_t at, int64_t i) { return band.left(at, i) * gelu(band.right(at, i)); };
+            const OperandPlane to = t.panel.from(first - f);
+            if (call.dropout > 0) {
+                dropout_of(call.seed, call.dropout).fill(tile.first, lanes, first, columns, t.mask);
+                make_operands<1>(columns, lanes, {to}, [&](int64_t at, int64_t i, Vector* value) {
+                    *value = gated(at, i) * load(t.mask + at);
+                });
+            } else {
+                make_operands<1>(columns, lanes, {to},
+                                 [=](int64_t at, int64_t i, Vector* value) { *value = gated(at, i); });
+            }
+        });
+        multiply<Onto::c>(d, count, lanes, w.ffn_out.from(0, f), t.panel.over_features(), kTile, t.state, kTile);
     }
 
     rows_to_plane(tile.count, call.context, call.x + tile.first * call.context, t.activity);
@@ -206,13 +230,14 @@ inline void film_forecast_tile(const TileRows<T>& tile, const FilmWeights& w, co
     multiply<Onto::bias>(call.horizon, d, lanes, w.shift.first, t.state_operand.over_features(), kTile, t.forecast,
                          kTile, w.shift_bias);
     for (int64_t k = 0; k < call.film_width; k += kPanel) {
-        const int64_t count = smaller(kPanel, call.film_width - k);
-        const Panel panel = film_panel(call, w, lanes, k, count, t);
-        make_operands<1>(count, lanes, {t.left_operand}, [=](int64_t at, int64_t i, Vector* value) {
-            *value = max(Vector{}, panel.left(at, i)) * panel.right(at, i);
+        const int64_t count = for_bands(k, call.film_width, [&](int64_t first, int64_t columns) {
+            const Band band = film_band(call, w, lanes, first, columns, t);
+            make_operands<1>(columns, lanes, {t.panel.from(first - k)}, [=](int64_t at, int64_t i, Vector* value) {
+                *value = max(Vector{}, band.left(at, i)) * band.right(at, i);
+            });
         });
-        multiply<Onto::c>(call.horizon, count, lanes, w.out.from(0, k), t.left_operand.over_features(), kTile,
-                          t.forecast, kTile);
+        multiply<Onto::c>(call.horizon, count, lanes, w.out.from(0, k), t.panel.over_features(), kTile, t.forecast,
+                          kTile);
     }
     finish_plane(tile.count, call.horizon, t.forecast, call.forecast + tile.first * call.horizon);
 }

@@ -27,10 +27,10 @@ inline int64_t chunk_count(int64_t tiles, int64_t sum_bytes) {
 // What a worker keeps of the tile it is at, besides what the forward needs. Lines are rows of whole vectors.
 struct FilmBackwardPlanes : FilmPlanes {
     float *unit_standard, *unit_inverse_std, *standard;
-    float *grad, *grad_state, *grad_normed, *grad_scores, *grad_activity, *grad_panel;
+    float *grad, *grad_state, *grad_normed, *grad_scores, *grad_activity, *grad_band;
     OperandPlane gelu_of_gate, slope_times_value, gated;  // of all hidden columns, with dropout
     OperandPlane made, scale;                             // of all columns of FiLM, where they are kept
-    OperandPlane query, right_operand, grad_operand, grad_state_operand, grad_scores_operand, product_operand;
+    OperandPlane query, right_panel, grad_operand, grad_state_operand, grad_scores_operand, product_panel;
     Word *left_lines, *right_lines, *activity_lines, *grad_lines;
     size_t line_bytes;
 
@@ -45,18 +45,18 @@ struct FilmBackwardPlanes : FilmPlanes {
           grad_normed(pieces.plane(call.width)),
           grad_scores(pieces.plane(call.latents)),
           grad_activity(pieces.plane(call.context)),
-          grad_panel(pieces.plane(kPanel)),
+          grad_band(pieces.plane(kBand)),
           gelu_of_gate(plain_plane(call.ffn_width, pieces)),
           slope_times_value(plain_plane(call.ffn_width, pieces)),
           gated(operand_in_place(pieces.plane(call.ffn_width), call.ffn_width, true, pieces)),
           made(plain_plane(call.film_width, pieces)),
           scale(plain_plane(call.film_width, pieces)),
           query(operand_in_place(pieces.plane(call.width), call.width, true, pieces)),
-          right_operand(operand_in_place(right, kPanel, true, pieces)),
+          right_panel(operand_in_place(pieces.plane(kPanel), kPanel, true, pieces)),
           grad_operand(operand_in_place(grad, call.horizon, true, pieces)),
           grad_state_operand(operand_beside(grad_state, call.width, true, pieces)),
           grad_scores_operand(operand_beside(grad_scores, call.latents, true, pieces)),
-          product_operand(plain_operand_in_place(grad_panel, kPanel, pieces)) {
+          product_panel(plain_plane(kPanel, pieces)) {
         const size_t before = pieces.used();
         left_lines = lines(call.width, pieces);
         right_lines = lines(call.width, pieces);
@@ -89,23 +89,25 @@ inline void film_tile_again(const TileRows<T>& tile, const FilmWeights& w, const
     scale_and_shift(d, lanes, t.standard, w.ffn_norm_weight, w.ffn_norm_bias, t.normed);
     add_to_features(d, lanes, w.ffn_out_bias, t.state);
     for (int64_t f = 0; f < call.ffn_width; f += kPanel) {
-        const int64_t count = smaller(kPanel, call.ffn_width - f);
-        const Panel panel = feed_forward_panel(call, w, lanes, f, count, t);
-        if (call.dropout > 0) dropout_of(call.seed, call.dropout).fill(tile.first, lanes, f, count, t.mask);
         const OperandPlane gated = t.gated.from(f);
-        const OperandPlane kept[] = {gated, t.gelu_of_gate.from(f), t.slope_times_value.from(f)};
-        make_operands(count, lanes, kept, [&](int64_t at, int64_t i, Vector* values) {
-            Vector activation, slope;
-            gelu_and_slope(panel.right(at, i), activation, slope);
-            const Vector value = panel.left(at, i);
-            if (call.dropout > 0) {
-                const Vector mask = load(t.mask + at);
-                activation *= mask;
-                slope *= mask;
-            }
-            values[0] = activation * value;
-            values[1] = activation;
-            values[2] = slope * value;
+        const int64_t count = for_bands(f, call.ffn_width, [&](int64_t first, int64_t columns) {
+            const Band band = feed_forward_band(call, w, lanes, first, columns, t);
+            if (call.dropout > 0) dropout_of(call.seed, call.dropout).fill(tile.first, lanes, first, columns, t.mask);
+            const OperandPlane kept[] = {t.gated.from(first), t.gelu_of_gate.from(first),
+                                         t.slope_times_value.from(first)};
+            make_operands(columns, lanes, kept, [&](int64_t at, int64_t i, Vector* values) {
+                Vector activation, slope;
+                gelu_and_slope(band.right(at, i), activation, slope);
+                const Vector value = band.left(at, i);
+                if (call.dropout > 0) {
+                    const Vector mask = load(t.mask + at);
+                    activation *= mask;
+                    slope *= mask;
+                }
+                values[0] = activation * value;
+                values[1] = activation;
+                values[2] = slope * value;
+            });
         });
         multiply<Onto::c>(d, count, lanes, w.ffn_out.from(0, f), gated.over_features(), kTile, t.state, kTile);
     }
@@ -120,16 +122,16 @@ inline void forecast_again(const TileRows<T>& tile, const FilmWeights& w, const 
     multiply<Onto::bias>(horizon, call.width, lanes, w.shift.first, t.state_operand.over_features(), kTile, t.forecast,
                          kTile, w.shift_bias);
     for (int64_t k = 0; k < call.film_width; k += kPanel) {
-        const int64_t count = smaller(kPanel, call.film_width - k);
-        const Panel panel = film_panel(call, w, lanes, k, count, t);
-        make_operands<3>(count, lanes, {t.left_operand, t.made.from(k), t.scale.from(k)},
-                         [=](int64_t at, int64_t i, Vector* values) {
-                             values[1] = panel.left(at, i);
-                             values[2] = panel.right(at, i);
-                             values[0] = max(Vector{}, values[1]) * values[2];
-                         });
-        multiply<Onto::c>(horizon, count, lanes, w.out.from(0, k), t.left_operand.over_features(), kTile, t.forecast,
-                          kTile);
+        const int64_t count = for_bands(k, call.film_width, [&](int64_t first, int64_t columns) {
+            const Band band = film_band(call, w, lanes, first, columns, t);
+            make_operands<3>(columns, lanes, {t.panel.from(first - k), t.made.from(first), t.scale.from(first)},
+                             [=](int64_t at, int64_t i, Vector* values) {
+                                 values[1] = band.left(at, i);
+                                 values[2] = band.right(at, i);
+                                 values[0] = max(Vector{}, values[1]) * values[2];
+                             });
+        });
+        multiply<Onto::c>(horizon, count, lanes, w.out.from(0, k), t.panel.over_features(), kTile, t.forecast, kTile);
     }
 }
 
@@ -166,44 +168,47 @@ inline void film_backward(const TileRows<T>& tile, const FilmBackwardWeights& w,
         sums->add(horizon, lanes, t.grad_operand, sums->shift_bias);
     }
     for (int64_t k = 0; k < call.film_width; k += kPanel) {
-        const int64_t count = smaller(kPanel, call.film_width - k);
-        multiply<Onto::zero>(count, horizon, lanes, w.out_t.from(k, 0), t.grad_operand.over_features(), kTile,
-                             t.grad_panel, kTile);
-        // From what the activity makes, the scale and the gradient of their product to the gradients of the two and
-        // their product.
-        const OperandPlane to[] = {t.left_operand, t.right_operand, t.product_operand};
-        const auto gradients = [&](Vector made, Vector scale, Vector g, Vector* values) {
-            const Vector hidden = max(Vector{}, made);
-            values[0] = made <= 0.0f ? Vector{} : g * scale;
-            values[1] = g * hidden;
-            values[2] = hidden * scale;
-        };
-        if (kept) {
-            const OperandPlane made = t.made.from(k), scale = t.scale.from(k);
-            make_operands(count, lanes, to, [&](int64_t at, int64_t, Vector* values) {
-                gradients(made.value(at), scale.value(at), load(t.grad_panel + at), values);
-            });
-        } else {
-            const Panel panel = film_panel(call, w, lanes, k, count, t);
-            make_operands(count, lanes, to, [&](int64_t at, int64_t i, Vector* values) {
-                gradients(panel.left(at, i), panel.right(at, i), load(t.grad_panel + at), values);
-            });
-        }
-        multiply<Onto::c>(d, count, lanes, w.scale_t.from(0, k), t.right_operand.over_features(), kTile, t.grad_state,
+        const int64_t count = for_bands(k, call.film_width, [&](int64_t first, int64_t columns) {
+            multiply<Onto::zero>(columns, horizon, lanes, w.out_t.from(first, 0), t.grad_operand.over_features(), kTile,
+                                 t.grad_band, kTile);
+            // From what the activity makes, the scale and the gradient of their product to the gradients of the two and
+            // their product.
+            const int64_t at_panel = first - k;
+            const OperandPlane to[] = {t.panel.from(at_panel), t.right_panel.from(at_panel),
+                                       t.product_panel.from(at_panel)};
+            const auto gradients = [&](Vector made, Vector scale, Vector g, Vector* values) {
+                const Vector hidden = max(Vector{}, made);
+                values[0] = made <= 0.0f ? Vector{} : g * scale;
+                values[1] = g * hidden;
+                values[2] = hidden * scale;
+            };
+            if (kept) {
+                const OperandPlane made = t.made.from(first), scale = t.scale.from(first);
+                make_operands(columns, lanes, to, [&](int64_t at, int64_t, Vector* values) {
+                    gradients(made.value(at), scale.value(at), load(t.grad_band + at), values);
+                });
+            } else {
+                const Band band = film_band(call, w, lanes, first, columns, t);
+                make_operands(columns, lanes, to, [&](int64_t at, int64_t i, Vector* values) {
+                    gradients(band.left(at, i), band.right(at, i), load(t.grad_band + at), values);
+                });
+            }
+        });
+        multiply<Onto::c>(d, count, lanes, w.scale_t.from(0, k), t.right_panel.over_features(), kTile, t.grad_state,
                           kTile);
         if (wants_x) {
-            multiply<Onto::c>(context, count, lanes, w.in_t.from(0, k), t.left_operand.over_features(), kTile,
-                              t.grad_activity, kTile);
+            multiply<Onto::c>(context, count, lanes, w.in_t.from(0, k), t.panel.over_features(), kTile, t.grad_activity,
+                              kTile);
         }
         if (sums != nullptr) {
-            sums->add_products(count, tile.count, sums->context, t.left_operand, t.activity_lines,
+            sums->add_products(count, tile.count, sums->context, t.panel, t.activity_lines,
                                sums->in_weight + k * sums->context);
-            sums->add_products(count, tile.count, sums->width, t.right_operand, t.left_lines,
+            sums->add_products(count, tile.count, sums->width, t.right_panel, t.left_lines,
                                sums->scale_weight + k * sums->width);
-            sums->add_products(count, tile.count, sums->horizon, t.product_operand, t.grad_lines,
+            sums->add_products(count, tile.count, sums->horizon, t.product_panel, t.grad_lines,
                                sums->out_weight_t + k * sums->horizon);
-            sums->add(count, lanes, t.left_operand, sums->in_bias + k);
-            sums->add(count, lanes, t.right_operand, sums->scale_bias + k);
+            sums->add(count, lanes, t.panel, sums->in_bias + k);
+            sums->add(count, lanes, t.right_panel, sums->scale_bias + k);
         }
     }
 }
@@ -223,28 +228,30 @@ inline void feed_forward_backward(const TileRows<T>& tile, const FilmBackwardWei
         sums->add(d, lanes, t.grad_state, sums->ffn_out_bias);
     }
     for (int64_t f = 0; f < hidden; f += kPanel) {
-        const int64_t count = smaller(kPanel, hidden - f);
-        multiply<Onto::zero>(count, d, lanes, w.ffn_out_t.from(f, 0), t.grad_state_operand.over_features(), kTile,
-                             t.left, kTile);
-        const OperandPlane gelu_of_gate = t.gelu_of_gate.from(f), slope_times_value = t.slope_times_value.from(f);
-        make_operands<2>(count, lanes, {t.left_operand, t.right_operand}, [&](int64_t at, int64_t, Vector* values) {
-            const Vector g = load(t.left + at);
-            values[0] = g * gelu_of_gate.value(at);
-            values[1] = g * slope_times_value.value(at);
+        const int64_t count = for_bands(f, hidden, [&](int64_t first, int64_t columns) {
+            multiply<Onto::zero>(columns, d, lanes, w.ffn_out_t.from(first, 0), t.grad_state_operand.over_features(),
+                                 kTile, t.left, kTile);
+            const OperandPlane gelu_of_gate = t.gelu_of_gate.from(first);
+            const OperandPlane slope_times_value = t.slope_times_value.from(first);
+            make_operands<2>(columns, lanes, {t.panel.from(first - f), t.right_panel.from(first - f)},
+                             [&](int64_t at, int64_t, Vector* values) {
+                                 const Vector g = load(t.left + at);
+                                 values[0] = g * gelu_of_gate.value(at);
+                                 values[1] = g * slope_times_value.value(at);
+                             });
         });
-        multiply<Onto::c>(d, count, lanes, w.ffn_in_t.from(0, f), t.left_operand.over_features(), kTile, t.grad_normed,
-                          kTile);
-        multiply<Onto::c>(d, count, lanes, w.ffn_in_t.from(0, hidden + f), t.right_operand.over_features(), kTile,
+        multiply<Onto::c>(d, count, lanes, w.ffn_in_t.from(0, f), t.panel.over_features(), kTile, t.grad_normed, kTile);
+        multiply<Onto::c>(d, count, lanes, w.ffn_in_t.from(0, hidden + f), t.right_panel.over_features(), kTile,
                           t.grad_normed, kTile);
         if (sums != nullptr) {
-            sums->add_products(count, tile.count, sums->width, t.left_operand, t.left_lines,
+            sums->add_products(count, tile.count, sums->width, t.panel, t.left_lines,
                                sums->ffn_in_weight + f * sums->width);
-            sums->add_products(count, tile.count, sums->width, t.right_operand, t.left_lines,
+            sums->add_products(count, tile.count, sums->width, t.right_panel, t.left_lines,
                                sums->ffn_in_weight + (hidden + f) * sums->width);
             sums->add_products(count, tile.count, sums->width, t.gated.from(f), t.right_lines,
                                sums->ffn_out_weight_t + f * sums->width);
-            sums->add(count, lanes, t.left_operand, sums->ffn_in_bias + f);
-            sums->add(count, lanes, t.right_operand, sums->ffn_in_bias + hidden + f);
+            sums->add(count, lanes, t.panel, sums->ffn_in_bias + f);
+            sums->add(count, lanes, t.right_panel, sums->ffn_in_bias + hidden + f);
         }
     }
     if (sums != nullptr) {

@@ -132,27 +132,56 @@ inline void memory_is_written() {
     __asm__ volatile("" ::: "memory");
 }
 
-// Names of tiles are part of the instructions, so what a step does is a macro over them: C += A B for 16 or 32 rows and
-// columns, one tile each of A and B at a time, and the second columns of B taken twice.
-#define POCO_AMX_STEP(tile_a, tile_b, a_at, b_at)                \
-    _tile_loadd(tile_a, a_at, a_bytes);                          \
-    _tile_loadd(tile_b, b_at, b_bytes);                          \
-    _tile_dpbf16ps(0, tile_a, tile_b);                           \
-    if (kColumnTiles == 2) {                                     \
-        _tile_loadd(tile_b, (b_at) + 16, b_bytes);               \
-        _tile_dpbf16ps(1, tile_a, tile_b);                       \
-    }                                                            \
-    if (kRowTiles == 2) {                                        \
-        _tile_loadd(tile_a, (a_at) + kAmxRows * a.row, a_bytes); \
-        if (kColumnTiles == 2) {                                 \
-            _tile_dpbf16ps(3, tile_a, tile_b);                   \
-            _tile_loadd(tile_b, b_at, b_bytes);                  \
-        }                                                        \
-        _tile_dpbf16ps(2, tile_a, tile_b);                       \
+// Names of tiles are part of the instructions, so what a step along `inner` does is a macro over them: C += A B with
+// one tile each of A and B at a time. Four tiles of C are under way where there are as many, as a product takes three
+// times as long as until the next can begin.
+
+// 32 rows and 16 or 32 columns; the second columns of B are taken twice.
+#define POCO_AMX_STEP(tile_a, tile_b, a_at, b_at)            \
+    _tile_loadd(tile_a, a_at, a_bytes);                      \
+    _tile_loadd(tile_b, b_at, b_bytes);                      \
+    _tile_dpbf16ps(0, tile_a, tile_b);                       \
+    if (kColumnTiles == 2) {                                 \
+        _tile_loadd(tile_b, (b_at) + 16, b_bytes);           \
+        _tile_dpbf16ps(1, tile_a, tile_b);                   \
+    }                                                        \
+    _tile_loadd(tile_a, (a_at) + kAmxRows * a.row, a_bytes); \
+    if (kColumnTiles == 2) {                                 \
+        _tile_dpbf16ps(3, tile_a, tile_b);                   \
+        _tile_loadd(tile_b, b_at, b_bytes);                  \
+    }                                                        \
+    _tile_dpbf16ps(2, tile_a, tile_b);
+
+// 16 rows and 16, 32, 48 or 64 columns.
+#define POCO_AMX_WIDE_STEP(tile_a, tile_b, a_at, b_at) \
+    _tile_loadd(tile_a, a_at, a_bytes);                \
+    _tile_loadd(tile_b, b_at, b_bytes);                \
+    _tile_dpbf16ps(0, tile_a, tile_b);                 \
+    if (kColumnTiles > 1) {                            \
+        _tile_loadd(tile_b, (b_at) + 16, b_bytes);     \
+        _tile_dpbf16ps(1, tile_a, tile_b);             \
+    }                                                  \
+    if (kColumnTiles > 2) {                            \
+        _tile_loadd(tile_b, (b_at) + 32, b_bytes);     \
+        _tile_dpbf16ps(2, tile_a, tile_b);             \
+    }                                                  \
+    if (kColumnTiles > 3) {                            \
+        _tile_loadd(tile_b, (b_at) + 48, b_bytes);     \
+        _tile_dpbf16ps(3, tile_a, tile_b);             \
     }
 
-// 16 or 32 rows and columns of C; `inner` is a multiple of 16.
-template <int kRowTiles, int kColumnTiles>
+// All of `inner`, a multiple of 16.
+#define POCO_AMX_STEPS(step)                         \
+    int64_t k = 0;                                   \
+    for (; k + kAmxInner <= inner; k += kAmxInner) { \
+        step(4, 5, a.at + k, b + k / 2 * b_row);     \
+    }                                                \
+    if (k < inner) {                                 \
+        step(6, 7, a.at + k, b + k / 2 * b_row);     \
+    }
+
+// 32 rows of C, 16 or 32 columns.
+template <int kColumnTiles>
 inline void amx_block(int64_t inner, BfloatRows a, const uint32_t* b, int64_t b_row, float* c, int64_t c_row,
                       bool from_zero) {
     float* const lower = c + kAmxRows * c_row;
@@ -160,38 +189,66 @@ inline void amx_block(int64_t inner, BfloatRows a, const uint32_t* b, int64_t b_
     if (from_zero) {
         _tile_zero(0);
         if (kColumnTiles == 2) _tile_zero(1);
-        if (kRowTiles == 2) _tile_zero(2);
-        if (kRowTiles == 2 && kColumnTiles == 2) _tile_zero(3);
+        _tile_zero(2);
+        if (kColumnTiles == 2) _tile_zero(3);
     } else {
         _tile_loadd(0, c, c_bytes);
         if (kColumnTiles == 2) _tile_loadd(1, c + 16, c_bytes);
-        if (kRowTiles == 2) _tile_loadd(2, lower, c_bytes);
-        if (kRowTiles == 2 && kColumnTiles == 2) _tile_loadd(3, lower + 16, c_bytes);
+        _tile_loadd(2, lower, c_bytes);
+        if (kColumnTiles == 2) _tile_loadd(3, lower + 16, c_bytes);
     }
-    int64_t k = 0;
-    for (; k + kAmxInner <= inner; k += kAmxInner) {
-        POCO_AMX_STEP(4, 5, a.at + k, b + k / 2 * b_row);
-    }
-    if (k < inner) {
-        POCO_AMX_STEP(6, 7, a.at + k, b + k / 2 * b_row);
-    }
+    POCO_AMX_STEPS(POCO_AMX_STEP)
     _tile_stored(0, c, c_bytes);
     if (kColumnTiles == 2) _tile_stored(1, c + 16, c_bytes);
-    if (kRowTiles == 2) _tile_stored(2, lower, c_bytes);
-    if (kRowTiles == 2 && kColumnTiles == 2) _tile_stored(3, lower + 16, c_bytes);
+    _tile_stored(2, lower, c_bytes);
+    if (kColumnTiles == 2) _tile_stored(3, lower + 16, c_bytes);
+}
+
+// 16 rows of C, 16 to 64 columns.
+template <int kColumnTiles>
+inline void amx_wide_block(int64_t inner, BfloatRows a, const uint32_t* b, int64_t b_row, float* c, int64_t c_row,
+                           bool from_zero) {
+    const int64_t c_bytes = 4 * c_row, b_bytes = 4 * b_row, a_bytes = 2 * a.row;
+    if (from_zero) {
+        _tile_zero(0);
+        if (kColumnTiles > 1) _tile_zero(1);
+        if (kColumnTiles > 2) _tile_zero(2);
+        if (kColumnTiles > 3) _tile_zero(3);
+    } else {
+        _tile_loadd(0, c, c_bytes);
+        if (kColumnTiles > 1) _tile_loadd(1, c + 16, c_bytes);
+        if (kColumnTiles > 2) _tile_loadd(2, c + 32, c_bytes);
+        if (kColumnTiles > 3) _tile_loadd(3, c + 48, c_bytes);
+    }
+    POCO_AMX_STEPS(POCO_AMX_WIDE_STEP)
+    _tile_stored(0, c, c_bytes);
+    if (kColumnTiles > 1) _tile_stored(1, c + 16, c_bytes);
+    if (kColumnTiles > 2) _tile_stored(2, c + 32, c_bytes);
+    if (kColumnTiles > 3) _tile_stored(3, c + 48, c_bytes);
 }
 
 #undef POCO_AMX_STEP
+#undef POCO_AMX_WIDE_STEP
+#undef POCO_AMX_STEPS
 
 // 16 * kRowTiles rows of C, all columns.
 template <int kRowTiles>
 inline void amx_row_band(int64_t inner, int64_t columns, BfloatRows a, const uint32_t* b, int64_t b_row, float* c,
                          int64_t c_row, bool from_zero) {
     int64_t vectors = round_up(columns) / kLanes;
-    for (; vectors >= 2; vectors -= 2, b += 32, c += 32) {
-        amx_block<kRowTiles, 2>(inner, a, b, b_row, c, c_row, from_zero);
+    if constexpr (kRowTiles == 2) {
+        for (; vectors >= 2; vectors -= 2, b += 32, c += 32) {
+            amx_block<2>(inner, a, b, b_row, c, c_row, from_zero);
+        }
+        if (vectors == 1) amx_block<1>(inner, a, b, b_row, c, c_row, from_zero);
+    } else {
+        for (; vectors >= 4; vectors -= 4, b += 64, c += 64) {
+            amx_wide_block<4>(inner, a, b, b_row, c, c_row, from_zero);
+        }
+        if (vectors == 3) amx_wide_block<3>(inner, a, b, b_row, c, c_row, from_zero);
+        if (vectors == 2) amx_wide_block<2>(inner, a, b, b_row, c, c_row, from_zero);
+        if (vectors == 1) amx_wide_block<1>(inner, a, b, b_row, c, c_row, from_zero);
     }
-    if (vectors == 1) amx_block<kRowTiles, 1>(inner, a, b, b_row, c, c_row, from_zero);
 }
 
 // C[rows, columns] (+)= A[rows, inner] B[inner, columns], rows of B and C having room for whole vectors. What is not a

@@ -90,7 +90,8 @@ struct OperandPlane {
 
     const Word* over_features() const { return pairs; }
     OperandPlane from(int64_t feature) const {
-        return {pairs == nullptr ? nullptr : pairs + feature / 2 * kTile, plain + feature * kTile};
+        return {pairs == nullptr ? nullptr : pairs + feature / 2 * kTile,
+                plain == nullptr ? nullptr : plain + feature * kTile};
     }
     BfloatRows over_rows() const { return {plain, kTile}; }
     Vector value(int64_t at) const { return load(plain + at); }  // `at` is an offset into the plane

@@ -171,57 +171,6 @@ private:
     std::vector<Input> inputs_;
 };
 
-// The folded shift.
-class Shift {
-public:
-    Shift(int64_t horizon, int64_t film, int64_t width)
-        : horizon_(horizon),
-          film_(film),
-          width_(width),
-          output_(horizon * film, 1),
-          output_bias_(horizon, 1),
-          shift_(film * width, 1),
-          shift_bias_(film, 1) {}
-
-    void check(const poco::Passes<Bfloat16>& passes) const {
-        const Results exact = run(poco::cpu_kernels_baseline.float32, 1), found = run(passes, 3);
-        for (size_t n = 0; n < exact.size(); ++n) {
-            const double off = relative_error(found[n], exact[n]);
-            if (off < 2e-2) continue;
-            std::printf("FAILED: width %d, folded shift: %g\n", static_cast<int>(width_), off);
-            ++failures;
-        }
-        if (run(passes, 1) == found) return;
-        std::printf("FAILED: width %d: the folded shift is not the same on 3 threads\n", static_cast<int>(width_));
-        ++failures;
-    }
-
-private:
-    template <typename T>
-    Results run(const poco::Passes<T>& passes, int threads) const {
-        std::vector<T> weight(size_of(horizon_ * width_)), bias(size_of(horizon_));
-        poco::FilmShift<T> p;
-        p.horizon = horizon_;
-        p.film_width = film_;
-        p.width = width_;
-        p.threads = threads;
-        output_.give(p.output_weight);
-        output_bias_.give(p.output_bias);
-        shift_.give(p.shift_weight);
-        shift_bias_.give(p.shift_bias);
-        p.weight = weight.data();
-        p.bias = bias.data();
-        passes.film_shift(p);
-        Results results(2);
-        for (const T one : weight) results[0].push_back(poco::to_float(one));
-        for (const T one : bias) results[1].push_back(poco::to_float(one));
-        return results;
-    }
-
-    int64_t horizon_, film_, width_;
-    Input output_, output_bias_, shift_, shift_bias_;
-};
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -253,7 +202,6 @@ int main(int argc, char** argv) {
         {{130}, 128, 8, 48, 160, 96, 16, 0, 2},
     };
     for (const Shape& shape : shapes) Case(shape).check(*passes);
-    for (const int64_t width : {1, 33, 128}) Shift(width < 10 ? 1 : 19, width + 67, width).check(*passes);
     std::puts(failures == 0 ? "all passed" : "some failed");
     return failures == 0 ? 0 : 1;
 }

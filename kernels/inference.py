@@ -15,7 +15,7 @@ from poco.kernels.latents import Call, fits, latent_transformer
 from poco.ops.model_reference import Turns, latent_queries
 from poco.ops.model_reference import latent_transformer as by_torch
 from poco.ops.parameters import FilmParameters, LatentParameters, ModelParameters
-from poco.ops.precision import common_dtype, dense
+from poco.ops.precision import all_dense, common_dtype, dense
 from poco.ops.reference import film_shift
 
 
@@ -67,7 +67,7 @@ def prepare(
     """Makes what :func:`run` needs; arguments as :func:`poco.ops.inference` takes them, ``context`` in frames."""
     dtype = common_dtype([unit_table, initial, *parameters])
     table = unit_table if unit_shift is None else unit_table + unit_shift
-    p = ModelParameters.of([dense(parameter, dtype) for parameter in parameters])
+    p = ModelParameters.of(all_dense(parameters, dtype))
     initial = dense(initial, dtype)
     segments = context // p.token_weight.shape[1]
     return Prepared(

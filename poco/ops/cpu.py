@@ -209,7 +209,7 @@ def _latent_arguments(
     low: bool,
 ) -> tuple[torch.dtype, dict[str, Tensor], dict[str, Any], list[Tensor]]:
     dtype = _latent_dtype(initial, parameters, low)
-    alive = [dense(parameter, dtype) for parameter in parameters]
+    alive = all_dense(parameters, dtype)
     tensors = {"pooled": dense(pooled), "initial": dense(initial, dtype), "frequencies": dense(frequencies)}
     numbers = {
         **_latent_sizes(pooled.shape[1], initial, frequencies, parameters, heads),

@@ -19,7 +19,7 @@ from poco.ops import checks, cpu
 from poco.ops.backends import by_cpu_kernels
 from poco.ops.latent_transformer import latents_by_kernels
 from poco.ops.parameters import FilmParameters, ModelParameters
-from poco.ops.precision import autocasts, common_dtype, dense, transforms_active
+from poco.ops.precision import all_dense, autocasts, common_dtype, transforms_active
 
 _FIXED = 4  # arguments of the node before the table: call, target, x, shift of the units
 
@@ -119,7 +119,7 @@ class _Training(torch.autograd.Function):
         dtype = torch.bfloat16 if casts else common_dtype(given)
         x = x.to(torch.bfloat16) if casts else x
         shifted = given[0] if shift is None else _plus(given[0], shift)
-        taken = [dense(t, dtype) for t in (shifted, *given[1:])]
+        taken = all_dense((shifted, *given[1:]), dtype)
         needs = _Needs(ctx.needs_input_grad[_FIXED - 1 :])
         ctx.shift = None if shift is None else shift.dtype
         steps = _Steps(call, x, *taken)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from poco.nn.files import reading_options
 from poco.training.recipes import complete, recipe
+from poco.wording import as_list
 
 if TYPE_CHECKING:
     from poco.adapted import Adapted
@@ -44,7 +45,7 @@ def train(run: Run, cut: Split, out: str) -> str:
     for name in ("context", "horizon", "segment_length"):
         if name in used_sizes and used_sizes[name] != usual_sizes[name]:
             changed[name] = used_sizes[name]
-    sessions = ["--sessions", ",".join(entry["session"] for entry in run.config["sessions"])]
+    sessions = ["--sessions", as_list(entry["session"] for entry in run.config["sessions"])]
     if run.baselines == ("copy",):
         given.append("--no-baselines")
     return _typed("train", *paths, *sessions, *_reading(reading), *given, *_options(changed), "--out", out)
@@ -95,5 +96,5 @@ def _options(settings: Mapping[str, Any]) -> list[str]:
         elif value is True:
             given.append(option(name))
         elif value is not None:
-            given += [option(name), ",".join(value) if isinstance(value, list | tuple) else str(value)]
+            given += [option(name), as_list(value) if isinstance(value, list | tuple) else str(value)]
     return given

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
+import io
 from collections.abc import Iterable, Sequence
 
 
@@ -31,3 +33,15 @@ def choices(name: object, known: Iterable[str]) -> str:
 def some(names: Sequence[str], most: int) -> str:
     """``a, b, c``, and how many more there are than ``most``."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def listed(text: str) -> list[str]:
+    """What a text has between commas; a name with a comma of its own is in double quotes."""
+    return [name.strip() for row in csv.reader([text], skipinitialspace=True) for name in row if name.strip()]
+
+
+def as_list(names: Iterable[object]) -> str:
+    """The text that :func:`listed` has these names of."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(names)
+    return text.getvalue()

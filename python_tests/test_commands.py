@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 import poco
-from poco import commands
+from poco import commands, wording
 from poco.data.simulate import simulate
 from poco.training import recipe
 
@@ -46,3 +46,17 @@ def test_the_label_that_an_adapted_model_embeds_is_typed() -> None:
     for label, options in (("region", {}), ("cell", {"unit_types": "cell"})):
         typed = shlex.split(commands.adapt(poco.adapt(model, two, mode="zero-shot", **options), "again"))
         assert typed[typed.index("--unit-types") + 1] == label
+
+
+def test_names_with_commas_and_quotes_are_typed_as_they_are_read() -> None:
+    names = ["fish 1", "left, dorsal", 'the "best"', '"', "a'b"]
+    assert wording.listed(wording.as_list(names)) == names
+    assert wording.listed(" a , b,,") == ["a", "b"]
+    assert wording.listed("") == []
+
+
+def test_a_session_with_a_comma_is_typed_as_one() -> None:
+    recordings = [dataclasses.replace(r, session=f"fish, {i}") for i, r in enumerate(simulate(2, 5, 400, seed=0))]
+    run = poco.train(recordings, train_config=dataclasses.replace(recipe("grounded")[1], steps=20))
+    typed = shlex.split(commands.train(run, run.split(), "again"))
+    assert wording.listed(typed[typed.index("--sessions") + 1]) == ["fish, 0", "fish, 1"]

@@ -12,6 +12,7 @@ import typer
 
 from poco.cli.output import note
 from poco.errors import ConfigError, DataError
+from poco.wording import listed
 
 if TYPE_CHECKING:
     from poco.data.recording import Recording
@@ -20,7 +21,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, alo
 Threads = Annotated[int | None, typer.Option(help="Threads on the CPU.")]
 Sessions = Annotated[
     str | None,
-    typer.Option(help="Use these sessions only: names separated by commas."),
+    typer.Option(help="Use these sessions only: names separated by commas, a name with a comma in double quotes."),
 ]
 Without = Annotated[
     str | None,
@@ -181,8 +182,3 @@ def lists_of(given: Mapping[str, str | None], none: str = "nothing") -> dict[str
     if empty is not None:
         raise ConfigError(f"--{empty} names {none}")
     return lists
-
-
-def listed(text: str) -> list[str]:
-    """What a text has between commas."""
-    return [name.strip() for name in text.split(",") if name.strip()]

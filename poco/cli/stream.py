@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from poco.cli.options import Json, Session, examples, listed, read_one, reads
+from poco.cli.options import Json, Session, examples, read_one, reads
 from poco.cli.output import note, number, print_json, say
 from poco.errors import ConfigError
-from poco.wording import counted
+from poco.wording import counted, listed
 
 if TYPE_CHECKING:
     from poco.stream import Stream

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from poco.cli.options import listed, set_threads
+from poco.cli.options import set_threads
 from poco.cli.output import LeftOut
 from poco.errors import ConfigError, DataError
+from poco.wording import listed
 
 if TYPE_CHECKING:
     from poco.data.recording import Recording

@@ -9,7 +9,7 @@ import numpy as np
 from poco.data.recording import Recording
 from poco.data.segments import Segments, taken
 from poco.errors import DataError
-from poco.wording import counted
+from poco.wording import as_list, counted
 
 
 def statistics(recording: Recording, segments: Segments) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +52,7 @@ def check_deviation(recording: Recording, std: np.ndarray) -> list[str]:
         listed = json.dumps(names, ensure_ascii=False)
         raise DataError(
             f"{where}: {many} in the training part, which gives no scale to normalise by: leave such units out with "
-            f"--leave-out '{','.join(names)}', or leave_out = {listed} under [activity], or take them out of the array"
+            f"--leave-out '{as_list(names)}', or leave_out = {listed} under [activity], or take them out of the array"
         )
     tiny = np.flatnonzero(std < np.finfo(np.float32).tiny)
     if tiny.size:

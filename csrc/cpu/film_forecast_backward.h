@@ -96,17 +96,7 @@ inline void film_tile_again(const TileRows<T>& tile, const FilmWeights& w, const
             const OperandPlane kept[] = {t.gated.from(first), t.gelu_of_gate.from(first),
                                          t.slope_times_value.from(first)};
             make_operands(columns, lanes, kept, [&](int64_t at, int64_t i, Vector* values) {
-                Vector activation, slope;
-                gelu_and_slope(band.right(at, i), activation, slope);
-                const Vector value = band.left(at, i);
-                if (call.dropout > 0) {
-                    const Vector mask = load(t.mask + at);
-                    activation *= mask;
-                    slope *= mask;
-                }
-                values[0] = activation * value;
-                values[1] = activation;
-                values[2] = slope * value;
+                gate_value(band.left(at, i), band.right(at, i), call.dropout > 0 ? t.mask + at : nullptr, values);
             });
         });
         multiply<Onto::c>(d, count, lanes, w.ffn_out.from(0, f), gated.over_features(), kTile, t.state, kTile);

@@ -23,14 +23,13 @@ inline void put_row(int64_t count, const float* from, Bfloat16* to) {
 
 // What a worker keeps of its columns.
 struct ShiftPlanes {
-    float *rows, *sums;
-    OperandPlane rows_operand;
+    float* sums;
+    OperandPlane rows;
 
     template <typename T>
     ShiftPlanes(const FilmShift<T>& call, Pieces& pieces)
-        : rows(pieces.plane(kShiftRows)),
-          sums(pieces.plane(call.horizon)),
-          rows_operand(operand_in_place(rows, kShiftRows, false, pieces)) {}
+        : sums(pieces.plane(call.horizon)),
+          rows(operand_in_place(pieces.plane(kShiftRows), kShiftRows, false, pieces)) {}
 };
 
 template <typename T>
@@ -40,12 +39,11 @@ inline void film_shift_columns(const FilmShift<T>& call, const Weights& output, 
     for (int64_t k = 0; k < film; k += kShiftRows) {
         const int64_t rows = smaller(kShiftRows, film - k);
         const T* from = call.shift_weight + k * d + first;
-        make_operands<1>(rows, columns, {t.rows_operand}, [=](int64_t at, int64_t i, Vector* value) {
+        make_operands<1>(rows, columns, {t.rows}, [=](int64_t at, int64_t i, Vector* value) {
             const int64_t j = at - i * kTile;
             *value = load_at_most(from + i * d + j, columns - j);
         });
-        multiply<Onto::c>(call.horizon, rows, columns, output.from(0, k), t.rows_operand.over_features(), kTile, t.sums,
-                          kTile);
+        multiply<Onto::c>(call.horizon, rows, columns, output.from(0, k), t.rows.over_features(), kTile, t.sums, kTile);
     }
     for (int64_t h = 0; h < call.horizon; ++h) {
         put_row(columns, t.sums + h * kTile, call.weight + h * d + first);

@@ -90,17 +90,7 @@ inline void feed_forward_tile(const LatentTile<T>& tile, const FeedForwardWeight
         const OperandPlane gated = with_room(kept.gated.from(f), t.left);
         const OperandPlane to[] = {gated, kept.gelu_of_gate.from(f), kept.slope_times_value.from(f)};
         make_operands(count, lanes, to, [&](int64_t at, int64_t, Vector* values) {
-            Vector activation, slope;
-            gelu_and_slope(load(t.right + at), activation, slope);
-            const Vector value = load(t.left + at);
-            if (drops) {
-                const Vector mask = load(t.mask + at);
-                activation *= mask;
-                slope *= mask;
-            }
-            values[0] = activation * value;
-            values[1] = activation;
-            values[2] = slope * value;
+            gate_value(load(t.left + at), load(t.right + at), drops ? t.mask + at : nullptr, values);
         });
         const Weights out = w.out.plain.from(0, f);
         if (f == 0) {

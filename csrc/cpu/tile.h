@@ -252,6 +252,20 @@ inline void softmax_backward(int64_t features, int64_t lanes, const float* weigh
     }
 }
 
+// A hidden value of a gated layer, and what its gradients are made of: value * gelu(gate), gelu(gate) and value *
+// gelu'(gate), all three times the dropout at `mask`, unless that is nullptr.
+inline void gate_value(Vector value, Vector gate, const float* mask, Vector* made) {
+    Vector activation, slope;
+    gelu_and_slope(gate, activation, slope);
+    if (mask != nullptr) {
+        activation *= load(mask);
+        slope *= load(mask);
+    }
+    made[0] = activation * value;
+    made[1] = activation;
+    made[2] = slope * value;
+}
+
 // --- dropout -----------------------------------------------------------------------------------------------
 
 typedef uint64_t LongVector __attribute__((vector_size(kVectorBytes)));

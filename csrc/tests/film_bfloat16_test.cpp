@@ -3,7 +3,6 @@
 // code 77 means skipped.
 #include <random>
 
-#include "amx_emulator.h"
 #include "core/cpu_features.h"
 #include "kernel_test.h"
 
@@ -182,8 +181,8 @@ int main(int argc, char** argv) {
         if (kernels != nullptr) passes = &kernels->bfloat16;
     }
 #if defined(POCO_AMX_EMULATOR)
-    if (passes == nullptr && name == "amx" && poco::can_run(poco::Isa::avx512_bf16) && poco_test::emulate_amx()) {
-        passes = &poco::bfloat16_passes_amx;
+    if (const poco::Passes<Bfloat16>* emulated = emulated_kernels(name)) {
+        passes = emulated;
         std::printf("AMX is emulated: ");
     }
 #endif

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "amx_emulator.h"
 #include "check.h"
 #include "core/errors.h"
 #include "cpu/dispatch.h"
@@ -42,6 +43,16 @@ inline Numbers normalised(const Numbers& x, const Numbers& weight, const Numbers
     }
     return y;
 }
+
+#if defined(POCO_AMX_EMULATOR)
+
+// The kernels for AMX, emulated, if `set` is that and the processor lacks it; nullptr otherwise.
+inline const poco::Passes<poco::Bfloat16>* emulated_kernels(const std::string& set) {
+    const bool lacks = !poco::can_run(poco::Isa::amx) && poco::can_run(poco::Isa::avx512_bf16);
+    return set == "amx" && lacks && poco_test::emulate_amx() ? &poco::bfloat16_passes_amx : nullptr;
+}
+
+#endif
 
 // Runs tests of the kernels of the instruction set that POCO_CPU names, and the argument of the program too. Its exit
 // code; 77: skipped.

@@ -5,8 +5,6 @@
 #include <cstdlib>
 #include <random>
 
-#include "amx_emulator.h"
-#include "core/cpu_features.h"
 #include "core/philox.h"
 #include "cpu/parameters.h"
 #include "kernel_test.h"
@@ -481,10 +479,9 @@ void test_all(double tolerance, const poco::Passes<T>& kernels) {
 
 int main(int argc, char** argv) {
 #if defined(POCO_AMX_EMULATOR)
-    if (argc > 1 && argv[1] == std::string("amx") && !poco::can_run(poco::Isa::amx) &&
-        poco::can_run(poco::Isa::avx512_bf16) && poco_test::emulate_amx()) {
+    if (const poco::Passes<Bfloat16>* emulated = emulated_kernels(argc > 1 ? argv[1] : "")) {
         unsetenv("POCO_CPU");  // which names what cannot run here
-        test_all<Bfloat16>(2e-2, poco::bfloat16_passes_amx);
+        test_all<Bfloat16>(2e-2, *emulated);
         CHECK(poco_test::emulated_products() > 0);
         std::printf("AMX is emulated: %s\n", failures == 0 ? "all passed" : "some failed");
         return failures == 0 ? 0 : 1;

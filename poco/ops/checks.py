@@ -285,11 +285,15 @@ def _expect_layers(op: str, parameters: Sequence[Tensor], others: int) -> int:
 
 
 def _expect_each(
-    op: str, parameters: Sequence[Tensor], shapes: Iterable[tuple[int, ...]], names: Callable[[], Sequence[str]]
+    op: str,
+    actual: Iterable[tuple[int, ...]],
+    shapes: Iterable[tuple[int, ...]],
+    names: Callable[[], Sequence[str]],
 ) -> None:
-    for i, (tensor, shape) in enumerate(zip(parameters, shapes, strict=True)):
-        if tensor.shape != shape:
-            _expect(op, f"parameters[{i}] ({names()[i]})", tensor, shape)
+    """Raises unless all parameters, whose shapes these are, have those that they should have."""
+    for i, (found, shape) in enumerate(zip(actual, shapes, strict=True)):
+        if found != shape:
+            _expect_shape(op, f"parameters[{i}] ({names()[i]})", found, shape)
 
 
 def _expect_heads(op: str, heads: int) -> None:
@@ -332,7 +336,7 @@ def latent_transformer(
     _expect(op, "read_ffn in_weight", into_hidden, ("2F", width))
     _expect_heads(op, heads)
     shapes = _latent_shapes(layers, width, 4 * frequencies.shape[0], heads, into_hidden.shape[0] // 2)
-    _expect_each(op, parameters, shapes, lambda: latent_names(layers))
+    _expect_each(op, [p.shape for p in parameters], shapes, lambda: latent_names(layers))
     _expect_dropout(op, dropouts, seed)
 
 
@@ -374,8 +378,7 @@ def _expect_model(
     length, film, horizon = p.token_weight[1], p.in_weight[0], p.out_weight[0]
     _expect_segments(op, context, length)
     expected = _model_shapes(layers, width, head_width, heads, out_of_hidden[1], length, context, film, horizon)
-    for i, (actual, shape) in enumerate(zip(shapes, expected, strict=True)):
-        _expect_shape(op, f"parameters[{i}] ({model_names(layers)[i]})", actual, shape)
+    _expect_each(op, shapes, expected, lambda: model_names(layers))
 
 
 def inference(

@@ -16,13 +16,13 @@ constexpr int64_t kPanel = 128;
 // By tiles of AMX the products take less time than the memory behind the first-level cache: bands and rows are as few
 // as make all that a band needs stay in it.
 constexpr int64_t kBand = 16;
-constexpr int64_t kForwardRows = 64;
+constexpr int64_t kBlockRows = 64;
 #else
 constexpr int64_t kBand = 32;
-constexpr int64_t kForwardRows = kTile;
+constexpr int64_t kBlockRows = kTile;
 #endif
 static_assert(kPanel % kBand == 0 && kBand % 4 == 0, "whole bands, and whole random words, which are for 4 columns");
-static_assert(kForwardRows <= kTile && kForwardRows % kLanes == 0, "no more rows than a plane has room for");
+static_assert(kBlockRows <= kTile && kBlockRows % kLanes == 0, "no more rows than a plane has room for");
 
 // Rows first, ..., last - 1 of a tile belong to one window.
 struct Run {
@@ -39,7 +39,6 @@ struct TileRows {
 
     TileRows(const FilmForecast<T>& c, int64_t first_row, int64_t end)
         : call(c), first(first_row), count(smaller(end, c.rows) - first_row) {}
-    TileRows(const FilmForecast<T>& c, int64_t tile) : TileRows(c, tile * kTile, (tile + 1) * kTile) {}
 
     int64_t lanes() const { return round_up(count); }
 
@@ -61,20 +60,20 @@ struct TileRows {
     }
 };
 
-// Rows cut into tiles that keep all threads busy to the end: whole ones, of kForwardRows, as long as there is one for
+// Rows cut into tiles that keep all threads busy to the end: whole ones, of kBlockRows, as long as there is one for
 // every thread, then one each of what is left. No forecast depends on where it is cut.
 struct TileCut {
     int64_t whole, vectors, parts;  // whole tiles; vectors of rows that are left, in so many parts
 
-    TileCut(int64_t rows, int threads) : whole(rows / (kForwardRows * threads) * threads) {
-        vectors = round_up(rows - whole * kForwardRows) / kLanes;
+    TileCut(int64_t rows, int threads) : whole(rows / (kBlockRows * threads) * threads) {
+        vectors = round_up(rows - whole * kBlockRows) / kLanes;
         parts = smaller(threads, vectors);
     }
 
     int64_t tiles() const { return whole + parts; }
     int64_t first_row(int64_t tile) const {
         const int64_t left = tile - whole;
-        return left <= 0 ? tile * kForwardRows : whole * kForwardRows + left * vectors / parts * kLanes;
+        return left <= 0 ? tile * kBlockRows : whole * kBlockRows + left * vectors / parts * kLanes;
     }
 };
 

@@ -1,8 +1,12 @@
 // Backward of pass 2. A tile of rows goes forward again, then back, in the cache: from a given gradient of the
-// forecast, or from the error of the forecast made on the way. Sums over rows are kept for each of a number of chunks
-// of tiles that does not depend on the threads, and are put together in the order of the chunks. Chunks go in groups, a
-// few for each thread, after each of which the gradients of its units are added up.
+// forecast, or from the error of the forecast made on the way. What rows do on their own goes by blocks of the tile, as
+// many rows as go forward together; sums over rows are over all of the tile, so that they are touched less often. Sums
+// are kept for each of a number of chunks of tiles that does not depend on the threads, and are put together in the
+// order of the chunks. Chunks go in groups, a few for each thread, after each of which the gradients of its units are
+// added up.
 #pragma once
+
+#include <utility>
 
 #include "cpu/film_forecast.h"
 #include "cpu/film_sums.h"
@@ -11,15 +15,18 @@
 namespace poco {
 namespace {
 
+constexpr int64_t kTileBlocks = kTile / kBlockRows;
+constexpr int64_t kBackwardRows = kTileBlocks * kBlockRows;  // of a tile at most
 constexpr int64_t kMostChunks = 64;
-constexpr int64_t kSumBytes = int64_t{24} << 20;  // about what all copies of the parameters' gradients may take
+constexpr int64_t kSumBytes = int64_t{26} << 20;  // about what all copies of the parameters' gradients may take
 
-// Into how many chunks the tiles go. Each has `sum_bytes` of sums, so there are few if these are large or rows are few;
-// but more than the threads of most machines, so that one late thread does not keep the others waiting.
-inline int64_t chunk_count(int64_t tiles, int64_t sum_bytes) {
-    const int64_t most = sum_bytes == 0 ? kMostChunks : larger(8, smaller(kMostChunks, kSumBytes / sum_bytes));
-    const int64_t wanted = sum_bytes == 0 ? tiles : round_up(tiles / 6, 4);
-    return larger(1, smaller(smaller(wanted, tiles), most));  // one even without tiles: it clears the sums
+// Into how many chunks the blocks go. Each has `sum_bytes` of sums, so there are few if these are large or rows are
+// few; but more than the threads of most machines, so that one late thread does not keep the others waiting, and where
+// there are enough blocks as many for two threads as for four.
+inline int64_t chunk_count(int64_t blocks, int64_t sum_bytes) {
+    if (sum_bytes == 0) return larger(1, smaller(blocks, kMostChunks));
+    const int64_t most = larger(8, smaller(kMostChunks, kSumBytes / sum_bytes / 4 * 4));
+    return larger(1, smaller(smaller(round_up(blocks / 6, 4), blocks), most));  // one without any: it clears the sums
 }
 
 // --- one tile ----------------------------------------------------------------------------------------------
@@ -31,7 +38,8 @@ struct FilmBackwardPlanes : FilmPlanes {
     OperandPlane gelu_of_gate, slope_times_value, gated;  // of all hidden columns, with dropout
     OperandPlane made, scale;                             // of all columns of FiLM, where they are kept
     OperandPlane query, right_panel, grad_operand, grad_state_operand, grad_scores_operand, product_panel;
-    Word *left_lines, *right_lines, *activity_lines, *grad_lines;
+    size_t lines_from;  // offset into the memory of the worker
+    Lines left_lines, right_lines, activity_lines, grad_lines;
     size_t line_bytes;
 
     template <typename T>
@@ -56,22 +64,48 @@ struct FilmBackwardPlanes : FilmPlanes {
           grad_operand(operand_in_place(grad, call.horizon, true, pieces)),
           grad_state_operand(operand_beside(grad_state, call.width, true, pieces)),
           grad_scores_operand(operand_beside(grad_scores, call.latents, true, pieces)),
-          product_panel(plain_plane(kPanel, pieces)) {
-        const size_t before = pieces.used();
-        left_lines = lines(call.width, pieces);
-        right_lines = lines(call.width, pieces);
-        activity_lines = lines(call.context, pieces);
-        grad_lines = lines(call.horizon, pieces);
-        line_bytes = pieces.used() - before;
-    }
+          product_panel(plain_plane(kPanel, pieces)),
+          lines_from(pieces.used()),
+          left_lines(call.width, pieces),
+          right_lines(call.width, pieces),
+          activity_lines(call.context, pieces),
+          grad_lines(call.horizon, pieces),
+          line_bytes(pieces.used() - lines_from) {}
 
     // What pads the lines enters sums that nobody reads, but odd numbers there would be slow.
-    void clear_lines() const { std::memset(left_lines, 0, line_bytes); }
+    void clear_lines() const { std::memset(left_lines.words, 0, line_bytes); }
+};
+
+// The planes of a tile from the first row of each of its blocks on.
+class FilmBlocks {
+public:
+    template <typename T>
+    FilmBlocks(const FilmForecast<T>& call, char* memory)
+        : FilmBlocks(call, memory, std::make_index_sequence<kTileBlocks>()) {}
+
+    const FilmBackwardPlanes& whole() const { return planes_[0]; }
+
+    // Calls f(rows, planes) for each block that has rows.
+    template <typename T, typename F>
+    void for_each(const TileRows<T>& tile, const F& f) const {
+        for (int64_t from = 0; from < tile.count; from += kBlockRows) {
+            const int64_t first = tile.first + from;
+            f(TileRows<T>(tile.call, first, smaller(first + kBlockRows, tile.first + tile.count)),
+              planes_[from / kBlockRows]);
+        }
+    }
 
 private:
-    static Word* lines(int64_t features, Pieces& pieces) {
-        return reinterpret_cast<Word*>(pieces.floats(kTile * round_up(features)));
+    template <typename T, size_t... kBlockNumber>
+    FilmBlocks(const FilmForecast<T>& call, char* memory, std::index_sequence<kBlockNumber...>)
+        : planes_{planes_from(call, Pieces(memory, kBlockNumber * kBlockRows))...} {}
+
+    template <typename T>
+    static FilmBackwardPlanes planes_from(const FilmForecast<T>& call, Pieces pieces) {
+        return FilmBackwardPlanes(call, pieces);
     }
+
+    FilmBackwardPlanes planes_[kTileBlocks];
 };
 
 // The forward again up to `state`, keeping what the way back needs.
@@ -140,62 +174,72 @@ inline double squared_errors(const TileRows<T>& tile, const float* target, float
     return static_cast<double>(sum(total));
 }
 
+// One panel of FiLM, from column k on: from `grad` to the gradients of what the activity makes (panel) and of its scale
+// (right_panel), which are added to those of the activity and of `state`, and the product of the two (product_panel).
+template <typename T>
+inline void film_panel_backward(const TileRows<T>& block, const FilmBackwardWeights& w, const FilmBackwardPlanes& t,
+                                int64_t k, bool kept, bool wants_x) {
+    const FilmForecast<T>& call = block.call;
+    const int64_t lanes = block.lanes();
+    const int64_t count = for_bands(k, call.film_width, [&](int64_t first, int64_t columns) {
+        multiply<Onto::zero>(columns, call.horizon, lanes, w.out_t.from(first, 0), t.grad_operand.over_features(),
+                             kTile, t.grad_band, kTile);
+        const int64_t at_panel = first - k;
+        const OperandPlane to[] = {t.panel.from(at_panel), t.right_panel.from(at_panel),
+                                   t.product_panel.from(at_panel)};
+        const auto gradients = [&](Vector made, Vector scale, Vector g, Vector* values) {
+            const Vector hidden = max(Vector{}, made);
+            values[0] = made <= 0.0f ? Vector{} : g * scale;
+            values[1] = g * hidden;
+            values[2] = hidden * scale;
+        };
+        if (kept) {
+            const OperandPlane made = t.made.from(first), scale = t.scale.from(first);
+            make_operands(columns, lanes, to, [&](int64_t at, int64_t, Vector* values) {
+                gradients(made.value(at), scale.value(at), load(t.grad_band + at), values);
+            });
+        } else {
+            const Band band = film_band(call, w, lanes, first, columns, t);
+            make_operands(columns, lanes, to, [&](int64_t at, int64_t i, Vector* values) {
+                gradients(band.left(at, i), band.right(at, i), load(t.grad_band + at), values);
+            });
+        }
+    });
+    multiply<Onto::c>(call.width, count, lanes, w.scale_t.from(0, k), t.right_panel.over_features(), kTile,
+                      t.grad_state, kTile);
+    if (wants_x) {
+        multiply<Onto::c>(call.context, count, lanes, w.in_t.from(0, k), t.panel.over_features(), kTile,
+                          t.grad_activity, kTile);
+    }
+}
+
 // FiLM and output: from `grad` to the gradients of `state` and of the activity. If FiLM was not kept it is made again.
 template <typename T>
-inline void film_backward(const TileRows<T>& tile, const FilmBackwardWeights& w, const FilmBackwardPlanes& t, bool kept,
+inline void film_backward(const TileRows<T>& tile, const FilmBackwardWeights& w, const FilmBlocks& blocks, bool kept,
                           bool wants_x, FilmSums* sums) {
     const FilmForecast<T>& call = tile.call;
+    const FilmBackwardPlanes& t = blocks.whole();
     const int64_t d = call.width, lanes = tile.lanes(), context = call.context, horizon = call.horizon;
 
     multiply<Onto::zero>(d, horizon, lanes, w.shift_t.first, t.grad_operand.over_features(), kTile, t.grad_state,
                          kTile);
     if (wants_x) clear_plane(context, t.grad_activity);
     if (sums != nullptr) {
-        make_lines(tile.count, d, t.state_operand, t.left_lines, sums->width);
-        make_lines(tile.count, context, t.activity_operand, t.activity_lines, sums->context);
-        make_lines(tile.count, horizon, t.grad_operand, t.grad_lines, sums->horizon);
-        sums->add_products(horizon, tile.count, sums->width, t.grad_operand, t.left_lines, sums->shift_weight);
+        make_lines(tile.count, d, t.state_operand, t.left_lines);
+        make_lines(tile.count, context, t.activity_operand, t.activity_lines);
+        make_lines(tile.count, horizon, t.grad_operand, t.grad_lines);
+        sums->add_products(horizon, tile.count, t.grad_operand, t.left_lines, sums->shift_weight);
         sums->add(horizon, lanes, t.grad_operand, sums->shift_bias);
     }
     for (int64_t k = 0; k < call.film_width; k += kPanel) {
-        const int64_t count = for_bands(k, call.film_width, [&](int64_t first, int64_t columns) {
-            multiply<Onto::zero>(columns, horizon, lanes, w.out_t.from(first, 0), t.grad_operand.over_features(), kTile,
-                                 t.grad_band, kTile);
-            // From what the activity makes, the scale and the gradient of their product to the gradients of the two and
-            // their product.
-            const int64_t at_panel = first - k;
-            const OperandPlane to[] = {t.panel.from(at_panel), t.right_panel.from(at_panel),
-                                       t.product_panel.from(at_panel)};
-            const auto gradients = [&](Vector made, Vector scale, Vector g, Vector* values) {
-                const Vector hidden = max(Vector{}, made);
-                values[0] = made <= 0.0f ? Vector{} : g * scale;
-                values[1] = g * hidden;
-                values[2] = hidden * scale;
-            };
-            if (kept) {
-                const OperandPlane made = t.made.from(first), scale = t.scale.from(first);
-                make_operands(columns, lanes, to, [&](int64_t at, int64_t, Vector* values) {
-                    gradients(made.value(at), scale.value(at), load(t.grad_band + at), values);
-                });
-            } else {
-                const Band band = film_band(call, w, lanes, first, columns, t);
-                make_operands(columns, lanes, to, [&](int64_t at, int64_t i, Vector* values) {
-                    gradients(band.left(at, i), band.right(at, i), load(t.grad_band + at), values);
-                });
-            }
+        const int64_t count = smaller(kPanel, call.film_width - k);
+        blocks.for_each(tile, [&](const TileRows<T>& block, const FilmBackwardPlanes& b) {
+            film_panel_backward(block, w, b, k, kept, wants_x);
         });
-        multiply<Onto::c>(d, count, lanes, w.scale_t.from(0, k), t.right_panel.over_features(), kTile, t.grad_state,
-                          kTile);
-        if (wants_x) {
-            multiply<Onto::c>(context, count, lanes, w.in_t.from(0, k), t.panel.over_features(), kTile, t.grad_activity,
-                              kTile);
-        }
         if (sums != nullptr) {
-            sums->add_products(count, tile.count, sums->context, t.panel, t.activity_lines,
-                               sums->in_weight + k * sums->context);
-            sums->add_products(count, tile.count, sums->width, t.right_panel, t.left_lines,
-                               sums->scale_weight + k * sums->width);
-            sums->add_products(count, tile.count, sums->horizon, t.product_panel, t.grad_lines,
+            sums->add_products(count, tile.count, t.panel, t.activity_lines, sums->in_weight + k * sums->context);
+            sums->add_products(count, tile.count, t.right_panel, t.left_lines, sums->scale_weight + k * sums->width);
+            sums->add_products(count, tile.count, t.product_panel, t.grad_lines,
                                sums->out_weight_t + k * sums->horizon);
             sums->add(count, lanes, t.panel, sums->in_bias + k);
             sums->add(count, lanes, t.right_panel, sums->scale_bias + k);
@@ -203,42 +247,55 @@ inline void film_backward(const TileRows<T>& tile, const FilmBackwardWeights& w,
     }
 }
 
+// One panel of the feed-forward layer, from hidden column f on: from the gradient of `state` to those of its values
+// (panel) and gates (right_panel), which are added to that of `normed`.
+template <typename T>
+inline void feed_forward_panel_backward(const TileRows<T>& block, const FilmBackwardWeights& w,
+                                        const FilmBackwardPlanes& t, int64_t f) {
+    const FilmForecast<T>& call = block.call;
+    const int64_t d = call.width, lanes = block.lanes(), hidden = call.ffn_width;
+    const int64_t count = for_bands(f, hidden, [&](int64_t first, int64_t columns) {
+        multiply<Onto::zero>(columns, d, lanes, w.ffn_out_t.from(first, 0), t.grad_state_operand.over_features(), kTile,
+                             t.left, kTile);
+        const OperandPlane gelu_of_gate = t.gelu_of_gate.from(first);
+        const OperandPlane slope_times_value = t.slope_times_value.from(first);
+        make_operands<2>(columns, lanes, {t.panel.from(first - f), t.right_panel.from(first - f)},
+                         [&](int64_t at, int64_t, Vector* values) {
+                             const Vector g = load(t.left + at);
+                             values[0] = g * gelu_of_gate.value(at);
+                             values[1] = g * slope_times_value.value(at);
+                         });
+    });
+    multiply<Onto::c>(d, count, lanes, w.ffn_in_t.from(0, f), t.panel.over_features(), kTile, t.grad_normed, kTile);
+    multiply<Onto::c>(d, count, lanes, w.ffn_in_t.from(0, hidden + f), t.right_panel.over_features(), kTile,
+                      t.grad_normed, kTile);
+}
+
 // The feed-forward layer: `grad_state` from the gradient of what it gives to that of what it took.
 template <typename T>
-inline void feed_forward_backward(const TileRows<T>& tile, const FilmBackwardWeights& w, const FilmBackwardPlanes& t,
+inline void feed_forward_backward(const TileRows<T>& tile, const FilmBackwardWeights& w, const FilmBlocks& blocks,
                                   FilmSums* sums) {
     const FilmForecast<T>& call = tile.call;
+    const FilmBackwardPlanes& t = blocks.whole();
     const int64_t d = call.width, lanes = tile.lanes(), hidden = call.ffn_width;
 
     clear_plane(d, t.grad_normed);
     make_operand_of(d, lanes, t.grad_state, t.grad_state_operand);
     if (sums != nullptr) {
-        make_lines(tile.count, d, t.normed, t.left_lines, sums->width);
-        make_lines(tile.count, d, t.grad_state_operand, t.right_lines, sums->width);
+        make_lines(tile.count, d, t.normed, t.left_lines);
+        make_lines(tile.count, d, t.grad_state_operand, t.right_lines);
         sums->add(d, lanes, t.grad_state, sums->ffn_out_bias);
     }
     for (int64_t f = 0; f < hidden; f += kPanel) {
-        const int64_t count = for_bands(f, hidden, [&](int64_t first, int64_t columns) {
-            multiply<Onto::zero>(columns, d, lanes, w.ffn_out_t.from(first, 0), t.grad_state_operand.over_features(),
-                                 kTile, t.left, kTile);
-            const OperandPlane gelu_of_gate = t.gelu_of_gate.from(first);
-            const OperandPlane slope_times_value = t.slope_times_value.from(first);
-            make_operands<2>(columns, lanes, {t.panel.from(first - f), t.right_panel.from(first - f)},
-                             [&](int64_t at, int64_t, Vector* values) {
-                                 const Vector g = load(t.left + at);
-                                 values[0] = g * gelu_of_gate.value(at);
-                                 values[1] = g * slope_times_value.value(at);
-                             });
+        const int64_t count = smaller(kPanel, hidden - f);
+        blocks.for_each(tile, [&](const TileRows<T>& block, const FilmBackwardPlanes& b) {
+            feed_forward_panel_backward(block, w, b, f);
         });
-        multiply<Onto::c>(d, count, lanes, w.ffn_in_t.from(0, f), t.panel.over_features(), kTile, t.grad_normed, kTile);
-        multiply<Onto::c>(d, count, lanes, w.ffn_in_t.from(0, hidden + f), t.right_panel.over_features(), kTile,
-                          t.grad_normed, kTile);
         if (sums != nullptr) {
-            sums->add_products(count, tile.count, sums->width, t.panel, t.left_lines,
-                               sums->ffn_in_weight + f * sums->width);
-            sums->add_products(count, tile.count, sums->width, t.right_panel, t.left_lines,
+            sums->add_products(count, tile.count, t.panel, t.left_lines, sums->ffn_in_weight + f * sums->width);
+            sums->add_products(count, tile.count, t.right_panel, t.left_lines,
                                sums->ffn_in_weight + (hidden + f) * sums->width);
-            sums->add_products(count, tile.count, sums->width, t.gated.from(f), t.right_lines,
+            sums->add_products(count, tile.count, t.gated.from(f), t.right_lines,
                                sums->ffn_out_weight_t + f * sums->width);
             sums->add(count, lanes, t.panel, sums->ffn_in_bias + f);
             sums->add(count, lanes, t.right_panel, sums->ffn_in_bias + hidden + f);
@@ -256,12 +313,12 @@ template <typename T>
 inline void attention_backward(const TileRows<T>& tile, const FilmBackwardWeights& w, const FilmBackwardPlanes& t,
                                FilmSums* sums, WindowSums<T>& windows) {
     const FilmForecast<T>& call = tile.call;
-    const int64_t d = call.width, lanes = tile.lanes(), latents = call.latents, padded = round_up(d);
+    const int64_t d = call.width, lanes = tile.lanes(), latents = call.latents;
 
     if (sums != nullptr) sums->add(d, lanes, t.grad_state, sums->attention_bias);
     make_operand_of(d, lanes, t.grad_state, t.grad_state_operand);
-    make_lines(tile.count, d, t.query, t.left_lines, padded);
-    make_lines(tile.count, d, t.grad_state_operand, t.right_lines, padded);
+    make_lines(tile.count, d, t.query, t.left_lines);
+    make_lines(tile.count, d, t.grad_state_operand, t.right_lines);
     tile.for_runs([&](const Run& run) {
         multiply_run<false>(run, latents, d, w.values[run.window], t.grad_state_operand.over_features(), t.grad_scores,
                             t.scratch);
@@ -283,22 +340,25 @@ inline void attention_backward(const TileRows<T>& tile, const FilmBackwardWeight
 
 template <typename T>
 inline void film_backward_tile(const FilmForecastBackward<T>& back, const TileRows<T>& tile,
-                               const FilmBackwardWeights& w, const FilmBackwardPlanes& t, FilmSums* sums,
+                               const FilmBackwardWeights& w, const FilmBlocks& blocks, FilmSums* sums,
                                WindowSums<T>& windows, const UnitSums& units, double* loss) {
     const FilmForecast<T>& call = tile.call;
-    film_tile_again(tile, w, t);
-    rows_to_plane(tile.count, call.context, call.x + tile.first * call.context, t.activity);
-    make_operand_of(call.context, tile.lanes(), t.activity, t.activity_operand);
+    const FilmBackwardPlanes& t = blocks.whole();
     const bool with_loss = back.loss != nullptr;
-    if (with_loss) {
-        forecast_again(tile, w, t);
-        *loss += squared_errors(tile, back.target, back.grad_scale, t);
-    } else {
-        rows_to_plane(tile.count, call.horizon, back.grad + tile.first * call.horizon, t.grad);
-    }
-    make_operand_of(call.horizon, tile.lanes(), t.grad, t.grad_operand);
-    film_backward(tile, w, t, with_loss, back.grad_x != nullptr, sums);
-    feed_forward_backward(tile, w, t, sums);
+    blocks.for_each(tile, [&](const TileRows<T>& block, const FilmBackwardPlanes& b) {
+        film_tile_again(block, w, b);
+        rows_to_plane(block.count, call.context, call.x + block.first * call.context, b.activity);
+        make_operand_of(call.context, block.lanes(), b.activity, b.activity_operand);
+        if (with_loss) {
+            forecast_again(block, w, b);
+            *loss += squared_errors(block, back.target, back.grad_scale, b);
+        } else {
+            rows_to_plane(block.count, call.horizon, back.grad + block.first * call.horizon, b.grad);
+        }
+        make_operand_of(call.horizon, block.lanes(), b.grad, b.grad_operand);
+    });
+    film_backward(tile, w, blocks, with_loss, back.grad_x != nullptr, sums);
+    feed_forward_backward(tile, w, blocks, sums);
     attention_backward(tile, w, t, sums, windows);
     if (sums != nullptr) sums->empty = false;
 
@@ -306,8 +366,8 @@ inline void film_backward_tile(const FilmForecastBackward<T>& back, const TileRo
         plane_to_rows(tile.count, call.context, t.grad_activity, back.grad_x + tile.first * call.context, call.context);
     }
     if (back.grad_unit_table != nullptr) {
-        const int64_t padded = round_up(call.width);
-        float* const rows = reinterpret_cast<float*>(t.left_lines);
+        const int64_t padded = t.left_lines.columns;
+        float* const rows = reinterpret_cast<float*>(t.left_lines.words);
         plane_to_rows(tile.count, call.width, t.grad_state, rows, padded);
         for (int64_t row = 0; row < tile.count; ++row) {
             std::memcpy(units.row(tile.first + row), rows + row * padded,
@@ -346,7 +406,7 @@ template <typename T>
 inline void film_forecast_backward(const FilmForecastBackward<T>& back) {
     const FilmForecast<T>& call = back.forward;
     const bool with_parameters = wants_parameters(back.grad_parameters);
-    const int64_t tiles = (call.rows + kTile - 1) / kTile;
+    const int64_t blocks = (call.rows + kBlockRows - 1) / kBlockRows;
 
     Pieces weight_size, plane_size, sum_size, window_size;
     static_cast<void>(FilmBackwardWeights(call, weight_size));
@@ -355,7 +415,7 @@ inline void film_forecast_backward(const FilmForecastBackward<T>& back) {
     static_cast<void>(WindowSums<T>(back, window_size));
     const size_t worker_bytes = plane_size.used();
     const size_t sum_bytes = with_parameters ? sum_size.used() : 0;
-    const int64_t chunks = chunk_count(tiles, static_cast<int64_t>(sum_bytes));
+    const int64_t chunks = chunk_count(blocks, static_cast<int64_t>(sum_bytes));
     const int threads = threads_for(call.threads, chunks);
     const size_t chunk_bytes = sum_bytes + window_size.used();
     const size_t bytes =
@@ -369,25 +429,25 @@ inline void film_forecast_backward(const FilmForecastBackward<T>& back) {
 
     clear_empty_windows(back);
     const int64_t together = threads <= 1 ? 1 : smaller(4 * threads, chunks);
-    const auto first_tile = [=](int64_t chunk) { return tiles * chunk / chunks; };
+    const auto first_row = [=](int64_t chunk) { return smaller(blocks * chunk / chunks * kBlockRows, call.rows); };
     UnitSums units(call.unit_index, call.rows, call.units, call.width, back.grad_unit_table, call.threads,
-                   (tiles * together / chunks + 1) * kTile);
+                   (blocks * together / chunks + 1) * kBlockRows);
     int64_t head_window[kMostChunks];
     double loss[kMostChunks] = {};
     const auto memory_of = [&](int64_t chunk) { return chunk_memory + static_cast<size_t>(chunk) * chunk_bytes; };
     const auto take_chunk = [&](int64_t chunk, int worker) {
-        Pieces worker_pieces(worker_memory + static_cast<size_t>(worker) * worker_bytes);
-        const FilmBackwardPlanes planes(call, worker_pieces);
+        const FilmBlocks planes(call, worker_memory + static_cast<size_t>(worker) * worker_bytes);
         const AmxTiles amx;
-        planes.clear_lines();
+        planes.whole().clear_lines();
         Pieces sum_pieces(memory_of(chunk)), window_pieces(memory_of(chunk) + sum_bytes);
         FilmSums sums(call, sum_pieces);
         WindowSums<T> windows(back, window_pieces);
-        const int64_t first = first_tile(chunk), last = first_tile(chunk + 1);
-        windows.begin(first * kTile);
-        for (int64_t index = first; index < last; ++index) {
-            film_backward_tile(back, TileRows<T>(call, index), weights, planes, with_parameters ? &sums : nullptr,
-                               windows, units, loss + chunk);
+        const int64_t first = first_row(chunk), last = first_row(chunk + 1);
+        windows.begin(first);
+        for (int64_t row = first; row < last; row += kBackwardRows) {
+            const TileRows<T> tile(call, row, smaller(row + kBackwardRows, last));
+            film_backward_tile(back, tile, weights, planes, with_parameters ? &sums : nullptr, windows, units,
+                               loss + chunk);
         }
         if (with_parameters && first == last) std::memset(memory_of(chunk), 0, sum_bytes);
         windows.end();
@@ -396,7 +456,7 @@ inline void film_forecast_backward(const FilmForecastBackward<T>& back) {
     for (int64_t begin = 0; begin < chunks; begin += together) {
         const int64_t end = smaller(begin + together, chunks);
         parallel_for(end - begin, threads, [&](int64_t number, int worker) { take_chunk(begin + number, worker); });
-        units.add(smaller(first_tile(end) * kTile, call.rows), call.threads);
+        units.add(first_row(end), call.threads);
     }
 
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {

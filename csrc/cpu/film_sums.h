@@ -35,13 +35,14 @@ struct FilmSums {
         out_weight_t = pieces.floats(call.film_width * horizon);
     }
 
-    // onto[i][j] += sum over the tile's rows of plane[i][row] * lines[row][j], j < columns.
-    void add_products(int64_t features, int64_t rows, int64_t columns, const OperandPlane& plane, const Word* lines,
+    // onto[i][j] += sum over the tile's rows of plane[i][row] * lines[row][j].
+    void add_products(int64_t features, int64_t rows, const OperandPlane& plane, const Lines& lines,
                       float* onto) const {
+        const int64_t columns = lines.columns;
         if (empty) {
-            multiply<Onto::zero>(features, rows, columns, plane.over_rows(), lines, columns, onto, columns);
+            multiply<Onto::zero>(features, rows, columns, plane.over_rows(), lines.words, lines.apart, onto, columns);
         } else {
-            multiply<Onto::c>(features, rows, columns, plane.over_rows(), lines, columns, onto, columns);
+            multiply<Onto::c>(features, rows, columns, plane.over_rows(), lines.words, lines.apart, onto, columns);
         }
     }
 
@@ -76,16 +77,15 @@ public:
     void begin(int64_t first_row) { first_row_ = first_row; }
 
     // Adds rows of one window: score and weight planes times query and state lines. `operand` is room for a plane.
-    void add(const Run& run, const float* grad_scores, Word* queries, const float* weights, Word* grad_states,
-             const OperandPlane& operand) {
+    void add(const Run& run, const float* grad_scores, const Lines& queries, const float* weights,
+             const Lines& grad_states, const OperandPlane& operand) {
         if (run.window != window_) end();
         const int64_t latents = back_.forward.latents;
-        const auto one = [&](const float* plane, Word* lines, float* onto) {
+        const auto one = [&](const float* plane, const Lines& lines, float* onto) {
             if (run.window != window_) {
-                multiply_some_rows<Onto::zero>(latents, run.first, run.last, width_, plane, operand, lines, line_,
-                                               onto);
+                multiply_some_rows<Onto::zero>(latents, run.first, run.last, plane, operand, lines, line_, onto);
             } else {
-                multiply_some_rows<Onto::c>(latents, run.first, run.last, width_, plane, operand, lines, line_, onto);
+                multiply_some_rows<Onto::c>(latents, run.first, run.last, plane, operand, lines, line_, onto);
             }
         };
         one(grad_scores, queries, sums_);

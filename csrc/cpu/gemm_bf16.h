@@ -236,11 +236,16 @@ template <int kRowTiles>
 inline void amx_row_band(int64_t inner, int64_t columns, BfloatRows a, const uint32_t* b, int64_t b_row, float* c,
                          int64_t c_row, bool from_zero) {
     int64_t vectors = round_up(columns) / kLanes;
-    if constexpr (kRowTiles == 2) {
-        for (; vectors >= 2; vectors -= 2, b += 32, c += 32) {
-            amx_block<2>(inner, a, b, b_row, c, c_row, from_zero);
-        }
-        if (vectors == 1) amx_block<1>(inner, a, b, b_row, c, c_row, from_zero);
+    if constexpr (kRowTiles > 1) {
+        const auto blocks = [&](auto column_tiles) {
+            POCO_UNROLL
+            for (int i = 0; i < kRowTiles * kAmxRows; i += 2 * kAmxRows) {
+                amx_block<decltype(column_tiles)::value>(inner, a.from(i, 0), b, b_row, c + i * c_row, c_row,
+                                                         from_zero);
+            }
+        };
+        for (; vectors >= 2; vectors -= 2, b += 32, c += 32) blocks(std::integral_constant<int, 2>{});
+        if (vectors == 1) blocks(std::integral_constant<int, 1>{});
     } else {
         for (; vectors >= 4; vectors -= 4, b += 64, c += 64) {
             amx_wide_block<4>(inner, a, b, b_row, c, c_row, from_zero);
@@ -273,7 +278,8 @@ inline void multiply(int64_t rows, int64_t inner, int64_t columns, BfloatRows a,
         i += kRowTiles * kAmxRows;
     };
     if (whole > 0) {
-        while (rows - i >= 2 * kAmxRows) band(std::integral_constant<int, 2>{});
+        while (rows - i >= 4 * kAmxRows) band(std::integral_constant<int, 4>{});
+        if (rows - i >= 2 * kAmxRows) band(std::integral_constant<int, 2>{});
         if (rows - i >= kAmxRows) band(std::integral_constant<int, 1>{});
         memory_is_written();
     }

@@ -10,14 +10,14 @@ namespace {
 struct QuerySums {
     NormSums norm;
     OperandPlane query, turned;  // gradients of what the latents ask, [dh]; their questions at each segment, [S][dh]
-    Word* grads;                 // lines of the gradient, segment after segment
+    Lines grads;                 // of the gradient, segment after segment
 
     template <typename T>
     QuerySums(const LatentQueries<T>& call, Pieces& pieces)
         : norm(call.width, pieces),
           query(plain_plane(call.head_width, pieces)),
           turned(plain_plane(call.segments * call.head_width, pieces)),
-          grads(pieces.array<Word>(call.segments * kTile * round_up(call.width))) {}
+          grads(call.width, pieces, call.segments) {}
 };
 
 struct QueryWeights {
@@ -52,7 +52,7 @@ inline void latent_queries_tile_backward(const LatentTile<T>& tile, const Latent
             tile.count, d, back.grad_queries, [&](int64_t token) { return back.grad_queries + tile.row(token, s) * d; },
             t.wide);
         make_operand_of(d, lanes, t.wide, t.wide_operand);
-        make_lines(tile.count, d, t.wide_operand, sums.grads + s * kTile * round_up(d), round_up(d));
+        make_lines(tile.count, d, t.wide_operand, sums.grads.of_plane(s));
         multiply<Onto::zero>(dh, d, lanes, w.key.plain, t.wide_operand.over_features(), kTile, grad, kTile);
         turn_plane(dh, lanes, turns.apart(s), -1, scale, grad);
         for_vectors(dh, lanes, [&](int64_t at, int64_t) { store(t.sum + at, load(t.sum + at) + load(grad + at)); });

@@ -16,24 +16,19 @@ inline void sum_features(int64_t features, int64_t lanes, const float* plane, co
     }
 }
 
-inline Word* lines_of(int64_t d, Pieces& pieces) {
-    return pieces.array<Word>(kTile * round_up(d));
-}
-
 struct NormSums {
-    Word* lines;  // of what the layer gave, [tokens][d]
+    Lines lines;  // of what the layer gave
     float *weight, *bias;
 
-    NormSums(int64_t d, Pieces& pieces)
-        : lines(lines_of(d, pieces)), weight(pieces.floats(d)), bias(pieces.floats(d)) {}
+    NormSums(int64_t d, Pieces& pieces) : lines(d, pieces), weight(pieces.floats(d)), bias(pieces.floats(d)) {}
 };
 
 // Of the gradient of what is added to the state.
 struct BranchSums {
-    Word* lines;
+    Lines lines;
     float* bias;
 
-    BranchSums(int64_t d, Pieces& pieces) : lines(lines_of(d, pieces)), bias(pieces.floats(d)) {}
+    BranchSums(int64_t d, Pieces& pieces) : lines(d, pieces), bias(pieces.floats(d)) {}
 };
 
 struct FeedForwardSums {
@@ -76,10 +71,10 @@ public:
     BranchSums read;
     FeedForwardSums read_ffn;
     NormSums write_norm;
-    Word *pooled, *grad_keys, *grad_values;  // lines; those of what was pooled for segment after segment
-    OperandPlane read_value;                 // gradients of what was read of each segment, [S][dh]
-    OperandPlane key, value;                 // gradients of what the latents write
-    float* initial;                          // [latents, d], where all windows share them
+    Lines pooled, grad_keys, grad_values;  // those of what was pooled for segment after segment
+    OperandPlane read_value;               // gradients of what was read of each segment, [S][dh]
+    OperandPlane key, value;               // gradients of what the latents write
+    float* initial;                        // [latents, d], where all windows share them
 
     TileSums(const LatentTransformer<T>& call, char* block)
         : call_(call),
@@ -87,9 +82,9 @@ public:
           read(call.width, pieces_),
           read_ffn(call, pieces_),
           write_norm(call.width, pieces_),
-          pooled(pieces_.array<Word>(call.segments * kTile * round_up(call.width))),
-          grad_keys(lines_of(call.width, pieces_)),
-          grad_values(lines_of(call.width, pieces_)),
+          pooled(call.width, pieces_, call.segments),
+          grad_keys(call.width, pieces_),
+          grad_values(call.width, pieces_),
           read_value(plain_plane(call.segments * call.head_width, pieces_)),
           key(plain_plane(call.head_width, pieces_)),
           value(plain_plane(call.head_width, pieces_)),
@@ -121,7 +116,7 @@ constexpr int64_t kSumRows = 32;  // of a matrix that are made at a time
 struct MatrixSum {
     OperandPlane plane;
     size_t plane_apart;  // bytes from tile to tile
-    const Word* lines;
+    Lines lines;
     int64_t features;
     int64_t times;  // so many planes and lines one after another belong to a tile
     bool transposed;
@@ -172,15 +167,15 @@ public:
 private:
     float* next() { return to_ == nullptr ? nullptr : *to_++; }
 
-    void matrix_into(float* to, const OperandPlane& plane, size_t apart, const Word* lines, int64_t features,
+    void matrix_into(float* to, const OperandPlane& plane, size_t apart, const Lines& lines, int64_t features,
                      int64_t times, bool transposed) {
         if (matrix_ != nullptr) matrix_[matrices] = {plane, apart, lines, features, times, transposed, to};
         ++matrices;
     }
-    void matrix_of(const OperandPlane& plane, size_t apart, const Word* lines, int64_t features, int64_t times) {
+    void matrix_of(const OperandPlane& plane, size_t apart, const Lines& lines, int64_t features, int64_t times) {
         matrix_into(next(), plane, apart, lines, features, times, false);
     }
-    void kept_matrix(const OperandPlane& plane, const Word* lines, int64_t features) {
+    void kept_matrix(const OperandPlane& plane, const Lines& lines, int64_t features) {
         matrix_into(next(), plane, kept_bytes_, lines, features, 1, true);
     }
     void vector_of(const float* from, int64_t count) {
@@ -222,15 +217,14 @@ inline void sum_matrix(const LatentTraining<T>& training, const MatrixSum& m, si
     for (int64_t tile = 0; tile < tiles; ++tile) {
         const int64_t tokens = LatentTile<T>(training, tile, tiles).count;
         const OperandPlane plane = moved(m.plane, static_cast<size_t>(tile) * m.plane_apart);
-        const Word* const lines = reinterpret_cast<const Word*>(reinterpret_cast<const char*>(m.lines) +
-                                                                static_cast<size_t>(tile) * sum_bytes);
+        const Lines lines = moved(m.lines, static_cast<size_t>(tile) * sum_bytes);
         for (int64_t i = 0; i < m.times; ++i) {
             const auto a = plane.from(i * m.features + first).over_rows();
-            const Word* const b = lines + i * kTile * row;
+            const Word* const b = lines.of_plane(i).words;
             if (tile == 0 && i == 0) {
-                multiply<Onto::zero>(count, tokens, row, a, b, row, onto, row);
+                multiply<Onto::zero>(count, tokens, row, a, b, lines.apart, onto, row);
             } else {
-                multiply<Onto::c>(count, tokens, row, a, b, row, onto, row);
+                multiply<Onto::c>(count, tokens, row, a, b, lines.apart, onto, row);
             }
         }
     }

@@ -34,7 +34,7 @@ inline void normalise_backward(const LatentTile<T>& tile, const NormWeights& w, 
     sum_features(d, tile.lanes, t.grad_normed, kept.standard, sums.weight);
     sum_features(d, tile.lanes, t.grad_normed, nullptr, sums.bias);
     scale_and_shift(d, tile.lanes, kept.standard, w.weight, w.bias, t.normed);
-    make_lines(tile.count, d, t.normed, sums.lines, round_up(d));
+    make_lines(tile.count, d, t.normed, sums.lines);
     standardise_backward(d, tile.lanes, t.grad_normed, kept.standard, kept.inverse_std, w.weight, t.grad_state);
 }
 
@@ -44,7 +44,7 @@ inline void branch_backward(const LatentTile<T>& tile, const LatentBackwardPlane
     const int64_t d = tile.call.forward.width;
     sum_features(d, tile.lanes, t.branch, nullptr, sums.bias);
     make_operand_of(d, tile.lanes, t.branch, t.branch_operand);
-    make_lines(tile.count, d, t.branch_operand, sums.lines, round_up(d));
+    make_lines(tile.count, d, t.branch_operand, sums.lines);
 }
 
 // The layers take the gradient of what they gave in `branch` and add that of what they took to `grad_state`.
@@ -135,10 +135,10 @@ inline void write_tile_backward(const LatentTile<T>& tile, const LatentTrainingB
     const LatentTransformer<T>& call = tile.call.forward;
     const int64_t d = call.width, dh = call.head_width, lanes = tile.lanes;
     // The operand of the gradient of keys or values, from rows.
-    const auto take = [&](const float* rows, Word* lines) {
+    const auto take = [&](const float* rows, const Lines& lines) {
         rows_to_plane(tile.count, d, rows + tile.first_token() * d, t.wide);
         make_operand_of(d, lanes, t.wide, t.wide_operand);
-        make_lines(tile.count, d, t.wide_operand, lines, round_up(d));
+        make_lines(tile.count, d, t.wide_operand, lines);
         return t.wide_operand.over_features();
     };
     // From the gradient of what a projection gave, in `head`, to that of the normalised state.
@@ -186,7 +186,7 @@ inline void read_tile_backward(const LatentTile<T>& tile, const LatentTrainingBa
         make_operands<1>(dh, lanes, {operand}, [&](int64_t at, int64_t, Vector* v) { *v = load(part + at); });
         pooled_to_plane(tile, s, t.wide);
         make_operand_of(d, lanes, t.wide, t.wide_operand);
-        make_lines(tile.count, d, t.wide_operand, sums.pooled + s * kTile * round_up(d), round_up(d));
+        make_lines(tile.count, d, t.wide_operand, sums.pooled.of_plane(s));
         if (back.grad_pooled == nullptr) continue;
         multiply<Onto::zero>(d, dh, lanes, w.read_value.turned, operand.over_features(), kTile, t.grad_normed, kTile);
         tile.for_windows([&](int64_t at) {

@@ -29,8 +29,10 @@ inline const float* in_float(const Bfloat16* from, int64_t count, Pieces& pieces
 
 #if defined(__AVX512BF16__)
 using Weights = BfloatRows;
+using Word = uint32_t;  // of a plane that is multiplied, and of lines
 #else
 using Weights = Strided;
+using Word = float;
 #endif
 
 // Weights of equal size, `apart` elements from one to the next.
@@ -46,9 +48,35 @@ struct Stack {
     }
 };
 
-#if defined(__AVX512BF16__)
+// The lines of a plane of so many features, or of `count` planes. They are an odd number of cache lines apart: a few
+// columns of all of them then spread over the whole first-level cache.
+struct Lines {
+    int64_t columns;  // rounded up
+    int64_t apart;
+    Word* words;
 
-using Word = uint32_t;  // of a plane that is multiplied, and of lines
+    Lines(int64_t features, Pieces& pieces, int64_t count = 1)
+        : columns(round_up(features)),
+          apart((round_up(features, kWords) / kWords | 1) * kWords),
+          words(pieces.array<Word>(count * kTile * apart)) {}
+
+    Lines of_plane(int64_t index) const {
+        Lines one = *this;
+        one.words += index * kTile * apart;
+        return one;
+    }
+
+private:
+    static constexpr int64_t kWords = 64 / sizeof(Word);  // of a cache line
+};
+
+// The same part of a block of memory that lies `bytes` on.
+inline Lines moved(Lines lines, size_t bytes) {
+    lines.words = reinterpret_cast<Word*>(reinterpret_cast<char*>(lines.words) + bytes);
+    return lines;
+}
+
+#if defined(__AVX512BF16__)
 
 // `count` weights [rows, columns].
 inline Stack as_weights(int64_t count, int64_t rows, int64_t columns, const Bfloat16* from, Pieces& pieces) {
@@ -62,10 +90,17 @@ inline Stack as_weights(int64_t count, int64_t rows, int64_t columns, const Bflo
     return {{to, row}, rows * row};
 }
 
+// From a row of so many columns to the next, for weights that are copied. Long ones are an odd number of cache lines
+// apart, for the same reason as lines.
+inline int64_t rows_apart(int64_t columns) {
+    constexpr int64_t kNumbers = 64 / sizeof(Bfloat16);
+    return columns < 2 * kNumbers ? round_up(columns, 2) : (round_up(columns, kNumbers) / kNumbers | 1) * kNumbers;
+}
+
 // `count` weights [rows, columns], each transposed.
 inline Stack transposed(int64_t count, int64_t rows, int64_t columns, const Stack& from, Pieces& pieces) {
     constexpr int64_t kBlock = 32;  // at once, so that cache lines are filled
-    const int64_t row = round_up(rows, 2), size = count * columns * row;
+    const int64_t row = rows_apart(rows), size = count * columns * row;
     Bfloat16* const to = pieces.array<Bfloat16>(size + 1);
     if (to != nullptr) to[size] = {0};  // a product from an odd element on reads it, and takes it 0 times
     for (int64_t one = 0; one < count && to != nullptr; ++one) {
@@ -98,7 +133,7 @@ struct OperandPlane {
 };
 
 inline OperandPlane operand_at(int64_t features, bool over_rows, Word* pairs, Pieces& pieces) {
-    return {pairs, over_rows ? pieces.array<Bfloat16>(round_up(features, 2) * kTile) : nullptr};
+    return {pairs, over_rows ? pieces.plane<Bfloat16>(round_up(features, 2)) : nullptr};
 }
 
 // The operand that takes the place of `plane`.
@@ -108,7 +143,7 @@ inline OperandPlane operand_in_place(float* plane, int64_t features, bool over_r
 
 // The operand of a plane that is needed further.
 inline OperandPlane operand_beside(float*, int64_t features, bool over_rows, Pieces& pieces) {
-    return operand_at(features, over_rows, pieces.array<Word>(round_up(features, 2) / 2 * kTile), pieces);
+    return operand_at(features, over_rows, pieces.plane<Word>(round_up(features, 2) / 2), pieces);
 }
 
 // In place too, plain alone: for sums over rows.
@@ -160,18 +195,19 @@ inline void make_operand_of(int64_t features, int64_t lanes, const float* plane,
     make_operands<1>(features, lanes, {to}, [=](int64_t at, int64_t, Vector* value) { *value = load(plane + at); });
 }
 
-// The lines of a plane, `columns` apart; what is behind their ends stays.
-inline void make_lines(int64_t rows, int64_t features, const OperandPlane& plane, Word* lines, int64_t columns) {
-    transpose_words(features, (rows + 1) / 2, [=](int64_t i) { return plane.plain + i * kTile; }, lines, 4 * columns);
+// The lines of a plane; what is behind their ends stays.
+inline void make_lines(int64_t rows, int64_t features, const OperandPlane& plane, const Lines& lines) {
+    transpose_words(
+        features, (rows + 1) / 2, [=](int64_t i) { return plane.plain + i * kTile; }, lines.words, 4 * lines.apart);
 }
 
-// c (+)= the sum over rows first, ..., last - 1 of plane[feature][row] * lines[row]; `operand` and `room` [columns] are
+// c (+)= the sum over rows first, ..., last - 1 of plane[feature][row] * lines[row]; `operand` and `room`, a line, are
 // room. If `first` or `last` is odd, a row of another run shares a pair with one of this: it is 0 meanwhile, so that a
 // NaN stays where it is; the one before `first` remains 0, as runs go in order.
 template <Onto kOnto>
-inline void multiply_some_rows(int64_t features, int64_t first, int64_t last, int64_t columns, const float* plane,
-                               const OperandPlane& operand, Word* lines, Word* room, float* c) {
-    const int64_t even = first / 2 * 2;
+inline void multiply_some_rows(int64_t features, int64_t first, int64_t last, const float* plane,
+                               const OperandPlane& operand, const Lines& lines, Word* room, float* c) {
+    const int64_t even = first / 2 * 2, columns = lines.columns;
     for (int64_t i = 0; i < features; ++i) {
         for (int64_t lane = first / kLanes * kLanes; lane < last; lane += kLanes) {
             const Vector value = lanes_between(first - lane, last - lane) ? load(plane + i * kTile + lane) : Vector{};
@@ -179,14 +215,14 @@ inline void multiply_some_rows(int64_t features, int64_t first, int64_t last, in
             std::memcpy(operand.plain + i * kTile + lane, &half, sizeof half);
         }
     }
-    Word* const head = lines + first / 2 * columns;
-    Word* const tail = lines + last / 2 * columns;
+    Word* const head = lines.words + first / 2 * lines.apart;
+    Word* const tail = lines.words + last / 2 * lines.apart;
     const size_t bytes = static_cast<size_t>(columns) * sizeof(Word);
     for (int64_t j = 0; j < columns && first % 2 != 0; ++j) head[j] &= 0xffff0000u;
     if (last % 2 != 0) std::memcpy(room, tail, bytes);
     for (int64_t j = 0; j < columns && last % 2 != 0; ++j) tail[j] &= 0xffffu;
-    multiply<kOnto>(features, last - even, columns, operand.over_rows().from(0, even), lines + even / 2 * columns,
-                    columns, c, columns);
+    multiply<kOnto>(features, last - even, columns, operand.over_rows().from(0, even),
+                    lines.words + even / 2 * lines.apart, lines.apart, c, columns);
     if (last % 2 != 0) std::memcpy(tail, room, bytes);
 }
 
@@ -208,8 +244,6 @@ inline void sum_rows(int64_t features, int64_t lanes, const OperandPlane& plane,
 }
 
 #else
-
-using Word = float;
 
 struct AmxTiles {  // nothing to load
     AmxTiles() {}
@@ -269,15 +303,15 @@ inline void make_operands(int64_t features, int64_t lanes, const OperandPlane (&
 
 inline void make_operand_of(int64_t, int64_t, const float*, const OperandPlane&) {}
 
-inline void make_lines(int64_t rows, int64_t features, const OperandPlane& plane, float* lines, int64_t columns) {
-    plane_to_rows(rows, features, plane.plane, lines, columns);
+inline void make_lines(int64_t rows, int64_t features, const OperandPlane& plane, const Lines& lines) {
+    plane_to_rows(rows, features, plane.plane, lines.words, lines.apart);
 }
 
 template <Onto kOnto>
-inline void multiply_some_rows(int64_t features, int64_t first, int64_t last, int64_t columns, const float* plane,
-                               const OperandPlane&, const Word* lines, Word*, float* c) {
-    multiply<kOnto>(features, last - first, columns, {plane + first, kTile, 1}, lines + first * columns, columns, c,
-                    columns);
+inline void multiply_some_rows(int64_t features, int64_t first, int64_t last, const float* plane, const OperandPlane&,
+                               const Lines& lines, Word*, float* c) {
+    multiply<kOnto>(features, last - first, lines.columns, {plane + first, kTile, 1}, lines.words + first * lines.apart,
+                    lines.apart, c, lines.columns);
 }
 
 template <typename F>

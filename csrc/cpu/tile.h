@@ -12,12 +12,16 @@
 namespace poco {
 namespace {
 
-#if defined(__AVX512BF16__)
-constexpr int64_t kTile = 96;  // of whole blocks of AMX in both directions; sums over rows are touched half as often
+// From a feature to the next. With AMX it is an odd number of cache lines, or what a few rows need would lie in a part
+// of the first-level cache.
+#if defined(__AMX_BF16__)
+constexpr int64_t kTile = 224;
+#elif defined(__AVX512BF16__)
+constexpr int64_t kTile = 96;
 #else
 constexpr int64_t kTile = 48;
 #endif
-static_assert(kTile % kTileColumns == 0, "whole register tiles");
+static_assert(kTile % kLanes == 0, "whole vectors");
 
 inline int64_t smaller(int64_t a, int64_t b) {
     return a < b ? a : b;

@@ -20,13 +20,14 @@ constexpr int64_t kBackwardRows = kTileBlocks * kBlockRows;  // of a tile at mos
 constexpr int64_t kMostChunks = 64;
 constexpr int64_t kSumBytes = int64_t{26} << 20;  // about what all copies of the parameters' gradients may take
 
-// Into how many chunks the blocks go. Each has `sum_bytes` of sums, so there are few if these are large or rows are
-// few; but more than the threads of most machines, so that one late thread does not keep the others waiting, and where
-// there are enough blocks as many for two threads as for four.
-inline int64_t chunk_count(int64_t blocks, int64_t sum_bytes) {
-    if (sum_bytes == 0) return larger(1, smaller(blocks, kMostChunks));
+// Into how many chunks the rows go. Each has `sum_bytes` of sums, so there are few if these are large or rows are few;
+// but more than the threads of most machines, so that one late thread does not keep the others waiting, and unless rows
+// are very few a number that two and four threads share evenly. One without rows: it clears the sums.
+inline int64_t chunk_count(int64_t rows, int64_t sum_bytes) {
+    if (sum_bytes == 0) return larger(1, smaller(kMostChunks, (rows + kBlockRows - 1) / kBlockRows));
     const int64_t most = larger(8, smaller(kMostChunks, kSumBytes / sum_bytes / 4 * 4));
-    return larger(1, smaller(smaller(round_up(blocks / 6, 4), blocks), most));  // one without any: it clears the sums
+    const int64_t wanted = smaller((rows + 32) / 64, larger(4, round_up(rows / 384, 4)));
+    return larger(1, smaller(wanted, most));
 }
 
 // --- one tile ----------------------------------------------------------------------------------------------
@@ -406,7 +407,6 @@ template <typename T>
 inline void film_forecast_backward(const FilmForecastBackward<T>& back) {
     const FilmForecast<T>& call = back.forward;
     const bool with_parameters = wants_parameters(back.grad_parameters);
-    const int64_t blocks = (call.rows + kBlockRows - 1) / kBlockRows;
 
     Pieces weight_size, plane_size, sum_size, window_size;
     static_cast<void>(FilmBackwardWeights(call, weight_size));
@@ -415,7 +415,7 @@ inline void film_forecast_backward(const FilmForecastBackward<T>& back) {
     static_cast<void>(WindowSums<T>(back, window_size));
     const size_t worker_bytes = plane_size.used();
     const size_t sum_bytes = with_parameters ? sum_size.used() : 0;
-    const int64_t chunks = chunk_count(blocks, static_cast<int64_t>(sum_bytes));
+    const int64_t chunks = chunk_count(call.rows, static_cast<int64_t>(sum_bytes));
     const int threads = threads_for(call.threads, chunks);
     const size_t chunk_bytes = sum_bytes + window_size.used();
     const size_t bytes =
@@ -429,9 +429,10 @@ inline void film_forecast_backward(const FilmForecastBackward<T>& back) {
 
     clear_empty_windows(back);
     const int64_t together = threads <= 1 ? 1 : smaller(4 * threads, chunks);
-    const auto first_row = [=](int64_t chunk) { return smaller(blocks * chunk / chunks * kBlockRows, call.rows); };
+    const int64_t vectors = round_up(call.rows) / kLanes;
+    const auto first_row = [=](int64_t chunk) { return smaller(vectors * chunk / chunks * kLanes, call.rows); };
     UnitSums units(call.unit_index, call.rows, call.units, call.width, back.grad_unit_table, call.threads,
-                   (blocks * together / chunks + 1) * kBlockRows);
+                   (vectors * together / chunks + 1) * kLanes);
     int64_t head_window[kMostChunks];
     double loss[kMostChunks] = {};
     const auto memory_of = [&](int64_t chunk) { return chunk_memory + static_cast<size_t>(chunk) * chunk_bytes; };

@@ -97,24 +97,38 @@ inline int64_t rows_apart(int64_t columns) {
     return columns < 2 * kNumbers ? round_up(columns, 2) : (round_up(columns, kNumbers) / kNumbers | 1) * kNumbers;
 }
 
-// `count` weights [rows, columns], each transposed.
-inline Stack transposed(int64_t count, int64_t rows, int64_t columns, const Stack& from, Pieces& pieces) {
-    constexpr int64_t kBlock = 32;  // at once, so that cache lines are filled
-    const int64_t row = rows_apart(rows), size = count * columns * row;
-    Bfloat16* const to = pieces.array<Bfloat16>(size + 1);
-    if (to != nullptr) to[size] = {0};  // a product from an odd element on reads it, and takes it 0 times
-    for (int64_t one = 0; one < count && to != nullptr; ++one) {
-        const Weights in = from[one];
-        Bfloat16* const out = to + one * columns * row;
-        for (int64_t first_j = 0; first_j < columns; first_j += kBlock) {
-            for (int64_t first_i = 0; first_i < row; first_i += kBlock) {
-                for (int64_t j = first_j; j < smaller(columns, first_j + kBlock); ++j) {
-                    for (int64_t i = first_i; i < smaller(row, first_i + kBlock); ++i) {
-                        out[j * row + i] = i < rows ? in.at[i * in.row + j] : Bfloat16{0};
-                    }
+// to[j][i] = from[i][j] for i < rows, j < columns; lines of `to` are whole pairs, the last half of which is 0 if rows
+// are odd.
+inline void transpose(int64_t rows, int64_t columns, const BfloatRows& from, Bfloat16* to, int64_t to_row) {
+    constexpr int64_t kPairs = 16, kColumns = 64;  // at once, so that cache lines are filled
+    Word pairs[kPairs][kColumns];
+    for (int64_t j = 0; j < columns; j += kColumns) {
+        const int64_t width = smaller(kColumns, columns - j);
+        for (int64_t i = 0; i < rows; i += 2 * kPairs) {
+            const int64_t height = smaller(kPairs, (rows - i + 1) / 2);
+            for (int64_t pair = 0; pair < height; ++pair) {
+                const BfloatRows low = from.from(i + 2 * pair, j);
+                const bool both = i + 2 * pair + 1 < rows;
+                for (int64_t k = 0; k < width; ++k) {
+                    pairs[pair][k] = low.at[k].bits | (both ? Word{low.at[low.row + k].bits} << 16 : 0);
                 }
             }
+            transpose_words(height, width, [&](int64_t pair) { return pairs[pair]; }, to + j * to_row + i, 2 * to_row);
         }
+    }
+}
+
+// `count` weights [rows, columns], each transposed.
+inline Stack transposed(int64_t count, int64_t rows, int64_t columns, const Stack& from, Pieces& pieces) {
+    const int64_t row = rows_apart(rows), size = count * columns * row;
+    Bfloat16* const to = pieces.array<Bfloat16>(size + 1);
+    if (to != nullptr) to[size] = {0};
+    for (int64_t one = 0; one < count && to != nullptr; ++one) {
+        Bfloat16* const out = to + one * columns * row;
+        for (int64_t j = 0; j < columns; ++j) {  // products from an odd element on read it, and take it 0 times
+            std::memset(out + j * row + rows, 0, static_cast<size_t>(row - rows) * sizeof(Bfloat16));
+        }
+        transpose(rows, columns, from[one], out, row);
     }
     return {{to, row}, columns * row};
 }

@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from poco.errors import MissingExtraError, PocoError
+from poco.errors import PocoError, optional
 
 OK, BUG, MENDABLE, INTERRUPTED = 0, 1, 2, 130
 
@@ -51,11 +51,10 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _call(arguments: Sequence[str]) -> int:
-    try:
+    with optional("rich", "cli", "the command line"):
         import rich  # noqa: F401
+    with optional("typer", "cli", "the command line"):
         import typer
-    except ImportError as error:
-        raise MissingExtraError.of(error.name or "typer", "cli", "the command line") from None
     from poco.cli.app import app
 
     # Typer brings click's exceptions under different module names in its versions; the bases are the same.

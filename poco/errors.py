@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class PocoError(Exception):
     """Base of every error that poco raises on purpose; the command line prints it as one line."""
@@ -41,7 +44,16 @@ class BackendError(PocoError, RuntimeError):
 class MissingExtraError(PocoError, ImportError):
     """An optional dependency is missing; the message names the extra that brings it."""
 
-    @classmethod
-    def of(cls, package: str, extra: str, purpose: str) -> MissingExtraError:
-        """The error for a missing ``package``, which ``pip install 'poco-forecast[extra]'`` brings."""
-        return cls(f"{purpose} needs the package '{package}': pip install 'poco-forecast[{extra}]'")
+
+@contextmanager
+def optional(package: str, extra: str, purpose: str) -> Iterator[None]:
+    """Goes around the import of a ``package`` that ``pip install 'poco-forecast[extra]'`` brings.
+
+    Raises:
+        MissingExtraError: if it cannot be imported; the message says for what ``purpose`` it is needed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        text = f"{purpose} needs the package '{package}': pip install 'poco-forecast[{extra}]'"
+        raise MissingExtraError(text) from error

@@ -20,7 +20,7 @@ from poco.data.packed import PackedBatch
 from poco.data.recording import Recording
 from poco.data.segments import taken
 from poco.data.windows import ROWS_A_BATCH, check_units
-from poco.errors import CheckpointError, ConfigError, DataError, MissingExtraError
+from poco.errors import CheckpointError, ConfigError, DataError, optional
 from poco.files import write_npz
 from poco.nn.files import learnt_rate
 from poco.parameters import device_of
@@ -94,10 +94,8 @@ class Forecasts:
         write_npz(path, arrays, compressed=True)
 
     def _save_zarr(self, path: Path) -> None:
-        try:
+        with optional("zarr", "formats", "writing zarr"):
             import zarr
-        except ImportError as error:
-            raise MissingExtraError.of("zarr", "formats", "writing zarr") from error
         partial = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             group = zarr.open_group(str(partial), mode="w")

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from poco.ensemble import Ensemble
-from poco.errors import ConfigError, DataError, MissingExtraError, VocabularyError
+from poco.errors import ConfigError, DataError, VocabularyError, optional
 from poco.files import write_atomically, write_npz
 from poco.models import model_of
 from poco.nn import POCO
@@ -333,10 +333,8 @@ def _draw(vectors: Floats, names: np.ndarray, random: np.random.Generator) -> tu
 
 
 def _distances(vectors: Floats, metric: str, others: Floats | None = None) -> Floats:
-    try:
+    with optional("scikit-learn", "embed", "measuring embeddings"):
         from sklearn.metrics import pairwise_distances
-    except ImportError as error:
-        raise MissingExtraError.of("scikit-learn", "embed", "measuring embeddings") from error
     return np.asarray(pairwise_distances(vectors, others, metric=metric))
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from poco.data.recording import Recording
 from poco.data.segments import taken
-from poco.errors import ConfigError, DataError, MissingExtraError
+from poco.errors import ConfigError, DataError, optional
 
 #: Order of the Butterworth filters, as published.
 ORDER = 4
@@ -80,10 +80,8 @@ def butterworth(
         DataError: if a stretch is too short to be padded, or a unit has NaN in one.
         MissingExtraError: if scipy is missing.
     """
-    try:
+    with optional("scipy", "formats", "filtering recordings"):
         from scipy import signal
-    except ImportError:
-        raise MissingExtraError.of("scipy", "formats", "filtering recordings") from None
     given = [cut for cut in (low, high) if cut is not None]
     if not given or not all(0 < cut < 0.5 for cut in given) or given != sorted(set(given)):
         raise ConfigError(f"cut-offs are in cycles a frame, 0 < low < high < 0.5; got low {low}, high {high}")

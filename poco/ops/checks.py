@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -172,6 +173,11 @@ def _expect_dropout(op: str, dropouts: Sequence[float], seed: Tensor) -> None:
         raise ShapeError(f"{op}: seed must be one int64, got {list(seed.shape)} of {seed.dtype}")
 
 
+def _expect_eps(op: str, eps: float) -> None:
+    if not 0 <= eps < math.inf:
+        raise ShapeError(f"{op}: eps must be a number from 0 on, got {eps}")
+
+
 def latent_pool(
     x: Tensor,
     unit_index: Tensor,
@@ -200,6 +206,7 @@ def latent_pool(
     _expect(op, "queries", queries, ("1 or W", context // length, "Q", width))
     _expect_windows(op, "queries", queries, window_offsets.shape[0] - 1)
     _expect_latents(op, "queries", queries)
+    _expect_eps(op, eps)
 
 
 @functools.cache
@@ -255,6 +262,7 @@ def film_forecast(
         if tensor.shape != shape:
             _expect(op, name, tensor, shape)
     _expect_dropout(op, (dropout,), seed)
+    _expect_eps(op, eps)
 
 
 def film_loss(*inputs: Any) -> None:
@@ -319,6 +327,7 @@ def latent_transformer(
     context: int,
     dropouts: Sequence[float],
     seed: Tensor,
+    eps: float,
 ) -> None:
     """Raises ShapeError unless the arguments of the latent transformer fit together."""
     op = "latent_transformer"
@@ -338,6 +347,7 @@ def latent_transformer(
     shapes = _latent_shapes(layers, width, 4 * frequencies.shape[0], heads, into_hidden.shape[0] // 2)
     _expect_each(op, [p.shape for p in parameters], shapes, lambda: latent_names(layers))
     _expect_dropout(op, dropouts, seed)
+    _expect_eps(op, eps)
 
 
 def _model_shapes(
@@ -390,6 +400,7 @@ def inference(
     frequencies: Tensor,
     parameters: Sequence[Tensor],
     heads: int,
+    eps: float,
     op: str = "inference",
     unit_shift: Tensor | None = None,
 ) -> None:
@@ -409,6 +420,7 @@ def inference(
     _expect_latents(op, "initial", initial)
     _expect(op, "frequencies", frequencies, ("dh / 4",))
     _expect_heads(op, heads)
+    _expect_eps(op, eps)
     _expect_model(op, layers, width, 4 * frequencies.shape[0], heads, context, tuple([p.shape for p in parameters]))
 
 

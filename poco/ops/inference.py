@@ -79,7 +79,7 @@ def inference(
 @torch.library.impl("poco::inference", "CompositeExplicitAutograd")
 def _forward(*inputs: Any) -> Tensor:
     unit_shift = inputs[9] if len(inputs) > 9 else None  # left out where it is None
-    checks.inference(*(*inputs[:8], "inference", unit_shift))
+    checks.inference(*(*inputs[:9], "inference", unit_shift))
     backend = choose(inputs[0].device, inputs[0].dtype)
     return backend.inference(*inputs[:9], unit_shift)  # type: ignore[no-any-return]
 

@@ -75,7 +75,7 @@ def latent_transformer(
     checks.only_tensors("latent_transformer", (), parameters)
     seed = checks.given_seed("latent_transformer", seed, max(ffn_dropout, dropout), pooled)
     drops = (ffn_dropout, dropout, attention_dropout)
-    checks.latent_transformer(pooled, initial, parameters, frequencies, heads, context, drops, seed)
+    checks.latent_transformer(pooled, initial, parameters, frequencies, heads, context, drops, seed, eps)
     low = autocasts(initial)
     numbers = (heads, context, ffn_dropout, dropout, seed, eps)
     if latents_by_kernels(initial, parameters) and not attention_dropout:

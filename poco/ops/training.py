@@ -103,7 +103,9 @@ def train(
         NotImplementedError: in its backward, under ``create_graph=True`` or for several gradients at once.
     """
     rows = (x, call.unit_index, call.window_offsets)
-    checks.inference(*rows, unit_table, initial, call.frequencies, parameters, call.heads, "train", unit_shift)
+    checks.inference(
+        *rows, unit_table, initial, call.frequencies, parameters, call.heads, call.eps, "train", unit_shift
+    )
     if target is not None:
         checks.expect_target("train", x, ModelParameters.of(parameters).out_bias.shape[0], target)
         target = target.detach()

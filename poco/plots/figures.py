@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from poco.errors import ConfigError, MissingExtraError
+from poco.errors import ConfigError, optional
 from poco.files import write_atomically
 from poco.plots.examples import Example
 from poco.plots.panels import draw_adaptation, draw_example, draw_raster, draw_scores, draw_steps, draw_training
@@ -163,12 +163,10 @@ def save(figure: Figure, path: str | Path) -> Path:
 
 def matplotlib_figure() -> tuple[Callable[..., Figure], AbstractContextManager[None]]:
     """What makes a figure drawn with Agg, and the settings to draw it in."""
-    try:
+    with optional("matplotlib", "plots", "drawing a figure"):
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError.of("matplotlib", "plots", "drawing a figure") from error
 
     def agg_figure(**options: Any) -> Figure:
         figure = Figure(**options)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from poco.errors import ConfigError, DataError, MissingExtraError
+from poco.errors import ConfigError, DataError, optional
 from poco.published.sources import SOURCES, File, Source
 
 #: Beside the files: SHA-256 of those whose publisher states no checksum, as ``sha256sum --check`` takes them.
@@ -51,10 +51,8 @@ def download(name: str, to: str | Path | None = None, *, report: Callable[[str],
     report(f"{name}: {source.what}\nsource   {source.page}\nlicence  {source.licence}\nsize     {source.size}")
     if not source.automatic:
         raise DataError(f"{name} cannot be fetched; by hand: {source.by_hand} ({source.page}), into {folder}")
-    try:
+    with optional("pooch", "download", "fetching published data sets"):
         import pooch
-    except ImportError:
-        raise MissingExtraError.of("pooch", "download", "fetching published data sets") from None
     with _polite("the list of files", source, folder):
         files = source.files or _listed(source)
     unchecked = sum(file.checksum is None for file in files)

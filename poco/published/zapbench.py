@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from poco.data.recording import Recording
-from poco.errors import ConfigError, DataError, MissingExtraError
+from poco.errors import ConfigError, DataError, optional
 
 PATTERN = "*traces*"
 #: Seconds from frame to frame.
@@ -25,10 +25,8 @@ LONGEST_CONTEXT = 256
 
 def sessions(path: Path) -> list[Recording]:
     """The recording, a stretch for each condition (no window crosses from one to another), its number as a channel."""
-    try:
+    with optional("zarr", "formats", "reading zarr arrays"):
         import zarr
-    except ImportError:
-        raise MissingExtraError.of("zarr", "formats", "reading zarr arrays") from None
     try:
         traces = zarr.open_array(str(path), mode="r")
     except Exception as error:

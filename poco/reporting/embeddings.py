@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from poco.data.windows import Packer
-from poco.errors import ConfigError, MissingExtraError
+from poco.errors import ConfigError, MissingExtraError, optional
 from poco.nn.attention import unit_attention
 from poco.reporting import figures
 from poco.reporting.figures import Drawn
@@ -36,17 +36,13 @@ def plane(vectors: np.ndarray, method: str) -> np.ndarray:
         MissingExtraError: if scikit-learn or umap-learn is missing.
     """
     if method == "pca":
-        try:
+        with optional("scikit-learn", "embed", "principal components of embeddings"):
             from sklearn.decomposition import PCA
-        except ImportError as error:
-            raise MissingExtraError.of("scikit-learn", "embed", "principal components of embeddings") from error
         return np.asarray(PCA(min(3, *vectors.shape), random_state=0).fit_transform(vectors))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of numba, and that a seed means one thread
-        try:
+        with optional("umap-learn", "embed", "a UMAP of embeddings"):
             from umap import UMAP
-        except ImportError as error:
-            raise MissingExtraError.of("umap-learn", "embed", "a UMAP of embeddings") from error
         neighbours = min(15, len(vectors) - 1)
         return np.asarray(UMAP(n_neighbors=neighbours, metric="cosine", random_state=0).fit_transform(vectors))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from poco import commands
 from poco._version import __version__
-from poco.errors import ConfigError, MissingExtraError
+from poco.errors import ConfigError, optional
 from poco.files import ADAPTATION, CONFIG, is_leftover, write_atomically
 from poco.plots.style import label as shown_name
 from poco.reporting.content import Content, content, open_subject, score
@@ -55,10 +55,8 @@ def report(
             a file, or a folder that is neither empty nor that of a report, a run or an adapted model.
         MissingExtraError: if Jinja or matplotlib is missing.
     """
-    try:
+    with optional("jinja2", "report", "writing a report"):
         import jinja2
-    except ImportError as error:
-        raise MissingExtraError.of("jinja2", "report", "writing a report") from error
     given = [_run_or_folder(run) for run in _several(runs)]
     folders = [run.folder if isinstance(run, Run) else run for run in given]
     known = [folder.resolve() for folder in folders if folder is not None]

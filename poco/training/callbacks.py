@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from poco.errors import ConfigError, MissingExtraError
+from poco.errors import ConfigError, optional
 
 if TYPE_CHECKING:
     from poco.training.loop import History
@@ -154,10 +154,8 @@ class TensorBoard(Callback):
     """
 
     def __init__(self, folder: str | Path) -> None:
-        try:
+        with optional("tensorboard", "tensorboard", "writing logs for TensorBoard"):
             from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise MissingExtraError.of("tensorboard", "tensorboard", "writing logs for TensorBoard") from error
         self._make = lambda place, step: SummaryWriter(str(place), purge_step=step)
         self._folder = self._place = Path(folder)
         self._writer: Any = None

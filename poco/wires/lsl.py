@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from poco.errors import ConfigError, MissingExtraError
+from poco.errors import ConfigError, optional
 from poco.stream import StreamForecast
 from poco.wires.framing import WIRE_MARKS, WireFrame, bits_of
 from poco.wires.live import Arrivals
@@ -26,9 +26,8 @@ def library() -> Any:
         ConfigError: if it cannot find its library.
     """
     try:
-        import pylsl
-    except ImportError:
-        raise MissingExtraError.of("pylsl", "stream", "Lab Streaming Layer") from None
+        with optional("pylsl", "stream", "Lab Streaming Layer"):
+            import pylsl
     except (RuntimeError, OSError) as error:
         raise ConfigError(f"pylsl does not find its library, liblsl: {error}") from None
     return pylsl

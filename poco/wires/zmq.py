@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import replace
 from typing import Any
 
-from poco.errors import ConfigError, MissingExtraError, WireError
+from poco.errors import ConfigError, WireError, optional
 from poco.stream import StreamForecast
 from poco.wires.framing import MAX_UNITS, WireFrame, decode, encode_forecast, frame_bytes
 
@@ -21,10 +21,8 @@ def library() -> Any:
     Raises:
         MissingExtraError: if it is not installed.
     """
-    try:
+    with optional("pyzmq", "stream", "ZeroMQ"):
         import zmq
-    except ImportError:
-        raise MissingExtraError.of("pyzmq", "stream", "ZeroMQ") from None
     return zmq
 
 

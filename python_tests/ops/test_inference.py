@@ -183,6 +183,7 @@ def test_where_the_op_is_used() -> None:
         (6, [], "parameters must be 40 tensors and 11 for each layer, got 0"),
         (6, [torch.ones(1), None], r"parameters\[1\] must be a tensor, got NoneType"),
         (7, 0, "heads must be at least 1, got 0"),
+        (8, float("inf"), "inference: eps must be a number from 0 on, got inf"),
         (7, 3, r"parameters\[19\] \(latents\.layers\[0\]\.query_key_value_weight\) must be \[36, 8\], got \[24, 8\]"),
     ],
 )
@@ -231,13 +232,13 @@ def test_indices_on_a_gpu_are_looked_at_on_request(
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     for wish in ("", "0"):
         monkeypatch.setenv("POCO_CHECK", wish)
-        checks.inference(*wrong[:8])
+        checks.inference(*wrong[:9])
     monkeypatch.setenv("POCO_CHECK", "1")
-    checks.inference(*arguments[:8])
+    checks.inference(*arguments[:9])
     with pytest.raises(ShapeError, match=says):
-        checks.inference(*wrong[:8])
+        checks.inference(*wrong[:9])
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    checks.inference(*wrong[:8])
+    checks.inference(*wrong[:9])
 
 
 def test_says_what_does_not_fit_of_the_shift() -> None:

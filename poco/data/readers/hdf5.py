@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from poco.data.readers.base import Contents, Entry, guard
-from poco.errors import DataError, MissingExtraError
+from poco.errors import DataError, optional
 
 
 def h5py() -> Any:
@@ -19,10 +19,8 @@ def h5py() -> Any:
     Raises:
         MissingExtraError: if it is not installed.
     """
-    try:
+    with optional("h5py", "formats", "reading HDF5"):
         import h5py
-    except ImportError:
-        raise MissingExtraError.of("h5py", "formats", "reading HDF5") from None
     return h5py
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from poco.data.readers import hdf5, matlab_check
 from poco.data.readers.base import Contents, Entry, guard
-from poco.errors import MissingExtraError
+from poco.errors import optional
 
 
 def read(path: Path) -> Contents:
@@ -18,10 +18,8 @@ def read(path: Path) -> Contents:
         head = file.read(520)
     if head[:4] == b"\x89HDF" or head[512:516] == b"\x89HDF":
         return hdf5.read(path, matlab=True)
-    try:
+    with optional("scipy", "formats", "reading MATLAB files"):
         from scipy.io import loadmat
-    except ImportError:
-        raise MissingExtraError.of("scipy", "formats", "reading MATLAB files") from None
     with guard(path, "MATLAB"):
         matlab_check.check(path)
         variables = loadmat(str(path))

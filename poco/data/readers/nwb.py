@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from poco.data.readers.base import FRAMES_FIRST, Contents, Entry, guard, text
-from poco.errors import DataError, MissingExtraError
+from poco.errors import DataError, optional
 from poco.wording import begun
 
 FORMAT = "nwb"
@@ -56,10 +56,8 @@ def matching(path: Path, pattern: str) -> list[str]:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """The content of a file, and pynwb."""
-    try:
+    with optional("pynwb", "nwb", "reading NWB"):
         import pynwb
-    except ImportError:
-        raise MissingExtraError.of("pynwb", "nwb", "reading NWB") from None
     with guard(path, "NWB"), python_warnings.catch_warnings():
         python_warnings.simplefilter("ignore")
         with pynwb.NWBHDF5IO(str(path), mode="r", load_namespaces=True) as io:

@@ -8,17 +8,15 @@ from typing import Any
 import numpy as np
 
 from poco.data.readers.base import Contents, Entry, guard
-from poco.errors import MissingExtraError
+from poco.errors import optional
 
 MARKS = (".zarray", ".zgroup", "zarr.json")
 
 
 def read(path: Path) -> Contents:
     """All arrays by their paths in the store; a store that is one array has the key ``data``."""
-    try:
+    with optional("zarr", "formats", "reading zarr"):
         import zarr
-    except ImportError:
-        raise MissingExtraError.of("zarr", "formats", "reading zarr") from None
     entries: dict[str, Entry] = {}
     with guard(path, "zarr"):
         root: Any = zarr.open(str(path), mode="r")

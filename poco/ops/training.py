@@ -128,9 +128,10 @@ class _Training(torch.autograd.Function):
         queries = cpu.latent_queries(*steps.asking())
         pooled, logsumexp = cpu.latent_pool(*steps.pool(queries))
         keys, values, kept = cpu.latent_transformer(*steps.latents(pooled))
-        film = steps.film(keys, values)
+        folded = steps.folded_shift()
+        film = steps.film(keys, values, folded)
         ctx.call, ctx.needs, ctx.dtypes = call, needs, [t.dtype for t in given]
-        between = (queries, pooled, logsumexp, keys, values, kept)
+        between = (queries, pooled, logsumexp, keys, values, kept, *folded)
         gradients: list[Tensor | None] = []
         if target is None:
             output = cpu.film_forecast(*film)
@@ -147,7 +148,7 @@ class _Training(torch.autograd.Function):
         checks.not_again("a model in training (train)")
         checks.not_batched("a model in training (train)", grad)
         call, needs, inputs = ctx.call, ctx.needs, len(ctx.dtypes)
-        queries, pooled, logsumexp, keys, values, kept, x, *rest = ctx.saved_tensors
+        queries, pooled, logsumexp, keys, values, kept, weight, bias, x, *rest = ctx.saved_tensors
         steps = _Steps(call, x, *rest[:inputs])
         if ctx.with_loss:
             made = iter(rest[inputs:])
@@ -156,7 +157,8 @@ class _Training(torch.autograd.Function):
             if factor != 1:
                 film = [None if g is None else g * factor for g in film]
         else:
-            film = cpu.film_forecast_backward(grad, *steps.film(keys, values), needs.of_film)
+            forward = steps.film(keys, values, (weight, bias))
+            film = cpu.film_forecast_backward(grad, *forward, needs.of_film)
         table: Tensor | None
         _, table, grad_keys, grad_values, *film_parameters = film
         initial: Tensor | None = None
@@ -240,11 +242,14 @@ class _Steps:
         numbers = (call.heads, self.context, *drops, call.eps, False)
         return pooled, self.initial, call.frequencies, self.p.latents, *numbers
 
-    def film(self, keys: Tensor, values: Tensor) -> tuple[Any, ...]:
-        p, call = self.p, self.call
-        film = p.film(*cpu.film_shift(p.out_weight, p.out_bias, p.shift_weight, p.shift_bias))
+    def folded_shift(self) -> tuple[Tensor, Tensor]:
+        p = self.p
+        return cpu.film_shift(p.out_weight, p.out_bias, p.shift_weight, p.shift_bias)
+
+    def film(self, keys: Tensor, values: Tensor, folded: tuple[Tensor, Tensor]) -> tuple[Any, ...]:
+        call = self.call
         rows = (self.x, call.unit_index, call.window_offsets, self.unit_table)
-        return *rows, keys, values, film, call.ffn_dropout, call.seed, call.eps
+        return *rows, keys, values, self.p.film(*folded), call.ffn_dropout, call.seed, call.eps
 
 
 def _unfold(p: ModelParameters, film: Sequence[Tensor | None]) -> list[Tensor | None]:

@@ -7,6 +7,7 @@ keep their traceback.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
@@ -19,6 +20,8 @@ OK, BUG, MENDABLE, INTERRUPTED = 0, 1, 2, 130
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line with ``arguments`` (default: the process's own) and leave with its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what a terminal cannot show, as on standard error
     sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
 
 

@@ -142,3 +142,10 @@ def _flush_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def model_folder(folder: str | Path) -> Path:
+    """Where the files of a model lie: in a folder, or in the one for it in that of a run or of an adapted model."""
+    folder = Path(folder)
+    within = folder / MODEL
+    return within if not (folder / TENSORS).exists() and (within / TENSORS).exists() else folder

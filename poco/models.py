@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from torch import nn
 
 from poco.errors import CheckpointError, ConfigError
-from poco.files import CONFIG, MODEL, TENSORS, read_json
+from poco.files import CONFIG, model_folder, read_json
 from poco.nn.files import read_config
 
 if TYPE_CHECKING:
@@ -63,13 +63,6 @@ def open_forecaster(folder: str | Path) -> Run | Forecaster:
     if place == folder and not described:
         raise CheckpointError(f"{folder} holds neither a run nor a model: {_TAKEN}")
     return read_model(place)
-
-
-def model_folder(folder: str | Path) -> Path:
-    """Where the files of a model lie: in a folder, or in the one for it in that of a run or of an adapted model."""
-    folder = Path(folder)
-    within = folder / MODEL
-    return within if not (folder / TENSORS).exists() and (within / TENSORS).exists() else folder
 
 
 def read_model(folder: Path) -> Forecaster:

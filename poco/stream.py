@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from poco import core, models
+from poco import core
 from poco.errors import BackendError, CheckpointError, ConfigError, DataError, PocoError
+from poco.files import model_folder
 from poco.nn import files, vocabulary
 from poco.online import ModelFiles, OnlineAdaptation, Seen, check_adaptable
 
@@ -458,10 +459,12 @@ def _open(model: Any, *, keep: bool) -> tuple[Any, ModelFiles | None]:
         with tempfile.TemporaryDirectory() as made:
             model.save_pretrained(made)
             return _open(made, keep=keep)
+    if not Path(model).exists():
+        raise CheckpointError(f"{model}: no such run folder or folder of a model")
     try:
         if not keep:
             return engine.StreamModel.open(str(model)), None
-        folder = models.model_folder(model)
+        folder = model_folder(model)
         found = ModelFiles.read(folder)
         return engine.StreamModel.read(found.config, found.tensors, str(folder)), found
     except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import shlex
 from collections.abc import Iterable, Sequence
 
 
@@ -45,3 +46,18 @@ def as_list(names: Iterable[object]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="").writerow(names)
     return text.getvalue()
+
+
+def enumerated(names: Iterable[object]) -> str:
+    """The same for people, with spaces."""
+    return ", ".join(as_list([name]) for name in names)
+
+
+def typed(*names: object) -> str:
+    """The same list as it is typed in a shell."""
+    return shlex.quote(as_list(names))
+
+
+def way_without(name: str) -> str:
+    """The option that leaves out a session of this name."""
+    return f"--without {typed(name)}"

@@ -89,7 +89,7 @@ def test_bad_recordings(model: poco.POCO) -> None:
         forecast(model, waves("a", units=4))
     with pytest.raises(VocabularyError, match="unit 1 is 'AVA', the model learnt '1' there"):
         forecast(model, waves("a", unit_ids=("0", "AVA", "2", "3", "4")))
-    with pytest.raises(DataError, match="11 frames, but one window takes 12"):
+    with pytest.raises(DataError, match="11 frames, but a forecast takes the 12 frames of the model's context"):
         forecast(model, waves("a", frames=11))
     activity = waves("a", frames=60).activity.copy()
     activity[2, 33] = np.nan

@@ -512,8 +512,11 @@ def test_what_cannot_be_streamed_says_why(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=says):
             poco.Stream(model, "b", **option)
-    with pytest.raises(CheckpointError, match=r"cannot read .*config.json"):
+    with pytest.raises(CheckpointError, match=r"nothing: no such run folder or folder of a model"):
         poco.Stream(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"cannot read .*config.json"):
+        poco.Stream(tmp_path / "empty")
     with pytest.raises(CheckpointError, match="without a FiLM layer, or with a deeper one"):
         poco.Stream(small_poco(film_depth=2), "b")
     config = json.loads((tmp_path / "model" / "config.json").read_text())

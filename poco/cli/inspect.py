@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from poco.cli.options import Json, examples, reads
+from poco.cli.options import Json, Sessions, Without, chosen_sessions, examples, reads
 from poco.cli.output import print_json, say
 from poco.errors import DataError
 
@@ -27,6 +27,8 @@ def register(app: typer.Typer) -> None:
     @reads
     def inspect(
         path: Annotated[list[Path], typer.Argument(help="Files or folders of recordings.")],
+        sessions: Sessions = None,
+        without: Without = None,
         json: Json = False,
         *,
         reading: dict[str, Any],
@@ -35,10 +37,12 @@ def register(app: typer.Typer) -> None:
 
         Sessions that cannot be read are listed with the reason, and the exit code is then 2.
         """
-        from poco.data.inspect import inspect as look
-        from poco.data.inspect import repeated
+        from poco.data.choice import Choice
+        from poco.data.inspect import inspect_chosen, repeated
 
-        seen = [look(one, **reading) for one in path]
+        choice = Choice(**chosen_sessions(sessions, without))
+        seen = [inspect_chosen(one, choice, **reading) for one in path]
+        choice.check()
         reports = [report for inspection in seen for report in inspection.sessions]
         unreadable = [report for report in reports if report.error]
         if len(unreadable) == 1 == len(reports):

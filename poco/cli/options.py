@@ -12,7 +12,7 @@ import typer
 
 from poco.cli.output import note
 from poco.errors import ConfigError, DataError
-from poco.wording import listed
+from poco.wording import enumerated, listed
 
 if TYPE_CHECKING:
     from poco.data.recording import Recording
@@ -49,8 +49,8 @@ _READS: dict[str, Any] = {
     "nan": Annotated[
         str | None,
         typer.Option(
-            help="Units with NaN or infinite values: 'keep', 'drop' or 'error'; 'cut' leaves out frames without any "
-            "value, 'cut-drop' then drops units too."
+            help="Units with NaN or infinite values: 'keep', 'drop' or 'error'; 'cut' leaves out frames that all "
+            "units lack, 'cut-drop' also drops units that lack values of others."
         ),
     ],
     "constant": Annotated[str | None, typer.Option(help="Units that never change: 'keep', 'drop' or 'error'.")],
@@ -165,7 +165,7 @@ def read_one(path: Path, session: str | None, options: dict[str, Any]) -> Record
             f"{path} holds {len(found)} sessions: choose one with --session: {', '.join(r.session for r in found)}"
         )
     if not found:
-        raise DataError(f"{path}: there is no session '{session}'; it has {', '.join(choice.names)}")
+        raise DataError(f"{path}: there is no session '{session}'; it has {enumerated(choice.names)}")
     for warning in found[0].warnings:
         note(f"warning: session '{found[0].session}': {warning}")
     return found[0]

@@ -14,6 +14,7 @@ from poco.data.readers import Contents
 from poco.data.readers.base import FRAMES_FIRST, UNITS_FIRST
 from poco.data.rounding import as_float32, real_numbers
 from poco.errors import DataError
+from poco.wording import typed
 
 if TYPE_CHECKING:
     from poco.data.session import Plan
@@ -242,7 +243,7 @@ def _check_clocks(
         if (_CLOCK.search(name) or _COUNTER.fullmatch(name)) and _rises(rows[place], fewest=3):
             way = f"say --time-column {place}, or time_column = {place} in dataset.toml under [activity]"
             if taken is not None:
-                way = f"leave it out: --leave-out {name}" if name else "leave it out"
+                way = f"leave it out: --leave-out {typed(name)}"
                 way += f', or leave_out = ["{name}"] in dataset.toml under [activity]'
             raise DataError(
                 f"{where}: column {place}, named '{name}', rises from frame to frame: it is time or an index, no "
@@ -254,7 +255,7 @@ def _check_clocks(
     for place, name in units:
         if place in likely and _rises(rows[place], fewest=_FEWEST_RISING):
             option = f"time_row = {place} in dataset.toml" if orientation == UNITS_FIRST else f"--time-column {place}"
-            way = option if taken is None else f"--leave-out {name}"
+            way = option if taken is None else f"--leave-out {typed(name)}"
             warnings.append(
                 f"unit '{name}' rises from each frame to the next, as time does: if it is no unit, say {way}"
             )

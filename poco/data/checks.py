@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mode
@@ -15,7 +15,7 @@ import numpy as np
 from poco.data.recording import Recording
 from poco.data.segments import taken
 from poco.errors import ConfigError, DataError
-from poco.wording import begun, counted
+from poco.wording import begun, counted, way_without
 
 #: Frame rates of one data set may differ by this factor: a warning, beyond it an error.
 RATE_TOLERANCE = 1.25
@@ -133,10 +133,13 @@ def check_length(recording: Recording, *, context: int, horizon: int) -> None:
     longest = max(stop - start for start, stop in recording.stretches)
     if longest < context + horizon:
         what = f"{recording.frames} frames" if len(recording.stretches) == 1 else f"no stretch above {longest} frames"
-        raise DataError(
-            f"session '{recording.session}': {what}, but one window takes {context + horizon} "
-            f"(context {context} + horizon {horizon}): use a shorter context or horizon, or leave the session out"
-        )
+        if recording.units > recording.frames:
+            what += f" of {recording.units} units (is the orientation right?)"
+        says = f"session '{recording.session}': {what}, but "
+        if not horizon:
+            raise DataError(f"{says}a forecast takes the {context} frames of the model's context")
+        way = f"train with a shorter context or horizon, or leave the session out ({way_without(recording.session)})"
+        raise DataError(f"{says}one window takes {context + horizon} (context {context} + horizon {horizon}): {way}")
 
 
 def activity_key(recording: Recording) -> str:
@@ -190,6 +193,25 @@ def _check_rates(recordings: Sequence[Recording]) -> list[Recording]:
                 raise DataError(f"{says}: resample one of them, leave it out, or give the two different data set names")
             if rates_differ(rate, against, 1.01):
                 recording = replace(recording, warnings=(*recording.warnings, f"{says}: used together all the same"))
+        checked.append(recording)
+    return _compare_data_sets(checked, usual)
+
+
+def _compare_data_sets(recordings: list[Recording], usual: Mapping[str, Recording]) -> list[Recording]:
+    """The recordings, the first of each data set with a warning where its rate is not that of the first one."""
+    first = next((one for one in recordings if one.dataset in usual), None)
+    said = set() if first is None else {first.dataset}
+    checked = []
+    for recording in recordings:
+        if first is not None and recording.dataset in usual and recording.dataset not in said:
+            said.add(recording.dataset)
+            rate, against = usual[recording.dataset].rate_hz, usual[first.dataset].rate_hz
+            if rates_differ(rate, against):
+                warning = (
+                    f"data set '{recording.dataset}' has {rate:.4g} frames a second, data set '{first.dataset}' "
+                    f"{against:.4g}: a frame does not mean the same time in both"
+                )
+                recording = replace(recording, warnings=(*recording.warnings, warning))
         checked.append(recording)
     return checked
 

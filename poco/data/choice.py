@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from poco.errors import ConfigError, DataError
+from poco.wording import enumerated
 
 
 class Choice:
@@ -41,7 +42,7 @@ class Choice:
             ConfigError: if none is left.
         """
         if self.missing:
-            raise DataError(f"there is no session '{self.missing[0]}' here: the sessions are {', '.join(self.names)}")
+            raise DataError(f"there is no session '{self.missing[0]}' here: the sessions are {enumerated(self.names)}")
         if self.names and set(self.sessions or self.names) <= set(self.without):
             raise ConfigError("--without leaves no session")
 

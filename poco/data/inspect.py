@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from poco.data import session as sessions
+from poco.data import session as one_session
 from poco.data.checks import activity_key, same_activity, way_without_nan
+from poco.data.choice import Choice
 from poco.data.inspection import Inspection, SessionReport
 from poco.data.read import Job, read
 from poco.data.recording import Recording
 from poco.data.segments import frames_of, taken
-from poco.data.unit_choice import bad_units
+from poco.data.unit_choice import bad_units, of_no_session
 from poco.errors import DataError, PocoError
 from poco.sizes import CONTEXT, HORIZON
 from poco.wording import counted
@@ -29,24 +30,53 @@ def inspect(
     *,
     description: str | Path | Mapping[str, Any] | None = None,
     published: str | None = None,
+    sessions: str | Sequence[str] | None = None,
+    without: str | Sequence[str] = (),
     **options: Any,
 ) -> Inspection:
-    """Look at all sessions in a file or folder; a session that cannot be read is reported, the others still are.
+    """Look at the sessions in a file or folder; a session that cannot be read is reported, the others still are.
 
     Args:
         path: a file or folder.
         description: as in ``poco.data.read.read``.
         published: as in ``poco.data.read.read``.
+        sessions: as in ``poco.data.read.read``.
+        without: as in ``poco.data.read.read``.
         **options: as in ``poco.data.read.read``.
 
     Raises:
-        DataError: if the path or its description cannot be used at all, or the only session cannot be read.
+        DataError: if the path or its description cannot be used at all, the only session cannot be read, or one that
+            was chosen is not there.
+        ConfigError: if ``without`` leaves no session.
     """
+    choice = Choice(sessions, without)
+    found = inspect_chosen(path, choice, description=description, published=published, **options)
+    choice.check()
+    return found
+
+
+def inspect_chosen(
+    path: str | Path,
+    choice: Choice,
+    *,
+    description: str | Path | Mapping[str, Any] | None = None,
+    published: str | None = None,
+    **options: Any,
+) -> Inspection:
+    """As :func:`inspect`, where the caller looks after sessions that are not there."""
     if published is not None:
-        return _inspect_published(published, path, {**options, "description": description})
+        return _inspect_published(published, path, {**options, "description": description}, choice)
     job = Job(Path(path), description, options)
-    reports = [_try(job, plan) for plan in job.plans]
+    reports = []
+    for plan in job.plans:
+        name = job.known_name(plan)
+        if name and not choice.takes(name):
+            continue
+        report = _try(job, plan)
+        if name or choice.takes(report.session):
+            reports.append(report)
     found = job.description
+    lost = of_no_session(found.activity.leave_out, choice.names, [report.provenance for report in reports])
     return Inspection(
         path=str(path),
         dataset=", ".join(dict.fromkeys(r.dataset for r in reports if not r.error)) or found.name or "default",
@@ -54,15 +84,16 @@ def inspect(
         facts=found.facts,
         notes=found.notes,
         sessions=tuple(reports),
-        warnings=tuple(_across(reports)),
+        warnings=(*_across(reports), *lost),
     )
 
 
-def _inspect_published(name: str, path: str | Path, options: Mapping[str, Any]) -> Inspection:
+def _inspect_published(name: str, path: str | Path, options: Mapping[str, Any], choice: Choice) -> Inspection:
     from poco.published.registry import files
 
     found = files(name, path)
     reports = [report for file in found for report in _try_published(name, file, options, alone=len(found) == 1)]
+    reports = [report for report in reports if choice.takes(report.session)]
     description = f"the published files of {name}"
     return Inspection(str(path), name, description, {}, (), tuple(reports), tuple(_across(reports)))
 
@@ -70,14 +101,14 @@ def _inspect_published(name: str, path: str | Path, options: Mapping[str, Any]) 
 def _try_published(name: str, file: Path, options: Mapping[str, Any], *, alone: bool) -> list[SessionReport]:
     """Reports of the sessions of a published file, or of why it cannot be read if it is not alone."""
     try:
-        return [_report(sessions.Loaded(one, one.activity)) for one in read(file, published=name, **options)]
+        return [_report(one_session.Loaded(one, one.activity)) for one in read(file, published=name, **options)]
     except DataError as error:
         if alone:
             raise
         return [SessionReport(file.stem, file=str(file), error=str(error))]
 
 
-def _try(job: Job, plan: sessions.Plan) -> SessionReport:
+def _try(job: Job, plan: one_session.Plan) -> SessionReport:
     """The report of a session, or of why it cannot be read if there are others."""
     try:
         return _report(job.load(plan))
@@ -85,10 +116,10 @@ def _try(job: Job, plan: sessions.Plan) -> SessionReport:
         if len(job.plans) == 1:
             raise
         name = plan.name or plan.parts[0].path.stem
-        return SessionReport(name, file=str(plan.parts[0].path), error=str(error))
+        return SessionReport(name, file=str(plan.parts[0].path), error=f"{error}{job.way_out(plan)}")
 
 
-def _report(loaded: sessions.Loaded) -> SessionReport:
+def _report(loaded: one_session.Loaded) -> SessionReport:
     recording, activity = loaded.recording, loaded.activity
     nan_units, constant_units = bad_units(activity)
     finite = recording.activity[np.isfinite(recording.activity)]
@@ -131,7 +162,7 @@ def _longest(recording: Recording) -> int:
     return max(stop - start for start, stop in recording.stretches)
 
 
-def _duration(loaded: sessions.Loaded) -> float | None:
+def _duration(loaded: one_session.Loaded) -> float | None:
     rate = loaded.recording.rate_hz
     if loaded.times is not None and len(loaded.times) > 1:
         return float(loaded.times[-1] - loaded.times[0] + np.median(np.diff(loaded.times)))

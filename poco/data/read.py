@@ -19,8 +19,10 @@ from poco.data.description import Activity, Description, absolute
 from poco.data.origin import Origin
 from poco.data.readers import SUFFIXES, TITLED, Contents, nwb, recognise
 from poco.data.recording import Recording
+from poco.data.unit_choice import of_no_session
 from poco.errors import ConfigError, DataError, PocoError
-from poco.wording import choices
+from poco.files import CONFIG, MODEL
+from poco.wording import choices, way_without
 
 #: Fields of a description that say when frames were taken.
 _TIMES = {"rate_hz", "rate_key", "time_key", "time_row", "time_column"}
@@ -84,12 +86,18 @@ def read_chosen(
         raise DataError("no path to read from")
     given = {**options, "description": description, "published": published}
     recordings: list[Recording] = []
+    left_out: dict[str, None] = {}
     for one in map(Path, paths):
         if published is not None:
             found = _read_published(published, one, description, options, choice)
         else:
-            found = Job(one, description, options).read(choice)
+            job = Job(one, description, options)
+            found = job.read(choice)
+            left_out |= dict.fromkeys(job.description.activity.leave_out)
         recordings += [dataclasses.replace(r, origin=Origin.of(one, given, r)) for r in found]
+    lost = of_no_session(left_out, choice.names, [recording.provenance for recording in recordings])
+    if lost and recordings:
+        recordings[0] = dataclasses.replace(recordings[0], warnings=(*recordings[0].warnings, *lost))
     return recordings
 
 
@@ -114,7 +122,10 @@ def left_open(path: str | Path, options: Mapping[str, Any]) -> dict[str, Any]:
         return dict(options)
     if not settled.isdisjoint(_TIMES):
         settled |= _TIMES
-    return {name: value for name, value in options.items() if name not in settled}
+    left = {name: value for name, value in options.items() if name not in settled}
+    if "leave_out" in left:  # units of those sessions by name are none of this one's
+        left["leave_out"] = [name for name in left["leave_out"] if "/" not in name]
+    return left
 
 
 @contextlib.contextmanager
@@ -170,6 +181,8 @@ class Job:
             raise DataError(f"{path}: no permission to read it") from None
         if not there:
             raise DataError(f"{path}: no such file or folder")
+        if (self.path / MODEL / CONFIG).is_file():
+            raise DataError(f"{path} is the folder of a run or of an adapted model: recordings are wanted")
         try:
             found, files = _describe(self.path, description, options)
         except PermissionError as error:
@@ -190,7 +203,7 @@ class Job:
         """The recordings of the sessions wanted; a session that is not is not loaded where its name is known before."""
         recordings = []
         for plan in self.plans:
-            name = self._known_name(plan)
+            name = self.known_name(plan)
             if name and not choice.takes(name):
                 continue
             try:
@@ -198,23 +211,23 @@ class Job:
             except PocoError as error:
                 if not name and not choice.takes(plan.name or plan.parts[0].path.stem):
                     continue
-                raise type(error)(f"{error}{self._way_out(plan)}") from None
+                raise type(error)(f"{error}{self.way_out(plan)}") from None
             if name or choice.takes(recording.session):
                 recordings.append(recording)
         return recordings
 
-    def _known_name(self, plan: session.Plan) -> str:
+    def known_name(self, plan: session.Plan) -> str:
         """The name of the session, "" where only its file says."""
         path = plan.parts[0].path
         titled = not plan.name and (self.description.format or recognise(path)) in TITLED
         return "" if titled else plan.name or path.stem
 
-    def _way_out(self, plan: session.Plan) -> str:
+    def way_out(self, plan: session.Plan) -> str:
         """How to do without a file that cannot be read."""
         if len(self.plans) == 1:
             return ""
         name = plan.name or plan.parts[0].path.stem
-        return f"; to leave it out: --without {name}, or files = [...] in dataset.toml"
+        return f"; to leave it out: {way_without(name)}, or files = [...] in dataset.toml"
 
     def _plan(self, files: list[Path]) -> list[session.Plan]:
         naming, key = self.description.sessions, self.description.activity.key
@@ -358,7 +371,8 @@ def _files(found: Description, root: Path, path: Path, *, must: bool = True) -> 
         files = {
             one
             for one in root.iterdir()
-            if (one.is_file() and one.suffix.lower() in SUFFIXES) or (one.is_dir() and one.suffix.lower() == ".zarr")
+            if not one.name.startswith(".")  # "._a.npy" is what a Mac leaves beside a.npy
+            and ((one.is_file() and one.suffix.lower() in SUFFIXES) or (one.is_dir() and one.suffix.lower() == ".zarr"))
         }
     if not files and must:
         if found.files:

@@ -22,7 +22,7 @@ from poco.data.statistics import check_deviation, check_epsilon, statistics
 from poco.errors import ConfigError, DataError
 from poco.fields import check_kind
 from poco.sizes import CONTEXT, HORIZON
-from poco.wording import counted
+from poco.wording import counted, enumerated, way_without
 
 Protocol = Literal["leak-free", "published"]
 Part = Literal["train", "val", "test"]
@@ -138,7 +138,7 @@ class Split:
         """Index of a session by name; a DataError names the sessions there are."""
         names = [recording.session for recording in self.recordings]
         if name not in names:
-            raise DataError(f"there is no session '{name}' here: the sessions are {', '.join(names)}")
+            raise DataError(f"there is no session '{name}' here: the sessions are {enumerated(names)}")
         return names.index(name)
 
     @property
@@ -340,5 +340,5 @@ def _check_windows(
                 f"session '{recording.session}': {recording.frames} frames leave no window of {context + horizon} "
                 f"(context {context} + horizon {horizon}) in the {_PART_NAMES[part]} part of the {protocol} split: "
                 f"{5 * least_frames(context, horizon, protocol)} frames without a gap are enough; or use a shorter "
-                "context or horizon, or leave the session out"
+                f"context or horizon, or leave the session out ({way_without(recording.session)})"
             )

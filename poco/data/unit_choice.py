@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ from poco.data.readers import Contents
 from poco.data.readers.base import FRAMES_FIRST
 from poco.data.timing import missing_frames
 from poco.errors import DataError
-from poco.wording import begun, counted
+from poco.wording import begun, counted, enumerated
 
 if TYPE_CHECKING:
     from poco.data.session import Plan
@@ -117,3 +118,14 @@ def _leave_out(wanted: tuple[str, ...], name: str, ids: tuple[str, ...], keep: n
             )
         elif "/" not in entry:
             warnings.append(f"leave_out names unit '{entry}', which is not in this session")
+
+
+def of_no_session(wanted: Iterable[str], sessions: Sequence[str], provenance: Iterable[Mapping[str, str]]) -> list[str]:
+    """Warnings of units to leave out, ``"session/unit"``, whose session is none of those that were met."""
+    dropped = {unit for one in provenance for unit in one.get("dropped_units", "").split(", ")}
+    return [
+        f"leave_out names '{entry}', but there is no session '{entry.rpartition('/')[0]}' here: the sessions are "
+        f"{enumerated(sessions)}"
+        for entry in wanted
+        if "/" in entry and entry not in dropped and not any(entry.startswith(f"{name}/") for name in sessions)
+    ]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from poco.errors import CheckpointError, ConfigError, MissingExtraError, VocabularyError
-from poco.files import CONFIG, TENSORS, from_json, to_json, write_atomically
+from poco.files import CONFIG, TENSORS, from_json, model_folder, to_json, write_atomically
 from poco.nn import vocabulary
 from poco.nn.config import POCOConfig
 
@@ -120,13 +120,14 @@ def load_as(kind: str, folder: Path, build: Callable[[Mapping[str, Any], Mapping
 
     Args:
         kind: name of the model's class, as ``config.json`` says it.
-        folder: where it is.
+        folder: where it is, or the run or adapted model that it is of.
         build: makes the model of its ``config`` and its tensors.
 
     Raises:
         CheckpointError: if a file is missing, damaged, of another version or kind or does not fit the other, or a
             weight is not finite.
     """
+    folder = model_folder(folder)
     config = read_config(folder)
     if config.get("model") != kind:
         raise CheckpointError(

@@ -212,7 +212,8 @@ def _check_folder(
         now = TrainConfig.from_json(config["training"])
         changes = _changes(before, config) + config_changes(TrainConfig.from_json(before["training"]), now)
         if changes:
-            raise CheckpointError(f"cannot resume the run in {folder}: {'; '.join(changes)}")
+            way = "go on with what it began with, or train anew (another --out, or --overwrite)"
+            raise CheckpointError(f"cannot resume the run in {folder}: {'; '.join(changes)}; {way}")
         if config.get("seeds", 1) == 1 and not (folder / RESUME).exists() and _has_finished(folder / MODEL):
             raise CheckpointError(
                 f"the run in {folder} is finished, and {RESUME}, which it would go on from, is missing: "

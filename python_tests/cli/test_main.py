@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import processes
 
@@ -177,3 +178,11 @@ def test_info(poco: Callable) -> None:
     assert __version__ in text.out
     assert machine.json["versions"]["poco"] == __version__
     assert "reference" in machine.json["backends"]
+
+
+def test_names_that_a_terminal_cannot_show_are_escaped(tmp_path: Path) -> None:
+    np.save(tmp_path / "Fisch_ä.npy", np.random.default_rng(0).random((3, 90)))
+    options = ("--orientation", "units x frames", "--rate", "2")
+    done = subprocess_run("inspect", str(tmp_path), *options, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert r"Fisch_\xe4" in done.stdout

@@ -102,7 +102,12 @@ def test_constant_unit() -> None:
 
 
 def test_too_few_frames() -> None:
-    assert "63 frames, but one window takes 64 (context 48 + horizon 16)" in refused(waves(frames=63))
+    says = refused(waves("a", frames=63))
+    assert says.startswith(
+        "session 'a': 63 frames, but one window takes 64 (context 48 + horizon 16): train with a shorter"
+    )
+    assert says.endswith("or leave the session out (--without a)")
+    assert "20 frames of 30 units (is the orientation right?), but" in refused(waves(units=30, frames=20))
     trials = waves(frames=400, stretches=tuple((i, i + 40) for i in range(0, 400, 40)))
     assert "no stretch above 40 frames, but one window takes 64" in refused(trials)
 
@@ -152,7 +157,10 @@ def test_rates_of_one_data_set_must_agree() -> None:
     message = refused(waves("a", rate_hz=2.0), waves("b", rate_hz=10.0))
     assert "session 'b' has 10 frames a second, session 'a' 2" in message
     two_sets = [waves("a", rate_hz=2.0, dataset="fish"), waves("b", rate_hz=10.0, dataset="mouse"), waves("c")]
-    assert check(two_sets, context=48, horizon=16) == two_sets
+    first, second, third = check(two_sets, context=48, horizon=16)
+    assert (first, third) == (two_sets[0], two_sets[2])
+    says = "data set 'mouse' has 10 frames a second, data set 'fish' 2: a frame does not mean the same time in both"
+    assert second.warnings == (says,)
 
 
 def test_rates_that_differ_a_little_carry_a_warning() -> None:

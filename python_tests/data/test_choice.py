@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from poco.data.inspect import inspect
 from poco.data.read import read
 from poco.errors import ConfigError, DataError
 
@@ -36,6 +37,20 @@ def test_a_file_that_cannot_be_read_says_how_to_do_without_it(folder: Path) -> N
         read(folder, **OPTIONS, without=["notes"])
     with pytest.raises(DataError, match=r"^(?!.*--without)"):
         read(folder / "notes.txt", **OPTIONS)
+    (folder / "notes.txt").rename(folder / "notes, day 1.txt")
+    with pytest.raises(DataError, match="""--without '"notes, day 1"', or"""):
+        read(folder, **OPTIONS)
+    with pytest.raises(DataError, match=r'here: the sessions are c, m, "notes, day 1", old$'):
+        read(folder, **OPTIONS, sessions="notes")
+
+
+def test_only_sessions_that_are_wanted_are_looked_at(folder: Path) -> None:
+    assert [one.session for one in inspect(folder, **OPTIONS, without=["notes", "old"]).sessions] == ["c", "m"]
+    assert [one.session for one in inspect(folder, **OPTIONS, sessions="m").sessions] == ["m"]
+    with pytest.raises(DataError, match="there is no session 'x' here: the sessions are c, m, notes, old"):
+        inspect(folder, **OPTIONS, without="x")
+    (notes,) = (one for one in inspect(folder, **OPTIONS).sessions if one.session == "notes")
+    assert "to leave it out: --without notes, or" in notes.error
 
 
 def test_names_that_are_not_there(folder: Path) -> None:

@@ -383,7 +383,33 @@ def test_units_left_out_by_name(tmp_path: Path) -> None:
     assert read(tmp_path, leave_out=["b/0", "9"])[1].unit_ids == ("1", "2", "3")
     assert any("'9', which is not in this session" in line for line in read(tmp_path, leave_out=["9"])[0].warnings)
     refused(tmp_path, "leave_out names 'b/9', but session 'b' has no unit '9'; it has 0, 1, 2, 3", leave_out=["b/9"])
+    says = ("leave_out names 'd/1', but there is no session 'd' here: the sessions are a, b",)
+    assert read(tmp_path, leave_out=["b/0", "d/1"])[0].warnings == says
+    assert says[0] in inspect(tmp_path, leave_out=["d/1"]).warnings
+    assert read(tmp_path, sessions="b", leave_out=["a/3"])[0].warnings == ()
     refused(tmp_path / "a.npy", "no unit of 4 is left; see leave_out", leave_out=["0", "1", "2", "3"])
+    slashed = tmp_path / "s.csv"
+    slashed.write_text("time,p/1,p/2\n" + "".join(f"{t},{t % 7},{t % 5}\n" for t in range(30)))
+    (one,) = read(slashed, header=True, orientation="frames x units", time_column=0, leave_out=["p/2"])
+    assert (one.unit_ids, one.provenance["dropped_units"]) == (("p/1",), "p/2")
+    assert not any("no session" in line for line in one.warnings)
+
+
+def test_hidden_files_are_no_recordings(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", activity(4, 30))
+    (tmp_path / "._a.npy").write_bytes(b"\0\5\26\7Mac OS X")
+    assert [one.session for one in read(tmp_path, orientation="units x frames", rate_hz=1)] == ["a"]
+
+
+def test_a_run_is_no_recording(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    refused(tmp_path, "is the folder of a run or of an adapted model: recordings are wanted")
+
+
+def test_text_that_is_not_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("ä,b\n1,2\n", encoding="latin-1")
+    refused(tmp_path / "a.csv", "cannot be read as CSV: its text is not UTF-8; save it as that", header=True)
 
 
 def test_values_beyond_float32(tmp_path: Path) -> None:

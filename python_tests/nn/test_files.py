@@ -33,6 +33,7 @@ def test_round_trip(tmp_path: Path, dtype: torch.dtype) -> None:
         model = random_model(seed).to(dtype)
         model.save_pretrained(tmp_path / "model")
         again = poco.POCO.from_pretrained(tmp_path / "model")
+        assert poco.POCO.from_pretrained(tmp_path).config == again.config  # that of a run
         assert again.config == model.config
         assert again.sessions == model.sessions
         assert not again.training

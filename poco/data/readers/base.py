@@ -134,6 +134,8 @@ def guard(path: Path, what: str) -> Iterator[None]:
         raise DataError(f"{path}: no permission to read it") from None
     except MemoryError:
         raise DataError(f"{path}: does not fit into memory") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: cannot be read as {what}: its text is not UTF-8; save it as that") from None
     except Exception as error:  # noqa: BLE001 - any failure inside a format's library means that the file is unusable
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(f"{path}: cannot be read as {what}; truncated or damaged? ({reason})") from None

@@ -129,7 +129,7 @@ def read(path: Path, *, header: bool = False) -> Contents:
     contents = Contents(path, FORMAT, entries, key="table")
     first = _first_row(path)
     if header:
-        contents.columns = first
+        contents.columns = tuple(name or f"Unnamed: {place}" for place, name in enumerate(first))  # as in pandas
         value = next((name for name in first if _DECIMAL.fullmatch(name)), None)
         if value is not None:
             contents.warnings.append(

@@ -191,7 +191,9 @@ def _noticed(recording: Recording, drift: float) -> list[str]:
         out.append(f"{many}, which training refuses (--constant drop leaves such units out)")
     longest = _longest(recording)
     if longest < WINDOW:
-        out.append(f"the longest stretch has {longest} frames, fewer than a default window of {_WINDOW}")
+        turned = recording.units > recording.frames
+        hint = f", and {recording.units} units: is the orientation right?" if turned else ""
+        out.append(f"the longest stretch has {longest} frames, fewer than a default window of {_WINDOW}{hint}")
     elif (frames := frames_of(recording.stretches)) < 5 * WINDOW:
         out.append(f"{frames} frames: with a default window of {_WINDOW}, training takes some {5 * WINDOW}")
     if drift > 0.25:

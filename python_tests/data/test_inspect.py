@@ -77,6 +77,12 @@ def test_few_frames(tmp_path: Path, frames: int, message: str) -> None:
     assert any(message in line for line in session.warnings) if message else not session.warnings
 
 
+def test_more_units_than_frames_may_be_turned(tmp_path: Path) -> None:
+    save(tmp_path / "a.npy", units=300, frames=20)
+    (session,) = inspect(tmp_path / "a.npy", **OPTIONS).sessions
+    assert any("and 300 units: is the orientation right?" in line for line in session.warnings)
+
+
 def test_many_short_stretches_are_enough_together(tmp_path: Path) -> None:
     save(tmp_path / "a.npy", frames=800)
     (session,) = inspect(tmp_path / "a.npy", **OPTIONS, trial_frames=80, cut_trials=True).sessions

@@ -138,8 +138,12 @@ def check_length(recording: Recording, *, context: int, horizon: int) -> None:
         says = f"session '{recording.session}': {what}, but "
         if not horizon:
             raise DataError(f"{says}a forecast takes the {context} frames of the model's context")
-        way = f"train with a shorter context or horizon, or leave the session out ({way_without(recording.session)})"
-        raise DataError(f"{says}one window takes {context + horizon} (context {context} + horizon {horizon}): {way}")
+        window = context + horizon
+        raise DataError(
+            f"{says}one window takes {window} (context {context} + horizon {horizon}), and training or adapting some "
+            f"{5 * window}: train with a shorter context or horizon, or leave the session out "
+            f"({way_without(recording.session)})"
+        )
 
 
 def activity_key(recording: Recording) -> str:

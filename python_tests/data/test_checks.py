@@ -104,7 +104,7 @@ def test_constant_unit() -> None:
 def test_too_few_frames() -> None:
     says = refused(waves("a", frames=63))
     assert says.startswith(
-        "session 'a': 63 frames, but one window takes 64 (context 48 + horizon 16): train with a shorter"
+        "session 'a': 63 frames, but one window takes 64 (context 48 + horizon 16), and training or adapting some 320:"
     )
     assert says.endswith("or leave the session out (--without a)")
     assert "20 frames of 30 units (is the orientation right?), but" in refused(waves(units=30, frames=20))

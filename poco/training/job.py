@@ -119,7 +119,7 @@ def train(
     whole = None if isinstance(model_config, Mapping) else model_config
     recipe = recipes.of(whole, known.get("recipe") if recipe is None and whole is None else recipe)
     if recipe != known.get("recipe", recipe):
-        raise CheckpointError(f"cannot resume the run in {folder}: recipe was {known['recipe']}, now {recipe}")
+        raise _changed(folder, [f"recipe was {known['recipe']}, now {recipe}"])
     sizes, settings = _settings(before, recipe, model_config, train_config)
     settings = settings if steps is None else dataclasses.replace(settings, steps=steps)
     settings.torch_device()
@@ -204,6 +204,12 @@ def _with_full_path(source: Mapping[str, Any]) -> dict[str, Any]:
     return {**source, "path": full}
 
 
+def _changed(folder: Path, changes: Sequence[str]) -> CheckpointError:
+    """What is wrong where a run is to go on with other settings."""
+    way = "go on with what it began with, or train anew (another --out, or --overwrite)"
+    return CheckpointError(f"cannot resume the run in {folder}: {'; '.join(changes)}; {way}")
+
+
 def _check_folder(
     folder: Path, config: Mapping[str, Any], before: Mapping[str, Any] | None, *, overwrite: bool
 ) -> None:
@@ -212,8 +218,7 @@ def _check_folder(
         now = TrainConfig.from_json(config["training"])
         changes = _changes(before, config) + config_changes(TrainConfig.from_json(before["training"]), now)
         if changes:
-            way = "go on with what it began with, or train anew (another --out, or --overwrite)"
-            raise CheckpointError(f"cannot resume the run in {folder}: {'; '.join(changes)}; {way}")
+            raise _changed(folder, changes)
         if config.get("seeds", 1) == 1 and not (folder / RESUME).exists() and _has_finished(folder / MODEL):
             raise CheckpointError(
                 f"the run in {folder} is finished, and {RESUME}, which it would go on from, is missing: "

@@ -204,7 +204,7 @@ def _with_full_path(source: Mapping[str, Any]) -> dict[str, Any]:
     return {**source, "path": full}
 
 
-def _changed(folder: Path, changes: Sequence[str]) -> CheckpointError:
+def _changed(folder: Path | None, changes: Sequence[str]) -> CheckpointError:
     """What is wrong where a run is to go on with other settings."""
     way = "go on with what it began with, or train anew (another --out, or --overwrite)"
     return CheckpointError(f"cannot resume the run in {folder}: {'; '.join(changes)}; {way}")

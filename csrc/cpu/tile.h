@@ -12,8 +12,9 @@
 namespace poco {
 namespace {
 
-// From a feature to the next. With AMX it is an odd number of cache lines, or what a few rows need would lie in a part
-// of the first-level cache.
+// From a feature to the next. With AMX there is room behind the three blocks of 64 rows of a tile
+// (cpu/film_forecast.h): so every feature in bfloat16 begins on a cache line, an odd number of them from the one
+// before, and a block does not lie in a part of the first-level cache alone.
 #if defined(__AMX_BF16__)
 constexpr int64_t kTile = 224;
 #elif defined(__AVX512BF16__)

@@ -22,9 +22,7 @@ struct FilmBackwardPlanes : FilmPlanes {
     OperandPlane gelu_of_gate, slope_times_value, gated;  // of all hidden columns, with dropout
     OperandPlane made, scale;                             // of all columns of FiLM, where they are kept
     OperandPlane query, right_panel, grad_operand, grad_state_operand, grad_scores_operand, product_panel;
-    size_t lines_from;  // offset into the memory of the worker
     Lines left_lines, right_lines, activity_lines, grad_lines;
-    size_t line_bytes;
 
     template <typename T>
     FilmBackwardPlanes(const FilmForecast<T>& call, Pieces& pieces)
@@ -49,15 +47,14 @@ struct FilmBackwardPlanes : FilmPlanes {
           grad_state_operand(operand_beside(grad_state, call.width, true, pieces)),
           grad_scores_operand(operand_beside(grad_scores, call.latents, true, pieces)),
           product_panel(plain_plane(kPanel, pieces)),
-          lines_from(pieces.used()),
           left_lines(call.width, pieces),
           right_lines(call.width, pieces),
           activity_lines(call.context, pieces),
-          grad_lines(call.horizon, pieces),
-          line_bytes(pieces.used() - lines_from) {}
+          grad_lines(call.horizon, pieces) {}
 
-    // What pads the lines enters sums that nobody reads, but odd numbers there would be slow.
-    void clear_lines() const { std::memset(left_lines.words, 0, line_bytes); }
+    void clear_lines() const {
+        for (const Lines* lines : {&left_lines, &right_lines, &activity_lines, &grad_lines}) lines->clear();
+    }
 };
 
 // The planes of a tile from the first row of each of its blocks on.

@@ -60,6 +60,9 @@ struct Lines {
           apart((round_up(features, kWords) / kWords | 1) * kWords),
           words(pieces.array<Word>(count * kTile * apart)) {}
 
+    // Of one plane: what pads them enters sums that nobody reads, but odd numbers there would be slow.
+    void clear() const { std::memset(words, 0, static_cast<size_t>(kTile * apart) * sizeof(Word)); }
+
     Lines of_plane(int64_t index) const {
         Lines one = *this;
         one.words += index * kTile * apart;

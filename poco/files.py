@@ -144,6 +144,13 @@ def _flush_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def existing(folder: str | Path) -> Path:
+    """The folder, a CheckpointError if it is not there."""
+    if not Path(folder).exists():
+        raise CheckpointError(f"{folder}: no such run folder or folder of a model")
+    return Path(folder)
+
+
 def model_folder(folder: str | Path) -> Path:
     """Where the files of a model lie: in a folder, or in the one for it in that of a run or of an adapted model."""
     folder = Path(folder)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from torch import nn
 
 from poco.errors import CheckpointError, ConfigError
-from poco.files import CONFIG, model_folder, read_json
+from poco.files import CONFIG, existing, model_folder, read_json
 from poco.nn.files import read_config
 
 if TYPE_CHECKING:
@@ -51,9 +51,7 @@ def open_forecaster(folder: str | Path) -> Run | Forecaster:
     """
     from poco.run import Run
 
-    folder = Path(folder)
-    if not folder.exists():
-        raise CheckpointError(f"{folder}: no such run folder or folder of a model")
+    folder = existing(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is a file: {_TAKEN}")
     described = (folder / CONFIG).exists()

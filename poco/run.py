@@ -29,7 +29,7 @@ from poco.errors import CheckpointError, DataError, MissingExtraError
 from poco.files import CONFIG, EVALUATION, FIGURE, METRICS, MODEL, write_json
 from poco.training.config import TrainConfig
 from poco.training.folder import expect_recordings, log, read_config, read_metrics
-from poco.wording import counted
+from poco.wording import counted, enumerated
 
 if TYPE_CHECKING:
     from poco.models import Forecaster
@@ -255,7 +255,7 @@ class Run:
         if missing:
             raise DataError(
                 f"there is no session '{missing[0]}', which the run was trained on, in {place}: it has "
-                f"{', '.join(choice.names)}; give the recordings (recordings=..., or on the command line --data PATH)"
+                f"{enumerated(choice.names)}; give the recordings (recordings=..., or on the command line --data PATH)"
             )
         return tuple(found[name] for name in names)
 

@@ -21,7 +21,7 @@ import torch
 
 from poco import core
 from poco.errors import BackendError, CheckpointError, ConfigError, DataError, PocoError
-from poco.files import model_folder
+from poco.files import existing, model_folder
 from poco.nn import files, vocabulary
 from poco.online import ModelFiles, OnlineAdaptation, Seen, check_adaptable
 
@@ -459,8 +459,7 @@ def _open(model: Any, *, keep: bool) -> tuple[Any, ModelFiles | None]:
         with tempfile.TemporaryDirectory() as made:
             model.save_pretrained(made)
             return _open(made, keep=keep)
-    if not Path(model).exists():
-        raise CheckpointError(f"{model}: no such run folder or folder of a model")
+    existing(model)
     try:
         if not keep:
             return engine.StreamModel.open(str(model)), None

@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
         from poco.data.inspect import inspect_chosen, repeated
 
         choice = Choice(**chosen_sessions(sessions, without))
-        seen = [inspect_chosen(one, choice, **reading) for one in path]
+        seen = inspect_chosen(path, choice, **reading)
         choice.check()
         reports = [report for inspection in seen for report in inspection.sessions]
         unreadable = [report for report in reports if report.error]

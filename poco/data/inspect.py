@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,41 +51,46 @@ def inspect(
         ConfigError: if ``without`` leaves no session.
     """
     choice = Choice(sessions, without)
-    found = inspect_chosen(path, choice, description=description, published=published, **options)
+    (found,) = inspect_chosen([path], choice, description=description, published=published, **options)
     choice.check()
     return found
 
 
 def inspect_chosen(
-    path: str | Path,
+    paths: Sequence[str | Path],
     choice: Choice,
     *,
     description: str | Path | Mapping[str, Any] | None = None,
     published: str | None = None,
     **options: Any,
-) -> Inspection:
-    """As :func:`inspect`, where the caller looks after sessions that are not there."""
+) -> list[Inspection]:
+    """As :func:`inspect`, of several paths, where the caller looks after sessions that are not there."""
     if published is not None:
-        return _inspect_published(published, path, {**options, "description": description}, choice)
-    job = Job(Path(path), description, options)
+        given = {**options, "description": description}
+        return [_inspect_published(published, path, given, choice) for path in paths]
+    jobs = [Job(Path(path), description, options) for path in paths]
+    found = [_inspect(job, str(path), choice) for job, path in zip(jobs, paths, strict=True)]
+    left_out = dict.fromkeys(name for job in jobs for name in job.description.activity.leave_out)
+    provenance = [report.provenance for one in found for report in one.sessions]
+    lost = of_no_session(left_out, choice.names, provenance)
+    return [dataclasses.replace(found[0], warnings=(*found[0].warnings, *lost)), *found[1:]]
+
+
+def _inspect(job: Job, path: str, choice: Choice) -> Inspection:
     reports = []
-    for plan in job.plans:
-        name = job.known_name(plan)
-        if name and not choice.takes(name):
-            continue
+    for plan, known in job.candidates(choice):
         report = _try(job, plan)
-        if name or choice.takes(report.session):
+        if known or choice.takes(report.session):
             reports.append(report)
     found = job.description
-    lost = of_no_session(found.activity.leave_out, choice.names, [report.provenance for report in reports])
     return Inspection(
-        path=str(path),
+        path=path,
         dataset=", ".join(dict.fromkeys(r.dataset for r in reports if not r.error)) or found.name or "default",
         description=found.origin,
         facts=found.facts,
         notes=found.notes,
         sessions=tuple(reports),
-        warnings=(*_across(reports), *lost),
+        warnings=tuple(_across(reports)),
     )
 
 
@@ -115,8 +121,7 @@ def _try(job: Job, plan: one_session.Plan) -> SessionReport:
     except PocoError as error:
         if len(job.plans) == 1:
             raise
-        name = plan.name or plan.parts[0].path.stem
-        return SessionReport(name, file=str(plan.parts[0].path), error=f"{error}{job.way_out(plan)}")
+        return SessionReport(plan.label, file=str(plan.parts[0].path), error=f"{error}{job.way_out(plan)}")
 
 
 def _report(loaded: one_session.Loaded) -> SessionReport:

@@ -202,32 +202,29 @@ class Job:
     def read(self, choice: Choice) -> list[Recording]:
         """The recordings of the sessions wanted; a session that is not is not loaded where its name is known before."""
         recordings = []
-        for plan in self.plans:
-            name = self.known_name(plan)
-            if name and not choice.takes(name):
-                continue
+        for plan, known in self.candidates(choice):
             try:
                 recording = self.load(plan).recording
             except PocoError as error:
-                if not name and not choice.takes(plan.name or plan.parts[0].path.stem):
+                if not known and not choice.takes(plan.label):
                     continue
                 raise type(error)(f"{error}{self.way_out(plan)}") from None
-            if name or choice.takes(recording.session):
+            if known or choice.takes(recording.session):
                 recordings.append(recording)
         return recordings
 
-    def known_name(self, plan: session.Plan) -> str:
-        """The name of the session, "" where only its file says."""
-        path = plan.parts[0].path
-        titled = not plan.name and (self.description.format or recognise(path)) in TITLED
-        return "" if titled else plan.name or path.stem
+    def candidates(self, choice: Choice) -> Iterator[tuple[session.Plan, bool]]:
+        """Sessions that are wanted, and those that may be, as only their files say their names; whether it is known."""
+        for plan in self.plans:
+            titled = not plan.name and (self.description.format or recognise(plan.parts[0].path)) in TITLED
+            if titled or choice.takes(plan.label):
+                yield plan, not titled
 
     def way_out(self, plan: session.Plan) -> str:
         """How to do without a file that cannot be read."""
         if len(self.plans) == 1:
             return ""
-        name = plan.name or plan.parts[0].path.stem
-        return f"; to leave it out: {way_without(name)}, or files = [...] in dataset.toml"
+        return f"; to leave it out: {way_without(plan.label)}, or files = [...] in dataset.toml"
 
     def _plan(self, files: list[Path]) -> list[session.Plan]:
         naming, key = self.description.sessions, self.description.activity.key

@@ -50,6 +50,11 @@ class Plan:
     groups: dict[str, str]
     parts: list[Part] = field(default_factory=list)
 
+    @property
+    def label(self) -> str:
+        """The session's name or, before the format is asked for its own, the file's."""
+        return self.name or self.parts[0].path.stem
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -76,7 +81,7 @@ def load(plan: Plan, description: Description, opener: sources.Opener) -> Loaded
     taken = activities.take(plan, description, opener)
     activity, times = taken.activity, taken.clock.times
     units, frames = activity.shape
-    name = plan.name or own.title or plan.parts[0].path.stem
+    name = plan.name or own.title or plan.label
     warnings = [*description.warnings, *own.warnings, *taken.warnings]
     if not description.neural and own.neural:
         warnings.insert(0, "not neural activity: a control, by its description; never count its scores")

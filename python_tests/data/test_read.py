@@ -13,8 +13,9 @@ import pytest
 
 from poco.data import sources
 from poco.data.checks import check
+from poco.data.choice import Choice
 from poco.data.description import Source
-from poco.data.inspect import inspect
+from poco.data.inspect import inspect, inspect_chosen
 from poco.data.read import read
 from poco.errors import DataError
 
@@ -386,6 +387,8 @@ def test_units_left_out_by_name(tmp_path: Path) -> None:
     says = ("leave_out names 'd/1', but there is no session 'd' here: the sessions are a, b",)
     assert read(tmp_path, leave_out=["b/0", "d/1"])[0].warnings == says
     assert says[0] in inspect(tmp_path, leave_out=["d/1"]).warnings
+    both = inspect_chosen([tmp_path / "a.npy", tmp_path / "b.npy"], Choice(), leave_out=["b/1"])
+    assert not any("no session" in line for one in both for line in one.warnings)
     assert read(tmp_path, sessions="b", leave_out=["a/3"])[0].warnings == ()
     refused(tmp_path / "a.npy", "no unit of 4 is left; see leave_out", leave_out=["0", "1", "2", "3"])
     slashed = tmp_path / "s.csv"

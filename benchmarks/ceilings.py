@@ -8,10 +8,15 @@ import torch
 
 from benchmarks.measure import take_turns
 
+_SMALL = 512  # rows and columns of a product that takes any processor well below a second
+
 
 @dataclass(frozen=True)
 class Ceilings:
-    """FLOPs a second of a large matrix product by precision, and bytes a second of a large copy (read and written)."""
+    """FLOPs a second of a large matrix product by precision, and bytes a second of a large copy (read and written).
+
+    A processor without products in bfloat16 makes them slowly: then float32 is the ceiling of work in bfloat16 too.
+    """
 
     float32: float
     bfloat16: float
@@ -22,7 +27,7 @@ class Ceilings:
 
         It can be beaten: by products that make more of the processor, or by data that stay in its caches.
         """
-        peak = self.bfloat16 if dtype == "bfloat16" else self.float32
+        peak = max(self.bfloat16, self.float32) if dtype == "bfloat16" else self.float32
         return max(flops / peak, moved / self.copy)
 
 
@@ -38,9 +43,26 @@ def measure(quick: bool = False, device: str = "cpu") -> Ceilings:
     low_a, low_b = a.bfloat16(), b.bfloat16()
     source = torch.zeros(count, device=device)
     target = torch.empty_like(source).zero_()
-    calls = {"float32": lambda: a @ b, "bfloat16": lambda: low_a @ low_b, "copy": lambda: target.copy_(source)}
+    calls = {"float32": lambda: a @ b, "copy": lambda: target.copy_(source)}
+    small = 0.0 if device == "cuda" else _slow_bfloat16()
+    if not small:
+        calls["bfloat16"] = lambda: low_a @ low_b
     finish = torch.cuda.synchronize if device == "cuda" else lambda: None
     seconds = 0.5 if quick else 2 if device == "cuda" else 10
     best = {name: times.best for name, times in take_turns(calls, seconds, 3, 20, finish).items()}
     flops = 2 * size**3
-    return Ceilings(flops / best["float32"], flops / best["bfloat16"], 8 * count / best["copy"])
+    return Ceilings(flops / best["float32"], small or flops / best["bfloat16"], 8 * count / best["copy"])
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether products in bfloat16 take this processor no longer than in float32."""
+    return not _slow_bfloat16()
+
+
+def _slow_bfloat16() -> float:
+    """FLOPs a second of a small product in bfloat16 where float32 is faster (a large one takes minutes), else 0."""
+    a = torch.randn(_SMALL, _SMALL)
+    low = a.bfloat16()
+    times = take_turns({"float32": lambda: a @ a, "bfloat16": lambda: low @ low}, 0.2, 3, 10)
+    slow = times["bfloat16"].best > times["float32"].best
+    return 2 * _SMALL**3 / times["bfloat16"].best if slow else 0.0

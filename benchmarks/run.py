@@ -21,6 +21,7 @@ from benchmarks.work import held_bytes, work
 
 _MEMORY_SHARE = 0.6  # of the memory that is free: what a contestant may be expected to need, as the estimate is rough
 _RIGHT_ANSWER_BYTES = {False: 4_000, True: 12_000}  # of a row of the right answer, without and with gradients: measured
+_LONGEST_CALL = 20.0  # seconds that a peer's products in bfloat16 may take a processor that has none
 _MEMORY_ROWS = 4_096  # below this a call needs too little to tell
 
 
@@ -56,7 +57,10 @@ def run_case(case: Case, contestants: Iterable[Contestant], ceilings: Ceilings, 
         return {**result, "results": [{"contestant": c.name, **asdict(c), **skipped} for c in contestants]}
     entries: dict[str, Entry] = {}
     right = right_answer(case, inputs)
-    results = {c.name: _prepare(c, case, inputs, right, entries) for c in contestants}
+    results = {}
+    for c in contestants:
+        lacks_time = _lacks_time(c, works[c.dtype].flops, ceilings)
+        results[c.name] = _prepare(c, case, inputs, right, entries, lacks_time)
     del inputs, right
     times = take_turns({n: e.call for n, e in entries.items()}, options.seconds, options.least, options.most)
     for name, taken in times.items():
@@ -73,7 +77,7 @@ def run_case(case: Case, contestants: Iterable[Contestant], ceilings: Ceilings, 
 
 
 def _prepare(
-    contestant: Contestant, case: Case, inputs: Inputs, right: Answer, entries: dict[str, Entry]
+    contestant: Contestant, case: Case, inputs: Inputs, right: Answer, entries: dict[str, Entry], lacks_time: str | None
 ) -> dict[str, Any]:
     """Makes the contestant ready and judges its answer; it is entered if that is right."""
     result: dict[str, Any] = {"contestant": contestant.name, **asdict(contestant), "status": "ok", "reason": ""}
@@ -83,7 +87,7 @@ def _prepare(
     need = held_bytes(contestant.form, case, inputs.model.config)
     if contestant.dtype == BFLOAT16:
         need *= 0.6  # not all of it is in half the bytes
-    reason = _lacks_memory(need)
+    reason = lacks_time or _lacks_memory(need)
     if reason:
         return {**result, "status": "skipped", "reason": reason}
     try:
@@ -100,6 +104,13 @@ def _prepare(
         return {**result, "status": "wrong", "reason": verdict.wrong}
     entries[contestant.name] = entry
     return result
+
+
+def _lacks_time(contestant: Contestant, flops: float, ceilings: Ceilings) -> str | None:
+    """Why a peer's products in bfloat16 are too slow on this processor; None where they are not."""
+    if contestant.form == "poco" or contestant.dtype == FLOAT32 or flops <= _LONGEST_CALL * ceilings.bfloat16:
+        return None
+    return f"its products in bfloat16 take this processor about {flops / ceilings.bfloat16:.0f} s a call"
 
 
 def _lacks_memory(need: float) -> str | None:

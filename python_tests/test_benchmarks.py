@@ -28,7 +28,7 @@ from benchmarks.__main__ import main as benchmarks_main
 from benchmarks.cases import ADAPTATION, BACKWARD, FORWARD, TRAINING, Case, plan
 from benchmarks.ceilings import Ceilings
 from benchmarks.check import judge
-from benchmarks.contestants import CONTESTANTS
+from benchmarks.contestants import BFLOAT16, CONTESTANTS
 from benchmarks.inputs import Inputs, right_answer
 from benchmarks.measure import take_turns
 from benchmarks.published import PublishedPOCO
@@ -95,6 +95,16 @@ def test_a_wrong_answer_gets_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result["status"] == "wrong"
     assert "output is off by 1.0e-02" in result["reason"]
     assert "seconds" not in result
+
+
+def test_peers_that_would_take_minutes_in_bfloat16_are_left_out_with_the_reason() -> None:
+    low = [contestant for contestant in EAGER if contestant.precision == BFLOAT16]
+    slow = Ceilings(float32=1e11, bfloat16=1e3, copy=1e10)
+    results = run_case(Case("latent_pool", FORWARD, 1, 21), low, slow, OPTIONS)["results"]
+    assert {r["status"] for r in results if r["form"] == "poco"} <= {"ok", "missing"}
+    assert {r["status"] for r in results if r["form"] != "poco"} == {"skipped"}
+    assert all("bfloat16 take this processor about" in r["reason"] for r in results if r["status"] == "skipped")
+    assert slow.least_seconds(1e11, 0, "bfloat16") == 1, "float32 will do where bfloat16 is slower"
 
 
 def test_gradients_are_judged_too() -> None:

@@ -8,6 +8,8 @@ import io
 import shlex
 from collections.abc import Iterable, Sequence
 
+from poco.errors import ConfigError
+
 
 def counted(count: int, one: str, several: str = "") -> str:
     """``1 frame``, ``2 frames``; with what comes after the number of several things where that is not ``one`` and s."""
@@ -37,15 +39,19 @@ def some(names: Sequence[str], most: int) -> str:
 
 
 def listed(text: str) -> list[str]:
-    """What a text has between commas; a name with a comma of its own is in double quotes."""
-    return [name.strip() for row in csv.reader([text], skipinitialspace=True) for name in row if name.strip()]
+    """What a text has between commas or line ends; a name with a comma of its own is in double quotes."""
+    rows = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
+    try:
+        return [name.strip() for row in rows for name in row if name.strip()]
+    except csv.Error as error:
+        raise ConfigError(f"the list beginning '{text[:40]}' cannot be read: {error}") from None
 
 
 def as_list(names: Iterable[object]) -> str:
     """The text that :func:`listed` has these names of."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(names)
-    return text.getvalue()
+    text, end = io.StringIO(newline=""), "\r\n"
+    csv.writer(text, lineterminator=end).writerow(names)
+    return text.getvalue().removesuffix(end)
 
 
 def enumerated(names: Iterable[object]) -> str:

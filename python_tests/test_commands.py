@@ -10,6 +10,7 @@ import pytest
 import poco
 from poco import commands, wording
 from poco.data.simulate import simulate
+from poco.errors import ConfigError
 from poco.training import recipe
 
 
@@ -49,10 +50,13 @@ def test_the_label_that_an_adapted_model_embeds_is_typed() -> None:
 
 
 def test_names_with_commas_and_quotes_are_typed_as_they_are_read() -> None:
-    names = ["fish 1", "left, dorsal", 'the "best"', '"', "a'b"]
+    names = ["fish 1", "left, dorsal", 'the "best"', '"', "a'b", "two\nlines", "a\rb"]
     assert wording.listed(wording.as_list(names)) == names
     assert wording.listed(" a , b,,") == ["a", "b"]
     assert wording.listed("") == []
+    assert wording.listed("a\nb,c\r\n") == ["a", "b", "c"]  # as a file has them
+    with pytest.raises(ConfigError, match=r"the list beginning 'xxx.*' cannot be read: field larger"):
+        wording.listed("x" * 200_000)
 
 
 def test_a_session_with_a_comma_is_typed_as_one() -> None:

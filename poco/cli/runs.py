@@ -55,12 +55,13 @@ def reading_of(folder: Path, forecaster: Run | Forecaster, recording: Path) -> d
     made_of: Any = None
     if isinstance(forecaster, Run):
         made_of, options = forecaster.source
+        model = forecaster.model
     else:
-        options = reading_options(forecaster)
+        model, options = forecaster, reading_options(forecaster)
         if (folder / ADAPTATION).exists():
             made_of = read_json(folder / ADAPTATION, "results").get("recording")
     place = recording.expanduser().resolve()
     for known in map(Path, [made_of] if isinstance(made_of, str) else made_of or []):
         if known == place or known in place.parents or place in known.parents:
             return options
-    return left_open(recording, options)
+    return left_open(recording, options, [spec.name for spec in model.sessions])

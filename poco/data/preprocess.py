@@ -145,7 +145,7 @@ def components(recording: Recording, count: int, *, frames: Sequence[tuple[int, 
             ``frames`` are no frames of the recording.
         DataError: if a unit is constant or has NaN.
     """
-    ranges = recording.stretches if frames is None else frames
+    ranges = recording.stretches if frames is None else [(start, stop) for start, stop in frames]
     if not ranges or not all(0 <= start < stop <= recording.frames for start, stop in ranges):
         raise ConfigError(
             f"session '{recording.session}': frames to fit to are ranges (start, stop) of its {recording.frames}, got "

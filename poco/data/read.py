@@ -8,7 +8,7 @@ import fnmatch
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +101,11 @@ def read_chosen(
     return recordings
 
 
-def left_open(path: str | Path, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Of options that other recordings were read with, those that this path leaves open.
+def left_open(path: str | Path, options: Mapping[str, Any], sessions: Iterable[str] = ()) -> dict[str, Any]:
+    """Of options that recordings of these sessions were read with, those that this path leaves open.
 
-    Its description, if it has one, settles others, and its file may say the rate.
+    Its description, if it has one, settles others, and its file may say the rate. Units to leave out of sessions that
+    are not here are none of this path's.
     """
     try:
         job = Job(Path(path), None, {})
@@ -118,13 +119,16 @@ def left_open(path: str | Path, options: Mapping[str, Any]) -> dict[str, Any]:
             own = job.contents(job.plans[0])
             if own.rate_hz is not None or own.times is not None:
                 settled.add("rate_hz")
+        named = bool(options.get("leave_out"))
+        here = {plan.name or job.contents(plan).title or plan.label for plan in job.plans} if named else set()
     except PocoError:  # it cannot be read without the options
         return dict(options)
     if not settled.isdisjoint(_TIMES):
         settled |= _TIMES
     left = {name: value for name, value in options.items() if name not in settled}
-    if "leave_out" in left:  # units of those sessions by name are none of this one's
-        left["leave_out"] = [name for name in left["leave_out"] if "/" not in name]
+    if named and "leave_out" in left:
+        elsewhere = tuple(f"{name}/" for name in sessions if name not in here)
+        left["leave_out"] = [unit for unit in left["leave_out"] if not unit.startswith(elsewhere)]
     return left
 
 
@@ -181,9 +185,9 @@ class Job:
             raise DataError(f"{path}: no permission to read it") from None
         if not there:
             raise DataError(f"{path}: no such file or folder")
-        if (self.path / MODEL / CONFIG).is_file():
-            raise DataError(f"{path} is the folder of a run or of an adapted model: recordings are wanted")
         try:
+            if (self.path / MODEL / CONFIG).is_file():
+                raise DataError(f"{path} is the folder of a run or of an adapted model: recordings are wanted")
             found, files = _describe(self.path, description, options)
         except PermissionError as error:
             raise DataError(f"{error.filename}: no permission to read it") from None

@@ -98,7 +98,7 @@ class Recording:
     def _array(self) -> np.ndarray:
         """The activity as an array; what a mask hides is NaN."""
         try:
-            if isinstance(self.activity, np.ma.MaskedArray):
+            if isinstance(self.activity, np.ma.MaskedArray) and self.activity.dtype.kind in "fiub":
                 return np.ma.filled(self.activity.astype(np.float64), np.nan)
             return np.asarray(self.activity)
         except (TypeError, ValueError, RuntimeError) as error:

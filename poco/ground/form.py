@@ -32,11 +32,17 @@ class Form(ExactBuffers):
         super().__init__()
         self.centred, self.clip = centred, config.clip
         self.register_buffer("weight", torch.zeros(config.horizon, config.context))
-        own = _means(config.context, config.lengths(config.own_means, centred=centred))
-        self.register_buffer("own_map", own, persistent=False)
-        self.register_buffer("own_scale", torch.ones(own.shape[1]))
-        population = _means(config.context, config.lengths(config.population_means, centred=centred))
-        self.register_buffer("population_map", population, persistent=False)
+        self._lengths = [
+            config.lengths(means, centred=centred) for means in (config.own_means, config.population_means)
+        ]
+        self.register_buffer("own_map", None, persistent=False)
+        self.register_buffer("own_scale", torch.ones(len(self._lengths[0])))
+        self.register_buffer("population_map", None, persistent=False)
+        self.refill()
+
+    def refill(self) -> None:
+        """Makes what takes the means of a context."""
+        self.own_map, self.population_map = (_means(self.weight, lengths) for lengths in self._lengths)
 
     @property
     def context(self) -> int:
@@ -116,9 +122,10 @@ class SessionTerms(ExactBuffers):
         return self.forms[index]  # type: ignore[return-value]
 
 
-def _means(context: int, lengths: tuple[int, ...]) -> Tensor:
-    """``[C, n]``: maps a context to its means over so many last frames."""
-    means = torch.zeros(context, len(lengths))
+def _means(like: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    """``[C, n]``: maps a context to its means over so many last frames; ``like [H, C]`` says where."""
+    context = like.shape[1]
+    means = like.new_zeros(context, len(lengths))
     for column, length in enumerate(lengths):
         means[context - length :, column] = 1.0 / length
     return means

@@ -107,7 +107,7 @@ class POCO(nn.Module):
                     self._unit_type_names.append(name)
                     self.unit_types.append(self._fresh_embedding())
             row = {name: place for place, name in enumerate(self._unit_type_names)}
-            own.types = torch.tensor([row[name] for name in spec.unit_types], device=like.device)
+            own.set_types([row[name] for name in spec.unit_types])
         self.sessions = (*self.sessions, spec)
         self.vocabulary = vocabulary.encode(self.sessions).to(like.device)
         return len(self.sessions) - 1

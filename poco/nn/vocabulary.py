@@ -75,7 +75,17 @@ class SessionEmbedding(ExactBuffers):
         self.register_buffer("mean", torch.zeros(units))
         self.register_buffer("std", torch.ones(units))
         self.register_buffer("normalised", torch.zeros((), dtype=torch.uint8))
-        self.register_buffer("types", torch.zeros(0, dtype=torch.int64), persistent=False)
+        self.register_buffer("types", None, persistent=False)
+        self.set_types(())
+
+    def set_types(self, rows: Sequence[int]) -> None:
+        """Gives the row of each unit's type in the model."""
+        self._type_rows = tuple(rows)
+        self.refill()
+
+    def refill(self) -> None:
+        """Places the rows of the types where the embeddings are."""
+        self.types = torch.tensor(self._type_rows, dtype=torch.int64, device=self.units.device)
 
     @property
     def is_normalised(self) -> bool:

@@ -279,9 +279,17 @@ def kernels_serve(inputs: Iterable[Tensor], like: Tensor) -> bool:
     Raises:
         BackendError: if a forced backend does not run on this device or with this dtype.
     """
-    if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
+    if torch.is_grad_enabled() and any(map(_wants_gradient, inputs)):
         return False
     return by_kernels(like.device, like.dtype)
+
+
+def _wants_gradient(tensor: Tensor) -> bool:
+    """Whether it requires a gradient, or what ``torch.func`` has wrapped in it does."""
+    if tensor.requires_grad or torch.compiler.is_compiling():
+        return tensor.requires_grad
+    functorch = torch._C._functorch
+    return functorch.is_functorch_wrapped_tensor(tensor) and _wants_gradient(functorch.get_unwrapped(tensor))
 
 
 def by_kernels(device: torch.device, dtype: torch.dtype) -> bool:

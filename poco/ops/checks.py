@@ -174,8 +174,8 @@ def _expect_dropout(op: str, dropouts: Sequence[float], seed: Tensor) -> None:
 
 
 def _expect_eps(op: str, eps: float) -> None:
-    if not 0 <= eps < math.inf:
-        raise ShapeError(f"{op}: eps must be a number from 0 on, got {eps}")
+    if not 0 < eps < math.inf:
+        raise ShapeError(f"{op}: eps must be a number above 0, got {eps}")
 
 
 def latent_pool(

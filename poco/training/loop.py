@@ -166,7 +166,8 @@ class _Loop:
         self.sampler = ShuffledWindows(split, config.batch_size, config.seed)
         self.validation = split.windows("val", config.val_stride)
         self.split = split
-        self.first = {name: buffer.clone() for name, buffer in model.named_buffers()}  # what training began with
+        kept = model.state_dict()
+        self.first = {n: b.clone() for n, b in model.named_buffers() if n in kept}  # what training began with
         self.best_buffers = dict(self.first)
         self.average = self._copy() if config.ema is not None else None
         self.best = self._copy()
@@ -370,9 +371,12 @@ class _Loop:
             getattr(callback, kind)(record)
 
     def _moved(self, prefix: str = "") -> dict[str, torch.Tensor]:
-        """Buffers below a prefix that are no longer what training began with; most models have none."""
-        own = ((name, b) for name, b in self.model.named_buffers() if name.startswith(prefix))
-        return {name: b for name, b in own if not torch.equal(b, self.first[name])}
+        """Buffers below a prefix that are no longer what training began with; most models have none.
+
+        Those that no state dict holds, that come on the way, or that grow, are caches of the model's own.
+        """
+        own = {n: b for n, b in self.model.named_buffers() if n.startswith(prefix) and n in self.first}
+        return {n: b for n, b in own.items() if b.shape == self.first[n].shape and not torch.equal(b, self.first[n])}
 
     def _copy(self) -> dict[str, torch.Tensor]:
         return {name: p.detach().clone() for name, p in self.parameters.items()}

@@ -63,6 +63,8 @@ def test_activity_that_float32_cannot_hold() -> None:
 
 def test_what_a_mask_hides_is_missing() -> None:
     activity = waves().activity
+    with pytest.raises(DataError, match="activity must be numbers, got dtype complex64"):
+        Recording(np.ma.masked_array(activity * 1j), "a")
     hidden = Recording(np.ma.masked_array(activity, activity > 5), "a").activity
     np.testing.assert_array_equal(hidden, np.where(activity > 5, np.nan, activity))
     numbers = np.ma.masked_array([[1, 2, 3]], [[False, True, False]])

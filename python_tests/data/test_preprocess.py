@@ -140,6 +140,7 @@ def test_components_of_the_training_part_do_not_know_the_rest() -> None:
     assert not np.array_equal(components(Recording(changed, "a"), 3).activity[:, :200], a)
     with pytest.raises(ConfigError, match="6 units in 300 frames have no 7 components"):
         components(recording, 7)
+    assert components(recording, 3, frames=np.array([[0, 150]])).units == 3
     for frames in ([], [(200, 400)], [(5, 5)]):
         with pytest.raises(ConfigError, match=rf"ranges \(start, stop\) of its 300, got {re.escape(str(frames))}"):
             components(recording, 3, frames=frames)

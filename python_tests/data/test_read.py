@@ -536,6 +536,8 @@ def test_what_a_recording_leaves_open(tmp_path: Path) -> None:
     (tmp_path / "dataset.toml").write_text('[activity]\norientation = "frames x units"\ntime_key = "t"\n')
     assert left_open(tmp_path / "one.npz", options) == {"key": "a", "nan": "drop"}
     assert left_open(tmp_path / "nothing.npz", options) == options
+    units = {"leave_out": ["one/2", "other/2", "p0/c1", "7"]}  # of sessions, or units whose names have a slash
+    assert left_open(tmp_path / "one.npz", units, ["one", "other"]) == {"leave_out": ["one/2", "p0/c1", "7"]}
     plane = tmp_path / "animal" / "suite2p" / "plane0"
     plane.mkdir(parents=True)
     np.save(plane / "F.npy", np.ones((3, 40), np.float32))

@@ -92,6 +92,19 @@ def test_unit_types_follow_their_names() -> None:
         model.add_session(spec("c", 2))
 
 
+def test_unit_types_survive_a_model_without_storage() -> None:
+    config = poco.POCOConfig(**{**SMALL.to_dict(), "unit_type_embedding": True})
+    model = randomise(POCO(config, [spec("a", 3, kinds=("x", "y", "x"))]))
+    expected, state = model(draw(1, 3, 12), "a"), model.state_dict()
+    with torch.device("meta"):
+        assigned, filled = POCO(config, model.sessions).eval(), POCO(config, model.sessions).eval()
+    assigned.load_state_dict(state, assign=True)
+    filled.to_empty(device="cpu").double().load_state_dict(state)
+    for other in (assigned, filled, copy.deepcopy(model).to("meta").to_empty(device="cpu")):
+        other.load_state_dict(state)
+        assert torch.equal(other(draw(1, 3, 12), "a"), expected)
+
+
 def test_vocabulary_lives_in_the_state_dict(model: POCO) -> None:
     state = model.state_dict()
     same = POCO(SMALL, model.sessions).double().eval()

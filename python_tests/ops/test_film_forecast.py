@@ -153,7 +153,8 @@ def test_compiles_whole() -> None:
         (11, torch.randn(9, 8), "ffn_in_weight must be \\[10, 8\\]"),
         (-1 - 2, 1.0, "dropout must be in \\[0, 1\\)"),
         (-1 - 1, torch.tensor([1, 2]), "seed must be one int64"),
-        (-1, float("nan"), "film_forecast: eps must be a number from 0 on, got nan"),
+        (-1, float("nan"), "film_forecast: eps must be a number above 0, got nan"),
+        (-1, 0.0, "film_forecast: eps must be a number above 0, got 0"),
     ],
 )
 def test_says_what_does_not_fit(position: int, value: Any, says: str) -> None:

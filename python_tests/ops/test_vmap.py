@@ -52,6 +52,18 @@ def test_film_forecast(position: int) -> None:
     _check(lambda value: torch.ops.poco.film_forecast(*replaced(inputs, position, value)), each)
 
 
+def test_gradients_of_stacked_models() -> None:
+    models = [_model() for _ in range(2)]
+    base, x = copy.deepcopy(models[0]), torch.randn(1, 7, 12)
+    parameters, buffers = torch.func.stack_module_state(models)
+    made = torch.vmap(lambda p, b: torch.func.functional_call(base, (p, b), (x,)))(parameters, buffers)
+    made.square().sum().backward()
+    for i, model in enumerate(models):
+        model(x).square().sum().backward()
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(parameters[name].grad[i], parameter.grad)
+
+
 def test_gradients_of_what_was_mapped() -> None:
     inputs = film_forecast_inputs(dropout=0.0)
     each, table = torch.randn(2, 8, 6, dtype=torch.float64), inputs[3]

@@ -357,6 +357,28 @@ def test_buffers_that_move_go_with_the_weights(cut: Split, tmp_path: Path) -> No
         assert torch.equal(tensor, going_on.state_dict()[name]), name
 
 
+class Cached(NLinear):
+    """A forecaster that makes a buffer on the way, and one that grows."""
+
+    def __init__(self) -> None:
+        super().__init__(12, 4)
+        self.register_buffer("seen", torch.zeros(0))
+
+    def forward_packed(self, batch: PackedBatch) -> torch.Tensor:
+        self.register_buffer("cache", torch.ones(4), persistent=False)
+        self.seen = torch.zeros(len(self.seen) + 1)
+        return self.linear(batch.x) * self.cache
+
+
+def test_caches_among_the_buffers_are_the_models_own(cut: Split, tmp_path: Path) -> None:
+    stopped, going_on = Cached(), Cached()
+    going_on.load_state_dict(stopped.state_dict())
+    with pytest.raises(StopAt.StopError):
+        fit(stopped, cut, SMALL, checkpoint=tmp_path / "resume", callbacks=[StopAt(20)])
+    fit(going_on, cut, SMALL, checkpoint=tmp_path / "resume", resume=True)
+    assert len(going_on.seen)
+
+
 def test_what_cannot_be_trained_is_said(cut: Split) -> None:
     class Detached(MLP):
         def forward_packed(self, batch: PackedBatch) -> torch.Tensor:

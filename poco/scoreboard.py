@@ -274,6 +274,7 @@ def score_cell(
     return {
         "data": data,
         "recordings": cells_of.recordings_of(split.recordings),
+        "neural": all(recording.is_neural for recording in split.recordings),
         "protocol": split.protocol,
         "forecaster": forecaster,
         "seed": seed,
@@ -315,23 +316,37 @@ def write_csv(cells: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     """One tidy table, a row for each cell; ``low`` and ``high`` are the ends of its interval over time."""
     which = ("data", "protocol", "forecaster", "seed")
     result = ("score", "low", "high", "blocks", "seconds", "parameters")
-    cells_of.write_csv(cells_of.with_ends(cells), (*which, *result, "steps", "batch", "precision"), Path(path))
+    marks = _marks(cells)
+    shown = [{**cell, "data": cell["data"] + marks.get(cell["data"], "")} for cell in cells]
+    cells_of.write_csv(cells_of.with_ends(shown), (*which, *result, "steps", "batch", "precision"), Path(path))
 
 
 def table(cells: Sequence[dict[str, Any]]) -> str:
-    """Markdown: for each protocol a row for each forecaster, mean over seeds and half the t-interval."""
+    """Markdown: for each protocol a row for each forecaster, mean over seeds and half the t-interval.
+
+    Data sets that are no neural activity are marked, and a line says what that means.
+    """
     lines: list[str] = []
+    marks = _marks(cells)
     for protocol in sorted({c["protocol"] for c in cells}):
         some = [c for c in cells if c["protocol"] == protocol]
         data, names = sorted({c["data"] for c in some}), {c["forecaster"] for c in some}
-        lines += [f"| {protocol} | {' | '.join(data)} | seconds, median |", "|---|" + "---|" * (len(data) + 1)]
+        shown = " | ".join(d + marks.get(d, "") for d in data)
+        lines += [f"| {protocol} | {shown} | seconds, median |", "|---|" + "---|" * (len(data) + 1)]
         for name in (n for n in _order(cells) if n in names):
             own = [c for c in some if c["forecaster"] == name]
             row = [mean_text([c["score"] for c in own if c["data"] == d]) for d in data]
             seconds = median(c["seconds"] for c in own)
             lines.append(f"| {name} | {' | '.join(row)} | {seconds:.1f} |")
         lines.append("")
+    if marks:
+        lines += ["A control is no neural activity: its scores never count.", ""]
     return "\n".join(lines)
+
+
+def _marks(cells: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What is said behind the names of data sets that are no neural activity."""
+    return {cell["data"]: " (control)" for cell in cells if not cell.get("neural", True)}
 
 
 def _order(cells: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -348,12 +363,15 @@ def draw(cells: Sequence[dict[str, Any]], out: str | Path) -> list[Path]:
     from poco.plots.board import board_figure
     from poco.plots.figures import save
 
-    written = []
+    written, marks = [], _marks(cells)
     for protocol in sorted({c["protocol"] for c in cells}):
         scores: dict[str, dict[str, list[float]]] = {}
         for cell in (c for c in cells if c["protocol"] == protocol):
             scores.setdefault(cell["data"], {}).setdefault(cell["forecaster"], []).append(cell["score"])
-        means = {data: {name: mean_interval(values) for name, values in own.items()} for data, own in scores.items()}
+        means = {
+            data + marks.get(data, ""): {name: mean_interval(values) for name, values in own.items()}
+            for data, own in scores.items()
+        }
         title = f"Score on the test part, {protocol} protocol; mean over seeds and its 95% interval"
         written.append(save(board_figure(means, _order(cells), title), Path(out) / f"scores-{protocol}.png"))
     return written

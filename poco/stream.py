@@ -131,7 +131,7 @@ class Stream:
                 raise ConfigError(f"{name} must be one of {', '.join(known)}, got {choice!r}")
         for name, number in (("keep", keep), ("threads", 1 if threads is None else threads)):
             if not isinstance(number, Integral) or not 0 <= number < 2**31:
-                raise ConfigError(f"{name} must be a whole number, not negative, got {number!r}")
+                raise ConfigError(f"{name} must be a whole number from 0 to {2**31 - 1:,}, got {number!r}")
         for name, value in (("interval", interval), ("tolerance", tolerance), ("deadline_ms", deadline_ms)):
             if not isinstance(value, Real) and (value is not None or name == "tolerance"):
                 raise ConfigError(f"{name} must be a number, got {value!r}")

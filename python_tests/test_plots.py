@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from poco.errors import MissingExtraError
 from poco.plots import AdaptationCurve, TrainingCurve, demo_figure, run_figure, save
 from poco.plots.examples import Example
-from poco.plots.panels import draw_steps, spread, time_axis
+from poco.plots.panels import draw_scores, draw_steps, spread, time_axis
 
 SCORES = {"poco": (0.5, [0.4, 0.6]), "mlp": (0.4, [0.4, 0.4]), "copy": (0.0, [0.0, 0.0]), "mean": (-3.0, [-5.0, -1.0])}
 STEPS = {"poco": np.linspace(0.8, 0.3, 16), "mlp": np.linspace(0.7, 0.3, 16)}
@@ -80,6 +80,14 @@ def test_a_curve_that_leaves_the_panel_is_marked() -> None:
     draw_steps(axes, {"poco": np.array([0.2, -3.25]), "mlp": np.array([0.1, -0.4])}, None)
     assert axes.get_ylim()[0] > -1
     assert [text.get_text() for text in axes.texts if "falls" in text.get_text()] == ["\u25bc POCO falls to -3.25"]
+
+
+def test_sessions_below_the_panel_are_marked() -> None:
+    axes = Figure().add_subplot()
+    draw_scores(axes, {"poco": (0.1, [0.5, -0.3, -0.9, 0.2])}, "Scores")
+    dots, triangle = axes.collections
+    assert [len(marks.get_offsets()) for marks in (dots, triangle)] == [2, 1]
+    assert triangle.get_offsets()[0][0] >= axes.get_xlim()[0]
 
 
 def test_scores_that_are_not_finite_are_drawn(tmp_path: Path) -> None:

@@ -22,12 +22,13 @@ echo "no frame" >> frames.txt
 echo "t=soon 1 2 3 4 5 6 7" >> frames.txt
 echo "1 2 3" >> frames.txt
 printf '1 2 3 4 5 6 7%0400d\n' 0 >> frames.txt # longer than any frame: no part of it is one
+printf '1 2\0003 4 5 6 7\nt=15.0 1 2 3 4 5 6 7\n' >> frames.txt     # a zero byte spoils its own line alone
 ./trigger "$model" fish -1000 0 2 < frames.txt > found.txt 2> said.txt
 cat found.txt said.txt
 [ "$(grep -c TRIGGER found.txt)" = 1 ] # always above: one crossing, at the first forecast
-[ "$(grep -c "a line that is no frame was left out" said.txt)" = 3 ]
+[ "$(grep -c "a line that is no frame was left out" said.txt)" = 4 ]
 grep -q "the frame has 3 units and session 'fish' has 7" said.txt
-grep -q "^30 frames, .* forecasts, median" said.txt
+grep -q "^31 frames, .* forecasts, median" said.txt
 ./trigger "$model" fish 1000 0 2 < frames.txt 2> /dev/null | { ! grep TRIGGER; }
 
 # One time that is far ahead: five frames are refused, and the rest is taken.

@@ -23,13 +23,17 @@ static inline int64_t read_unit(const char* word, int64_t units) {
     return unit == (double)(int64_t)unit ? (int64_t)unit : -1;
 }
 
-/* Reads a line; returns whether there is one. Of one that has no room nothing is left but a word that is no number: a
-   part of it could be taken for a frame. */
+/* Reads a line; returns whether there is one. Of one that has no room, or a zero byte, nothing is left but a word that
+   is no number: a part of it could be taken for a frame. */
 static inline int read_line(char* line, int room, FILE* from) {
-    if (fgets(line, room, from) == NULL) return 0;
-    if (strchr(line, '\n') != NULL || feof(from)) return 1;
-    for (int c = 0; c != '\n' && c != EOF;) c = getc(from);
-    strcpy(line, "?");
+    int length = 0, good = 1, c;
+    while ((c = getc(from)) != EOF && c != '\n') {
+        if (c == '\0' || length + 1 >= room) good = 0;
+        if (good) line[length++] = (char)c;
+    }
+    if (c == EOF && good && length == 0) return 0;
+    line[length] = '\0';
+    if (!good) strcpy(line, "?");
     return 1;
 }
 

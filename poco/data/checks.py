@@ -58,7 +58,7 @@ def check(recordings: Sequence[Recording], *, context: int, horizon: int) -> lis
     _check_names(recordings)
     for recording in recordings:
         check_values(recording)
-        check_length(recording, context=context, horizon=horizon)
+        check_length(recording, context=context, horizon=horizon, alone=len(recordings) == 1)
     return _mark_copies(_check_rates(recordings))
 
 
@@ -128,8 +128,8 @@ def way_without_nan(recording: Recording) -> str:
     return "cut-drop" if lost.any() else "drop"
 
 
-def check_length(recording: Recording, *, context: int, horizon: int) -> None:
-    """Raise a DataError if no stretch of the recording holds one window."""
+def check_length(recording: Recording, *, context: int, horizon: int, alone: bool = True) -> None:
+    """Raise a DataError if no stretch of the recording, or of this one among others, holds one window."""
     longest = max(stop - start for start, stop in recording.stretches)
     if longest < context + horizon:
         what = f"{recording.frames} frames" if len(recording.stretches) == 1 else f"no stretch above {longest} frames"
@@ -141,9 +141,14 @@ def check_length(recording: Recording, *, context: int, horizon: int) -> None:
         window = context + horizon
         raise DataError(
             f"{says}one window takes {window} (context {context} + horizon {horizon}), and training or adapting some "
-            f"{5 * window}: train with a shorter context or horizon, or leave the session out "
-            f"({way_without(recording.session)})"
+            f"{5 * window}: {ways_when_short(recording, alone=alone)}"
         )
+
+
+def ways_when_short(recording: Recording, *, alone: bool) -> str:
+    """What to do where a recording is too short for the windows, and is the only one or not."""
+    without = "" if alone else f", or leave the session out ({way_without(recording.session)})"
+    return f"train with a shorter context or horizon{without}"
 
 
 def activity_key(recording: Recording) -> str:

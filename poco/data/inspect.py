@@ -156,7 +156,7 @@ def _report(loaded: one_session.Loaded) -> SessionReport:
         drift=drift,
         stretches=len(recording.stretches),
         longest_stretch=_longest(recording),
-        neural=recording.provenance.get("neural") != "no",
+        neural=recording.is_neural,
         provenance=dict(recording.provenance),
         activity=activity_key(recording),
         warnings=(*recording.warnings, *_noticed(recording, drift)),

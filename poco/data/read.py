@@ -186,6 +186,8 @@ class Job:
         if not there:
             raise DataError(f"{path}: no such file or folder")
         try:
+            if not (self.path.is_file() or self.path.is_dir()):
+                raise DataError(f"{path} is neither a file nor a folder: save to a file what comes out of it")
             if (self.path / MODEL / CONFIG).is_file():
                 raise DataError(f"{path} is the folder of a run or of an adapted model: recordings are wanted")
             found, files = _describe(self.path, description, options)

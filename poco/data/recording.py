@@ -164,6 +164,11 @@ class Recording:
         """Number of frames ``T``."""
         return int(self.activity.shape[1])
 
+    @property
+    def is_neural(self) -> bool:
+        """Whether it is neural activity, and no control, by its description."""
+        return self.provenance.get("neural") != "no"
+
 
 def warnings_of(recordings: Sequence[Recording]) -> list[str]:
     """Warnings of the recordings, each once, with the session or the number of sessions that it is about."""

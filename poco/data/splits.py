@@ -15,14 +15,14 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from poco.data.checks import as_recordings, check
+from poco.data.checks import as_recordings, check, ways_when_short
 from poco.data.recording import Recording, fingerprint, warnings_of
 from poco.data.segments import Segments, between, frames_of, joined, least_frames, window_count, within
 from poco.data.statistics import check_deviation, check_epsilon, statistics
 from poco.errors import ConfigError, DataError
 from poco.fields import check_kind
 from poco.sizes import CONTEXT, HORIZON
-from poco.wording import counted, enumerated, way_without
+from poco.wording import counted, enumerated
 
 Protocol = Literal["leak-free", "published"]
 Part = Literal["train", "val", "test"]
@@ -221,7 +221,8 @@ def split(
     per_session = [cut(recording) for recording in checked]
     segments = {part: tuple(parts[part] for parts in per_session) for part in PARTS}
     for index, recording in enumerate(checked):
-        _check_windows(recording, {p: segments[p][index] for p in PARTS}, context, horizon, protocol)
+        own = {part: segments[part][index] for part in PARTS}
+        _check_windows(recording, own, context, horizon, protocol, alone=len(checked) == 1)
     means, stds, warnings = [], [], []
     for index, recording in enumerate(checked):
         if protocol == "published":
@@ -271,7 +272,7 @@ def shorten(cut: Split, frames: int) -> Split:
         if not all(window_count(some, cut.context, cut.horizon, cut.protocol) for some in own.values()):
             own = dict.fromkeys(own, between(pool, first, end))
         own["test"] = cut.segments["test"][index]
-        _check_windows(recording, own, cut.context, cut.horizon, cut.protocol)
+        _check_windows(recording, own, cut.context, cut.horizon, cut.protocol, alone=len(cut.recordings) == 1)
         per_session.append(own)
         if cut.protocol != "published":
             mean, std = statistics(recording, own["train"])
@@ -299,7 +300,7 @@ def same_targets(cut: Split, longest: int) -> Split:
         raise ConfigError(f"the longest context must be at least that of the split, {cut.context}, got {longest}")
     for index, recording in enumerate(cut.recordings):
         own = {part: cut.segments[part][index] for part in PARTS}
-        _check_windows(recording, own, longest, cut.horizon, cut.protocol)
+        _check_windows(recording, own, longest, cut.horizon, cut.protocol, alone=len(cut.recordings) == 1)
     later = longest - cut.context
     segments = {
         part: each
@@ -332,13 +333,13 @@ def _published_segments(recording: Recording) -> dict[str, Segments]:
 
 
 def _check_windows(
-    recording: Recording, parts: Mapping[str, Segments], context: int, horizon: int, protocol: str
+    recording: Recording, parts: Mapping[str, Segments], context: int, horizon: int, protocol: str, *, alone: bool
 ) -> None:
     for part, segments in parts.items():
         if not window_count(segments, context, horizon, protocol):
             raise DataError(
                 f"session '{recording.session}': {recording.frames} frames leave no window of {context + horizon} "
                 f"(context {context} + horizon {horizon}) in the {_PART_NAMES[part]} part of the {protocol} split: "
-                f"{5 * least_frames(context, horizon, protocol)} frames without a gap are enough; or use a shorter "
-                f"context or horizon, or leave the session out ({way_without(recording.session)})"
+                f"{5 * least_frames(context, horizon, protocol)} frames without a gap are enough; or "
+                f"{ways_when_short(recording, alone=alone)}"
             )

@@ -31,7 +31,8 @@ def write(recordings: Sequence[Recording], folder: str | Path) -> list[Path]:
         CheckpointError: if a file cannot be written.
     """
     folder = Path(folder)
-    files = [folder / (re.sub(r"[^-.\w]", "_", recording.session) + ".npz") for recording in recordings]
+    # What begins with a dot is hidden, and no file name may have more than 255 bytes.
+    files = [folder / (re.sub(r"^\.|[^-.\w]", "_", recording.session)[:60] + ".npz") for recording in recordings]
     for place, file in enumerate(files):
         if file in files[:place]:
             raise DataError(f"two sessions would be written to {file}: give them different names")

@@ -62,7 +62,7 @@ def draw_example(axes: Axes, example: Example, *, show_x: bool, show_legend: boo
 
 
 def draw_scores(axes: Axes, scores: Mapping[str, tuple[float, Sequence[float]]], title: str) -> None:
-    """Horizontal bars of every forecaster's score, best on top, with a dot for each session."""
+    """Horizontal bars of every forecaster's score, best on top; a dot for each session, a triangle for lower ones."""
     order = sorted(scores, key=lambda name: scores[name][0])
     highest = max([0.1, *(score for score, _ in scores.values()), *(s for _, each in scores.values() for s in each)])
     lowest = min([0.0, *(score for score, _ in scores.values()), *(s for _, each in scores.values() for s in each)])
@@ -73,9 +73,19 @@ def draw_scores(axes: Axes, scores: Mapping[str, tuple[float, Sequence[float]]],
         axes.barh(row, max(score, _LOWEST_BAR), height=0.62, color=colour(name), alpha=1.0 if own else 0.55, zorder=2)
         shown = [value for value in each if value >= _LOWEST_BAR]
         if len(each) > 1:
-            axes.scatter(
-                shown, [row] * len(shown), s=11, color="white", edgecolors=INK, linewidths=0.7, zorder=3, clip_on=False
-            )
+            lower = [_LOWEST_BAR][: len(each) - len(shown)]  # once for all that are farther down
+            for at, marker, size in ((shown, "o", 11), (lower, "<", 22)):
+                axes.scatter(
+                    at,
+                    [row] * len(at),
+                    s=size,
+                    marker=marker,
+                    color="white",
+                    edgecolors=INK,
+                    linewidths=0.7,
+                    zorder=3,
+                    clip_on=False,
+                )
         if score < _LOWEST_BAR:
             axes.text(_LOWEST_BAR + 0.01, row, "\u25c4 cut", va="center", ha="left", fontsize=7.5, color=INK, zorder=4)
         axes.text(

@@ -103,6 +103,9 @@ def run(
     for warning in warnings_of(recordings):
         report(f"warning: {warning}")
     out.mkdir(parents=True, exist_ok=True)
+    others = {cell["study"] for cell in cells(out)} - {study.name}
+    if others:
+        raise ConfigError(f"{out} has cells of the study '{min(others)}': give each study a folder of its own")
     every = list(
         plan.jobs(study, out, recordings, protocol=protocol, seeds=seeds, steps=steps, batch=batch, label=label)
     )

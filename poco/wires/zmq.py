@@ -73,7 +73,8 @@ def open_socket(kind: str, address: str, *, bind: bool, **options: int) -> Any:
         (socket.bind if binds else socket.connect)(where)
     except zmq.ZMQError as error:
         socket.close()
-        raise ConfigError(f"cannot {'bind' if binds else 'connect'} to {where}: {error}") from None
+        hint = "" if binds or "*" not in where else f" (to wait for others there: zmq:bind:{where})"
+        raise ConfigError(f"cannot {'bind' if binds else 'connect'} to {where}: {error}{hint}") from None
     return socket
 
 

@@ -104,7 +104,8 @@ def test_constant_unit() -> None:
 
 
 def test_too_few_frames() -> None:
-    says = refused(waves("a", frames=63))
+    assert refused(waves("a", frames=63)).endswith("some 320: train with a shorter context or horizon")
+    says = refused(waves("a", frames=63), waves("b"))
     assert says.startswith(
         "session 'a': 63 frames, but one window takes 64 (context 48 + horizon 16), and training or adapting some 320:"
     )

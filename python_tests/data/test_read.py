@@ -427,6 +427,10 @@ def test_values_beyond_float32(tmp_path: Path) -> None:
 
 def test_missing_path(tmp_path: Path) -> None:
     refused(tmp_path / "nowhere.npy", "no such file or folder")
+    if hasattr(os, "mkfifo"):
+        np.save(tmp_path / "other.npy", activity())
+        os.mkfifo(tmp_path / "pipe.npy")
+        refused(tmp_path / "pipe.npy", "is neither a file nor a folder")
     refused([], "no path")
 
 

@@ -78,6 +78,9 @@ def test_nothing_is_replaced_and_nothing_damaged_is_read(tmp_path: Path) -> None
     with pytest.raises(DataError, match="two sessions would be written"):
         write([waves("x/1"), waves("x_1")], tmp_path / "two")
     assert not (tmp_path / "two").exists()
+    names = [".hidden", "..", "ö" * 300]
+    write([waves(name) for name in names], tmp_path / "three")
+    assert {recording.session for recording in read(tmp_path / "three")} == set(names)
     with np.load(file) as stored:
         arrays = dict(stored)
     about = json.loads(str(arrays[ABOUT]))

@@ -183,7 +183,7 @@ def test_where_the_op_is_used() -> None:
         (6, [], "parameters must be 40 tensors and 11 for each layer, got 0"),
         (6, [torch.ones(1), None], r"parameters\[1\] must be a tensor, got NoneType"),
         (7, 0, "heads must be at least 1, got 0"),
-        (8, float("inf"), "inference: eps must be a number from 0 on, got inf"),
+        (8, float("inf"), "inference: eps must be a number above 0, got inf"),
         (7, 3, r"parameters\[19\] \(latents\.layers\[0\]\.query_key_value_weight\) must be \[36, 8\], got \[24, 8\]"),
     ],
 )

@@ -153,7 +153,7 @@ def test_compiles_whole() -> None:
         (8, torch.randn(2, 2, 3, 8), "for 1 or 3 windows"),
         (8, torch.randn(3, 2, 0, 8), r"at least one latent, queries is \[3, 2, 0, 8\]"),
         (0, torch.randn(8, 0), "context 0 must be a multiple of the segment length 4"),
-        (9, -1.0, "latent_pool: eps must be a number from 0 on, got -1.0"),
+        (9, -1.0, "latent_pool: eps must be a number above 0, got -1.0"),
     ],
 )
 def test_says_what_does_not_fit(position: int, value: Any, says: str) -> None:

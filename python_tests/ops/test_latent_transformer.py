@@ -163,7 +163,7 @@ def test_compiled_for_the_kernels_it_refuses_another_backend() -> None:
         (8, torch.ones(2), "seed must be one int64"),
         (8, torch.tensor(1, device="meta"), "all tensors must be on cpu, seed is on meta"),
         (8, None, "latent_transformer: dropout 0.4 needs a seed"),
-        (9, -1e-5, "latent_transformer: eps must be a number from 0 on, got -1e-05"),
+        (9, -1e-5, "latent_transformer: eps must be a number above 0, got -1e-05"),
     ],
 )
 def test_says_what_does_not_fit(position: int, value: Any, says: str) -> None:

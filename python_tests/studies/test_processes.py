@@ -60,8 +60,35 @@ def test_one_that_is_killed_is_told_of() -> None:
         list(each(os._exit, [1]))
 
 
+def slowly_doubled(number: int) -> int:
+    time.sleep(0.3 if number == 0 else 0)
+    if number == 9:
+        raise ConfigError("no nine")
+    return 2 * number
+
+
+def test_results_come_in_order_and_errors_are_raised_here() -> None:
+    with in_processes(2, 1) as each:
+        assert list(each(slowly_doubled, range(5))) == [0, 2, 4, 6, 8]
+        with pytest.raises(ConfigError, match="no nine"):
+            list(each(slowly_doubled, [9]))
+
+
+def test_leaving_ends_what_is_under_way() -> None:
+    def interrupted() -> None:
+        with in_processes(2, 1) as each:
+            next(iter(each(time.sleep, [0, 600, 600])))
+            raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert time.monotonic() - began < 300
+
+
 @pytest.mark.skipif(not (PROC / str(os.getpid()) / "children").exists(), reason="needs Linux's /proc")
-def test_none_is_left_when_the_study_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_none_is_left_when_the_study_is_ended(how: signal.Signals, tmp_path: Path) -> None:
     pytest.importorskip("typer", reason="the command line needs the extra 'cli'")
     out = tmp_path / "out"
     command = [sys.executable, "-m", "poco", "study", "run", "simulation", "--out", str(out), "--processes", "2"]
@@ -72,7 +99,8 @@ def test_none_is_left_when_the_study_is_killed(tmp_path: Path) -> None:
             time.sleep(0.1)
         assert list(out.glob("*.json"))
         workers = [int(number) for number in Path(f"/proc/{study.pid}/task/{study.pid}/children").read_text().split()]
-        study.send_signal(signal.SIGKILL)
+        study.send_signal(how)
+        study.wait(60)
     assert len(workers) >= 2
     until = time.monotonic() + 20
     while left(workers) and time.monotonic() < until:

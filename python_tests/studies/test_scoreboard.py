@@ -101,6 +101,19 @@ def test_the_scoreboard_says_what_recordings_warn_of(tmp_path: Path) -> None:
     assert "neural" in lines[0]
 
 
+def test_a_control_is_marked(tmp_path: Path) -> None:
+    control, other = data_set(tmp_path / "gfp"), data_set(tmp_path / "worms", 1)
+    description = control / "dataset.toml"
+    description.write_text("neural = false\n" + description.read_text())
+    cells = scoreboard.run([control, other], tmp_path / "out", forecasters=["copy"], protocols=["leak-free"])
+    table = scoreboard.table(cells)
+    assert "| leak-free | gfp (control) | worms | seconds, median |" in table
+    assert "A control is no neural activity: its scores never count." in table
+    scoreboard.write_csv(cells, tmp_path / "scores.csv")
+    with (tmp_path / "scores.csv").open() as file:
+        assert [row["data"] for row in csv.DictReader(file)] == ["gfp (control)", "worms"]
+
+
 def test_scoreboard_makes_each_cell_once(tmp_path: Path) -> None:
     folder = data_set(tmp_path / "data" / "some")
     lines: list[str] = []

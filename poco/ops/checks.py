@@ -441,6 +441,8 @@ def film_parameters(op: str, parameters: Sequence[Tensor]) -> FilmParameters:
 def given_seed(op: str, seed: Tensor | None, dropout: float, like: Tensor) -> Tensor:
     """The seed; 0, which nobody reads, if there is none and nothing is dropped, where ``like`` is."""
     if seed is not None:
+        if not isinstance(seed, Tensor):
+            raise ShapeError(f"{op}: seed must be a tensor of one int64, got {type(seed).__name__}")
         return seed
     if dropout > 0:
         raise ShapeError(f"{op}: dropout {dropout} needs a seed")

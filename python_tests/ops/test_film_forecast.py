@@ -188,6 +188,8 @@ def test_dropout_needs_a_seed() -> None:
     inputs = film_forecast_inputs()
     with pytest.raises(ShapeError, match="needs a seed"):
         film_forecast(*inputs[:6], FilmParameters(*inputs[6:-3]), dropout=0.5)
+    with pytest.raises(ShapeError, match="seed must be a tensor of one int64, got int"):
+        film_forecast(*inputs[:6], FilmParameters(*inputs[6:-3]), dropout=0.5, seed=3)  # type: ignore[arg-type]
 
 
 def test_the_seed_is_on_the_device_of_the_rest() -> None:

@@ -1,6 +1,6 @@
 // Pass 2 in bfloat16, forward and backward, against the same in float32 on the same numbers; passes_test.cpp compares
-// that with the formulas. The argument names the instruction set; AMX is emulated where the processor lacks it. Exit
-// code 77 means skipped.
+// that with the formulas. The argument names the instruction set; those of bfloat16 are emulated where the processor
+// lacks them. Exit code 77 means skipped.
 #include <random>
 
 #include "core/cpu_features.h"
@@ -180,12 +180,10 @@ int main(int argc, char** argv) {
         const poco::CpuKernels* const kernels = name == poco::name(isa) ? poco::cpu_kernels(isa) : nullptr;
         if (kernels != nullptr) passes = &kernels->bfloat16;
     }
-#if defined(POCO_AMX_EMULATOR)
     if (const poco::Passes<Bfloat16>* emulated = emulated_kernels(name)) {
         passes = emulated;
-        std::printf("AMX is emulated: ");
+        std::printf("%s is emulated: ", name.c_str());
     }
-#endif
     if (passes == nullptr) {
         std::printf("skipped: this processor cannot run %s\n", name.c_str());
         return 77;

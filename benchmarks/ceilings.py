@@ -54,7 +54,7 @@ def measure(quick: bool = False, device: str = "cpu") -> Ceilings:
     return Ceilings(flops / best["float32"], small or flops / best["bfloat16"], 8 * count / best["copy"])
 
 
-def multiplies_bfloat16() -> bool:
+def library_multiplies_bfloat16() -> bool:
     """Whether products in bfloat16 take this processor no longer than in float32."""
     return not _slow_bfloat16()
 

@@ -66,12 +66,12 @@ def _published_seconds() -> float:
     import math
 
     from benchmarks.cases import FORWARD, Case
-    from benchmarks.ceilings import multiplies_bfloat16
+    from benchmarks.ceilings import library_multiplies_bfloat16
     from benchmarks.contestants import AUTOCAST, FLOAT32, Contestant, Entry
     from benchmarks.inputs import Inputs
     from benchmarks.measure import take_turns
 
-    precisions = (FLOAT32, AUTOCAST) if multiplies_bfloat16() else (FLOAT32,)
+    precisions = (FLOAT32, AUTOCAST) if library_multiplies_bfloat16() else (FLOAT32,)
     medians = []
     for units in (512, 4_096, 16_384):
         case = Case("model", FORWARD, 1, units)

@@ -180,12 +180,8 @@ class Job:
     ) -> None:
         self.path = path.expanduser()
         try:
-            there = self.path.exists()
-        except PermissionError:
-            raise DataError(f"{path}: no permission to read it") from None
-        if not there:
-            raise DataError(f"{path}: no such file or folder")
-        try:
+            if not self.path.exists():
+                raise DataError(f"{path}: no such file or folder")
             if not (self.path.is_file() or self.path.is_dir()):
                 raise DataError(f"{path} is neither a file nor a folder: save to a file what comes out of it")
             if (self.path / MODEL / CONFIG).is_file():

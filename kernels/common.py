@@ -7,6 +7,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from poco.kernels import launch
+
+PARTS = tl.constexpr(launch.PARTS)
+
 
 @triton.jit
 def load_matrix(pointer, row, column, rows, columns, stride, WHOLE: tl.constexpr):
@@ -106,3 +110,26 @@ def window_of(window_offsets, windows, row):
         low = tl.where(before, middle, low)
         high = tl.where(before, high, middle)
     return low
+
+
+@triton.jit
+def halves(x):
+    """The first and the second half of the columns of ``x``."""
+    ROWS: tl.constexpr = x.shape[0]
+    COLUMNS: tl.constexpr = x.shape[1]
+    return tl.split(tl.permute(tl.reshape(x, [ROWS, 2, COLUMNS // 2]), (0, 2, 1)))
+
+
+@triton.jit
+def product(left, right, PRECISION: tl.constexpr, total=None):
+    """``left @ right``, on top of a total.
+
+    Of factors in parts (:data:`poco.kernels.launch.PARTS`) one half of what is summed over comes after the other: all
+    their parts at once would not fit the registers.
+    """
+    if PRECISION == PARTS and left.shape[1] >= 64:
+        first, second = halves(left)
+        first_right, second_right = halves(tl.trans(right))
+        total = tl.dot(first, tl.trans(first_right), total, input_precision=PRECISION)
+        return tl.dot(second, tl.trans(second_right), total, input_precision=PRECISION)
+    return tl.dot(left, right, total, input_precision=PRECISION)

@@ -291,7 +291,7 @@ def arguments(inputs: tuple[Any, ...]) -> tuple[dict[str, Tensor], dict[str, Any
 
 def for_wide(sizes: dict[str, Any]) -> dict[str, Any]:
     """The sizes as the kernels for wide tokens take them: with latents and features in parts, and none but float32."""
-    changed: dict[str, Any] = {"PART": 64, "PRECISION": "ieee" if launch.INTERPRETED else launch.matrix_precision()}
+    changed: dict[str, Any] = {"PART": 64, "PRECISION": "tf32" if launch.tf32() else "ieee"}
     if "BLOCK_Q" in sizes:
         changed["BLOCK_Q"] = 16
     return {name: size for name, size in sizes.items() if name != "FACTOR"} | changed

@@ -136,7 +136,7 @@ def shared_sizes(call: Call) -> dict[str, Any]:
         "BLOCK_H": launch.block_of(head_width),
         "num_warps": 4 if width <= 128 and dtype is not torch.float32 else 8,
         "num_stages": 1,
-        **launch.products(dtype, width, latents),
+        **launch.products(dtype, width, latents, launch.PARTS),
     }
 
 

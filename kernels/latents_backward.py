@@ -115,8 +115,9 @@ class _Backward:
         grad, parts = self.empty(self.latents, width), self.empty(count, self.latents, width)
         normed, grad_branch = self.empty(self.latents, width), self.empty(self.latents, width)
         gated, grad_hidden = self.empty(self.latents, hidden), self.empty(self.latents, 2 * hidden)
+        warps = {"num_warps": 4 if width <= 128 else 8}  # of float32 too: with more of them it spills
         latent_ffn_backward_kernel[(self.windows * count,)](
-            **self.step(vectors),
+            **{**self.step(vectors), **warps},
             **drop,
             **self.drops.ffn_at(branch.ffn_column or 0),
             z=z,

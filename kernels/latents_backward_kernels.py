@@ -17,6 +17,7 @@ from poco.kernels.common import (
     dropout_factor,
     load_matrix,
     load_vector,
+    product,
     standardise,
     standardise_backward,
     store_matrix,
@@ -111,24 +112,26 @@ def latent_write_backward_kernel(
     if half == 0:
         store_matrix(kept_normed + window * Q * d, normed, latent, feature, Q, d, d)
         into_key = load_matrix(key_weight, channel, feature, DH, d, d, False).to(FACTOR)
-        turned = tl.dot(normed.to(FACTOR), tl.trans(into_key), input_precision=PRECISION)
+        turned = product(normed.to(FACTOR), tl.trans(into_key), PRECISION)
         turned = rotate(turned, (along, across), latent, 1.0, Q, DH, BLOCK_Q, BLOCK_H) * scale
         store_matrix(heads, turned, latent, channel, Q, DH, 2 * DH)
         grad = load_matrix(grad_keys + window * Q * d, latent, feature, Q, d, d, False).to(FACTOR)
         out_of_query = load_matrix(query_weight, channel, feature, DH, d, d, False).to(FACTOR)
-        grad_turned = tl.dot(grad, tl.trans(out_of_query), input_precision=PRECISION) * scale
+        grad_turned = product(grad, tl.trans(out_of_query), PRECISION) * scale
         grad_key = rotate(grad_turned, (along, across), latent, -1.0, Q, DH, BLOCK_Q, BLOCK_H)
         store_matrix(grad_heads, grad_key, latent, channel, Q, DH, 2 * DH)
-        part = tl.dot(grad_key.to(FACTOR), into_key, input_precision=PRECISION)
+        into_key = load_matrix(key_weight, channel, feature, DH, d, d, False).to(FACTOR)  # again, to hold less
+        part = product(grad_key.to(FACTOR), into_key, PRECISION)
     else:
         into_value = load_matrix(value_weight, channel, feature, DH, d, d, False).to(FACTOR)
-        narrow = tl.dot(normed.to(FACTOR), tl.trans(into_value), input_precision=PRECISION)
+        narrow = product(normed.to(FACTOR), tl.trans(into_value), PRECISION)
         store_matrix(heads, narrow, latent, channel, Q, DH, 2 * DH)
         grad = load_matrix(grad_values + window * Q * d, latent, feature, Q, d, d, False).to(FACTOR)
         out = load_matrix(output_weight, feature, channel, d, DH, DH, False).to(FACTOR)
-        grad_narrow = tl.dot(grad, out, input_precision=PRECISION)
+        grad_narrow = product(grad, out, PRECISION)
         store_matrix(grad_heads, grad_narrow, latent, channel, Q, DH, 2 * DH)
-        part = tl.dot(grad_narrow.to(FACTOR), into_value, input_precision=PRECISION)
+        into_value = load_matrix(value_weight, channel, feature, DH, d, d, False).to(FACTOR)
+        part = product(grad_narrow.to(FACTOR), into_value, PRECISION)
     store_matrix(new_parts + (window * 2 + half) * Q * d, part, latent, feature, Q, d, d)
 
 
@@ -196,7 +199,7 @@ def latent_ffn_backward_kernel(
         store_matrix(kept_grad_branch + window * Q * d, branch, latent, feature, Q, d, d)
         store_vectors(own, of_normed, standard, branch, feature, d)
     factor = normed.to(FACTOR)
-    gated, grad_value, grad_gate, value_in, gate_in = ffn_hidden_backward(
+    gated, grad_value, grad_gate, _value_in, _gate_in = ffn_hidden_backward(
         factor,
         branch.to(FACTOR),
         token,
@@ -219,8 +222,10 @@ def latent_ffn_backward_kernel(
     store_matrix(of_hidden + F, grad_gate, latent, hidden, Q, F, 2 * F)
     tl.store(own + 3 * d + hidden, tl.sum(grad_value, 0), mask=hidden < F)
     tl.store(own + 3 * d + F + hidden, tl.sum(grad_gate, 0), mask=hidden < F)
-    part = tl.dot(grad_value.to(FACTOR), value_in, input_precision=PRECISION)
-    part = tl.dot(grad_gate.to(FACTOR), gate_in, part, input_precision=PRECISION)
+    weight = load_matrix(in_weight, hidden, feature, F, d, d, False).to(FACTOR)  # again, to hold less
+    part = product(grad_value.to(FACTOR), weight, PRECISION)
+    weight = load_matrix(in_weight + F * d, hidden, feature, F, d, d, False).to(FACTOR)
+    part = product(grad_gate.to(FACTOR), weight, PRECISION, part)
     store_matrix(new_parts + (window * COUNT + block) * Q * d, part, latent, feature, Q, d, d)
 
 
@@ -277,17 +282,16 @@ def latent_attention_backward_kernel(
     if DROPS:
         token = window * Q + latent
         branch *= dropout_factor(tl.load(seed), token, column, threshold, dropout_scale, BLOCK_Q, BLOCK_D)
-    normed = normed_of(z, norm_weight, norm_bias, window, latent, feature, eps, Q, d)
     if head == 0:
         store_matrix(new_grad + window * Q * d, grad, latent, feature, Q, d, d)
-        store_matrix(kept_normed + window * Q * d, normed, latent, feature, Q, d, d)
         store_matrix(kept_grad_branch + window * Q * d, branch, latent, feature, Q, d, d)
         store_vectors(vectors + window * vectors_stride, of_normed, standard, branch, feature, d)
 
+    normed = normed_of(z, norm_weight, norm_bias, window, latent, feature, eps, Q, d)
+    if head == 0:
+        store_matrix(kept_normed + window * Q * d, normed, latent, feature, Q, d, d)
     factor = normed.to(FACTOR)
     into_query = query_key_value_weight + head * DH * d
-    into_key = into_query + WIDE * d
-    into_value = into_key + WIDE * d
     query, key, value, share, attended = attend(
         factor,
         into_query,
@@ -307,14 +311,14 @@ def latent_attention_backward_kernel(
     store_matrix(kept_attended + window * Q * WIDE + head * DH, attended, latent, channel, Q, DH, WIDE)
 
     out = load_matrix(output_weight + head * DH, feature, channel, d, DH, WIDE, False).to(FACTOR)
-    back = tl.dot(branch.to(FACTOR), out, input_precision=PRECISION)
+    back = product(branch.to(FACTOR), out, PRECISION)
     back = rotate(back, (along, across), latent, 1.0, Q, DH, BLOCK_Q, BLOCK_H).to(FACTOR)
-    grad_share = tl.dot(back, tl.trans(value), input_precision=PRECISION)
+    grad_share = product(back, tl.trans(value), PRECISION)
     grad_score = share * (grad_share - tl.sum(share * grad_share, 1)[:, None]) * scale
     grad_score = grad_score.to(FACTOR)
-    grad_value = tl.dot(tl.trans(share.to(FACTOR)), back, input_precision=PRECISION)
-    grad_query = tl.dot(grad_score, key, input_precision=PRECISION)
-    grad_key = tl.dot(tl.trans(grad_score), query, input_precision=PRECISION)
+    grad_value = product(tl.trans(share.to(FACTOR)), back, PRECISION)
+    grad_query = product(grad_score, key, PRECISION)
+    grad_key = product(tl.trans(grad_score), query, PRECISION)
     grad_query = rotate(grad_query, (along, across), latent, -1.0, Q, DH, BLOCK_Q, BLOCK_H)
     grad_key = rotate(grad_key, (along, across), latent, -1.0, Q, DH, BLOCK_Q, BLOCK_H)
     grad_value = rotate(grad_value, (along, across), latent, -1.0, Q, DH, BLOCK_Q, BLOCK_H)
@@ -322,13 +326,13 @@ def latent_attention_backward_kernel(
     store_matrix(of_heads, grad_query, latent, channel, Q, DH, 3 * WIDE)
     store_matrix(of_heads + WIDE, grad_key, latent, channel, Q, DH, 3 * WIDE)
     store_matrix(of_heads + 2 * WIDE, grad_value, latent, channel, Q, DH, 3 * WIDE)
-    # The weights again: held since the beginning they would take more memory than some chips have.
-    weight = load_matrix(into_query, channel, feature, DH, d, d, False).to(FACTOR)
-    part = tl.dot(grad_query.to(FACTOR), weight, input_precision=PRECISION)
-    weight = load_matrix(into_key, channel, feature, DH, d, d, False).to(FACTOR)
-    part = tl.dot(grad_key.to(FACTOR), weight, part, input_precision=PRECISION)
-    weight = load_matrix(into_value, channel, feature, DH, d, d, False).to(FACTOR)
-    part = tl.dot(grad_value.to(FACTOR), weight, part, input_precision=PRECISION)
+    # One after another, from memory: held since the beginning, the weights alone would take more than some chips have.
+    tl.debug_barrier()
+    part = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
+    for kind in range(3):
+        grad_head = load_matrix(of_heads + kind * WIDE, latent, channel, Q, DH, 3 * WIDE, False).to(FACTOR)
+        weight = load_matrix(into_query + kind * WIDE * d, channel, feature, DH, d, d, False).to(FACTOR)
+        part = product(grad_head, weight, PRECISION, part)
     store_matrix(new_parts + (window * HEADS + head) * Q * d, part, latent, feature, Q, d, d)
 
 
@@ -371,18 +375,18 @@ def latent_read_backward_kernel(
     store_matrix(new_grad + window * Q * d, grad, latent, feature, Q, d, d)
     store_vectors(vectors + window * vectors_stride, of_normed, standard, grad, feature, d)
     out = load_matrix(output_weight, feature, channel, d, DH, DH, False).to(FACTOR)
-    back = tl.dot(grad.to(FACTOR), out, input_precision=PRECISION)
+    back = product(grad.to(FACTOR), out, PRECISION)
     total = tl.zeros([BLOCK_Q, BLOCK_H], tl.float32)
     for segment in range(S):
         own = (along + segment * Q * DH, across + segment * Q * DH)
         place = window * S + segment
         p = load_matrix(pooled + place * Q * d, latent, feature, Q, d, d, False).to(FACTOR)
         into_value = load_matrix(value_weight, channel, feature, DH, d, d, False).to(FACTOR)
-        value = tl.dot(p, tl.trans(into_value), input_precision=PRECISION)
+        value = product(p, tl.trans(into_value), PRECISION)
         total += rotate(value, own, latent, 1.0, Q, DH, BLOCK_Q, BLOCK_H)
         grad_value = rotate(back, own, latent, -1.0, Q, DH, BLOCK_Q, BLOCK_H)
         store_matrix(kept_grad_read + place * Q * DH, grad_value, latent, channel, Q, DH, DH)
         into_value = load_matrix(value_weight, channel, feature, DH, d, d, False).to(FACTOR)  # again, to hold one less
-        of_pooled = tl.dot(grad_value.to(FACTOR), into_value, input_precision=PRECISION)
+        of_pooled = product(grad_value.to(FACTOR), into_value, PRECISION)
         store_matrix(grad_pooled + place * Q * d, of_pooled, latent, feature, Q, d, d)
     store_matrix(kept_read + window * Q * DH, total, latent, channel, Q, DH, DH)

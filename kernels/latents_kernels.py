@@ -11,7 +11,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from poco.kernels.common import dropout_factor, gelu, load_matrix, load_vector, standardise, store_matrix
+from poco.kernels.common import (
+    PARTS,
+    dropout_factor,
+    gelu,
+    halves,
+    load_matrix,
+    load_vector,
+    product,
+    standardise,
+    store_matrix,
+)
 from poco.kernels.film_forecast import ffn_hidden
 
 
@@ -54,13 +64,13 @@ def read(
     total = tl.zeros([BLOCK_Q, BLOCK_H], tl.float32)
     for segment in range(S):
         p = load_matrix(pooled + segment * Q * d, latent, feature, Q, d, d, False).to(FACTOR)
-        value = tl.dot(p, tl.trans(weight), input_precision=PRECISION)
+        value = product(p, tl.trans(weight), PRECISION)
         own = (turn[0] + segment * Q * DH, turn[1] + segment * Q * DH)
         total += rotate(value, own, latent, 1.0, Q, DH, BLOCK_Q, BLOCK_H)
     out = load_matrix(output_weight, feature, head, d, DH, DH, False).to(FACTOR)
     z = load_matrix(initial, latent, feature, Q, d, d, False).to(tl.float32)
     z += load_vector(output_bias, feature, d)[None, :]
-    return tl.dot(total.to(FACTOR), tl.trans(out), z, input_precision=PRECISION)
+    return product(total.to(FACTOR), tl.trans(out), PRECISION, z)
 
 
 @triton.jit
@@ -99,6 +109,30 @@ def normalise(z, weight, bias, feature, eps, d: tl.constexpr):
 
 
 @triton.jit
+def project(
+    normed,
+    weights,
+    channel,
+    feature,
+    query,
+    key,
+    value,
+    DH: tl.constexpr,
+    d: tl.constexpr,
+    HEADS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Queries, keys and values of a head, plus what some features make of them."""
+    weight = load_matrix(weights, channel, feature, DH, d, d, False).to(normed.dtype)
+    query = tl.dot(normed, tl.trans(weight), query, input_precision=PRECISION)
+    weight = load_matrix(weights + HEADS * DH * d, channel, feature, DH, d, d, False).to(normed.dtype)
+    key = tl.dot(normed, tl.trans(weight), key, input_precision=PRECISION)
+    weight = load_matrix(weights + 2 * HEADS * DH * d, channel, feature, DH, d, d, False).to(normed.dtype)
+    value = tl.dot(normed, tl.trans(weight), value, input_precision=PRECISION)
+    return query, key, value
+
+
+@triton.jit
 def attend(
     normed,
     weights,
@@ -120,20 +154,24 @@ def attend(
     ``weights`` points at those of the head's queries.
     """
     channel = tl.arange(0, BLOCK_H)
-    weight = load_matrix(weights, channel, feature, DH, d, d, False).to(FACTOR)
-    query = tl.dot(normed, tl.trans(weight), input_precision=PRECISION)
-    weight = load_matrix(weights + HEADS * DH * d, channel, feature, DH, d, d, False).to(FACTOR)
-    key = tl.dot(normed, tl.trans(weight), input_precision=PRECISION)
-    weight = load_matrix(weights + 2 * HEADS * DH * d, channel, feature, DH, d, d, False).to(FACTOR)
-    value = tl.dot(normed, tl.trans(weight), input_precision=PRECISION)
+    query = tl.zeros([BLOCK_Q, BLOCK_H], tl.float32)
+    key, value = query, query
+    if PRECISION == PARTS and normed.shape[1] >= 64:  # as `product` does it
+        first, second = halves(normed)
+        half = tl.arange(0, normed.shape[1] // 2)
+        query, key, value = project(first, weights, channel, half, query, key, value, DH, d, HEADS, PRECISION)
+        half += normed.shape[1] // 2
+        query, key, value = project(second, weights, channel, half, query, key, value, DH, d, HEADS, PRECISION)
+    else:
+        query, key, value = project(normed, weights, channel, feature, query, key, value, DH, d, HEADS, PRECISION)
     query = rotate(query, turn, latent, 1.0, Q, DH, BLOCK_Q, BLOCK_H).to(FACTOR)
     key = rotate(key, turn, latent, 1.0, Q, DH, BLOCK_Q, BLOCK_H).to(FACTOR)
     value = rotate(value, turn, latent, 1.0, Q, DH, BLOCK_Q, BLOCK_H).to(FACTOR)
-    score = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
+    score = product(query, tl.trans(key), PRECISION) * scale
     score = tl.where(latent[None, :] < Q, score, float("-inf"))
     share = tl.exp(score - tl.max(score, 1)[:, None])
     share = share / tl.sum(share, 1)[:, None]
-    attended = tl.dot(share.to(FACTOR), value, input_precision=PRECISION)
+    attended = product(share.to(FACTOR), value, PRECISION)
     return query, key, value, share, rotate(attended, turn, latent, -1.0, Q, DH, BLOCK_Q, BLOCK_H)
 
 
@@ -220,7 +258,7 @@ def latent_ffn_kernel(
     if FFN_DROPS:
         first = ffn_column + block * BLOCK_F
         gated *= dropout_factor(tl.load(seed), window * Q + latent, first, ffn_threshold, ffn_scale, BLOCK_Q, BLOCK_F)
-    part = tl.dot(gated.to(FACTOR), tl.trans(out), input_precision=PRECISION)
+    part = product(gated.to(FACTOR), tl.trans(out), PRECISION)
     store_matrix(new_parts + (window * COUNT + block) * Q * d, part, latent, feature, Q, d, d)
 
 
@@ -272,7 +310,7 @@ def latent_attention_kernel(
     )
     attended = attended.to(FACTOR)
     out = load_matrix(output_weight + head * DH, feature, channel, d, DH, HEADS * DH, False).to(FACTOR)
-    part = tl.dot(attended, tl.trans(out), input_precision=PRECISION)
+    part = product(attended, tl.trans(out), PRECISION)
     store_matrix(new_parts + (window * HEADS + head) * Q * d, part, latent, feature, Q, d, d)
 
 
@@ -320,14 +358,14 @@ def latent_write_kernel(
     if tl.program_id(0) % 2 == 0:
         store_matrix(new_base + window * Q * d, z, latent, feature, Q, d, d)
         into_key = load_matrix(key_weight, channel, feature, DH, d, d, False).to(FACTOR)
-        turned = tl.dot(normed, tl.trans(into_key), input_precision=PRECISION)
+        turned = product(normed, tl.trans(into_key), PRECISION)
         turned = rotate(turned, (along, across), latent, 1.0, Q, DH, BLOCK_Q, BLOCK_H).to(FACTOR)
         out_of_query = load_matrix(query_weight, channel, feature, DH, d, d, False).to(FACTOR)
-        key = tl.dot(turned, out_of_query, input_precision=PRECISION) * scale
+        key = product(turned, out_of_query, PRECISION) * scale
         store_matrix(keys + window * Q * d, key, latent, feature, Q, d, d)
     else:
         into_value = load_matrix(value_weight, channel, feature, DH, d, d, False).to(FACTOR)
-        narrow = tl.dot(normed, tl.trans(into_value), input_precision=PRECISION).to(FACTOR)
+        narrow = product(normed, tl.trans(into_value), PRECISION).to(FACTOR)
         out = load_matrix(output_weight, feature, channel, d, DH, DH, False).to(FACTOR)
-        value = tl.dot(narrow, tl.trans(out), input_precision=PRECISION)
+        value = product(narrow, tl.trans(out), PRECISION)
         store_matrix(values + window * Q * d, value, latent, feature, Q, d, d)

@@ -16,8 +16,8 @@ from poco.errors import BackendError
 
 #: The interpreter takes bfloat16 for bits, so products there are in float32.
 INTERPRETED: bool = triton.knobs.runtime.interpret
-#: A product of float32 by matrix units: of three bfloat16 parts, or, before Triton 3.6, of three TF32 ones.
-EXACT = "tf32x3" if triton.__version__.startswith("3.5.") else "bf16x6"
+#: A product of float32 by matrix units: of three bfloat16 parts, or, in the interpreter and Triton 3.5, of TF32 ones.
+PARTS = "tf32x3" if INTERPRETED or triton.__version__.startswith("3.5.") else "bf16x6"
 
 
 @contextmanager
@@ -38,25 +38,25 @@ def on(x: Tensor, sizes: Mapping[str, Any]) -> Iterator[None]:
             ) from error
 
 
-def products(dtype: torch.dtype, width: int, latents: int) -> dict[str, object]:
+def products(dtype: torch.dtype, width: int, latents: int, exact: str = "ieee") -> dict[str, object]:
     """How products are made of inputs of this type: the type of their factors, and of float32 the precision.
 
-    float32 is cut into parts and products of those (:data:`EXACT`), which keeps its precision, unless torch is asked
-    for TF32 (:func:`matrix_precision`). The parts of tokens much wider than the default ones, or of many latents, do
-    not fit on the chip: those are multiplied as they are, without matrix units.
+    That is ``exact``, multiplied and added as they are or :data:`PARTS`, unless torch is asked for TF32: but factors of
+    TF32 of tokens much wider than the default ones, or of many latents, do not fit on the chip.
     """
-    low = dtype is torch.bfloat16 and not INTERPRETED
-    plain = INTERPRETED or width > 128 or latents > 16
-    return {"FACTOR": tl.bfloat16 if low else tl.float32, "PRECISION": "ieee" if plain else matrix_precision()}
+    if dtype is torch.bfloat16:
+        return {"FACTOR": tl.float32 if INTERPRETED else tl.bfloat16, "PRECISION": "ieee"}
+    fit = width <= 128 and latents <= 16
+    return {"FACTOR": tl.float32, "PRECISION": "tf32" if tf32() and fit else exact}
 
 
-def matrix_precision() -> str:
-    """How matrix units make products of float32: as one of TF32 where torch's own products are that.
+def tf32() -> bool:
+    """Whether products of float32 are one of TF32 by matrix units, as torch's own products are where that is asked for.
 
-    That is asked for by ``torch.backends.cuda.matmul.fp32_precision``, and by the older ``allow_tf32``, which must not
-    be read where the newer one was set.
+    That is by ``torch.backends.cuda.matmul.fp32_precision``, or the older ``allow_tf32``, which must not be read where
+    the newer one was set.
     """
-    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else EXACT
+    return torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
 def wide(dtype: torch.dtype, width: int, latents: int) -> bool:

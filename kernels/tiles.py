@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from poco.kernels.launch import INTERPRETED, block_of, matrix_precision
+from poco.kernels.launch import INTERPRETED, block_of, tf32
 
 # What the table was made with (C = 48, H = L = 16, Q = 8): larger blocks of these take more memory than was there then.
 _TUNED = {"BLOCK_C": 64, "BLOCK_H": 16, "BLOCK_L": 16, "BLOCK_Q": 16}
@@ -55,7 +55,7 @@ def tile(kernel: str, x: Tensor, *, rows: int, sizes: Mapping[str, Any]) -> Tile
     if INTERPRETED:
         return _interpreted(kernel)
     dtype = "bfloat16" if x.dtype is torch.bfloat16 else "float32"
-    if dtype == "float32" and matrix_precision() == "tf32":
+    if dtype == "float32" and tf32():
         dtype = "tf32"
     block_width = block_of(sizes["d"])
     chosen = choose(kernel, architecture(x.device), dtype, block_width, rows)

@@ -84,11 +84,11 @@ def test_products_of_tf32_are_asked_for_in_either_way(setting: str, hopper: torc
     exact = tiles.tile("film_forecast", hopper.float(), rows=512, sizes=SIZES)
     try:
         setattr(matmul, setting, True if setting == "allow_tf32" else "tf32")
-        assert launch.matrix_precision() == "tf32"
+        assert launch.tf32()
         quick = tiles.tile("film_forecast", hopper.float(), rows=512, sizes=SIZES)
     finally:
         matmul.allow_tf32 = False  # of both
-    assert launch.matrix_precision() == launch.EXACT
+    assert not launch.tf32()
     assert exact == tiles.choose("film_forecast", 90, "float32", 128, 512)
     assert quick == tiles.choose("film_forecast", 90, "tf32", 128, 512)
 

@@ -59,7 +59,7 @@ def finished(adaptation: OnlineAdaptation, stream: poco.Stream, frames: np.ndarr
         assert time.monotonic() < deadline
         if adaptation.done:
             assert adaptation.result()
-        time.sleep(0.002)
+        time.sleep(0.02)
     raise AssertionError
 
 

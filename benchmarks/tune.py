@@ -100,7 +100,7 @@ _LARGE: dict[str, list[tuple[int, ...]]] = {
     ],
     "film_forecast_backward float32": [(16, 16, 16, 8, 2), (16, 32, 32, 8, 2), (32, 16, 16, 8, 2)],
     "film_forecast_ffn float32": [(16, 16, 8, 2), (32, 16, 8, 1), (32, 32, 4, 1), (32, 32, 8, 1)],
-    "film_forecast_film float32": [(16, 16, 4, 1), (16, 32, 8, 2), (32, 16, 8, 1), (32, 32, 8, 1)],
+    "film_forecast_film float32": [(16, 16, 4, 1), (16, 16, 8, 2), (16, 32, 8, 2), (32, 16, 8, 1), (32, 32, 8, 1)],
     "film_forecast_latents float32": [(16, 4, 1), (16, 8, 1), (32, 8, 1)],
     "latent_pool float32": [(16, 4, 1), (16, 8, 1), (32, 8, 1)],
     "latent_pool_backward float32": [(16, 4, 1), (16, 8, 1), (32, 8, 1)],

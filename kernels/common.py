@@ -9,7 +9,7 @@ import triton.language as tl
 
 from poco.kernels import launch
 
-PARTS = tl.constexpr(launch.PARTS)
+PARTS = tl.constexpr(launch.PARTS)  # as kernels may read it
 
 
 @triton.jit

@@ -287,6 +287,7 @@ def latent_attention_backward_kernel(
         store_matrix(kept_grad_branch + window * Q * d, branch, latent, feature, Q, d, d)
         store_vectors(vectors + window * vectors_stride, of_normed, standard, branch, feature, d)
 
+    # Only now, and the weights below once more, so that less is held at a time: registers are what it is short of.
     normed = normed_of(z, norm_weight, norm_bias, window, latent, feature, eps, Q, d)
     if head == 0:
         store_matrix(kept_normed + window * Q * d, normed, latent, feature, Q, d, d)

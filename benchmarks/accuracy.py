@@ -1,6 +1,6 @@
 """What the parts of a forecaster on the ground are worth: ``python -m benchmarks.accuracy DATA ... --out FOLDER``.
 
-Beside some forecasters of the scoreboard it fits the ground's forms, other choices between them, and other residuals.
+Beside some forecasters of the scoreboard it fits the ground's forms, other choices between them, and other networks.
 Cells are those of ``poco bench-data`` (:mod:`poco.scoreboard`) and may lie in one folder with them; a run that was
 stopped goes on where it was. ``--table`` prints what is there: scores, and where ``grounded`` is behind, with the
 interval of the difference by block bootstrap over time.
@@ -68,7 +68,7 @@ class Cell:
 
 
 def grounded(cell: Cell, seed: int, cross: bool = True, **sizes: Any) -> nn.Module:
-    """The forecaster on the ground, as ``poco train`` makes it; or with residuals that see in-sample forecasts."""
+    """The forecaster on the ground, as ``poco train`` makes it; or with networks that see in-sample forecasts."""
     settings = complete("grounded", dataclasses.replace(recipe("grounded")[1], seed=seed), cell.split)
     model, fitted = cell.prepared(seed, **sizes)
     if not cross:
@@ -156,17 +156,17 @@ def make_cells(cell: Cell, data: str, names: Sequence[str], seeds: int, out: Pat
             seconds = time.process_time() - began
             found = scoreboard.score_cell(model, cell.split, data, name, seed, seconds, **made_with)
             if isinstance(model, Grounded):
-                found |= _of_residuals(model, cell.split)
+                found |= _of_networks(model, cell.split)
             write_json(file, found)
             print(file.name, f"{found['score']:.4f}", flush=True)
 
 
-def _of_residuals(model: Grounded, split: Split) -> dict[str, Any]:
-    """What was chosen and why, and the test score of the ground alone and with each residual in full."""
-    alone = (1 - np.diag(products(model, split, "test"))).tolist()
+def _of_networks(model: Grounded, split: Split) -> dict[str, Any]:
+    """What was chosen and why, and the test score of the ground alone and of each network."""
+    alone = (1 - np.diag(products(model, split, "test", list(model.networks)))).tolist()
     return {
-        "chosen": {key: model.metadata[key] for key in ("ground", "residual")},
-        "alone": dict(zip(("ground", *model.residuals), alone, strict=True)),
+        "chosen": {key: model.metadata[key] for key in ("ground", "networks")},
+        "alone": dict(zip(("ground", *model.networks), alone, strict=True)),
     }
 
 

@@ -52,7 +52,7 @@ def ensembles(cut: Split) -> dict[str, Ensemble]:
         settings = dataclasses.replace(SETTINGS, seed=seed)
         member = prepare(cut, GroundedConfig(12, 4, latents=2, width=8), settings, like=first)[0]
         with torch.no_grad():
-            member.residuals["level"].output.weight.normal_()
+            member.networks["level"].output.weight.normal_()
         grounded.append(member)
     for members in (pocos, grounded):
         for number, member in enumerate(members):
@@ -129,7 +129,7 @@ def test_what_members_share_is_stored_once(ensembles: dict[str, Ensemble], tmp_p
     ensemble = ensembles["Grounded"]
     ensemble.save_pretrained(tmp_path)
     names = safetensors.torch.load_file(tmp_path / "model.safetensors").keys()
-    assert "members.2.residuals.level.output.weight" in names
+    assert "members.2.networks.level.output.weight" in names
     assert not [name for name in names if name.startswith("members.") and ".ground." in name]
     config = json.loads((tmp_path / "config.json").read_text())
     assert (config["model"], config["config"]["kind"], len(config["config"]["members"])) == ("Ensemble", "Grounded", 3)

@@ -100,7 +100,7 @@ def batch_forecast(model: Any, window: np.ndarray, session: str) -> np.ndarray:
     mean, std = (t.double().numpy()[:, None] for t in model.normalisation(session))
     x = torch.from_numpy((window.T - mean) / std)[None]
     first = next(iter(model)) if isinstance(model, Ensemble) else model
-    wide = "population" not in getattr(first, "residuals", ())  # the ground's correlations stay in float32
+    wide = "population" not in getattr(first, "networks", ())  # the ground's correlations stay in float32
     model, x = (model.double(), x) if wide else (model, x.float())
     with torch.no_grad(), use_backend("reference"):
         return model(x, session)[0].double().numpy() * std + mean

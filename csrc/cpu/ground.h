@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t kGroundPanel = 128;    // hidden units of a residual that are made, used and forgotten together
 constexpr int64_t kGroundChunks = 16;    // parts of the population whose sums are made side by side
-constexpr float kLeastVariance = 0.05f;  // poco.ground.residual.LEAST_VARIANCE
+constexpr float kLeastVariance = 0.05f;  // poco.ground.networks.LEAST_VARIANCE
 
 // out [K, C] = loadings^T x, without the units that are not seen. Always summed in the same order.
 inline void ground_latents(const GroundLatents& call) {
@@ -177,7 +177,7 @@ inline void ground_forecast_tile(const GroundForecast& call, int64_t first, int6
     rows_to_plane(count, 2 * horizon, t.condition_rows, t.condition);
     for_vectors(horizon, lanes, [&](int64_t at, int64_t) {
         const Vector said = load(t.condition + at) + load(t.condition + horizon * kTile + at);
-        store(t.forecast + at, load(t.forecast + at) + said);
+        store(t.forecast + at, fma(said, broadcast(call.share), load(t.forecast + at)));
     });
     window_sizes(call.context, lanes, t.x, t.size);
     for (int64_t r = 0; r < call.residual_count; ++r) {

@@ -285,10 +285,11 @@ struct GroundForecast {
     int64_t own_features[2] = {0, 0}, population_features[2] = {0, 0};  // Fo and Fp of each form
     float clip = 0;                                                     // of features and conditions
     float gains[2] = {0, 0};                                            // of the units' terms of each form
+    float share = 1;                                                    // of these terms in the forecast
     int threads = 1;
 
     const float* x = nullptr;                           // [N, C]
-    const float* base = nullptr;                        // [H, C], the shared maps of both forms
+    const float* base = nullptr;                        // [H, C], the shared maps of both forms, with their share
     const float* own_map = nullptr;                     // [Fo of both, C], before they are clipped
     const float* population[2] = {nullptr, nullptr};    // [Fp], clipped
     const float* coefficients[2] = {nullptr, nullptr};  // [N, Fo + Fp, H]

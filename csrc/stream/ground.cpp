@@ -50,14 +50,15 @@ void take_mean_off(float* row, int64_t context, float share) {
     for (int64_t t = 0; t < context; ++t) row[t] -= off;
 }
 
-// poco.ground.residual.Residual, or ShapeResidual.
+// poco.ground.networks.Residual, or ShapeResidual: added to the ground, or to the mean of the window.
 struct Residual {
     bool of_shape;
+    float gain;
     Floats condition_scale, input, input_bias, shift, scale, output, output_bias, skip;
 
     // The residual takes `share` of the mean off the window.
-    Residual(const SafeTensors& tensors, const std::string& prefix, const Sizes& s, bool shape, float share)
-        : of_shape(shape) {
+    Residual(const SafeTensors& tensors, const std::string& prefix, const Sizes& s, bool shape, float share, float used)
+        : of_shape(shape), gain(used) {
         const int64_t conditions = 2 * s.horizon;
         condition_scale = tensors.floats(prefix + "condition_scale", {conditions});
         input = tensors.floats(prefix + "input.weight", {s.width, s.context});
@@ -73,7 +74,7 @@ struct Residual {
         for (int64_t k = 0; k < s.width; ++k) take_mean_off(input.data() + k * s.context, s.context, share);
     }
 
-    GroundResidual call(int64_t width, float gain) const {
+    GroundResidual call(int64_t width) const {
         GroundResidual to;
         to.of_shape = of_shape;
         to.gain = gain;
@@ -131,16 +132,17 @@ public:
         centred_ = shares[1];
         sessions_ = read_vocabulary(tensors.text("ground.vocabulary"), description);
         for (size_t i = 0; i < sessions_.size(); ++i) read_session(tensors, i);
-        const Floats of_residuals = tensors.floats("gains", {-1});
-        residuals_.emplace_back(tensors, "residuals.level.", s, false, centred_);
-        residuals_.emplace_back(tensors, "residuals.shape.", s, true, 1.0f);
         const Json* const population = config.find("population");
         const bool reads = population != nullptr && !population->is_null() && population->boolean();
-        if (of_residuals.size() != (reads ? 3 : 2)) fail("the model has ", of_residuals.size(), " gains");
-        residual_gains_ = of_residuals;
-        if (reads && of_residuals[2] != 0) {
-            const std::string prefix = "residuals.population.";
-            residuals_.emplace_back(tensors, prefix + "own.", s, false, centred_);
+        const Floats gains_of_networks = tensors.floats("gains", {reads ? 4 : 3});
+        residuals_.emplace_back(tensors, "networks.level.", s, false, centred_, gains_of_networks[0]);
+        residuals_.emplace_back(tensors, "networks.shape.", s, true, 1.0f, gains_of_networks[1]);
+        residuals_.emplace_back(tensors, "networks.apart.", s, true, 1.0f, gains_of_networks.back());
+        stand_apart(gains_of_networks.back());
+        population_gain_ = reads ? gains_of_networks[2] : 0.0f;
+        if (population_gain_ != 0) {
+            const std::string prefix = "networks.population.";
+            residuals_.emplace_back(tensors, prefix + "own.", s, false, centred_, population_gain_);
             network_.emplace(network_config(), tensors, prefix + "poco.");
             embedding_ = tensors.floats(prefix + "embedding.weight", {network_->width, s.latents});
             embedding_bias_ = tensors.floats(prefix + "embedding.bias", {network_->width});
@@ -176,7 +178,8 @@ public:
     float centred_ = 0;                  // the share of the centred form
     std::vector<SessionTerms> terms_;
     std::vector<Residual> residuals_;
-    Floats residual_gains_;
+    float ground_ = 1;           // the share of the forecast that stands on the ground
+    float population_gain_ = 0;  // of the residual that reads the population
     std::optional<Network> network_;
     Floats embedding_, embedding_bias_;
 
@@ -195,6 +198,12 @@ private:
                 base_[static_cast<size_t>(h * c + t)] += share * (row[static_cast<size_t>(t)] + mean);
             }
         }
+    }
+
+    // The network apart from the ground takes this share of the forecast, and adds to the mean of the window.
+    void stand_apart(float share) {
+        ground_ = 1.0f - share;
+        for (float& entry : base_) entry = ground_ * entry + share / static_cast<float>(sizes_.context);
     }
 
     // Means over the last frames of a window, over their scale.
@@ -269,6 +278,7 @@ public:
         call_.horizon = s.horizon;
         call_.clip = s.clip;
         call_.base = model.base_.data();
+        call_.share = model.ground_;
         call_.own_map = model.own_map_.data();
         for (size_t f = 0; f < kForms; ++f) {
             features_[f].resize(own_.forms[f].scale.size());
@@ -278,9 +288,7 @@ public:
             call_.population[f] = features_[f].data();
             call_.coefficients[f] = own_.forms[f].coefficients.data();
         }
-        for (size_t i = 0; i < model.residuals_.size(); ++i) {
-            residuals_.push_back(model.residuals_[i].call(s.width, model.residual_gains_[i]));
-        }
+        for (const Residual& residual : model.residuals_) residuals_.push_back(residual.call(s.width));
         call_.residuals = residuals_.data();
         call_.residual_count = static_cast<int64_t>(residuals_.size());
         if (!model.network_ && arithmetic.gpu >= 0) {
@@ -312,8 +320,7 @@ public:
             }
         }
         network_->forecast(centred_.data(), seen, of_network_.data());
-        const float gain = model_.residual_gains_[2];
-        for (size_t i = 0; i < of_network_.size(); ++i) forecast[i] += gain * of_network_[i];
+        for (size_t i = 0; i < of_network_.size(); ++i) forecast[i] += model_.population_gain_ * of_network_[i];
     }
 
 private:

@@ -188,7 +188,7 @@ inline void add_residual(TensorWriter& w, const std::string& prefix, int64_t wid
     to.weight("skip", {kHorizon, 2 * kHorizon});
 }
 
-// A forecaster on the ground with all three residuals.
+// A forecaster on the ground with all networks.
 inline ModelFiles small_grounded() {
     constexpr int64_t width = 16, latents = 3;
     constexpr int64_t own[] = {3, 2}, population[] = {2, 1};  // means of each form, those over a whole context once
@@ -205,12 +205,13 @@ inline ModelFiles small_grounded() {
         w.floats(of_session + "scale", {latents * population[f]}, 1.0f, 0.5f);
         w.floats(of_session + "coefficients", {kUnits, own[f] + latents * population[f], kHorizon}, 0, 0.3f);
     }
-    w.floats("gains", {3}, 0.5f, 0.2f);
-    add_residual(w, "residuals.level.", width);
-    add_residual(w, "residuals.shape.", width);
-    add_residual(w, "residuals.population.own.", width);
-    add_network(w, "residuals.population.poco.", {4, 8, 32, 4, 8, width, 8});
-    Layers(w, "residuals.population.").affine("embedding", {8, latents});
+    w.floats("gains", {4}, 0.3f, 0.1f);
+    add_residual(w, "networks.level.", width);
+    add_residual(w, "networks.shape.", width);
+    add_residual(w, "networks.apart.", width);
+    add_residual(w, "networks.population.own.", width);
+    add_network(w, "networks.population.poco.", {4, 8, 32, 4, 8, width, 8});
+    Layers(w, "networks.population.").affine("embedding", {8, latents});
     const std::string sizes =
         "{\"context\": 12, \"horizon\": 4, \"own_means\": [1, 4, 0], \"population_means\": [1, 0], \"latents\": 3, "
         "\"width\": 16, \"clip\": 5.0, \"population\": true}";

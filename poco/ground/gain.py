@@ -1,12 +1,12 @@
-"""How much of each residual is used: by how it does on two stretches that follow what it was trained on.
+"""How much of each network is used: by how it does on two stretches that follow what it was trained on.
 
 A residual can do well on the validation part, where its weights were chosen, and badly later. So others are trained in
 rehearsal on the first three quarters of the training part, for as many steps as were best for each, and judged on the
 last quarter; the residuals proper are judged on the validation part. What is used is the mixture of the ground alone
 and the ground with each residual that has the smallest mean squared relative regret, as for the forms of the ground.
-Whatever the stretches say, a fifth goes to the residual of the window's shape if it has learnt anything, as a tenth of
-the ground goes to its centred form: training may not show the drift that comes. All is used the less, the shorter
-validation is, see :func:`trust`.
+Whatever the stretches say, a fifth goes to the network that does not stand on the ground, as a tenth of the ground goes
+to its centred form: training may not show the drift that comes. Only where it forecasts validation far worse than the
+ground, as after few steps, it is not used. All is used the less, the shorter validation is, see :func:`trust`.
 """
 
 from __future__ import annotations
@@ -20,32 +20,34 @@ import torch
 from poco.data.packed import PackedBatch
 from poco.data.splits import Split
 from poco.ground.estimator import Fitted, fit
-from poco.ground.grounded import Grounded, GroundedConfig
+from poco.ground.grounded import APART, Grounded, GroundedConfig
 from poco.ground.selection import choose, products_of
 from poco.ground.stretches import CHAIN, forward_chained
 from poco.training.config import TrainConfig
 from poco.training.loop import fit as train
 from poco.training.seeds import drawing
 
-#: Weight of the residual of the shape that the stretches have no say in.
+#: Weight of the network apart from the ground that the stretches have no say in.
 INSURANCE = 0.2
+#: It is not used if its error on validation is more than so many times that of the ground.
+MOST_ERROR = 1.15
 
 
-def weigh(stretches: Sequence[np.ndarray], learnt: Mapping[str, bool]) -> np.ndarray:
-    """How much of each residual is used.
+def weigh(stretches: Sequence[np.ndarray], errors: tuple[float, float], learnt: Mapping[str, bool]) -> np.ndarray:
+    """How much of each network is used.
 
     Args:
-        stretches: products of errors of each stretch, see :func:`products`.
-        learnt: whether each residual was ever better than nothing; those that were not are not used.
+        stretches: products of errors of each stretch, of the ground and with each residual, see :func:`products`.
+        errors: on validation, of the ground and of the network apart from it.
+        learnt: whether each network was ever better than before training, those that were not are not used; residuals
+            in the order of the stretches, then the network apart.
 
     Returns:
         The gains, not negative and adding up to 1 at most.
     """
-    gains = np.where(list(learnt.values()), choose(stretches)[0][1:], 0.0)
-    if learnt["shape"]:
-        gains *= 1.0 - INSURANCE
-        gains[list(learnt).index("shape")] += INSURANCE
-    return gains
+    insured = INSURANCE if learnt[APART] and errors[1] <= MOST_ERROR * errors[0] else 0.0
+    chosen = np.array([used for name, used in learnt.items() if name != APART]) * choose(stretches)[0][1:]
+    return np.append((1.0 - insured) * chosen, insured)
 
 
 def trust(split: Split) -> float:
@@ -60,7 +62,7 @@ def trust(split: Split) -> float:
 
 
 def start(fitted: Fitted, split: Split, config: GroundedConfig, seed: int) -> Grounded:
-    """A forecaster on a fitted ground with the residual that a seed starts from."""
+    """A forecaster on a fitted ground with the networks that a seed starts from."""
     with drawing(seed, "weights"):
         return Grounded.of(fitted, split, config)
 
@@ -90,16 +92,16 @@ def rehearse(
     shorter.ground.shares.copy_(fitted.ground.shares)
     shorter.ground.gains.copy_(fitted.ground.gains)
     model = start(shorter, part, config, settings.seed)
-    for name, residual in model.residuals.items():
+    for name in model.residuals:
         if count := min(steps[name], max(1, settings.steps // 2)):
-            model.residuals.requires_grad_(False)
-            residual.requires_grad_(True)
+            model.networks.requires_grad_(False)
+            model.networks[name].requires_grad_(True)
             train(model, part, dataclasses.replace(settings, steps=count, val_every=count, val_first=False))
-    model.residuals.requires_grad_(True)
-    return products(model, part, "val")
+    model.networks.requires_grad_(True)
+    return products(model, part, "val", model.residuals)
 
 
-def products(model: Grounded, split: Split, part: str) -> np.ndarray:
+def products(model: Grounded, split: Split, part: str, names: Sequence[str]) -> np.ndarray:
     """Mean products of the errors in one part, relative to the squared error of repeating the last frame.
 
     Windows are those of :meth:`poco.data.splits.Split.windows_to_judge`.
@@ -108,13 +110,14 @@ def products(model: Grounded, split: Split, part: str) -> np.ndarray:
         model: the forecaster; left evaluating.
         split: recordings and parts.
         part: which part.
+        names: which networks.
 
     Returns:
-        ``[M, M]`` float64: of the ground, and of the ground with each residual in full.
+        ``[M, M]`` float64: of the ground, and of each of these networks in full.
     """
     model.eval()
 
     def each(batch: PackedBatch) -> list[torch.Tensor]:
-        return [model.ground.forward_packed(batch), *model.each_packed(batch)]
+        return [model.ground.forward_packed(batch), *model.each_packed(batch, names)]
 
-    return products_of(each, 1 + len(model.gains), model.ground, split, part)
+    return products_of(each, 1 + len(names), model.ground, split, part)

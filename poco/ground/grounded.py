@@ -1,4 +1,4 @@
-"""A forecaster on the ground: ``forecast = ground + residuals``."""
+"""A forecaster on the ground: what networks say beside it is mixed in."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ from poco.errors import ConfigError
 from poco.ground.config import GroundConfig
 from poco.ground.estimator import CrossFit, Fitted
 from poco.ground.model import FORMS, Ground, Parts, forecast_by_session
+from poco.ground.networks import Residual, ShapeResidual
 from poco.ground.penalties import USUAL, Penalties
 from poco.ground.population import PopulationResidual
-from poco.ground.residual import Residual, ShapeResidual
 from poco.nn import files, vocabulary
 from poco.nn.vocabulary import SessionSpec
 
+#: The network that does not stand on the ground.
+APART = "apart"
 #: Training windows from which on a residual that reads the whole population is worth its time.
 POPULATION_WINDOWS = 4000
 _REMEMBERED = 1 << 27  # numbers that may be kept of the ground's forecasts of the training windows
@@ -42,7 +44,7 @@ class GroundedConfig(GroundConfig):
         own_means: a unit's own features are its means over so many last frames; 0 stands for the whole context.
         population_means: the same for the latents.
         clip: features are clipped at so many times their root mean square.
-        width: hidden units of the residuals.
+        width: hidden units of the networks.
         population: whether there is a residual that reads the whole population, beside those that do not. None:
             training has one where the training part has :data:`POPULATION_WINDOWS` windows.
 
@@ -66,15 +68,16 @@ class GroundedConfig(GroundConfig):
 
 
 class Grounded(nn.Module):
-    """The closed-form ground, and small networks for what it leaves, trained by gradient steps from zero.
+    """The closed-form ground, and small networks beside it, trained by gradient steps.
 
-    One network sees a unit's own context and what the ground says of the unit and of the population; one sees of the
-    same only the shape of the window; a third, where there is one, reads the whole population. Each is trained on its
-    own error and keeps its own best weights, and how much of each is added is weighed afterwards
-    (:mod:`poco.ground.gain`).
+    Residuals add to the ground's forecast, at first nothing: one sees a unit's own context and what the ground says of
+    the unit and of the population; one sees of the same only the shape of the window; a third, where there is one,
+    reads the whole population. The network :data:`APART` sees what that of the shape sees, and adds to the window's
+    mean: what misleads the ground does not mislead it. Each is trained on its own error and keeps its own best
+    weights, and how much of each is used is weighed afterwards (:mod:`poco.ground.gain`).
 
     While they train, windows of the training part are forecast with the coefficients of :class:`CrossFit`, which have
-    not seen them; the residuals then learn what they will meet later. Elsewhere, and once that training is over, the
+    not seen them; the networks then learn what they will meet later. Elsewhere, and once that training is over, the
     ground's own coefficients are used.
 
     Args:
@@ -82,8 +85,9 @@ class Grounded(nn.Module):
         sessions: the sessions; a fitted ground brings its own, see :meth:`of`.
 
     Attributes:
-        residuals: the networks by name: ``level``, ``shape`` and, where there is one, ``population``.
-        gains: ``[2 or 3]`` how much of each residual is used; equal shares while they are trained.
+        networks: by name: the residuals ``level``, ``shape`` and, where there is one, ``population``, and ``apart``.
+        gains: ``[3 or 4]`` how much of the forecast of each is used, in place of the ground's; while they are trained,
+            equal shares of the residuals.
         metadata: how the model was fitted and trained, as JSON can hold it; saved with it in ``config.json``.
     """
 
@@ -94,17 +98,19 @@ class Grounded(nn.Module):
         self.config = config = config or GroundedConfig()
         self.ground = Ground(config.ground, sessions)
         sizes = (config.context, config.horizon, config.width, config.clip)
-        self.residuals = nn.ModuleDict({"level": Residual(*sizes), "shape": ShapeResidual(*sizes)})
+        self.networks = nn.ModuleDict({"level": Residual(*sizes), "shape": ShapeResidual(*sizes)})
         if config.population:
-            self.residuals["population"] = PopulationResidual(*sizes, config.most_latents)
-        self.register_buffer("gains", torch.full((len(self.residuals),), 1.0 / len(self.residuals)))
+            self.networks["population"] = PopulationResidual(*sizes, config.most_latents)
+        share = 1.0 / len(self.networks)
+        self.networks[APART] = ShapeResidual(*sizes)
+        self.register_buffer("gains", torch.tensor([0.0 if name == APART else share for name in self.networks]))
         self.metadata: dict[str, Any] = {}
         self._cross: tuple[CrossFit | None, ...] = ()
         self._remembered: tuple[tuple[Tensor, Tensor], ...] = ()  # of each session: first frames [W], parts [W, N, 3 H]
 
     @classmethod
     def of(cls, fitted: Fitted, split: Split, config: GroundedConfig) -> Grounded:
-        """A forecaster on a fitted ground, its residuals zero.
+        """A forecaster on a fitted ground, whose networks have learnt nothing yet.
 
         Args:
             fitted: the ground; without ``cross`` training knows no terms of the units.
@@ -123,9 +129,9 @@ class Grounded(nn.Module):
             total += condition.double().square().sum(0)
             rows += len(condition)
         scale = (total / max(1, rows)).sqrt()
-        for residual in model.residuals.modules():
-            if isinstance(residual, Residual):
-                residual.condition_scale.copy_(torch.where(scale > 1e-6, scale, torch.ones_like(scale)))
+        for network in model.networks.modules():
+            if isinstance(network, Residual):
+                network.condition_scale.copy_(torch.where(scale > 1e-6, scale, torch.ones_like(scale)))
         return model
 
     @property
@@ -176,37 +182,45 @@ class Grounded(nn.Module):
         """
         return self._forecast(batch.x, self._parts(batch), batch.unit_index, batch.window_offsets)
 
+    @property
+    def residuals(self) -> list[str]:
+        """Names of the networks that add to the ground."""
+        return [name for name in self.networks if name != APART]
+
     def trained_apart(self) -> dict[str, str]:
-        """The residuals that are trained, not frozen: name and prefix of the parameters of each."""
-        trained = (n for n, residual in self.residuals.items() if any(p.requires_grad for p in residual.parameters()))
-        return {name: f"residuals.{name}." for name in trained}
+        """The networks that are trained, not frozen: name and prefix of the parameters of each."""
+        trained = (n for n, network in self.networks.items() if any(p.requires_grad for p in network.parameters()))
+        return {name: f"networks.{name}." for name in trained}
 
     def each_packed(self, batch: PackedBatch, names: Iterable[str] | None = None) -> list[Tensor]:
-        """The forecasts ``[R, H]`` of the ground with each of these residuals (all) in full, without the others."""
+        """The forecasts ``[R, H]`` of each of these networks (all) in full, of a residual with the ground."""
         parts = self._parts(batch)
-        found = self._residuals(batch.x, parts, batch.unit_index, batch.window_offsets, names or self.residuals)
-        return [parts.forecast + residual for residual in found.values()]
+        return [*self._each(batch.x, parts, batch.unit_index, batch.window_offsets, names or self.networks).values()]
 
     def _forecast(self, x: Tensor, parts: Parts, unit_index: Tensor, offsets: Tensor) -> Tensor:
-        out, gains = parts.forecast, dict(zip(self.residuals, self.gains.to(x.dtype), strict=True))
+        out, gains = parts.forecast, dict(zip(self.networks, self.gains.to(x.dtype), strict=True))
         skip = not (self.training or torch.compiler.is_compiling())
         wanted = [name for name, gain in gains.items() if not (skip and gain == 0)]
-        for name, residual in self._residuals(x, parts, unit_index, offsets, wanted).items():
-            out = out + gains[name] * residual
+        for name, forecast in self._each(x, parts, unit_index, offsets, wanted).items():
+            out = out + gains[name] * (forecast - parts.forecast)
         return out
 
-    def _residuals(
+    def _each(
         self, x: Tensor, parts: Parts, unit_index: Tensor, offsets: Tensor, names: Iterable[str]
     ) -> dict[str, Tensor]:
-        """What each of these residuals adds to the ground's forecast of rows."""
+        """The forecast of rows by each of these networks, of a residual with the ground."""
         # The more the ground is centred, the less of the level the residuals may see.
         centred = x - self.ground.shares[1].to(x.dtype) * x.mean(-1, keepdim=True)
         found = {}
         for name in names:
-            inputs: tuple[Tensor, ...] = (centred, parts.condition)
-            if name == "population":
-                inputs += (unit_index, offsets, self.ground.correlations())
-            found[name] = self.residuals[name](*inputs)
+            network = self.networks[name]
+            if name == APART:
+                found[name] = x.mean(-1, keepdim=True) + network(x, parts.condition)
+            elif name == "population":
+                correlations = self.ground.correlations()
+                found[name] = parts.forecast + network(centred, parts.condition, unit_index, offsets, correlations)
+            else:
+                found[name] = parts.forecast + network(centred, parts.condition)
         return found
 
     @torch.no_grad()

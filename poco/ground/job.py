@@ -1,4 +1,4 @@
-"""Steps around the training loop for a forecaster on the ground: fit and mix before, weigh the residual after."""
+"""Steps around the training loop for a forecaster on the ground: fit and mix before, weigh the networks after."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from poco.data.splits import Split
 from poco.ground import gain
 from poco.ground.estimator import Fitted
-from poco.ground.grounded import POPULATION_WINDOWS, Grounded, GroundedConfig
+from poco.ground.grounded import APART, POPULATION_WINDOWS, Grounded, GroundedConfig
 from poco.ground.selection import Selection, fit_selected
 from poco.training.callbacks import Callback
 from poco.training.config import TrainConfig
@@ -57,45 +57,51 @@ def finish(
     best_steps: Mapping[str, int],
     callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
-    """Weigh the trained residuals.
+    """Weigh the trained networks.
 
     Args:
         model: the forecaster with its best weights.
         fitted: the ground that it stands on.
         split: recordings, parts and statistics; the test part is not looked at.
         settings: of the training loop.
-        best_steps: the step that the weights of each residual are from; 0 or missing if it is still zero.
+        best_steps: the step that the weights of each network are from; 0 or missing if it has learnt nothing.
         callbacks: are told what is done and was chosen.
 
     Returns:
         The gains and the reasons, which are also kept in the model's metadata.
     """
     trust = gain.trust(split)
-    steps = {name: best_steps.get(name, 0) for name in model.residuals}
+    steps = {name: best_steps.get(name, 0) for name in model.networks}
     stretches = {}
-    if any(steps.values()):
+    if any(steps[name] for name in model.residuals):
         _tell(
             callbacks, "forecast: residuals are trained again, without the last quarter of training, and judged on it"
         )
         rehearsal = gain.rehearse(fitted, split, model.config, settings, steps)
         if rehearsal is not None:
             stretches["rehearsal on the last quarter of training"] = rehearsal
-    stretches["validation"] = gain.products(model, split, "val")
+    validation = gain.products(model, split, "val", list(model.networks))
+    stretches["validation"] = validation[:-1, :-1]
+    errors = (float(validation[0, 0]), float(validation[-1, -1]))
     learnt = {name: taken > 0 for name, taken in steps.items()}
-    gains = trust * gain.weigh(list(stretches.values()), learnt)
+    gains = trust * gain.weigh(list(stretches.values()), errors, learnt)
     model.gains.copy_(torch.from_numpy(gains))
     model.forget()
     names = ["ground", *(f"with the {name} residual" for name in model.residuals)]
     judged = [
         {"stretch": name, **dict(zip(names, (1 - np.diag(p)).tolist(), strict=True))} for name, p in stretches.items()
     ]
+    judged[-1][APART] = 1 - errors[1]
     reasons = {"gains": gains.tolist(), "trust": trust, "stretches": judged}
-    model.metadata["residual"] = reasons
+    model.metadata["networks"] = reasons
     told = "; ".join(
-        f"{stretch['stretch']}: " + ", ".join(f"{stretch[name]:.3f} {name}" for name in names) for stretch in judged
+        f"{stretch['stretch']}: "
+        + ", ".join(f"{stretch[name]:.3f} {name}" for name in (*names, APART) if name in stretch)
+        for stretch in judged
     )
-    used = ", ".join(f"{g:.0%} {name}" for g, name in zip(gains, names[1:], strict=True))
-    _tell(callbacks, f"forecast: {max(0.0, 1 - gains.sum()):.0%} ground alone, {used} ({told})")
+    shares = zip((max(0.0, 1 - gains.sum()), *gains), ("ground alone", *names[1:], "apart from it"), strict=True)
+    used = ", ".join(f"{share:.0%} {name}" for share, name in shares)
+    _tell(callbacks, f"forecast: {used} ({told})")
     return reasons
 
 

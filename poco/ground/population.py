@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from poco.ground.residual import Residual
+from poco.ground.networks import Residual
 from poco.nn import POCO, POCOConfig
 
 

@@ -25,7 +25,7 @@ def test_train_eval_and_forecast(poco: Callable, recordings: Path, tmp_path: Pat
     assert made["model"] == "Grounded"
     assert made["training"]["recipe"] == "grounded"
     assert sum(made["ground"]["weights"].values()) > 0.999
-    assert 0 <= sum(made["residual"]["gains"]) <= 1 + 1e-6
+    assert 0 <= sum(made["networks"]["gains"]) <= 1 + 1e-6
     scored = poco("eval", out, "--json")
     assert scored.code == 0, scored.err
     assert scored.json["score"] == trained.json["score"]

@@ -1,4 +1,4 @@
-"""poco.ground.grounded, gain and job: a residual that starts from zero, learns on unseen forecasts, and is weighed."""
+"""poco.ground.grounded, gain and job: networks that start from nothing, learn on unseen forecasts, and are weighed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from poco.evaluation import evaluate
 from poco.ground import add_session, gain
 from poco.ground.grounded import Grounded, GroundedConfig
 from poco.ground.job import finish, prepare
-from poco.ground.residual import ShapeResidual
+from poco.ground.networks import ShapeResidual
 from poco.ground.selection import fit_selected
 from poco.scoring import score_forecasters
 from poco.training import Callback, errors_of, recipe
@@ -49,7 +49,7 @@ def test_the_residual_starts_at_exactly_zero(cut: Split) -> None:
     model = gain.start(fitted, cut, CONFIG, seed=3).eval()
     batch = Packer(cut, model.sessions).pack(cut.windows("val"))
     assert torch.equal(model.forward_packed(batch), fitted.ground.forward_packed(batch))
-    one, other = (m.residuals["level"].input for m in (model, gain.start(fitted, cut, CONFIG, seed=4)))
+    one, other = (m.networks["level"].input for m in (model, gain.start(fitted, cut, CONFIG, seed=4)))
     assert not torch.equal(one.weight, other.weight)
 
 
@@ -90,11 +90,11 @@ def test_training_moves_the_residual_alone_and_never_ends_worse_on_validation(cu
     history = train(model, cut, SETTINGS)
     assert [r["step"] for r in history.records if "val_mse" in r] == [0, 10, 20, 30]
     assert all(torch.equal(value, before[name]) for name, value in model.ground.state_dict().items())
-    assert history.best_steps.keys() == history.best_errors.keys() == {"level", "shape"}
+    assert history.best_steps.keys() == history.best_errors.keys() == {"level", "shape", "apart"}
     assert history.best_step > 0  # waves leave something to learn
     reasons = finish(model, fitted, cut, SETTINGS, history.best_steps)
     assert not model._remembered
-    assert len(reasons["gains"]) == 2
+    assert len(reasons["gains"]) == 3
     assert 0 < sum(reasons["gains"]) <= 1 + 1e-6
     assert model.gains.tolist() == pytest.approx(reasons["gains"])
     assert [s["stretch"] for s in reasons["stretches"]] == ["rehearsal on the last quarter of training", "validation"]
@@ -105,12 +105,10 @@ def test_training_moves_the_residual_alone_and_never_ends_worse_on_validation(cu
 
 def test_a_residual_that_was_never_better_is_not_used(cut: Split) -> None:
     model, fitted = prepare(cut, CONFIG, SETTINGS)
-    assert finish(model, fitted, cut, SETTINGS, {"level": 0, "shape": 0})["gains"] == [0, 0]
+    assert finish(model, fitted, cut, SETTINGS, {"level": 0, "shape": 0})["gains"] == [0, 0, 0]
     with torch.no_grad():
-        model.residuals["shape"].output.weight.normal_(std=10)  # never better, and far off
-    reasons = finish(model, fitted, cut, SETTINGS, {"shape": 10})
-    assert reasons["gains"][0] == 0
-    assert reasons["gains"][1] == pytest.approx(0.2 * reasons["trust"])  # what is insured, and no more
+        model.networks["shape"].output.weight.normal_(std=10)  # never better, and far off
+    assert finish(model, fitted, cut, SETTINGS, {"shape": 10, "apart": 10})["gains"] == [0, 0, 0]
 
 
 def test_the_shorter_validation_is_the_less_is_used() -> None:
@@ -122,77 +120,81 @@ def test_the_shorter_validation_is_the_less_is_used() -> None:
         model, fitted = prepare(some, CONFIG, SETTINGS)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(gain, "rehearse", lambda *_: None)
-            patch.setattr(gain, "products", lambda *_: BEST_LEVEL)
-            gains = finish(model, fitted, some, SETTINGS, {"level": 10, "shape": 10})["gains"]
-        assert gains == pytest.approx([0.8 * trust, 0.2 * trust])
+            patch.setattr(gain, "products", lambda *_: np.pad(BEST_LEVEL, (0, 1), constant_values=0.9))
+            gains = finish(model, fitted, some, SETTINGS, {"level": 10, "shape": 10, "apart": 10})["gains"]
+        assert gains == pytest.approx([0.8 * trust, 0, 0.2 * trust])
 
 
-def test_a_fifth_goes_to_the_shape_where_it_has_learnt() -> None:
-    assert gain.weigh([BEST_LEVEL], {"level": True, "shape": True}).tolist() == pytest.approx([0.8, 0.2])
-    assert gain.weigh([BEST_LEVEL], {"level": True, "shape": False}).tolist() == pytest.approx([1.0, 0.0])
-    assert gain.weigh([BEST_LEVEL], {"level": False, "shape": True}).tolist() == pytest.approx([0.0, 0.2])
+def test_a_fifth_goes_to_what_does_not_stand_on_the_ground_where_it_has_learnt() -> None:
+    for level, apart, error, gains in (
+        (True, True, 1.1, [0.8, 0, 0.2]),
+        (True, True, 1.2, [1, 0, 0]),  # far worse than the ground
+        (True, False, 1.0, [1, 0, 0]),
+        (False, True, 1.0, [0, 0, 0.2]),
+    ):
+        learnt = {"level": level, "shape": True, "apart": apart}
+        assert gain.weigh([BEST_LEVEL], (1.0, error), learnt).tolist() == pytest.approx(gains)
 
 
 def test_the_population_is_read_by_a_residual_of_its_own(cut: Split) -> None:
     model, fitted = prepare(cut, WITH_POPULATION, SETTINGS)
-    assert list(model.residuals) == ["level", "shape", "population"]
+    assert model.residuals == ["level", "shape", "population"]
     batch = Packer(cut, model.sessions).pack(cut.windows("val"))
     assert torch.equal(model.eval().forward_packed(batch), fitted.ground.forward_packed(batch))
     history = train(model, cut, SETTINGS)
     assert all(parameter.grad is not None for parameter in model.parameters())
-    own, shape, whole = model.each_packed(batch)
+    own, shape, whole = model.each_packed(batch, model.residuals)
     ground = model.ground.forward_packed(batch)
     torch.testing.assert_close(model.forward_packed(batch), (own + shape + whole) / 3)
     assert not torch.allclose(own, whole, atol=1e-3)
     reasons = finish(model, fitted, cut, SETTINGS, history.best_steps)
-    assert len(reasons["gains"]) == 3
+    assert len(reasons["gains"]) == 4
     assert 0 < sum(reasons["gains"]) <= 1 + 1e-6
-    own, shape, whole = model.each_packed(batch)
-    added = [g * (each - ground) for g, each in zip(reasons["gains"], (own, shape, whole), strict=True)]
+    added = [g * (each - ground) for g, each in zip(reasons["gains"], model.each_packed(batch), strict=True)]
     mixed = ground + sum(added)
     torch.testing.assert_close(model.forward_packed(batch), mixed, rtol=1e-4, atol=1e-5)
     # The forecast of a unit depends on units of its own window, and of no other.
     changed = batch.x.clone()
     changed[1] += 3
-    model.gains.copy_(torch.tensor([0.0, 0.0, 1.0]))
+    model.gains.copy_(torch.tensor([0.0, 0.0, 1.0, 0.0]))
     unit = int(batch.window_offsets[1])
     moved = model.forward_packed(dataclasses.replace(batch, x=changed)) - model.forward_packed(batch)
     assert (moved[:unit].abs().sum(1) > 0).all()
     assert (moved[unit:] == 0).all()
 
 
-def test_the_loss_is_that_of_each_residual_alone(cut: Split) -> None:
+def test_the_loss_is_that_of_each_network_alone(cut: Split) -> None:
     model, _ = prepare(cut, WITH_POPULATION, SETTINGS)
     batch = Packer(cut, model.sessions).pack(cut.windows("train"))
     assert batch.target is not None
     errors = [(forecast - batch.target).square().mean() for forecast in model.eval().each_packed(batch)]
     torch.testing.assert_close(training_loss(model, batch, "float32"), sum(errors, torch.zeros(())))
-    model.residuals["shape"].requires_grad_(False)
-    torch.testing.assert_close(training_loss(model, batch, "float32"), errors[0] + errors[2])
-    both = [forecast - batch.target for forecast in model.each_packed(batch, ("level", "population"))]
-    absolute = sum((error.abs().mean() for error in both), torch.zeros(()))
+    model.networks["shape"].requires_grad_(False)
+    torch.testing.assert_close(training_loss(model, batch, "float32"), errors[0] + errors[2] + errors[3])
+    three = [forecast - batch.target for forecast in model.each_packed(batch, ("level", "population", "apart"))]
+    absolute = sum((error.abs().mean() for error in three), torch.zeros(()))
     torch.testing.assert_close(training_loss(model, batch, "float32", "mae"), absolute)
 
 
-def test_each_residual_keeps_its_own_best_weights(cut: Split) -> None:
+def test_each_network_keeps_its_own_best_weights(cut: Split) -> None:
     model, _ = prepare(cut, CONFIG, SETTINGS)
 
     class Spoil(Callback):
-        """From step 15 on one residual is thrown off its course."""
+        """From step 15 on one network is thrown off its course."""
 
         def log(self, record: Mapping[str, Any]) -> None:
             if record["step"] >= 15:
                 with torch.no_grad():
-                    model.residuals["level"].output.bias.add_(5)
+                    model.networks["level"].output.bias.add_(5)
 
     settings = dataclasses.replace(SETTINGS, log_every=5)
     spoilt = train(model, cut, settings, callbacks=[Spoil()])
     assert spoilt.best_steps["level"] < spoilt.best_steps["shape"]
     packer = Packer(cut, model.sessions)
-    errors = dict(zip(model.residuals, errors_of(model, packer, cut.windows("val")).relative(), strict=True))
+    errors = dict(zip(model.networks, errors_of(model, packer, cut.windows("val")).relative(), strict=True))
     assert errors == pytest.approx(spoilt.best_errors)
     scores = score_forecasters({"ground": model.ground}, cut, "val")
-    assert all(1 - error > scores["ground"].score for error in errors.values())
+    assert all(1 - errors[name] > scores["ground"].score for name in model.residuals)
 
 
 def test_the_shape_residual_sees_neither_level_nor_scale() -> None:
@@ -206,6 +208,25 @@ def test_the_shape_residual_sees_neither_level_nor_scale() -> None:
     torch.testing.assert_close(residual(5 * x, 5 * condition), 5 * out, rtol=1e-2, atol=1e-1)  # but for the least size
     still = residual(torch.ones(1, 12), torch.zeros(1, 8))
     assert still.isfinite().all()
+
+
+def test_one_network_does_not_stand_on_the_ground(cut: Split) -> None:
+    model, _ = prepare(cut, CONFIG, SETTINGS)
+    batch = Packer(cut, model.sessions).pack(cut.windows("val"))
+    mean = batch.x.mean(1, keepdim=True).expand(-1, 4)
+    (alone,) = model.eval().each_packed(batch, ["apart"])
+    torch.testing.assert_close(alone, mean)  # before it has learnt anything
+    with torch.no_grad():
+        for parameter in model.networks["apart"].parameters():
+            parameter.normal_()
+        for form in model.ground.forms:
+            form.weight.normal_()  # nothing that its conditions hang on
+    (alone,) = model.each_packed(batch, ["apart"])
+    condition = model._parts(batch).condition
+    torch.testing.assert_close(alone, mean + model.networks["apart"](batch.x, condition))
+    model.gains.copy_(torch.tensor([0.0, 0.0, 0.3]))
+    expected = 0.7 * model.ground.forward_packed(batch) + 0.3 * alone
+    torch.testing.assert_close(model.forward_packed(batch), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_forecasts_of_training_windows_are_remembered(cut: Split, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,9 +254,9 @@ def test_once_training_is_over_a_session_may_join_and_train_as_after_a_file(cut:
 def test_a_residual_for_the_population_where_there_are_windows_for_it(
     cut: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "population" not in prepare(cut, CONFIG, SETTINGS)[0].residuals
+    assert "population" not in prepare(cut, CONFIG, SETTINGS)[0].networks
     monkeypatch.setattr(poco.ground.job, "POPULATION_WINDOWS", len(cut.windows("train")))
-    assert "population" in prepare(cut, CONFIG, SETTINGS)[0].residuals
+    assert "population" in prepare(cut, CONFIG, SETTINGS)[0].networks
 
 
 @pytest.mark.parametrize("config", [CONFIG, WITH_POPULATION])
@@ -244,7 +265,7 @@ def test_files(cut: Split, tmp_path: Path, config: GroundedConfig) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_()
-    model.gains.fill_(0.4)
+    model.gains.fill_(0.3)
     model.save_pretrained(tmp_path / "model")
     again = models.load(tmp_path / "model")
     assert isinstance(again, Grounded)

@@ -1,4 +1,4 @@
-"""What is added to the ground: a small network that all units share."""
+"""The small networks that all units share."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Residual(ExactBuffers):
 
 
 class ShapeResidual(Residual):
-    """A residual of a window's shape alone.
+    """The same, of a window's shape alone.
 
     The window's mean is taken off, and its size divides what goes in (conditions before they are clipped) and
     multiplies what comes out: it sees neither the level of the activity nor its scale, and cannot be misled by the

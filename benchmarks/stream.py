@@ -36,13 +36,14 @@ SIZES = (512, 1_024, 71_721)
 
 
 def grounded(units: int) -> poco.Grounded:
-    """A forecaster on the ground with 32 latents and both residuals of a unit's own, random numbers in all of it."""
+    """A forecaster on the ground with 32 latents and the three networks of a unit's own, random numbers in all of it."""
     generator = torch.Generator().manual_seed(0)
     model = poco.Grounded(poco.GroundedConfig(latents=32), [poco.SessionSpec("a", tuple(map(str, range(units))))])
     with torch.no_grad():
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             if name.endswith(("weight", "bias", "coefficients", "loadings")):
                 tensor.copy_(0.05 * torch.randn(tensor.shape, generator=generator))
+        model.gains.fill_(0.3)
     return model.eval()
 
 

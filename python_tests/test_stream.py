@@ -53,7 +53,7 @@ def randomised(model: Any) -> Any:
             elif name.endswith(("std", "scale")):
                 buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
             elif name.endswith(("gains", "shares")):
-                buffer.copy_(torch.tensor([0.7, 0.4, 0.3])[: buffer.numel()])
+                buffer.copy_(torch.tensor([0.7, 0.4, 0.3, 0.2])[: buffer.numel()])
     return model.eval()
 
 

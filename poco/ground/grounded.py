@@ -1,4 +1,4 @@
-"""A forecaster on the ground: what networks say beside it is mixed in."""
+"""A forecaster on the ground: with what networks add to it, and with one apart from it."""
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
+# Python compiles what is imported, when it is.
+PIP := $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt
 
 # Whatever ends up in the installed package; a change reinstalls it.
 SOURCES := pyproject.toml CMakeLists.txt constraints.txt \
@@ -39,8 +40,9 @@ format: $(VENV)/.installed-test
 	$(BIN)/ruff format $(PYTHON_PATHS)
 	$(BIN)/clang-format -i $(CSRC)
 
+# In the folder that the package was built in, for its objects; without Python all the same.
 ctest: $(VENV)/.installed-test
-	$(BIN)/cmake -S . -B build/core -DPOCO_PYTHON=OFF -DPOCO_LIBRARY=ON -DPOCO_TESTS=ON -DPOCO_WERROR=ON > build/core.log || (cat build/core.log; false)
+	$(BIN)/cmake -S . -B build/core -DPOCO_PYTHON=OFF -DPOCO_LIBRARY=ON -DPOCO_TESTS=ON > build/core.log || (cat build/core.log; false)
 	$(BIN)/cmake --build build/core --parallel $(JOBS) >> build/core.log || (cat build/core.log; false)
 	$(BIN)/ctest --test-dir build/core --output-on-failure --no-tests=error
 
@@ -67,8 +69,9 @@ $(VENV)/.installed-demo: $(SOURCES) | $(BIN)/python
 
 $(VENV)/.installed-test: $(SOURCES) | $(BIN)/python
 	@echo "Installing poco and what the tests need into $(VENV) (torch is large: this can take minutes) ..."
-	@mkdir -p build
-	@$(PIP) '.[test]'
+	@$(PIP) scikit-build-core pybind11 cmake ninja
+	@SKBUILD_BUILD_DIR=build/core SKBUILD_CMAKE_DEFINE='POCO_PYTHON=ON;POCO_LIBRARY=OFF;POCO_TESTS=OFF;POCO_WERROR=ON' \
+		$(PIP) --no-build-isolation '.[test]'
 	@touch $@
 
 clean:

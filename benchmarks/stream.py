@@ -36,7 +36,7 @@ SIZES = (512, 1_024, 71_721)
 
 
 def grounded(units: int) -> poco.Grounded:
-    """A forecaster on the ground with 32 latents and the three networks of a unit's own, random numbers in all of it."""
+    """A forecaster on the ground with 32 latents and three networks of a unit's own, random numbers in all of it."""
     generator = torch.Generator().manual_seed(0)
     model = poco.Grounded(poco.GroundedConfig(latents=32), [poco.SessionSpec("a", tuple(map(str, range(units))))])
     with torch.no_grad():

@@ -157,7 +157,7 @@ def train(
             keep = functools.partial(_save, folder=place, finished=False)
             model, history = trainer.train(settings, keep, checkpoint=folder / RESUME, resume=before is not None)
             if not _has_finished(place, settings.steps):
-                remove_scores(folder)  # of the model that was unfinished: its residuals were not weighed yet
+                remove_scores(folder)  # of the model that was unfinished: its networks were not weighed yet
             _save(model, history.best_step, folder=place, finished=True)
             records = history.records
     return Run(folder, config, model, records, cut.recordings)

@@ -42,7 +42,8 @@ format: $(VENV)/.installed-test
 
 # In the folder that the package was built in, for its objects; without Python all the same.
 ctest: $(VENV)/.installed-test
-	$(BIN)/cmake -S . -B build/core -DPOCO_PYTHON=OFF -DPOCO_LIBRARY=ON -DPOCO_TESTS=ON > build/core.log || (cat build/core.log; false)
+	@mkdir -p build
+	$(BIN)/cmake -S . -B build/core -DPOCO_PYTHON=OFF -DPOCO_LIBRARY=ON -DPOCO_TESTS=ON -DPOCO_WERROR=ON > build/core.log || (cat build/core.log; false)
 	$(BIN)/cmake --build build/core --parallel $(JOBS) >> build/core.log || (cat build/core.log; false)
 	$(BIN)/ctest --test-dir build/core --output-on-failure --no-tests=error
 

@@ -13,17 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 import poco
-from benchmarks.cases import ADAPTATION, TRAINING, Case
+from benchmarks.cases import ADAPTATION, FORWARD, TRAINING, Case
 from benchmarks.inputs import Inputs
 from benchmarks.published import PublishedPOCO
 from benchmarks.two_passes import TwoPasses
 
 FLOAT32, AUTOCAST, BFLOAT16 = "float32", "autocast", "bfloat16"
-EAGER, COMPILED, ONNX = "eager", "compiled", "ONNX Runtime"
+EAGER, COMPILED, ONNX, STREAMED = "eager", "compiled", "ONNX Runtime", "streamed"
 _LEARNING_RATE = {TRAINING: 3e-4, ADAPTATION: 2e-2}
 
 
@@ -34,7 +35,7 @@ class Contestant:
     Attributes:
         form: ``published``, or ``poco`` and ``reference``, the backends of our two passes.
         precision: FLOAT32, AUTOCAST (float32 parameters, products in bfloat16), BFLOAT16 (all in bfloat16).
-        how: EAGER, COMPILED (``torch.compile``) or ONNX.
+        how: EAGER, COMPILED (``torch.compile``), ONNX, or STREAMED: a frame pushed into :class:`poco.Stream`.
     """
 
     form: str
@@ -67,6 +68,8 @@ class Contestant:
         """Whether the case is meant for it: gradients in bfloat16 are autocast's, ONNX Runtime has none."""
         if case.scaling and (self.form != "poco" or self.how != EAGER):
             return False
+        if self.how == STREAMED:
+            return case.part == "model" and case.mode == FORWARD and case.windows == 1
         if case.gradients:
             return self.precision != BFLOAT16 and self.how != ONNX
         return not (self.form == "poco" and self.precision == AUTOCAST)
@@ -85,6 +88,8 @@ CONTESTANTS = (
     Contestant("poco", FLOAT32, COMPILED),
     Contestant("poco", AUTOCAST),
     Contestant("poco", BFLOAT16),
+    Contestant("poco", FLOAT32, STREAMED),
+    Contestant("poco", BFLOAT16, STREAMED),
 )
 
 
@@ -131,6 +136,8 @@ class Entry:
             self.run = torch.compile(self.part, fullgraph=True, dynamic=False)
         elif contestant.how == ONNX:
             self.run = onnx_session(self.part, self.x, self.z)
+        elif contestant.how == STREAMED:
+            self.run = Streamed(inputs.model, inputs.x, contestant.precision)
         self.optimiser = self._optimiser() if case.steps else None
 
     def _optimiser(self) -> torch.optim.Optimizer:
@@ -164,6 +171,8 @@ class Entry:
     def answer(self) -> tuple[Tensor, dict[str, Tensor]]:
         """The output, and gradients by name (none forward), without dropout and optimiser."""
         self.part.eval()
+        if isinstance(self.run, Streamed):
+            return self.run.window(), {}
         output = self._compute().detach().float()
         gradients = {}
         if self.case.gradients:
@@ -189,6 +198,31 @@ class Entry:
         if self.case.gradients:
             self.part.zero_grad(set_to_none=True)
             self.z.grad = None
+
+
+class Streamed:
+    """The streaming engine, given the frames of a window ``[1, N, C]`` over and over: a forecast for each frame."""
+
+    def __init__(self, model: poco.POCO, x: Tensor, precision: str) -> None:
+        names = {FLOAT32: "float32", BFLOAT16: "bf16"}
+        self.frames = np.ascontiguousarray(x[0].T.numpy())
+        self.stream = poco.Stream(model, precision=names[precision], threads=torch.get_num_threads(), device="cpu")
+        self.window()
+
+    def __call__(self, *_: Tensor) -> Tensor:
+        self.pushed += 1
+        return self._push(self.frames[self.pushed % len(self.frames)])
+
+    def window(self) -> Tensor:
+        """``[1, N, H]``: the forecast of the whole window."""
+        for frame in self.frames:
+            forecast = self._push(frame)
+        self.pushed = -1
+        return forecast
+
+    def _push(self, frame: np.ndarray) -> Tensor:
+        values = self.stream.push(frame).values
+        return torch.from_numpy(values)[None] if values is not None else torch.empty(0)
 
 
 def onnx_session(part: Part, x: Tensor, z: Tensor) -> Callable[[Tensor, Tensor], Tensor]:

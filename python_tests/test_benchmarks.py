@@ -78,6 +78,14 @@ def test_every_eager_contestant_is_right(case: Case) -> None:
             assert result["status"] == "ok" or (result["form"] == "poco" and result["status"] == "missing"), result
 
 
+def test_a_stream_takes_part_in_one_forecast_of_the_whole_model() -> None:
+    streamed = [contestant for contestant in CONTESTANTS if contestant.how == "streamed"]
+    for result in run_case(Case("model", FORWARD, 1, 21), streamed, CEILINGS, OPTIONS)["results"]:
+        assert result["status"] in ("ok", "missing"), result
+    for other in (Case("model", FORWARD, 2, 21), Case("model", BACKWARD, 1, 21), Case("latent_pool", FORWARD, 1, 21)):
+        assert not any(contestant.takes(other) for contestant in streamed)
+
+
 @pytest.mark.parametrize("mode", [TRAINING, ADAPTATION])
 def test_a_step_is_right_and_fits_what_it_should(mode: str) -> None:
     case = Case("model", mode, 2, 21)

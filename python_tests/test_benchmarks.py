@@ -23,7 +23,7 @@ import poco
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # at the end: benchmarks/ is only there, but poco is the package under test
 
-from benchmarks import accuracy, crossover, gpu, gpu_command, gpu_table, online, sanitize, stream
+from benchmarks import accuracy, crossover, gpu, gpu_command, gpu_table, kinds, online, sanitize, stream
 from benchmarks.__main__ import main as benchmarks_main
 from benchmarks.cases import ADAPTATION, BACKWARD, FORWARD, TRAINING, Case, plan
 from benchmarks.ceilings import Ceilings
@@ -280,6 +280,17 @@ def test_accuracy_is_written_cell_by_cell_and_told(tmp_path: Path, capsys: pytes
     report = json.loads((tmp_path / "report.json").read_text())
     (entry,) = report["cells"]
     assert entry["forecasters"]["ridge"]["ahead"] == [[0.0, [0.0, 0.0]]]  # too few windows
+
+
+def test_recordings_of_all_kinds_can_be_cut_and_are_the_same_again() -> None:
+    made, again = dict(kinds.recordings(100)), dict(kinds.recordings(100))
+    assert list(made) == list(kinds.KINDS)
+    for kind, recordings in made.items():
+        for one, other in zip(recordings, again[kind], strict=True):
+            np.testing.assert_array_equal(one.activity, other.activity)
+        poco.split(recordings)
+    with pytest.raises(SystemExit):
+        kinds.main(["--out", "cells", "--only", "nonsense"])
 
 
 def test_a_shortened_hour_keeps_its_test_part() -> None:

@@ -298,8 +298,9 @@ def _check_finite(recording: Recording, start: np.ndarray, context: int) -> None
         chunk = frames[first : first + 4096]
         bad = ~np.isfinite(recording.activity[:, chunk])
         if bad.any():
-            unit, frame = (int(i[0]) for i in np.nonzero(bad))
+            frame, unit = (int(i[0]) for i in np.nonzero(bad.T))
             raise DataError(
                 f"session '{recording.session}': NaN or infinite values in the frames to forecast from, the first in "
-                f"unit '{recording.unit_ids[unit]}' at frame {int(chunk[frame])}: repair the recording"
+                f"unit '{recording.unit_ids[unit]}' at frame {int(chunk[frame])}: repair the recording, or "
+                "stream it (poco.Stream, poco stream --replay), which has ways to do without a value"
             )

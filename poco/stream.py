@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from poco.run import Run
 
 MISSING, GAPS = ("hold", "drop"), ("fill", "restart", "refuse")
-MARKS = {1: "held", 2: "filled", 4: "restarted", 8: "late", 16: "overflowed", 32: "rate"}
+MARKS = {1: "held", 2: "filled", 4: "restarted", 8: "late", 16: "overflowed", 32: "rate", 128: "scale"}
 
 
 class GapError(DataError):
@@ -50,6 +50,8 @@ class StreamForecast:
             ``"restarted"``: the context begins anew with this frame; ``"late"``: it took longer than the deadline;
             ``"overflowed"``: of some units the forecast is not finite; ``"rate"``: the frames of this context took
             less than 0.75 or more than 1.33 of the time that so many should have taken, by their time stamps;
+            ``"scale"``: most units lie 5 standard deviations and more from their means in this context, on average, so
+            it is hardly the kind of activity (dF/F, raw F) that the model was trained on;
             ``"adapted"``: it is the first one by an adapted model (:meth:`Stream.adapt_online`).
         frame: number of the frame, from 0; frames that were filled in count.
         time: seconds, as they were given; None if they were not.
@@ -317,7 +319,8 @@ class Stream:
     def stats(self) -> dict[str, Any]:
         """Counters since the stream began, and quantiles of the latency of forecasts in milliseconds (to 9%).
 
-        ``off_rate`` counts forecasts with the mark ``"rate"``.
+        ``off_rate`` counts forecasts with the mark ``"rate"``, ``off_scale`` those with ``"scale"``, ``refused`` frames
+        that the engine did not take, by their length or time.
         """
         with _errors(ConfigError):
             found = dict(self._stream.stats())

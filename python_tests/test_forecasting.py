@@ -92,7 +92,7 @@ def test_bad_recordings(model: poco.POCO) -> None:
     with pytest.raises(DataError, match="11 frames, but a forecast takes the 12 frames of the model's context"):
         forecast(model, waves("a", frames=11))
     activity = waves("a", frames=60).activity.copy()
-    activity[2, 33] = np.nan
+    activity[2, 33] = activity[1, 40] = np.nan
     with pytest.raises(DataError, match=r"NaN or infinite values .* the first in unit '2' at frame 33"):
         forecast(model, Recording(activity, "a"))
     with pytest.raises(ConfigError, match="stride"):

@@ -92,6 +92,18 @@ def test_a_time_far_ahead_does_not_end_it(tmp_path: Path) -> None:
     assert said[-1].startswith("25 frames")
 
 
+@pytest.mark.parametrize("units", [1, 3, 7])
+def test_frames_of_other_units_are_told_and_are_a_failure(tmp_path: Path, units: int) -> None:
+    model = poco.POCO(poco.POCOConfig(context=6, segment_length=3), [poco.SessionSpec("fish", 2)])
+    model.set_normalisation("fish", np.zeros(2), np.ones(2))
+    model.save_pretrained(tmp_path)
+    command = [sys.executable, str(PROGRAM), str(tmp_path), "fish", "0", "1"]
+    lines = "\n".join(["1 " * units] * 10)
+    done = subprocess.run(command, input=lines, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[:10] == [f"the frame has {units} units and session 'fish' has 2"] * 10
+
+
 @pytest.mark.parametrize("threshold", ["high", "nan"])
 def test_a_threshold_that_is_no_number_is_refused(tmp_path: Path, threshold) -> None:
     model = poco.POCO(poco.POCOConfig(), [poco.SessionSpec("fish", 4)])

@@ -415,6 +415,28 @@ def test_what_stands_in_for_a_unit_before_it_came_is_its_mean_by_the_new_model_t
             assert relative_error(torch.from_numpy(found.values), torch.from_numpy(expected.values)) < 1e-5
 
 
+@pytest.mark.parametrize("missing", ["hold", "drop"])
+def test_activity_on_another_scale_is_marked(missing: str) -> None:
+    stream = poco.Stream(small_poco(), "b", missing=missing)
+    frames = activity(frames=60)
+    frames[20:40] += 1e3
+    frames[50:, 0] += 1e3  # one unit alone is its own affair
+    marks = [found.marks for found in stream.over(frames)]
+    marked = [t for t, found in enumerate(marks) if "scale" in found]
+    assert marked == list(range(marked[0], marked[-1] + 1))
+    assert 20 <= marked[0] < 32
+    assert 40 <= marked[-1] < 51
+    assert stream.stats()["off_scale"] == len(marked)
+    assert set.union(*map(set, marks)) == {"scale"}
+
+
+def test_where_no_scale_is_known_none_is_marked() -> None:
+    model = poco.POCO(poco.POCOConfig(**SMALL), [poco.SessionSpec("b", 7)])
+    with pytest.warns(RuntimeWarning, match="normalised"):
+        stream = poco.Stream(model, "b")
+    assert not any("scale" in found.marks for found in stream.over(activity(frames=30) + 1e3))
+
+
 @pytest.mark.parametrize("slower", [0.5, 1.0, 1.45])
 def test_frames_of_another_rate_are_marked(slower: float) -> None:
     stream = poco.Stream(small_poco(), "b", interval=0.1)

@@ -104,6 +104,7 @@ py::dict stats_of(Guarded& guarded) {
     found["p999_ms"] = s.latencies.quantile(0.999);
     found["longest_ms"] = s.latencies.longest();
     found["off_rate"] = s.off_rate;
+    found["off_scale"] = s.off_scale;
     return found;
 }
 

@@ -26,7 +26,8 @@ static_assert(POCO_MARK_HELD == poco::kHeld && POCO_MARK_FILLED == poco::kFilled
 static_assert(POCO_MARK_RESTARTED == poco::kRestarted && POCO_MARK_LATE == poco::kLate,
               "marks are those of the engine");
 static_assert(POCO_LOG_SETUP == poco::kLogSetup && POCO_LOG_FRAMES == poco::kLogFrames, "kinds are those of the core");
-static_assert(POCO_MARK_OVERFLOWED == poco::kOverflowed && POCO_MARK_RATE == poco::kRate,
+static_assert(POCO_MARK_OVERFLOWED == poco::kOverflowed && POCO_MARK_RATE == poco::kRate &&
+                  POCO_MARK_SCALE == poco::kScale,
               "marks are those of the engine");
 
 namespace poco {
@@ -187,8 +188,8 @@ poco_stream* poco_stream_open(const poco_model* model, int64_t session, const po
 int32_t poco_set_realtime(const poco_realtime* wanted, poco_status* status) {
     return guarded(status, [&]() -> int32_t {
         const poco_realtime given = poco::read_sized(wanted, poco_realtime{});
-        if (given.cpu_count < 0 || (given.cpu_count > 0 && given.cpus == nullptr))
-            poco::fail("cpus has not ", given.cpu_count, " numbers");
+        if (given.cpu_count < 0) poco::fail("cpu_count must not be negative, and is ", given.cpu_count);
+        if (given.cpu_count > 0 && given.cpus == nullptr) poco::fail("cpus is NULL and cpu_count ", given.cpu_count);
         if (given.reserved != 0) poco::fail("reserved of a poco_realtime must be 0, and is ", given.reserved);
         poco::Realtime set;
         if (given.cpu_count > 0) set.cpus.assign(given.cpus, given.cpus + given.cpu_count);
@@ -267,7 +268,8 @@ int32_t poco_stream_stats(const poco_stream* stream, poco_stats* stats, poco_sta
                                 s.latencies.quantile(0.99),
                                 s.latencies.quantile(0.999),
                                 s.latencies.longest(),
-                                s.off_rate};
+                                s.off_rate,
+                                s.off_scale};
         poco::write_sized(answer, stats);
         return POCO_OK;
     });

@@ -22,6 +22,21 @@ constexpr float kLargest = 1e6f;
 // A context whose frames took this share of the time that they should have taken is of another rate.
 constexpr double kFast = 0.75, kSlow = 1.33;
 
+// A context is on another scale where most units lie so many deviations from their mean all along.
+constexpr float kFar = 5.0f;
+
+// Eight sums side by side, which the compiler makes vectors of.
+float sum_of(const float* values, int64_t count) {
+    std::array<float, 8> sums{};
+    const int64_t whole = count - count % 8;
+    for (int64_t i = 0; i < whole; i += 8)
+        for (size_t k = 0; k < 8; ++k) sums[k] += values[i + static_cast<int64_t>(k)];
+    for (int64_t i = whole; i < count; ++i) sums[static_cast<size_t>(i - whole)] += values[i];
+    float total = 0;
+    for (const float sum : sums) total += sum;
+    return total;
+}
+
 // Says what a stream is made of.
 void log_session(const char* what, const Model& model, const Session& session, const Arithmetic& arithmetic) {
     if (!logs(kLogSetup)) return;
@@ -144,6 +159,19 @@ bool Stream::off_rate() const {
     return taken < kFast * usual || taken > kSlow * usual;
 }
 
+// Whether more than half of the units that are in a full context lie far from their means in all of it.
+bool Stream::off_scale() const {
+    if (!session().normalised) return false;
+    int64_t there = 0, far = 0;
+    for (int64_t u = 0; u < units_; ++u) {
+        if (valid_[static_cast<size_t>(u)] == 0) continue;
+        const float* const line = x_.data() + u * context_;
+        ++there;
+        far += std::abs(sum_of(line, context_)) > kFar * static_cast<float>(context_);
+    }
+    return 2 * far > there;
+}
+
 // One more frame, normalised; nullptr: the last one again.
 void Stream::shift_in(const float* frame, double time) {
     const Session& own = session();
@@ -183,7 +211,7 @@ StreamForecast Stream::push(const float* frame, int64_t length, double time) {
         missing = gap_before(time);
         if (missing > 0 && options_.gap == Gap::refuse) {
             fail<GapError>("frames are missing between ", seconds(last_time_), " s and ", seconds(time),
-                           " s (difference ", time - last_time_, " s)");
+                           " s (difference ", time - last_time_, " s): reset the stream to go on");
         }
     } catch (...) {
         ++stats_.refused;
@@ -233,6 +261,10 @@ StreamForecast Stream::push(const float* frame, int64_t length, double time) {
     if (off_rate()) {
         result.flags |= kRate;
         ++stats_.off_rate;
+    }
+    if (off_scale()) {
+        result.flags |= kScale;
+        ++stats_.off_scale;
     }
     const Session& own = session();
     const int64_t steps = model_->horizon();

@@ -35,6 +35,7 @@ struct StreamOptions {
 enum class Outcome { forecast, warming };
 
 constexpr uint32_t kHeld = 1, kFilled = 2, kRestarted = 4, kLate = 8, kOverflowed = 16, kRate = 32;
+constexpr uint32_t kScale = 128;  // 64 is of the wires
 
 // Points into the stream until the next call.
 struct StreamForecast {
@@ -66,8 +67,9 @@ private:
 
 struct StreamStats {
     int64_t frames = 0, forecasts = 0, late = 0, gaps = 0, filled = 0, restarts = 0, held_values = 0, refused = 0;
-    int64_t off_rate = 0;  // forecasts marked with kRate
-    Latencies latencies;   // of forecasts
+    int64_t off_rate = 0;   // forecasts marked with kRate
+    int64_t off_scale = 0;  // and with kScale
+    Latencies latencies;    // of forecasts
 };
 
 // Not to be used by two threads at once; streams of one model may.
@@ -103,6 +105,7 @@ private:
     void restart();
     void take_interval();
     bool off_rate() const;
+    bool off_scale() const;
     void shift_in(const float* frame, double time);
     void normalise_anew(const Session& before, const Session& now);
 

@@ -30,6 +30,8 @@ cat found.txt said.txt
 grep -q "the frame has 3 units and session 'fish' has 7" said.txt
 grep -q "^31 frames, .* forecasts, median" said.txt
 ./trigger "$model" fish 1000 0 2 < frames.txt 2> /dev/null | { ! grep TRIGGER; }
+if echo "1 2 3 4 5 6 7 8" | ./trigger "$model" fish 0 0 2> said.txt; then exit 1; fi
+grep -q "the frame has 8 units and session 'fish' has 7" said.txt
 
 # One time that is far ahead: five frames are refused, and the rest is taken.
 { sed 10q frames.txt; sed "11!d; s/^t=[0-9.]*/t=1e18/" frames.txt; sed -n 12,30p frames.txt; } > ahead.txt

@@ -121,7 +121,7 @@ static inline const char* decode(const uint8_t* bytes, size_t size, message* m) 
     const size_t of_bits = ((size_t)m->units + 31) / 32 * 4;
     const uint64_t of_values = status == 1 ? 0 : (uint64_t)4 * m->units * m->steps;
     if (m->steps < 1 || m->steps > 1u << 16) return "the forecast has 0 steps or too many";
-    if (status > 1 || m->marks > 127) return "the forecast has a status or marks that are not known";
+    if (status > 1) return "the forecast has a status that is not known";
     if (!(m->latency_ms >= 0) || isinf(m->latency_ms)) return "the forecast's latency is no number";
     if ((status == 1) != (m->missing > 0)) return "the forecast is warming up, and misses no frames, or the reverse";
     if (size != HEADER_BYTES + of_bits + of_values) return "the forecast is not as long as its units and steps";

@@ -37,8 +37,8 @@ static inline int read_line(char* line, int room, FILE* from) {
     return 1;
 }
 
-/* Reads numbers of a line into frame, and the time that "t=" begins, NaN if there is none. Returns how many numbers
-   there were, or -1 if a word is none or there are too many. Not thread-safe (strtok). */
+/* Reads numbers of a line into frame, at most so many, and the time that "t=" begins, NaN if there is none. Returns how
+   many numbers there were, more than most if too many, or -1 if a word is none. Not thread-safe (strtok). */
 static int64_t read_frame(char* line, float* frame, int64_t most, double* time) {
     int64_t count = 0;
     char* word = strtok(line, " \t,\r\n");
@@ -49,8 +49,9 @@ static int64_t read_frame(char* line, float* frame, int64_t most, double* time) 
     }
     for (; word != NULL; word = strtok(NULL, " \t,\r\n")) {
         double value;
-        if (!read_number(word, &value) || count == most) return -1;
-        frame[count++] = (float)value;
+        if (!read_number(word, &value)) return -1;
+        if (count < most) frame[count] = (float)value;
+        ++count;
     }
     return count;
 }

@@ -8,9 +8,10 @@
  * unit that was not seen. Where a first number is wanted for the time in seconds, begin lines with "t=0.5". A line
  * "TRIGGER frame step value" is printed, once for each crossing, when the forecast mean of the chosen units rises above
  * the threshold at some step; units that are not valid have no say, nor has a forecast that counts whole frames which
- * never came (filled), or one past the deadline (late; this stream has none: poco_stream_options sets it). After a gap
- * that begins the context anew (restarted) there is no forecast until it is full. After five frames in a row whose
- * times do not come after the last one, the clock is believed, and the stream begins anew.
+ * never came (filled), one past the deadline (late; this stream has none: poco_stream_options sets it), or one of
+ * another kind of activity than the model was trained on (scale). After a gap that begins the context anew (restarted)
+ * there is no forecast until it is full. After five frames in a row whose times do not come after the last one, the
+ * clock is believed, and the stream begins anew. Where no line was a frame of the session, it ends with 1.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,7 +19,7 @@
 #include "poco/poco.h"
 #include "text_frames.h"
 
-#define DOUBTFUL (POCO_MARK_FILLED | POCO_MARK_LATE)
+#define DOUBTFUL (POCO_MARK_FILLED | POCO_MARK_LATE | POCO_MARK_SCALE)
 
 int main(int count, char** arguments) {
     poco_status status;
@@ -31,7 +32,7 @@ int main(int count, char** arguments) {
     float* frame;
     char* line;
     double threshold, time;
-    int above = 0, refused = 0;
+    int above = 0, refused = 0, useless = 0;
     if (count < 5 || !read_number(arguments[3], &threshold) || isnan(threshold)) {
         fprintf(stderr, "usage: trigger MODEL SESSION THRESHOLD UNIT [UNIT...] < frames\n");
         return 2;
@@ -79,11 +80,13 @@ int main(int count, char** arguments) {
     while (read_line(line, (int)room, stdin)) {
         const int64_t length = read_frame(line, frame, units, &time);
         if (length < 0) {
+            ++useless;
             fprintf(stderr, "a line that is no frame was left out\n");
             continue;
         }
         const int32_t code = poco_stream_push(stream, frame, length, time, &forecast, &status);
         if (code < 0) { /* the stream is as it was */
+            ++useless;
             fprintf(stderr, "%s\n", status.message);
             if (length != units || ++refused < 5) continue;
             fprintf(stderr, "the last %d frames were refused: the stream begins anew\n", refused);
@@ -118,5 +121,5 @@ int main(int count, char** arguments) {
     poco_stream_close(stream);
     free(frame);
     free(line);
-    return 0;
+    return useless > 0 && stats.frames == 0; /* no line was a frame of the session */
 }

@@ -6,9 +6,10 @@ A frame is a line of numbers in the recording's own units, one for each unit in 
 unit that was not seen. Where a first number is wanted for the time in seconds, begin lines with "t=0.5". A line
 "TRIGGER frame step value" is printed, once for each crossing, when the forecast mean of the chosen units rises above
 the threshold at some step; units that are not valid have no say, nor has a forecast that counts whole frames which
-never came (mark "filled"), or one past the deadline ("late"; this stream has none: deadline_ms sets it). After a gap
-that begins the context anew (mark "restarted") there is no forecast until it is full. After five frames in a row whose
-times do not come after the last one, the clock is believed, and the stream begins anew.
+never came (mark "filled"), one past the deadline ("late"; this stream has none: deadline_ms sets it), or one of another
+kind of activity than the model was trained on ("scale"). After a gap that begins the context anew (mark "restarted")
+there is no forecast until it is full. After five frames in a row whose times do not come after the last one, the clock
+is believed, and the stream begins anew. Where no line was a frame of the session, it ends with 1.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 import poco
 from poco.errors import PocoError
 
-DOUBTFUL = {"filled", "late"}
+DOUBTFUL = {"filled", "late", "scale"}
 
 
 def read_frame(line: str) -> tuple[list[float], float | None]:
@@ -55,13 +56,14 @@ def main() -> int:
         parser.error(f"units are 0 to {stream.units - 1}")
     if math.isnan(given.threshold):
         parser.error("the threshold is a number")
-    above, refused = False, 0
+    above, refused, useless = False, 0, 0
     for line in sys.stdin:
         try:
             frame, time = read_frame(line)
             forecast = stream.push(frame, time)
         except (ValueError, PocoError) as error:  # the stream is as it was
             print(error, file=sys.stderr)
+            useless += 1
             refused += isinstance(error, PocoError) and len(frame) == stream.units
             if refused == 5:
                 print("the last 5 frames were refused: the stream begins anew", file=sys.stderr)
@@ -77,7 +79,7 @@ def main() -> int:
         above = found is not None
     stats = stream.stats()
     print(f"{stats['frames']} frames, median {stats['p50_ms']:.3f} ms", file=sys.stderr)
-    return 0
+    return int(useless > 0 and stats["frames"] == 0)  # no line was a frame of the session
 
 
 if __name__ == "__main__":

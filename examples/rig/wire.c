@@ -75,7 +75,7 @@ static int ask(void* socket, char** units, int count) {
     while (good && read_line(line, LINE_BYTES, stdin)) {
         double time;
         const int64_t length = read_frame(line, frame, MOST_UNITS, &time);
-        if (length < 1) {
+        if (length < 1 || length > MOST_UNITS) {
             fprintf(stderr, "a line that is no frame was left out\n");
             continue;
         }

@@ -81,6 +81,8 @@ def register(app: typer.Typer) -> None:
             raise ConfigError("give one of --replay RECORDING, --in WIRE and --serve WIRE")
         if serve is not None and sink is not None:
             raise ConfigError("--serve answers who asked: --out has no place beside it")
+        if source is not None and source == sink:
+            raise ConfigError(f"--in and --out are both {source}: the stream would hear itself")
         if cpus is not None or priority or lock_memory:
             from poco.stream import set_realtime
 
@@ -287,6 +289,7 @@ def _report(
         print_json({"session": stream.session, "units": stream.units, **stats})
         return
     rest = "" if waited is None else f", frames waited at most {waited['waited_longest_ms']:.3g} ms"
+    more = {name: stats[name] for name in ("filled", "held_values", "refused", "off_rate", "off_scale")} | more
     rest += "".join(f", {value} {name.replace('_', ' ')}" for name, value in more.items() if value)
     say(
         f"{counted(stats['frames'], 'frame')}, {counted(stats['forecasts'], 'forecast')}: median "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -95,10 +96,11 @@ def register(app: typer.Typer) -> None:
         """Train a forecaster on all sessions in DATA, score it against simple forecasters, and save the run.
 
         The run folder holds settings, metrics, model, checkpoint, log and figure. An interrupted run goes on with
-        --resume; settings not given then are those of the run.
+        --resume and the settings that it began with, which need not be given again.
         """
         from poco import baselines
         from poco.training import Progress, TensorBoard
+        from poco.training.interrupt import Interrupted
 
         if resume and overwrite:
             raise ConfigError("--resume and --overwrite exclude each other")
@@ -137,8 +139,16 @@ def register(app: typer.Typer) -> None:
         folder = out if out is not None else default_folder((data or [Path("run")])[0])
         if tensorboard:
             wanted["callbacks"] = [TensorBoard(folder / "tensorboard")]
-        run, recording = _train(folder, data or [], reading, chosen_sessions(sessions, without), wanted)
-        evaluation = run.evaluate(callbacks=[Progress("baseline")])
+        began = time.time()
+        try:
+            run, recording = _train(folder, data or [], reading, chosen_sessions(sessions, without), wanted)
+            evaluation = run.evaluate(callbacks=[Progress("baseline")])
+        except KeyboardInterrupt:
+            kept = folder / CONFIG
+            if not kept.exists() or (kept.stat().st_mtime < began and not resume):
+                raise
+            again = shlex.join(["poco", "train", "--resume", "--out", str(folder)])
+            raise Interrupted(f"interrupted: what is done is in {folder}; {again} goes on", signal.SIGINT) from None
         figure = folder / FIGURE if (folder / FIGURE).exists() else None
         if json:
             print_json({"run": folder, "figure": figure, **evaluation.to_json()})

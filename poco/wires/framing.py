@@ -9,7 +9,8 @@ offset type      what
 4      uint8     version of the framing: 1
 5      uint8     kind: 1 a frame, 2 a forecast, 3 an error
 6      uint8     status of a forecast: 0 there is one, 1 warming up; otherwise 0
-7      uint8     marks of a forecast: 1 held, 2 filled, 4 restarted, 8 late, 16 overflowed, 32 rate, 64 adapted
+7      uint8     marks of a forecast: 1 held, 2 filled, 4 restarted, 8 late, 16 overflowed, 32 rate, 64 adapted,
+                 128 scale
 8      uint64    number of the frame, as its sender counts; of a forecast or error: of the frame that it answers
 16     float64   seconds at which the frame was taken, by its sender's clock; NaN: not known
 24     uint32    units; of an error 0
@@ -168,8 +169,6 @@ def decode(message: bytes | bytearray | memoryview) -> WireFrame | StreamForecas
         raise WireError(f"the forecast has {steps} steps: it must have 1 to {MAX_STEPS}")
     if status > 1:
         raise WireError(f"the forecast has status {status}: known are 0 (there is one) and 1 (warming up)")
-    if marks & ~sum(WIRE_MARKS):
-        raise WireError(f"the forecast has marks {marks:#x}, of which some are not known")
     if not (math.isfinite(took) and took >= 0):
         raise WireError(f"the forecast took {took} milliseconds")
     warming = status == 1

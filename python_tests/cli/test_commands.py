@@ -188,6 +188,27 @@ def test_an_interrupted_run_saves_and_resumes(
     assert (out / "resume.safetensors").exists()
 
 
+def test_interrupted_outside_the_steps_a_run_says_how_to_go_on(
+    poco: Callable, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    command = ["train", recordings, "--out", out, *FEW_STEPS]
+    with monkeypatch.context() as patch:
+        patch.setattr("poco.data.read.read", interrupt)
+        result = poco(*command)
+        assert (result.code, result.err) == (130, "poco: error: interrupted\n")
+        patch.undo()
+        patch.setattr("poco.run.Run.evaluate", interrupt)
+        result = poco(*command)
+    assert result.code == 130
+    assert result.err.endswith(f"what is done is in {out}; poco train --resume --out {out} goes on\n")
+    result = poco("train", "--resume", "--out", out, "--json")
+    assert result.code == 0, result.err
+
+
 def test_a_run_that_was_stopped_says_so(poco: Callable, trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "run")
     file = tmp_path / "run" / "model" / "config.json"

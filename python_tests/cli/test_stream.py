@@ -249,6 +249,7 @@ def test_wires_that_do_not_fit_say_so(poco, trained, recordings) -> None:
             "the model knows 2 sessions: choose one (session=..., or on the command line --as NAME): ",
         ),
         (("--in", "zmq:5555", "--as", "nobody"), "unknown session 'nobody'"),
+        (("--in", "zmq:5555", "--out", "zmq:5555", "--as", name), "--in and --out are both zmq:5555"),
         (("--in", "serial:1", "--as", name), "'serial:1' is no wire"),
         (("--in", "zmq:tcp://rig", "--as", name), "is no ZeroMQ address"),
         (("--in", "zmq:1", "--as", name, "--rate", 40), "at 20 frames a second, and --rate says 40"),

@@ -210,6 +210,9 @@ POCO_API void poco_stream_close(poco_stream* stream);
 /* The frames of this context, filled ones included, took less than 0.75 or more than 1.33 of the time that so many take
    at the usual rate: see `interval`. */
 #define POCO_MARK_RATE 32u
+/* Most units that were in all of this context lie 5 standard deviations and more from their means in it, on average:
+   it is hardly the kind of activity (dF/F, raw F) that the model was trained on. */
+#define POCO_MARK_SCALE 128u
 
 typedef struct poco_forecast {
     size_t size;          /* sizeof(poco_forecast), set by the caller */
@@ -258,6 +261,7 @@ typedef struct poco_stats {
     int64_t refused;                            /* frames that were errors */
     double p50_ms, p99_ms, p999_ms, longest_ms; /* latency of forecasts, quantiles to 9 % */
     int64_t off_rate;                           /* forecasts that are marked with POCO_MARK_RATE */
+    int64_t off_scale;                          /* and with POCO_MARK_SCALE */
 } poco_stats;
 
 /* Counters since the stream was opened. Returns a poco_code. `status` may be NULL. Not while another call with the

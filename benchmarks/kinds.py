@@ -1,8 +1,8 @@
 """Forecasters on simulated recordings of many kinds: ``python -m benchmarks.kinds --out FOLDER``.
 
 Real recordings are few, and were looked at while the forecaster on the ground was made. These were not: activity that
-is linear and that is not, that drifts, jumps, fades and repeats itself, of a few units and of many. Cells are those of
-:mod:`benchmarks.accuracy`, whose ``--table`` prints what is there.
+is linear and that is not, that drifts, jumps, fades and repeats itself, of three units and of a hundred. Cells are
+those of :mod:`benchmarks.accuracy`, whose ``--table`` prints what is there.
 """
 
 from __future__ import annotations
@@ -136,12 +136,6 @@ def swelling(rng: np.random.Generator, units: int = 60, frames: int = 2400) -> n
     return strength * latents + 0.3 * noise(rng, units, frames)
 
 
-def many_units(rng: np.random.Generator, units: int = 1500, frames: int = 1200) -> np.ndarray:
-    """Ten latents in many units, each with something of its own."""
-    latents = rng.standard_normal((units, 10)) @ slow(rng, 10, frames, 10)
-    return latents + slow(rng, units, frames, 4) + 0.7 * noise(rng, units, frames)
-
-
 def _noisy(kind: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarray:
     return kind + share * noise(rng, *kind.shape)
 
@@ -165,7 +159,6 @@ KINDS: Mapping[str, Callable[[np.random.Generator], list[np.ndarray]]] = {
     "three-sessions": lambda rng: [_noisy(network(rng, units, 900), rng, 0.3) for units in (40, 75, 110)],
     "ten-units-long": lambda rng: [_noisy(network(rng, 10, 9000, gain=2.2), rng, 0.1)],
     "three-units": lambda rng: [_noisy(slow(rng, 3, 800, 5), rng, 0.2)],
-    "many-units": lambda rng: [many_units(rng)],
     "noise": lambda rng: [noise(rng, 50, 1500)],
 }
 
